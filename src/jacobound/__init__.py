@@ -1,0 +1,53 @@
+"""jacobound: certified bounds of neural-network Jacobians and Lipschitz constants, sound in floating point."""
+
+from __future__ import annotations
+
+from jacobound.errors import (
+    InvalidModelError,
+    InvalidRegionError,
+    JacoboundError,
+    MissingExtraError,
+    ShapeError,
+    SolverError,
+    UnsafeArithmeticError,
+    UnsupportedOpError,
+)
+from jacobound.graph import Graph
+from jacobound.importers import from_layers, from_onnx, from_torch
+from jacobound.methods import CROWN, IBP, Budget, FastLin, FastLip, RecurJac, Sampling
+from jacobound.regions import Ball, Box, WholeSpace
+from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds, Provenance, Status
+from jacobound.solve import bound_jacobian, bound_output, lipschitz
+
+__all__ = [
+    "CROWN",
+    "IBP",
+    "Ball",
+    "Box",
+    "Budget",
+    "FastLin",
+    "FastLip",
+    "Graph",
+    "InvalidModelError",
+    "InvalidRegionError",
+    "JacobianBounds",
+    "JacoboundError",
+    "LipschitzBound",
+    "MissingExtraError",
+    "OutputBounds",
+    "Provenance",
+    "RecurJac",
+    "Sampling",
+    "ShapeError",
+    "SolverError",
+    "Status",
+    "UnsafeArithmeticError",
+    "UnsupportedOpError",
+    "WholeSpace",
+    "bound_jacobian",
+    "bound_output",
+    "from_layers",
+    "from_onnx",
+    "from_torch",
+    "lipschitz",
+]

@@ -1,0 +1,179 @@
+"""`Activation`: facts about one real function, and the registry in which importers and users find it.
+
+An activation states its pieces and its turns; its range, the range of its derivative and its lines follow (`pieces`,
+`lines`). To add one, append a `Family` to the file of its kind; nothing else has to change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from jacobound.activations import pieces as _pieces
+from jacobound.activations.lines import Lines, Slopes, enclosing_lines
+from jacobound.activations.pieces import Piece, Turn
+from jacobound.activations.rules import SlopeRule, envelope, parallel
+from jacobound.errors import UnsafeArithmeticError, UnsupportedOpError
+from jacobound.intervals import Interval
+
+__all__ = [
+    "Activation",
+    "Family",
+    "Lines",
+    "Piece",
+    "SlopeRule",
+    "Slopes",
+    "Turn",
+    "activation",
+    "families",
+    "onnx_builder",
+    "register",
+    "torch_builder",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """One real function, applied to every entry of a node.
+
+    Args:
+        name: with its numbers, so that equal names mean equal functions up to `parameters`: "leaky_relu:0.3".
+        value: plain torch evaluation, differentiable by autograd; an estimate, never used for bounds.
+        pieces: stretches of one curvature, from left to right.
+        breaks: where one piece ends and the next begins, ascending; one fewer than pieces.
+        turns: where the value stops rising or falling; empty for monotone functions.
+        increasing: direction of a monotone function (when `turns` is empty).
+        choose: how the slopes of `lines` are chosen; concerns tightness only.
+        parameters: tensors of the function, broadcastable to the node's shape without batch.
+        rebuild: makes the same activation from moved parameters; needed when there are parameters.
+    """
+
+    name: str
+    value: Callable[[Tensor], Tensor]
+    pieces: tuple[Piece, ...]
+    breaks: tuple[Turn, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    increasing: bool = True
+    choose: SlopeRule = envelope
+    parameters: tuple[Tensor, ...] = ()
+    rebuild: Callable[..., Activation] | None = None
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Activation:
+        """The same function with its parameters elsewhere.
+
+        Raises:
+            UnsafeArithmeticError: when `dtype` cannot hold a parameter exactly.
+        """
+        if not self.parameters or self.rebuild is None:
+            return self
+        moved = []
+        for parameter in self.parameters:
+            there = parameter.to(device=device, dtype=dtype)
+            if dtype != parameter.dtype and not torch.equal(there.to(parameter.dtype), parameter.to(device)):
+                raise UnsafeArithmeticError(
+                    f"a parameter of activation '{self.name}' does not fit {dtype} exactly, so the bounds would hold "
+                    "for another network; keep float64, or round the model's weights yourself first"
+                )
+            moved.append(there)
+        return self.rebuild(*moved)
+
+    def range(self, x: Interval) -> Interval:
+        """Certified enclosure of the function's values on `x`; ends may be infinite."""
+        return _pieces.value_range(self, x)
+
+    def derivative_range(self, x: Interval) -> Interval:
+        """Certified enclosure of all slopes the function has on `x`.
+
+        An interval that only ends at a kink does not see the slope beyond it: ReLU on [0, u] gives exactly [1, 1].
+        A single point at a kink gives the slopes of both sides.
+        """
+        return _pieces.derivative_range(self, x)
+
+    def lines(self, x: Interval) -> Lines:
+        """Certified lines above and below the function on `x`, close at the middle of the interval."""
+        return enclosing_lines(self, x, self.choose(self, x))
+
+    def parallel_lines(self, x: Interval) -> Lines:
+        """Certified lines of one common slope, that of the chord (Fast-Lin, Weng et al. 2018)."""
+        return enclosing_lines(self, x, parallel(self, x))
+
+    def settled(self, x: Interval) -> Tensor:
+        """Bool mask: `x` lies in one exactly linear piece, so tighter bounds of it would change nothing."""
+        return _pieces.settled(self, x)
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Activations of one form, and how models spell them.
+
+    Args:
+        name: as in `activation("name:0.3")`.
+        make: builds one from numbers, with defaults.
+        torch: ATen overload name -> builder called with the arguments that follow the input.
+        onnx: ONNX operator -> builder called with the further inputs as tensors and the attributes as keywords.
+        aliases: further names for `activation`.
+    """
+
+    name: str
+    make: Callable[..., Activation]
+    torch: Mapping[str, Callable[..., Activation]] = field(default_factory=dict)
+    onnx: Mapping[str, Callable[..., Activation]] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+
+
+_FAMILIES: Final[dict[str, Family]] = {}  # filled once, by the imports of this package; read-only afterwards
+
+
+def register(family: Family) -> Family:
+    """Make a family known to importers, to `activation` and to the tests.
+
+    Raises:
+        UnsupportedOpError: when the name is taken.
+    """
+    if family.name in _FAMILIES:
+        raise UnsupportedOpError(f"an activation family named '{family.name}' exists; choose another name")
+    _FAMILIES[family.name] = family
+    return family
+
+
+def families() -> tuple[Family, ...]:
+    """All registered families."""
+    return tuple(_FAMILIES.values())
+
+
+def activation(text: str) -> Activation:
+    """The activation that `text` names: "relu", "leaky_relu:0.3", "elu:1.0,1.05,1.0".
+
+    Raises:
+        UnsupportedOpError: when the name is unknown or the numbers do not fit it.
+    """
+    name, _, arguments = text.strip().partition(":")
+    for family in families():
+        if name.lower() in (family.name, *family.aliases):
+            try:
+                numbers = [float(part) for part in arguments.split(",") if part.strip()]
+                if not all(math.isfinite(one) for one in numbers):
+                    raise ValueError("numbers must be finite")
+                return family.make(*numbers)
+            except (TypeError, ValueError) as error:
+                raise UnsupportedOpError(
+                    f"activation '{text}': the numbers after ':' do not fit '{family.name}' ({error}); write them as "
+                    f"'{family.name}:0.5' with commas between several, or leave them out for the defaults"
+                ) from error
+    known = ", ".join(family.name for family in families())
+    raise UnsupportedOpError(f"activation '{text}' is not known; known are: {known}")
+
+
+def torch_builder(op: str) -> Callable[..., Activation] | None:
+    """The builder for an ATen overload such as "aten.leaky_relu.default", or None."""
+    return next((family.torch[op] for family in families() if op in family.torch), None)
+
+
+def onnx_builder(op: str) -> Callable[..., Activation] | None:
+    """The builder for an ONNX operator such as "LeakyRelu", or None."""
+    return next((family.onnx[op] for family in families() if op in family.onnx), None)

@@ -1,0 +1,207 @@
+"""How the slopes of the two lines are chosen. Nothing here has to be rigorous: offsets are bounded afterwards.
+
+`bent` serves functions that are convex or concave everywhere, `s_shaped` those that are convex left of zero and
+concave right of it with a point symmetry at zero, `envelope` every other function. All three minimise the distance
+of the lines at the middle of the interval, which for a line is the same as minimising the area between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from jacobound.activations.lines import Slopes
+from jacobound.activations.pieces import Curve, Piece, clip, derivative_range, extents, tidy
+from jacobound.intervals import Interval
+from jacobound.rounding import unrounded
+
+SlopeRule = Callable[[Curve, Interval], Slopes]
+
+SEARCH_STEPS = 48
+TANGENT_STEPS = 14
+GRID = 24
+
+
+def middle(x: Interval) -> Tensor:
+    """The middle of a finite interval, without overflow."""
+    return x.lower * 0.5 + x.upper * 0.5
+
+
+def chord(curve: Curve, x: Interval) -> Tensor:
+    """Slope of the chord over the interval; the derivative at the middle where the interval is one point."""
+    rise = curve.value(x.upper) * 0.5 - curve.value(x.lower) * 0.5
+    run = x.upper * 0.5 - x.lower * 0.5
+    return torch.where(run > 0, rise / run, slope_at(curve, middle(x)))
+
+
+def slope_at(curve: Curve, z: Tensor) -> Tensor:
+    """The derivative at `z`, as a plain number; at a kink that of the right-hand piece."""
+    found = torch.zeros_like(z)
+    with unrounded():
+        for piece, (start, end) in zip(curve.pieces, extents(curve, z), strict=True):
+            here = piece.line[0] if piece.line else piece.derivative(Interval.exact(clip(z, start, end))).lower
+            found = torch.where(z >= start, here, found)
+    return found
+
+
+def bent(convex: bool | Tensor) -> SlopeRule:
+    """For a function that is convex (else concave) everywhere: chord on one side, tangent at the middle on the other.
+
+    For ReLU these are the adaptive lines of CROWN (Zhang et al. 2018): lower slope 1 if u >= -l, else 0.
+    """
+
+    def choose(curve: Curve, x: Interval) -> Slopes:
+        x = tidy(x)
+        point = middle(x)
+        secant, tangent = chord(curve, x), slope_at(curve, point)
+        if any(piece.curvature != "linear" for piece in curve.pieces):
+            steepness = derivative_range(curve, x)
+            secant = secant.clamp(steepness.lower, steepness.upper)  # a tiny interval leaves only noise in the chord
+        points = tuple(None if piece.curvature == "linear" else point for piece in curve.pieces)
+        if isinstance(convex, Tensor):
+            return Slopes(torch.where(convex, tangent, secant), torch.where(convex, secant, tangent), points)
+        return Slopes(tangent, secant, points) if convex else Slopes(secant, tangent, points)
+
+    return choose
+
+
+def s_shaped(derivative: Callable[[Tensor], Tensor], steepest: Callable[[Tensor], Tensor]) -> SlopeRule:
+    """For an increasing function, convex left of 0, concave right of it, point-symmetric, with a bell-shaped derivative.
+
+    Args:
+        derivative: plain s'(z).
+        steepest: plain inverse of s' on z >= 0: the point where the derivative has the given value.
+
+    The upper line from the left end l < 0 touches at d* with s'(d*) (d* - l) = s(d*) - s(l), where the chord from l is
+    steepest. The map d -> steepest(chord slope from l to d) never falls below d*, decreases towards it and converges
+    quadratically, because the chord slope is stationary there. The lower line is the mirror image.
+    """
+
+    @torch.no_grad()
+    def choose(curve: Curve, x: Interval) -> Slopes:
+        x = tidy(x)
+        ends = torch.stack([x.lower, -x.upper]), torch.stack([x.upper, -x.lower])  # upper line; mirrored lower line
+        left, right = ends
+        centre, start = left * 0.5 + right * 0.5, curve.value(left)
+
+        def secant(d: Tensor) -> Tensor:
+            return (curve.value(d) - start) / (d - left)
+
+        whole = secant(right)
+        flattest = torch.minimum(derivative(left), derivative(right))
+        whole = whole.clamp(flattest, derivative(right.clamp(max=0.0) + left.clamp(min=0.0))).nan_to_num(nan=0.0)
+        touch = right
+        for _ in range(TANGENT_STEPS):
+            touch = torch.minimum(steepest(secant(touch)).nan_to_num(nan=0.0, posinf=torch.inf), touch).clamp(min=0.0)
+        point = torch.maximum(touch, centre)
+        by_chord = (right <= 0) | ((left < 0) & (derivative(right) >= whole))
+        point = torch.where(by_chord, right, point)
+        slope = torch.where(by_chord, whole, derivative(point))
+        return Slopes(slope[1], slope[0], (-point[1], point[0]))
+
+    return choose
+
+
+@torch.no_grad()
+def parallel(curve: Curve, x: Interval) -> Slopes:
+    """The chord's slope on both sides (Fast-Lin, Weng et al. 2018)."""
+    x = tidy(x)
+    secant = chord(curve, x)
+    if any(piece.curvature != "linear" for piece in curve.pieces):
+        steepness = derivative_range(curve, x)
+        secant = secant.clamp(steepness.lower, steepness.upper)
+    return Slopes(secant, secant, tangent_points(curve, x, secant, secant))
+
+
+@torch.no_grad()
+def envelope(curve: Curve, x: Interval) -> Slopes:
+    """For any function: the best lines at the middle over the chords of a finite set of points.
+
+    The points are the ends, the breaks and, on pieces that are not linear, a grid that is uniform and also graded
+    towards both ends (a wide interval must still see what happens near a break).
+    """
+    x = tidy(x)
+    point, grid = middle(x), _grid(curve, x)
+    values, height = curve.value(grid), curve.value(point)
+    steepness, slope = derivative_range(curve, x), slope_at(curve, point)
+    upper = _best_slope(grid, values, point, height, slope).clamp(steepness.lower, steepness.upper)
+    lower = -_best_slope(grid, -values, point, -height, -slope).clamp(-steepness.upper, -steepness.lower)
+    return Slopes(lower, upper, tangent_points(curve, x, lower, upper))
+
+
+def _grid(curve: Curve, x: Interval) -> Tensor:
+    """Points of the interval, shape (k, *interval), in no order."""
+    uniform = torch.linspace(0.0, 1.0, GRID, dtype=x.lower.dtype, device=x.lower.device)
+    shares = torch.cat([uniform, uniform**5, 1 - uniform**5]).reshape(-1, *[1] * x.lower.dim())
+    points = [x.lower[None], x.upper[None]]
+    for piece, (start, end) in zip(curve.pieces, extents(curve, x.lower), strict=True):
+        first, last = (torch.minimum(torch.maximum(clip(one, start, end), x.lower), x.upper)
+                       for one in (x.lower, x.upper))
+        if piece.curvature == "linear":
+            points.append(torch.stack([first, last]))
+        else:
+            points.append(first + (last - first) * shares)
+    return torch.cat(points)
+
+
+def _best_slope(grid: Tensor, values: Tensor, point: Tensor, height: Tensor, slope: Tensor) -> Tensor:
+    """Slope of the lowest line that lies above all grid points and the middle, measured at the middle.
+
+    Alternates between the two sides: for a fixed right point the best left point is the one that all other left
+    points lie below, and the reverse; when neither moves the line lies above everything, so it is optimal.
+    """
+    left, right = grid < point, grid > point
+    away = grid - point
+    # While the middle itself is the contact, the slope may be anything between these two.
+    steps = (values - height) / away
+    most = torch.where(left, steps, torch.inf).amin(0)
+    least = torch.where(right, steps, -torch.inf).amax(0)
+    touches = least <= most
+    contact_z, contact_s = grid[0], values[0]  # the left end
+    for _ in range(6):
+        steps = torch.where(right, (values - contact_s) / (grid - contact_z), -torch.inf)
+        index = steps.argmax(0, keepdim=True)
+        contact_z, contact_s = grid.gather(0, index)[0], values.gather(0, index)[0]
+        steps = torch.where(left, (values - contact_s) / (grid - contact_z), torch.inf)
+        best, index = steps.min(0, keepdim=True)
+        contact_z, contact_s = grid.gather(0, index)[0], values.gather(0, index)[0]
+    bridge = best[0]
+    return torch.where(touches, torch.minimum(torch.maximum(slope, least), most), bridge).nan_to_num(nan=0.0)
+
+
+def tangent_points(curve: Curve, x: Interval, lower: Tensor, upper: Tensor) -> tuple[Tensor | None, ...]:
+    """For each curved piece the point where the derivative equals the slope of the line that may touch it."""
+    found: list[Tensor | None] = []
+    for piece, (start, end) in zip(curve.pieces, extents(curve, x.lower), strict=True):
+        if piece.curvature == "linear":
+            found.append(None)
+        else:
+            k = upper if piece.curvature == "concave" else lower
+            found.append(_where_slope_is(piece, k, clip(x.lower, start, end), clip(x.upper, start, end)))
+    return tuple(found)
+
+
+def _where_slope_is(piece: Piece, k: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """Solve s'(t) = k on a piece by false position (Illinois), with a bisection in every third step."""
+    sign = 1.0 if piece.curvature == "convex" else -1.0
+
+    def excess(z: Tensor) -> Tensor:
+        return (piece.derivative(Interval.exact(z)).lower - k) * sign
+
+    with unrounded():
+        low, high = first, last
+        below, above = excess(low), excess(high)
+        for step in range(SEARCH_STEPS):
+            t = low + (high - low) * 0.5 if step % 3 == 2 else low - below * (high - low) / (above - below)
+            t = torch.minimum(torch.maximum(t.nan_to_num(nan=0.0), low), high)
+            here = excess(t)
+            rising = here < 0
+            # Halving the value kept at the other end makes false position converge faster than linearly.
+            low, below, above = (torch.where(rising, t, low), torch.where(rising, here, below * 0.5),
+                                 torch.where(rising, above * 0.5, here))
+            high = torch.where(rising, high, t)
+            if step % 4 == 3 and bool((high - low <= 1e-6 * (last - first)).all()):
+                break
+    return torch.where(excess(first) >= 0, first, torch.where(excess(last) <= 0, last, low * 0.5 + high * 0.5))

@@ -1,0 +1,81 @@
+"""S-shaped activations, convex left of zero and concave right of it: sigmoid, tanh, arctan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from jacobound.activations import formulas
+from jacobound.activations.base import Activation, Family, register
+from jacobound.activations.pieces import Piece
+from jacobound.activations.rules import s_shaped
+from jacobound.intervals import Interval
+
+
+def _sigmoidal(
+    name: str,
+    value: Callable[[Tensor], Tensor],
+    enclosure: Callable[[Interval], Interval],
+    derivative: Callable[[Interval], Interval],
+    plain_derivative: Callable[[Tensor], Tensor],
+    steepest: Callable[[Tensor], Tensor],
+) -> Activation:
+    return Activation(
+        name,
+        value,
+        (Piece("convex", enclosure, derivative), Piece("concave", enclosure, derivative)),
+        breaks=(0.0,),
+        choose=s_shaped(plain_derivative, steepest),
+    )
+
+
+def _sech_squared(z: Tensor) -> Tensor:
+    q = torch.exp(-2 * z.abs())
+    return 4 * q / (1 + q).square()
+
+
+def _where_sech_squared_is(k: Tensor) -> Tensor:
+    """arcosh(1 / sqrt k), without squaring away small k."""
+    return torch.log1p((1 - k).clamp(min=0.0).sqrt()) - 0.5 * k.log()
+
+
+def tanh() -> Activation:
+    """Hyperbolic tangent."""
+    return _sigmoidal(
+        "tanh", torch.tanh, Interval.tanh, formulas.sech_squared, _sech_squared, _where_sech_squared_is
+    )
+
+
+def sigmoid() -> Activation:
+    """1 / (1 + e^-z) = 1/2 + tanh(z / 2) / 2."""
+    return _sigmoidal(
+        "sigmoid",
+        torch.sigmoid,
+        formulas.sigmoid,
+        formulas.bell,
+        lambda z: _sech_squared(z * 0.5) * 0.25,
+        lambda k: 2 * _where_sech_squared_is(4 * k),
+    )
+
+
+def arctan() -> Activation:
+    """Inverse tangent."""
+    return _sigmoidal(
+        "arctan",
+        torch.atan,
+        Interval.atan,
+        formulas.cauchy,
+        lambda z: 1 / (1 + z * z),
+        lambda k: ((1 - k).clamp(min=0.0) / k).sqrt(),
+    )
+
+
+def _spellings(names: tuple[str, ...], build: Callable[[], Activation]) -> dict[str, Callable[..., Activation]]:
+    return {f"aten.{name}{suffix}.default": build for name in names for suffix in ("", "_")}
+
+
+register(Family("tanh", tanh, _spellings(("tanh",), tanh), {"Tanh": tanh}))
+register(Family("sigmoid", sigmoid, _spellings(("sigmoid",), sigmoid), {"Sigmoid": sigmoid}, aliases=("logistic",)))
+register(Family("arctan", arctan, _spellings(("atan", "arctan"), arctan), {"Atan": arctan}, aliases=("atan",)))

@@ -1,0 +1,149 @@
+"""Smooth activations that are neither piecewise linear nor S-shaped: ELU, SELU, CELU, softplus, GELU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from jacobound.activations import formulas
+from jacobound.activations.base import Activation, Family, register
+from jacobound.activations.numbers import irrational, scaled
+from jacobound.activations.pieces import Piece, linear_piece
+from jacobound.activations.rules import bent, envelope
+from jacobound.errors import UnsupportedOpError
+from jacobound.intervals import Interval
+
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+
+def _exponential_unit(
+    name: str, value: Callable[[Tensor], Tensor], alpha: float, scale: float, input_scale: float | Fraction
+) -> Activation:
+    """scale z for z > 0, else scale alpha (exp(input_scale z) - 1); all numbers exact."""
+    if not (0 <= alpha < math.inf and 0 < scale < math.inf and 0 < input_scale < math.inf):
+        raise UnsupportedOpError(
+            f"activation '{name}' needs alpha >= 0 and positive, finite scales; with other numbers it is not the "
+            "increasing function that its bounds are made for"
+        )
+    height = Fraction(scale) * Fraction(alpha)
+    steepness = height * Fraction(input_scale)
+
+    def left(x: Interval) -> Interval:
+        return scaled(scaled(x, input_scale).expm1().clamp(upper=0.0), height)
+
+    def left_derivative(x: Interval) -> Interval:
+        return scaled(scaled(x, input_scale).exp().clamp(upper=1.0), steepness)
+
+    return Activation(
+        name,
+        value,
+        (Piece("convex", left, left_derivative), linear_piece(scale)),
+        breaks=(0.0,),
+        choose=bent(True) if steepness <= scale else envelope,
+    )
+
+
+def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Activation:
+    """scale z for z > 0, else scale alpha (exp(input_scale z) - 1)."""
+    alpha, scale, input_scale = float(alpha), float(scale), float(input_scale)
+    name = f"elu:{alpha!r}" if scale == input_scale == 1.0 else f"elu:{alpha!r},{scale!r},{input_scale!r}"
+    return _exponential_unit(
+        name, lambda z: torch.ops.aten.elu(z, alpha, scale, input_scale), alpha, scale, input_scale
+    )
+
+
+def selu(alpha: float = SELU_ALPHA, gamma: float = SELU_SCALE) -> Activation:
+    """ELU with the two numbers of self-normalising networks (Klambauer et al. 2017)."""
+    return elu(alpha, gamma)
+
+
+def celu(alpha: float = 1.0) -> Activation:
+    """z for z > 0, else alpha (exp(z / alpha) - 1), continuously differentiable (Barron 2017)."""
+    alpha = float(alpha)
+    if not 0 < alpha < math.inf:
+        raise UnsupportedOpError(f"celu needs a positive, finite alpha, not {alpha}")
+    return _exponential_unit(f"celu:{alpha!r}", lambda z: functional.celu(z, alpha), alpha, 1.0, 1 / Fraction(alpha))
+
+
+def softplus(beta: float = 1.0, _threshold: float = 20.0) -> Activation:
+    """log(1 + exp(beta z)) / beta.
+
+    The threshold above which torch returns z itself is a shortcut of its implementation, not part of the function;
+    `value` does without it, and so differs from torch by up to exp(-20) / beta there.
+    """
+    beta = float(beta)
+    if not 0 < beta < math.inf:
+        raise UnsupportedOpError(f"softplus needs a positive, finite beta, not {beta}")
+    inverse = 1 / Fraction(beta)
+
+    def value(x: Interval) -> Interval:
+        return scaled(formulas.softplus(scaled(x, beta)), inverse)
+
+    def derivative(x: Interval) -> Interval:
+        return formulas.sigmoid(scaled(x, beta))
+
+    return Activation(
+        "softplus" if beta == 1.0 else f"softplus:{beta!r}",
+        lambda z: torch.logaddexp(z * beta, torch.zeros_like(z)) / beta,
+        (Piece("convex", value, derivative),),
+        choose=bent(True),
+    )
+
+
+def gelu(approximate: str = "none") -> Activation:
+    """z Phi(z) with the normal distribution function Phi, or its usual approximation by tanh.
+
+    Both are concave, convex, concave, with inflections at two opposite points. For the first s'' = phi(z) (2 - z^2).
+    For the second s'' has the sign of g' + z g'' / 2 - z g'^2 tanh g, positive up to one point and negative beyond.
+
+    Args:
+        approximate: "none" or "tanh".
+    """
+    if approximate == "none":
+        value, derivative = formulas.gelu, formulas.gelu_derivative
+        inflection, minimum = irrational(math.sqrt(2.0)), irrational(-0.7517915246935645)
+    elif approximate == "tanh":
+        value, derivative = formulas.tanh_gelu, formulas.tanh_gelu_derivative
+        inflection, minimum = irrational(1.4185040087908284), irrational(-0.7524614220710163)
+    else:
+        raise UnsupportedOpError(f"gelu knows approximate='none' and 'tanh', not {approximate!r}")
+    pieces = tuple(Piece(curvature, value, derivative) for curvature in ("concave", "convex", "concave"))
+    return Activation(
+        "gelu" if approximate == "none" else "gelu_tanh",
+        lambda z: functional.gelu(z, approximate=approximate),
+        pieces,
+        breaks=((-inflection[1], -inflection[0]), inflection),
+        turns=(minimum,),
+    )
+
+
+def _spellings(name: str, build: Callable[..., Activation]) -> dict[str, Callable[..., Activation]]:
+    return {f"aten.{name}.default": build, f"aten.{name}_.default": build}
+
+
+def _from_onnx(approximate: str | bytes = "none") -> Activation:
+    return gelu(approximate.decode() if isinstance(approximate, bytes) else approximate)
+
+
+register(Family("elu", elu, _spellings("elu", elu), {"Elu": lambda alpha=1.0: elu(alpha)}))
+register(
+    Family(
+        "selu",
+        selu,
+        _spellings("selu", selu),
+        {
+            "Selu": lambda alpha=float(torch.tensor(SELU_ALPHA)), gamma=float(torch.tensor(SELU_SCALE)): selu(
+                alpha, gamma
+            )
+        },
+    )
+)
+register(Family("celu", celu, _spellings("celu", celu), {"Celu": lambda alpha=1.0: celu(alpha)}))
+register(Family("softplus", softplus, {"aten.softplus.default": softplus}, {"Softplus": softplus}))
+register(Family("gelu", gelu, _spellings("gelu", gelu), {"Gelu": _from_onnx}))
+register(Family("gelu_tanh", lambda: gelu("tanh")))

@@ -1,0 +1,59 @@
+"""`from_onnx`: read a network from an ONNX file, as the real-number function that its stored weights define.
+
+The file is checked (``onnx_safety.py``), walked once (``onnx_walk.py``), and the result is compared with the file
+itself on random points before it is returned.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+import torch
+
+from jacobound.errors import MissingExtraError
+from jacobound.graph import Graph
+from jacobound.importers.common import verify
+
+AGREEMENT = 1e-4  # relative to the largest output: float32 rounding of a deep network, with room to spare
+
+
+def from_onnx(source: str | os.PathLike[str] | bytes, until: str | None = None) -> Graph:
+    """The network in an ONNX file, opset 7 to current.
+
+    The network is taken for one point at a time: axis 0 of the input is the batch if it is symbolic or 1, and points
+    have the remaining shape; the outputs likewise. Weights are converted to float64 exactly. Parts that do not depend
+    on the input are evaluated once, in the file's own number format, and count as weights. Nodes carry the names of
+    the tensors in the file.
+
+    Args:
+        source: path of the file, or its content.
+        until: name of a tensor or node whose result becomes the output (to cut off a final Softmax, say); None for
+            the output that the file declares.
+
+    Returns:
+        A float64 graph on the CPU. It is not an approximation of the network: results for it hold for the
+        real-number function. (An inference engine rounds each operation to float32; bounds do not cover that.)
+
+    Raises:
+        MissingExtraError: when the package `onnx` is not installed.
+        InvalidModelError: when the file is no valid ONNX model, is damaged, has NaN weights, weights in half
+            precision or in other files, or does not agree with its imported graph.
+        UnsupportedOpError: when an operation is not understood; it is named, with its place.
+    """
+    try:
+        importlib.import_module("onnx")
+    except ImportError as error:
+        raise MissingExtraError("onnx", "onnx") from error
+    # Imported here, because these modules need the optional package.
+    from jacobound.importers.onnx_runtime import runner
+    from jacobound.importers.onnx_safety import read_model
+    from jacobound.importers.onnx_walk import select, walk
+
+    program = select(read_model(source), until)
+    graph = walk(program)
+    original, dtype = runner(program, graph.in_shape)
+    example = torch.zeros(1, *graph.in_shape, dtype=torch.float64)
+    subject = "the ONNX model" if isinstance(source, bytes) else f"'{os.fspath(source)}'"
+    verify(graph, original, example=example, tolerance=AGREEMENT, subject=subject, dtype=dtype, points=3)
+    return graph

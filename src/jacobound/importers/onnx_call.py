@@ -1,0 +1,158 @@
+"""`Call` and `Traced`: one operation of an ONNX file as its lowering sees it, and a tensor that depends on the input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+from onnx import NodeProto
+from torch import Tensor
+
+from jacobound.errors import UnsupportedOpError
+from jacobound.graph import Node
+from jacobound.importers.common import exact_weight
+from jacobound.importers.steps import AffineSteps
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A tensor that depends on the network's input.
+
+    Args:
+        node: its node; the entries stand in the same order as in the ONNX tensor.
+        shape: of the ONNX tensor, for a batch of one point.
+        dtype: element type in the file; the node itself stands for real numbers.
+    """
+
+    node: Node
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+Value = Traced | np.ndarray
+
+
+def point_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the node for an ONNX tensor: without a leading axis of length one."""
+    return shape[1:] if shape[:1] == (1,) else shape
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One operation with its inputs.
+
+    Args:
+        proto: as in the file.
+        version: of the operator set.
+        attributes: with defaults.
+        inputs: None for optional ones that are left out.
+        shapes: of the results, as ONNX's shape inference gives them.
+        steps: builds the nodes.
+    """
+
+    proto: NodeProto
+    version: int
+    attributes: Mapping[str, object]
+    inputs: tuple[Value | None, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    steps: AffineSteps
+
+    @property
+    def name(self) -> str:
+        """Name of the first result: the new node gets it."""
+        return self.proto.output[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.shapes[0]
+
+    def get(self, position: int) -> Value | None:
+        """An input; None when it is left out."""
+        return self.inputs[position] if position < len(self.inputs) else None
+
+    def traced(self, position: int = 0) -> Traced:
+        """An input that must depend on the network's input."""
+        value = self.get(position)
+        if not isinstance(value, Traced):
+            raise UnsupportedOpError(f"Input {position} is a constant where a value of the network is expected.")
+        return value
+
+    def constant(self, position: int) -> np.ndarray | None:
+        """An input that must not depend on the network's input; None when it is left out."""
+        value = self.get(position)
+        if isinstance(value, Traced):
+            raise UnsupportedOpError(
+                f"Its input '{self.proto.input[position]}' depends on the network's input; it must be a constant."
+            )
+        return value
+
+    def weight(self, position: int) -> Tensor | None:
+        """A constant input as float64, exactly."""
+        value = self.constant(position)
+        return None if value is None else self.exactly(value, self.proto.input[position])
+
+    def needed(self, position: int) -> Tensor:
+        """A constant input that may not be left out."""
+        weight = self.weight(position)
+        if weight is None:
+            raise UnsupportedOpError(f"Its input {position} is missing.")
+        return weight
+
+    def exactly(self, value: np.ndarray, name: str) -> Tensor:
+        """A constant of the file as float64."""
+        return exact_weight(torch.tensor(value), name)
+
+    def spread(self, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """A constant broadcast to an ONNX shape, in the shape of its node."""
+        return value.broadcast_to(shape).reshape(point_shape(shape)).clone()
+
+    def widened(self, value: Traced) -> Node:
+        """The node of an input broadcast to the shape of the result."""
+        if value.shape == self.shape:
+            return value.node
+        target = self.shape
+        return self.steps.move(
+            value.node, lambda x: x.reshape(value.shape).broadcast_to(target).reshape(point_shape(target)),
+            f"{self.name}.expand",
+        )
+
+    def result(self, node: Node, name: str | None = None) -> tuple[Value, ...]:
+        """The only result; its node gets the shape that ONNX says."""
+        if prod(node.shape) != prod(self.shape):
+            raise UnsupportedOpError(f"Its result would have shape {node.shape}, where ONNX says {self.shape}.")
+        return (Traced(self.steps.reshape(node, point_shape(self.shape), name or self.name), self.shape, self.dtype),)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Element type of the values of the network that enter."""
+        return next(value.dtype for value in self.inputs if isinstance(value, Traced))
+
+    def text(self, name: str, allowed: tuple[str, ...]) -> str:
+        """A text attribute; refuses values that are not understood."""
+        value = str(self.attributes.get(name, allowed[0]))
+        if value not in allowed:
+            raise UnsupportedOpError(f"Attribute {name}='{value}' is not understood; {' or '.join(allowed)} is.")
+        return value
+
+    def number(self, name: str, default: float = 0) -> float:
+        """A number attribute, exactly as stored (a float32 number as a float64)."""
+        value = self.attributes.get(name, default)
+        if not isinstance(value, int | float):
+            raise UnsupportedOpError(f"Attribute {name}={value!r} is not a number.")
+        return value
+
+    def integers(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        """A list attribute of the length of its default."""
+        value = self.attributes.get(name)
+        if value is None:
+            return default
+        found = tuple(int(entry) for entry in value)  # type: ignore[attr-defined]
+        if len(found) != len(default):
+            raise UnsupportedOpError(f"Attribute {name}={found} should have {len(default)} entries.")
+        return found
+
+    def flag(self, name: str) -> bool:
+        return bool(self.number(name))

@@ -1,0 +1,348 @@
+"""How each ONNX operation becomes nodes: one small function per operation or family, and the table of all.
+
+Every function gets a `Call` whose inputs are constants or values of the network (at least one of these), and returns
+the results. A refusal is an `UnsupportedOpError` with the reason only; `onnx.py` adds the place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import prod
+
+import numpy as np
+import torch
+from onnx import NodeProto, TensorProto, helper
+from torch import Tensor
+
+from jacobound.activations import onnx_builder
+from jacobound.errors import UnsupportedOpError
+from jacobound.graph import Affine, Elementwise, Node
+from jacobound.importers.onnx_call import Call, Traced, Value, point_shape
+from jacobound.importers.onnx_evaluate import evaluate
+from jacobound.importers.onnx_safety import element_type
+
+Lowering = Callable[[Call], tuple[Value, ...]]
+
+
+def _moves(*data: int) -> Lowering:
+    """Data movement: the operation itself is run on positions. `data` are the inputs that are moved; none: all."""
+    def lower(call: Call) -> tuple[Value, ...]:
+        moved = [k for k in range(len(call.inputs)) if (k in data or not data) and call.inputs[k] is not None]
+        for position in range(len(call.inputs)):
+            if position not in moved:
+                call.constant(position)  # refuses positions that depend on the network's input
+        return tuple(_moved(call, moved, call.proto, output) for output in range(len(call.proto.output)))
+    return lower
+
+
+def _moved(call: Call, moved: list[int], proto: NodeProto, output: int) -> Value:
+    sources: list[Node | Tensor] = []
+    shapes: list[tuple[int, ...]] = []
+    for position in moved:
+        value = call.inputs[position]
+        constant = None if isinstance(value, Traced) else call.needed(position)
+        sources.append(call.traced(position).node if constant is None else constant)
+        shapes.append(call.traced(position).shape if constant is None else tuple(constant.shape))
+
+    def function(*codes: Tensor) -> Tensor:
+        arrays = [None if isinstance(value, Traced) else value for value in call.inputs]
+        for position, code, shape in zip(moved, codes, shapes, strict=True):
+            arrays[position] = code.reshape(shape).numpy()
+        found = evaluate(proto, call.version, arrays)[output]
+        return torch.tensor(found.astype(np.int64)).reshape(point_shape(found.shape))
+
+    name, shape = call.proto.output[output], call.shapes[output]
+    if 0 in shape:
+        raise UnsupportedOpError(f"Its result '{name}' has shape {shape} and no entries.")
+    node = call.steps.rearrange(sources, function, name)
+    if isinstance(node, Tensor):
+        return node.reshape(shape).numpy().astype(call.dtype)
+    if node.shape != point_shape(shape):
+        raise UnsupportedOpError(f"Its result would have shape {node.shape}, where ONNX says {shape}.")
+    return Traced(node, shape, call.dtype)
+
+
+def _pad(call: Call) -> tuple[Value, ...]:
+    """Before opset 11 the padded number is an attribute; it is moved like an input by writing its code there."""
+    if call.version >= 11 or not call.number("value"):
+        return _moves(0, 2)(call)
+    value = call.traced()
+    number = torch.full((1,), float(call.number("value")), dtype=torch.float64)
+
+    def function(codes: Tensor, code: Tensor) -> Tensor:
+        kept = {name: entry for name, entry in call.attributes.items() if name != "value"}
+        node = helper.make_node("Pad", call.proto.input, call.proto.output, value=float(code), **kept)  # type: ignore[arg-type]
+        found = evaluate(node, call.version, [codes.reshape(value.shape).numpy()])[0]
+        return torch.tensor(found.astype(np.int64)).reshape(point_shape(found.shape))
+
+    node = call.steps.rearrange([value.node, number], function, call.name)
+    if isinstance(node, Tensor):
+        raise UnsupportedOpError("Nothing of its input is left in the result.")
+    return call.result(node)
+
+
+def _add(signs: tuple[float, ...]) -> Lowering:
+    """Sums and differences of values and constants; `signs` is repeated for further inputs."""
+    def lower(call: Call) -> tuple[Value, ...]:
+        factors: dict[Node, float] = {}
+        bias: Tensor | None = None
+        for position, value in enumerate(call.inputs):
+            sign = signs[min(position, len(signs) - 1)]
+            if isinstance(value, Traced):
+                node = call.widened(value)
+                factors[node] = factors.get(node, 0.0) + sign
+            else:
+                if bias is not None:
+                    raise UnsupportedOpError("It adds two constants, whose sum would be rounded.")
+                bias = sign * call.spread(call.needed(position), call.shape)
+        node, factor = next(iter(factors.items()))
+        if len(factors) == 1 and factor == 1 and bias is not None and isinstance(node, Affine) and node.bias is None:
+            return call.result(Affine(node.terms, bias, call.name))  # MatMul then Add is one affine map
+        return call.result(call.steps.add([(factor, node) for node, factor in factors.items()], bias, call.name))
+    return lower
+
+
+def _multiply(call: Call) -> tuple[Value, ...]:
+    values = [value for value in call.inputs if isinstance(value, Traced)]
+    if len(values) > 1:
+        raise UnsupportedOpError("It multiplies two values that both depend on the network's input.")
+    position = 1 if isinstance(call.inputs[0], Traced) else 0
+    factor = call.spread(call.needed(position), call.shape)
+    node = call.widened(values[0])
+    return call.result(node if bool((factor == 1).all()) else call.steps.scale(node, factor, call.name))
+
+
+def _divide(call: Call) -> tuple[Value, ...]:
+    if not isinstance(call.inputs[0], Traced):
+        raise UnsupportedOpError("It divides by a value that depends on the network's input.")
+    divisor = call.spread(call.needed(1), call.shape)
+    node = call.widened(call.traced())
+    return call.result(node if bool((divisor == 1).all()) else call.steps.divide(node, divisor, call.name))
+
+
+def _negate(call: Call) -> tuple[Value, ...]:
+    return call.result(call.steps.add([(-1.0, call.traced().node)], None, call.name))
+
+
+def _gemm(call: Call) -> tuple[Value, ...]:
+    """alpha A' B' + beta C."""
+    a, b = call.get(0), call.get(1)
+    alpha, beta = float(call.number("alpha", 1.0)), float(call.number("beta", 1.0))
+    constant = call.weight(2)
+    bias = None if constant is None or beta == 0 else call.spread(_scaled(constant, beta, "beta"), call.shape)
+    if isinstance(a, Traced) and isinstance(b, Traced):
+        raise UnsupportedOpError("It multiplies two values that both depend on the network's input.")
+    if isinstance(a, Traced):
+        if call.flag("transA") and a.shape[0] == 1:
+            raise UnsupportedOpError("transA=1 moves the batch axis away from the front.")
+        weight = call.needed(1) if call.flag("transB") else call.needed(1).T
+        value = _transposed(call, a, "transA") if call.flag("transA") else a
+    else:  # (A' B')^T = B'^T A'^T
+        weight = call.needed(0).T if call.flag("transA") else call.needed(0)
+        value = call.traced(1) if call.flag("transB") else _transposed(call, call.traced(1), "transB")
+    if bias is not None and not isinstance(a, Traced):
+        bias = bias.reshape(call.shape).T
+    node = _product(call, value, _scaled(weight, alpha, "alpha").contiguous(), bias, call.name)
+    if not isinstance(a, Traced):
+        return call.result(_swapped(call, node, (call.shape[1], call.shape[0])))
+    return call.result(node)
+
+
+def _scaled(weight: Tensor, factor: float, name: str) -> Tensor:
+    """A weight times a number: float32 numbers have an exact product in float64; otherwise powers of two only."""
+    product = weight * factor
+    single = bool((weight.float().double() == weight).all()) and float(np.float32(factor)) == factor
+    if factor in (0.0, 1.0) or single or (abs(np.frexp(factor)[0]) == 0.5 and torch.equal(product / factor, weight)):
+        return product
+    raise UnsupportedOpError(f"The product of a float64 weight with {name}={factor} would be rounded.")
+
+
+def _product(call: Call, value: Traced, weight: Tensor, bias: Tensor | None, name: str) -> Node:
+    """A matrix (out, in) on the last axis of a value; the bias has the shape of the result."""
+    lead = value.shape[:-1]
+    lead = lead[1:] if lead[:1] == (1,) else lead
+    source = call.steps.reshape(value.node, (*lead, value.shape[-1]), f"{name}.rows")
+    return call.steps.dense(source, weight, None if bias is None else bias.reshape(*lead, weight.shape[0]), name)
+
+
+def _swapped(call: Call, node: Node, shape: tuple[int, ...]) -> Node:
+    """A node whose entries stand for an ONNX tensor of `shape`, with the last two axes exchanged."""
+    return call.steps.move(node, lambda x: x.reshape(shape).transpose(-1, -2).contiguous(), f"{call.name}.transpose")
+
+
+def _transposed(call: Call, value: Traced, name: str) -> Traced:
+    shape = (*value.shape[:-2], value.shape[-1], value.shape[-2])
+    return Traced(_swapped(call, value.node, value.shape), shape, value.dtype)
+
+
+def _matmul(call: Call) -> tuple[Value, ...]:
+    """Matrix times value, or value times matrix; axes of length one in front of the matrix change nothing."""
+    a, b = call.get(0), call.get(1)
+    if isinstance(a, Traced) and isinstance(b, Traced):
+        raise UnsupportedOpError("It multiplies two values that both depend on the network's input.")
+    weight = call.needed(1 if isinstance(a, Traced) else 0)
+    if prod(weight.shape[:-2]) != 1:
+        raise UnsupportedOpError(f"Its constant has shape {tuple(weight.shape)}: a stack of matrices.")
+    weight = weight.reshape(weight.shape[-2:])
+    if isinstance(a, Traced):
+        matrix = weight.reshape(-1, 1) if weight.dim() == 1 else weight
+        return call.result(_product(call, a, matrix.T.contiguous(), None, call.name))
+    value = call.traced(1)
+    matrix = weight.reshape(1, -1) if weight.dim() == 1 else weight
+    if len(value.shape) == 1:
+        return call.result(_product(call, value, matrix, None, call.name))
+    node = _product(call, _transposed(call, value, "columns"), matrix, None, call.name)
+    return call.result(_swapped(call, node, (*value.shape[:-2], value.shape[-1], len(matrix))))
+
+
+def _window(call: Call, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...],
+                                                                                 list[tuple[int, int]]]:
+    """Strides, dilations and zeros in front and behind of a convolution or a pooling, per spatial axis."""
+    ones = tuple(1 for _ in size)
+    stride, dilation = call.integers("strides", ones), call.integers("dilations", ones)
+    given = call.integers("pads", tuple(0 for _ in (*size, *size)))
+    automatic = call.text("auto_pad", ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"))
+    if min(*stride, *dilation, *kernel) < 1 or min(given) < 0:
+        raise UnsupportedOpError(
+            f"strides {stride}, dilations {dilation} and the kernel {kernel} must be positive, pads {given} not negative."
+        )
+    if automatic != "NOTSET" and any(given):
+        raise UnsupportedOpError(f"It has both auto_pad='{automatic}' and pads={given}.")
+    if not automatic.startswith("SAME"):
+        return stride, dilation, list(zip(given[: len(size)], given[len(size) :], strict=True))
+    pads = []
+    for n, k, s, d in zip(size, kernel, stride, dilation, strict=True):
+        total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+        pads.append((total // 2, total - total // 2) if automatic == "SAME_UPPER" else (total - total // 2, total // 2))
+    return stride, dilation, pads
+
+
+def _image(call: Call) -> Traced:
+    """The first input as a batch of one image with one or two spatial axes."""
+    value = call.traced()
+    if len(value.shape) not in (3, 4) or value.shape[0] != 1:
+        raise UnsupportedOpError(
+            f"Its input has shape {value.shape}; (1, channels, length) or (1, channels, height, width) is understood."
+        )
+    return value
+
+
+def _convolution(call: Call) -> tuple[Value, ...]:
+    value, weight = _image(call), call.needed(1)
+    kernel = tuple(weight.shape[2:])
+    if call.integers("kernel_shape", kernel) != kernel:
+        raise UnsupportedOpError(f"kernel_shape is not the shape {kernel} of its weight.")
+    stride, dilation, pads = _window(call, value.shape[2:], kernel)
+    return call.result(call.steps.convolution(
+        value.node, weight, call.weight(2), call.name,
+        stride=stride, pads=pads, dilation=dilation, groups=int(call.number("group", 1)),
+    ))
+
+
+def _average_pool(call: Call) -> tuple[Value, ...]:
+    """Sums over windows by a depthwise convolution with ones, divided by how many entries each window counts."""
+    value, size = _image(call), call.traced().shape[2:]
+    kernel = call.integers("kernel_shape", tuple(0 for _ in size))
+    stride, dilation, pads = _window(call, size, kernel)
+    lengths, padded = call.shape[2:], call.flag("count_include_pad")
+    axes = list(zip(size, kernel, stride, dilation, pads, lengths, strict=True))
+    # A last window that sticks out (ceil_mode) needs further zeros behind; they are never counted.
+    reach = [(p[0], max(p[1], (length - 1) * s + d * (k - 1) + 1 - n - p[0])) for n, k, s, d, p, length in axes]
+    counts = torch.ones((), dtype=torch.float64)
+    for n, k, s, d, (before, after), length in axes:
+        taps = torch.arange(length).unsqueeze(1) * s + torch.arange(k) * d - before
+        inside = (taps < n + after) if padded else (taps >= 0) & (taps < n)
+        counts = counts.unsqueeze(-1) * inside.sum(1)
+    if not bool((counts > 0).all()):
+        raise UnsupportedOpError("A window lies entirely in the padding, so that its mean is not defined.")
+    total = call.steps.convolution(
+        value.node, torch.ones(value.shape[1], 1, *kernel, dtype=torch.float64), None, f"{call.name}.sum",
+        stride=stride, pads=reach, dilation=dilation, groups=value.shape[1],
+    )
+    return call.result(call.steps.divide(total, counts.broadcast_to(total.shape), call.name))
+
+
+def _batch_norm(call: Call) -> tuple[Value, ...]:
+    value = call.traced()
+    if call.flag("training_mode") or len([name for name in call.proto.output if name]) > 1:
+        raise UnsupportedOpError("It normalises by the statistics of the batch (training mode); export after model.eval().")
+    if int(call.number("spatial", 1)) != 1 or len(value.shape) < 2 or value.shape[0] != 1:
+        raise UnsupportedOpError(f"Only statistics per channel, of a batch of one, are understood, not {value.shape}.")
+    gamma, beta, mean, variance = (call.needed(position) for position in (1, 2, 3, 4))
+    epsilon = float(call.number("epsilon"))
+    return call.result(call.steps.batch_norm(value.node, mean, variance, gamma, beta, epsilon, call.name))
+
+
+def _reduce(mean: bool) -> Lowering:
+    """Sums or means over axes other than the batch."""
+    def lower(call: Call) -> tuple[Value, ...]:
+        value = call.traced()
+        rank = len(value.shape)
+        listed = call.constant(1) if len(call.inputs) > 1 else call.attributes.get("axes")
+        given = [] if listed is None else [int(axis) % rank for axis in np.ravel(np.asarray(listed))]
+        if not given and call.flag("noop_with_empty_axes"):
+            return call.result(value.node)
+        axes = sorted(set(given or range(rank)))
+        if call.proto.op_type == "GlobalAveragePool":
+            axes = list(range(2, rank))
+        dropped = len(value.shape) - len(value.node.shape)
+        if not axes or axes[0] < dropped:
+            raise UnsupportedOpError("It takes a sum or mean over the batch axis.")
+        step = call.steps.mean if mean else call.steps.sum
+        return call.result(step(value.node, [axis - dropped for axis in axes], True, call.name))
+    return lower
+
+
+def _dropout(call: Call) -> tuple[Value, ...]:
+    training = call.constant(2)
+    if training is not None and bool(np.any(training)):
+        raise UnsupportedOpError("It drops at random (training mode); export after model.eval().")
+    return (call.traced(),)
+
+
+def _cast(call: Call) -> tuple[Value, ...]:
+    value, number = call.traced(), int(call.number("to"))
+    target = {TensorProto.FLOAT: np.dtype(np.float32), TensorProto.DOUBLE: np.dtype(np.float64)}.get(number)
+    if target not in (value.dtype, np.dtype(np.float64)):
+        raise UnsupportedOpError(f"It rounds values of the network from {value.dtype} to {element_type(number)}.")
+    return (Traced(value.node, value.shape, target),)
+
+
+def _shape(call: Call) -> tuple[Value, ...]:
+    shape = call.traced().shape
+    stop = call.attributes.get("end")
+    end = len(shape) if stop is None else int(call.number("end"))
+    return (np.array(shape[int(call.number("start")) : end], dtype=np.int64),)
+
+
+def activation(call: Call) -> tuple[Value, ...]:
+    """An activation of the registry, with its constant inputs in the shape of the node."""
+    value, build = call.traced(), onnx_builder(call.proto.op_type)
+    if build is None:
+        raise UnsupportedOpError("It is neither affine nor a known activation.")
+    parameters = []
+    for position in range(1, len(call.inputs)):
+        weight = call.weight(position)
+        if weight is not None:
+            if torch.broadcast_shapes(weight.shape, value.shape) != value.shape:
+                raise UnsupportedOpError(f"Its parameters of shape {tuple(weight.shape)} do not fit {value.shape}.")
+            if weight.dim() == len(value.shape) > len(value.node.shape):
+                weight = weight[0]  # the axis of the batch
+        parameters.append(weight)
+    try:
+        found = build(*parameters, **call.attributes)
+    except TypeError as error:
+        raise UnsupportedOpError(f"Its attributes {dict(call.attributes)} are not all understood.") from error
+    return call.result(Elementwise(found, value.node, call.name))
+
+
+LOWERINGS: Mapping[str, Lowering] = {
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "GatherElements",
+                     "GatherND", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "Split", "Identity"), _moves(0)),
+    "Concat": _moves(), "Where": _moves(1, 2), "Pad": _pad,
+    "Add": _add((1.0,)), "Sum": _add((1.0,)), "Sub": _add((1.0, -1.0)), "Neg": _negate,
+    "Mul": _multiply, "Div": _divide, "Gemm": _gemm, "MatMul": _matmul, "Conv": _convolution,
+    "AveragePool": _average_pool, "GlobalAveragePool": _reduce(mean=True), "ReduceMean": _reduce(mean=True),
+    "ReduceSum": _reduce(mean=False), "BatchNormalization": _batch_norm, "Dropout": _dropout, "Cast": _cast,
+    "Shape": _shape,
+}

@@ -1,0 +1,263 @@
+"""Backward substitution: linear bounds of a node in terms of the input, with every rounding error paid at once.
+
+For rows of a target node the pass keeps coefficients A on nodes not yet substituted, constants, and one error per
+row. A computed product A' = fl(A W) *is* the new coefficient; what it misses is at most |A| times a vector that is
+known beforehand (`absorb`), because the values of all nodes are. Sources: CROWN (Zhang et al. 2018), eqs. of section 3;
+the absorption is ours (ARCHITECTURE.md, "Where rounding lives").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from jacobound.activations.base import Lines
+from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
+from jacobound.intervals import Interval
+from jacobound.operators import LinearOperator
+from jacobound.regions import Domain
+from jacobound.rounding import down, gamma, inflate, rigorous, underflow, unit, up
+
+
+def absorb(
+    operator: LinearOperator, coefficients: Tensor, inputs: Tensor | None, outputs: Tensor | None
+) -> Tensor:
+    """The computed product ``A W`` on the wanted entries.
+
+    Contract: for every x with ``|x| <= X`` that vanishes outside `outputs`,
+    ``|(A W - absorb(...)) x| <= |A| operator.slack(X) + floor_of(operator, X) * 1``, with A zero outside `inputs`.
+
+    Args:
+        operator: W, from the source's shape to the node's shape.
+        coefficients: A, shape (*lead, len(inputs)) on the node's flat entries.
+        inputs: the node's entries that A covers, None for all.
+        outputs: the source's entries that are wanted, None for all.
+    """
+    return operator.transpose().apply_between(coefficients, inputs, outputs)
+
+
+def floor_of(operator: LinearOperator, magnitude: Tensor) -> float:
+    """The part of the absorption error that does not scale with the coefficients: underflow."""
+    return float(magnitude.sum()) * underflow(operator.longest_sum, magnitude) if rigorous() else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Relaxation:
+    """The lines of one elementwise node, flattened, with what the backward pass asks of them.
+
+    Args:
+        lines: valid lines, of the node's shape.
+        magnitude: bound of the node's argument, of the node's shape.
+    """
+
+    lines: Lines
+    magnitude: Tensor
+
+    @cached_property
+    def alive(self) -> Tensor | None:
+        """Flat entries that are not identically zero; None when all are."""
+        dead = (self.upper_slope == 0) & (self.lower_slope == 0) & (self.upper_offset == 0) & (self.lower_offset == 0)
+        return None if not bool(dead.any()) else (~dead).nonzero().squeeze(1)
+
+    @cached_property
+    def lower_slope(self) -> Tensor:
+        return self.lines.lower_slope.flatten()
+
+    @cached_property
+    def lower_offset(self) -> Tensor:
+        return self.lines.lower_offset.flatten()
+
+    @cached_property
+    def upper_slope(self) -> Tensor:
+        return self.lines.upper_slope.flatten()
+
+    @cached_property
+    def upper_offset(self) -> Tensor:
+        return self.lines.upper_offset.flatten()
+
+    @cached_property
+    def on_alive(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, bool]:
+        """(common slope, bent, rounded, slack, bent offsets, parallel) over the alive entries.
+
+        `bent` are positions (among the alive) whose lines have offsets or two slopes; `rounded` those where a product
+        with the slope or an offset rounds; `slack` the error per unit coefficient on `rounded`.
+        """
+        pick = (lambda x: x) if self.alive is None else (lambda x: x[self.alive])
+        low, high = pick(self.lower_slope), pick(self.upper_slope)
+        below, above = pick(self.lower_offset), pick(self.upper_offset)
+        bent = ((low != high) | (below != 0) | (above != 0)).nonzero().squeeze(1)
+        inexact = ((high != 0) & (high != 1)) | ((low != 0) & (low != 1)) | (below != 0) | (above != 0)
+        rounded = inexact.nonzero().squeeze(1)
+        steepest = torch.maximum(low.abs(), high.abs())[rounded]
+        offsets = torch.maximum(below.abs(), above.abs())[rounded]
+        argument = pick(self.magnitude.flatten())[rounded]
+        slack = 2 * unit(low.dtype) * steepest * argument + gamma(len(bent) + 3, low) * offsets
+        slack = inflate(slack, 4) + underflow(2, low) * (1 + argument)
+        return high, bent, rounded, slack, torch.stack((low, high, below, above)), bool((low == high).all())
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """State of a backward pass for R rows: ``value <= coefficient . node + constant + error`` and the same below.
+
+    Args:
+        coefficient: for each pending node (entries, A); A has shape (S, R, k) with S = 1 while upper and lower bounds
+            share their coefficients, and S = 2 (upper first) afterwards.
+        constant: shape (2, R), upper first.
+        error: shape (2, R), non-negative.
+    """
+
+    coefficient: dict[Node, tuple[Tensor | None, Tensor]]
+    constant: Tensor
+    error: Tensor
+
+
+class BackwardPass:
+    """Substitutes backwards through one graph; holds what all targets share (slack of nodes, relaxations).
+
+    Args:
+        graph: the network.
+        domain: where the input is.
+        ranges: enclosures of the nodes; must hold all ancestors of a target when `rows` is called for it.
+        relaxations: lines of the elementwise nodes, filled in by the caller as they become known.
+    """
+
+    def __init__(
+        self, graph: Graph, domain: Domain, ranges: Mapping[Node, Interval], relaxations: Mapping[Node, Relaxation]
+    ) -> None:
+        self._graph, self._domain, self._ranges, self._relaxations = graph, domain, ranges, relaxations
+        self._slack: dict[Node, tuple[Tensor, float]] = {}
+        self._position = {node: k for k, node in enumerate(graph.nodes)}
+
+    def bytes_per_row(self, target: Node) -> int:
+        """Working memory of one row of `target`: two chains, argument and result of the widest step, temporaries."""
+        before = self._graph.nodes[: self._position[target] + 1]
+        return 6 * max(size(node) for node in before) * self._graph.example.element_size()
+
+    def enclose(self, target: Node, rows: Tensor) -> Interval:
+        """Certified range of the flat entries `rows` of a node over the domain; interval of shape (len(rows),)."""
+        state = self._start(target, rows)
+        while True:
+            node = max(state.coefficient, key=self._position.__getitem__)
+            if isinstance(node, Input):
+                return self._concretise(state)
+            entries, values = state.coefficient.pop(node)
+            if isinstance(node, Affine):
+                state = self._through_affine(state, node, entries, values)
+            else:
+                state = self._through_elementwise(state, node, values)
+
+    def _start(self, target: Node, rows: Tensor) -> Rows:
+        zeros = self._graph.example.new_zeros(2, len(rows))
+        state = Rows({}, zeros, zeros.clone())
+        if not isinstance(target, Affine) or len({source for _, source in target.terms}) < len(target.terms):
+            units = zeros.new_zeros(1, len(rows), size(target))
+            units[0, torch.arange(len(rows), device=rows.device), rows] = 1.0
+            wanted = self._entries(target)
+            state.coefficient[target] = (wanted, units if wanted is None else units[..., wanted])
+            return state
+        # Rows of the weight are the exact coefficients: no product, no rounding (but for uncertain weights).
+        for operator, source in target.terms:
+            entries = self._entries(source)
+            first = operator.transpose().columns(rows)
+            state.coefficient[source] = (entries, (first if entries is None else first[:, entries]).unsqueeze(0))
+            extra = operator.uncertainty(self._magnitude(source))
+            if extra is not None:
+                state = Rows(state.coefficient, state.constant, up(state.error + extra.flatten()[rows]))
+        if target.bias is None:
+            return state
+        return Rows(state.coefficient, state.constant + target.bias.flatten()[rows], state.error)
+
+    def _entries(self, node: Node) -> Tensor | None:
+        """The entries of a node that can differ from zero."""
+        return self._relaxations[node].alive if isinstance(node, Elementwise) else None
+
+    def _magnitude(self, node: Node) -> Tensor:
+        return self._ranges[node].magnitude()
+
+    def _affine_slack(self, node: Affine) -> tuple[Tensor, float]:
+        """(error per unit coefficient, floor) of substituting an affine node; computed once."""
+        if node not in self._slack:
+            floor, slack = 0.0, torch.zeros_like(self._ranges[node].lower)
+            for operator, source in node.terms:
+                magnitude = self._magnitude(source)
+                slack = up(slack + operator.slack(magnitude))
+                floor += floor_of(operator, magnitude)
+            if node.bias is not None:
+                slack = up(slack + inflate(node.bias.abs() * gamma(size(node) + 2, node.bias), 2))
+                floor += underflow(size(node), node.bias)
+            self._slack[node] = slack.flatten(), floor
+        return self._slack[node]
+
+    def _through_affine(self, state: Rows, node: Affine, entries: Tensor | None, values: Tensor) -> Rows:
+        constant, error = state.constant, state.error
+        if rigorous():
+            slack, floor = self._affine_slack(node)
+            slack = slack if entries is None else slack[entries]
+            error = up(error + inflate(values.abs() @ slack, len(slack) + 1) + floor)
+        for operator, source in node.terms:
+            wanted = self._entries(source)
+            error = self._add(state, source, wanted, absorb(operator, values, entries, wanted), error)
+        if node.bias is not None:
+            bias = node.bias.flatten()
+            constant = constant + values @ (bias if entries is None else bias[entries])
+            error = up(error + 2 * unit(values.dtype) * constant.abs()) if rigorous() else error
+        return Rows(state.coefficient, constant, error)
+
+    def _add(self, state: Rows, node: Node, entries: Tensor | None, values: Tensor, error: Tensor) -> Tensor:
+        """Add coefficients on a node that may have some already; returns the error with that addition's rounding."""
+        if node not in state.coefficient:
+            state.coefficient[node] = (entries, values)
+            return error
+        total = state.coefficient[node][1] + values
+        state.coefficient[node] = (entries, total)
+        if not rigorous():
+            return error
+        magnitude = self._magnitude(node).flatten()
+        magnitude = magnitude if entries is None else magnitude[entries]
+        return up(error + inflate(2 * unit(total.dtype) * (total.abs() @ magnitude), len(magnitude) + 2))
+
+    def _through_elementwise(self, state: Rows, node: Elementwise, values: Tensor) -> Rows:
+        relaxation = self._relaxations[node]
+        slope, bent, rounded, slack, lines, parallel = relaxation.on_alive
+        constant, error = state.constant, state.error
+        if rigorous() and len(rounded):
+            error = up(error + inflate(values[..., rounded].abs() @ slack, len(rounded) + 1))
+        if len(bent):
+            low, high, below, above = lines[:, bent]
+            touched = values[..., bent]
+            positive, negative = touched.clamp(min=0.0), touched.clamp(max=0.0)
+            upper = positive[0] @ above + negative[0] @ below
+            lower = positive[-1] @ below + negative[-1] @ above
+            constant = constant + torch.stack((upper, lower))
+            error = up(error + 2 * unit(values.dtype) * constant.abs()) if rigorous() else error
+        through = values * slope
+        if len(bent) and not parallel:
+            through = through.expand(2, *through.shape[1:]).clone() if len(through) == 1 else through
+            through[0][:, bent] = torch.where(touched[0] > 0, high, low) * touched[0]
+            through[1][:, bent] = torch.where(touched[-1] > 0, low, high) * touched[-1]
+        source = node.source
+        if isinstance(source, Affine) and len(self._graph.consumers[source]) == 1:
+            return Rows(state.coefficient, constant, self._add(state, source, relaxation.alive, through, error))
+        # Several readers, or not an affine node: spread out first, so that coefficients of all readers add up.
+        through, wanted = self._onto(through, relaxation.alive, node), self._entries(source)
+        through = through if wanted is None else through[..., wanted]
+        return Rows(state.coefficient, constant, self._add(state, source, wanted, through, error))
+
+    def _onto(self, values: Tensor, entries: Tensor | None, node: Node) -> Tensor:
+        """Spread coefficients on some entries over all entries of a node."""
+        if entries is None:
+            return values
+        return values.new_zeros(*values.shape[:-1], size(node)).index_copy_(-1, entries, values)
+
+    def _concretise(self, state: Rows) -> Interval:
+        _, values = state.coefficient.popitem()[1]
+        reach = self._domain.range_of(values)
+        upper = up(up(state.constant[0] + reach.upper[0]) + state.error[0])
+        lower = down(down(state.constant[1] + reach.lower[-1]) - state.error[1])
+        return Interval.safe(lower, upper)
+

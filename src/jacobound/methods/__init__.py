@@ -1,0 +1,12 @@
+"""The bound methods, one final class each."""
+
+from __future__ import annotations
+
+from jacobound.methods.base import Budget
+from jacobound.methods.crown import CROWN, FastLin
+from jacobound.methods.fastlip import FastLip
+from jacobound.methods.ibp import IBP
+from jacobound.methods.recurjac import RecurJac
+from jacobound.methods.sampling import Sampling
+
+__all__ = ["CROWN", "IBP", "Budget", "FastLin", "FastLip", "RecurJac", "Sampling"]

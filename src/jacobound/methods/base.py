@@ -1,0 +1,115 @@
+"""What a method is: `OutputMethod` (ranges), `JacobianMethod` (derivative enclosures), and `Budget`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+
+import torch
+from torch import Tensor
+
+from jacobound.graph import Elementwise, Graph, Node
+from jacobound.intervals import Interval
+from jacobound.regions import Domain
+from jacobound.results import Status
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a call may use.
+
+    Args:
+        seconds: soft time limit of the optional refinements, in seconds; None for no limit. The bound that is held
+            when it is over is returned, with `Status.TIME_LIMIT`.
+        memory: working memory in bytes; work is cut into chunks that fit.
+        progress: called with (work done, work in total, what is being done); it may raise to interrupt.
+    """
+
+    seconds: float | None = None
+    memory: int = 1 << 30
+    progress: Callable[[float, float, str], None] | None = None
+    started: float = field(default_factory=monotonic)
+
+    def chunks(self, count: int, bytes_each: int) -> Iterator[slice]:
+        """Slices of range(count) whose work fits the memory, at least one item each."""
+        step = max(1, min(count, self.memory // max(1, bytes_each)))
+        for start in range(0, count, step):
+            yield slice(start, min(count, start + step))
+
+    def fits(self, size_in_bytes: int) -> bool:
+        return size_in_bytes <= self.memory
+
+    @property
+    def is_over(self) -> bool:
+        return self.seconds is not None and monotonic() - self.started > self.seconds
+
+    def tell(self, done: float, total: float, what: str) -> None:
+        """Report progress."""
+        if self.progress is not None:
+            self.progress(done, total, what)
+
+
+class OutputMethod(ABC):
+    """Encloses the values of a graph's nodes."""
+
+    @abstractmethod
+    def ranges(
+        self, graph: Graph, domain: Domain, budget: Budget, *, with_output: bool = True
+    ) -> Mapping[Node, Interval]:
+        """An enclosure of every node over the domain, each of the node's shape.
+
+        Args:
+            with_output: also tighten the output node; callers that need only pre-activations switch it off.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class JacobianEnclosure:
+    """What a Jacobian method knows: entries, and sums of entries.
+
+    Args:
+        entries: interval of shape (outputs, inputs), both flattened; certified.
+        along: for directions u of shape (outputs, inputs), exact floats, a certified interval of shape (outputs,)
+            that holds ``sum_k J[j, k] u[j, k]`` for every Jacobian over the domain.
+        adjoints: enclosures of the derivative of each output with respect to each node, shape (outputs, *node shape).
+        slopes: derivative range of every elementwise node.
+        ranges: the enclosures of the nodes' values that were used.
+        status: `Status.CERTIFIED`, or why the bound is looser than the method could do.
+    """
+
+    entries: Interval
+    along: Callable[[Tensor], Interval]
+    adjoints: Mapping[Node, Interval]
+    slopes: Mapping[Node, Interval]
+    ranges: Mapping[Node, Interval]
+    status: Status = Status.CERTIFIED
+
+
+class JacobianMethod(ABC):
+    """Encloses the Jacobian over a domain, entry by entry."""
+
+    @abstractmethod
+    def enclose(
+        self, graph: Graph, domain: Domain, budget: Budget, ranges: Mapping[Node, Interval] | None = None
+    ) -> JacobianEnclosure:
+        """Bounds of the derivative of every (flattened) output with respect to every (flattened) input.
+
+        Args:
+            ranges: known enclosures of the nodes, in place of the method's own pre-activation bounds.
+        """
+
+
+def derivative_ranges(graph: Graph, ranges: Mapping[Node, Interval]) -> dict[Node, Interval]:
+    """The slopes that every elementwise node can have, from the range of its argument."""
+    return {
+        node: node.activation.derivative_range(ranges[node.source])
+        for node in graph.nodes
+        if isinstance(node, Elementwise)
+    }
+
+
+def flat_indices(mask: Tensor) -> Tensor:
+    """Flat positions of the true entries."""
+    return mask.flatten().nonzero().squeeze(1).to(torch.int64)

@@ -1,0 +1,401 @@
+"""The kinds of `LinearOperator`: `Identity`, `Dense`, `Convolution`, `Select`, `Scatter`, `Scale`.
+
+To add a kind, write one class here; every bound method then works with it, and the operator laws in
+``tests/test_operators.py`` apply to it as soon as it stands in their list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from jacobound.errors import ShapeError, UnsafeArithmeticError
+from jacobound.operators import LinearOperator
+from jacobound.rounding import inflate, up
+
+
+def convert_exactly(x: Tensor, device: torch.device, dtype: torch.dtype, what: str) -> Tensor:
+    """Move a tensor; refuse when the new dtype cannot hold its values exactly (it would be another network).
+
+    Raises:
+        UnsafeArithmeticError: when a value changes.
+    """
+    moved = x.to(device=device, dtype=dtype)
+    if dtype != x.dtype and not torch.equal(moved.to(x.dtype), x.to(device)):
+        raise UnsafeArithmeticError(
+            f"{what} does not fit {dtype} exactly, so the bounds would hold for another network; "
+            "keep float64, or round the model's weights yourself first"
+        )
+    return moved
+
+
+@dataclass(frozen=True, eq=False)
+class Identity(LinearOperator):
+    """x itself, possibly under another shape of the same size (reshape, flatten)."""
+
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    like: Tensor
+    terms: int = 0
+
+    def __post_init__(self) -> None:
+        if prod(self.in_shape) != prod(self.out_shape):
+            raise ShapeError(f"can not reshape {self.in_shape} to {self.out_shape}: the sizes differ")
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x.reshape(*x.shape[: x.dim() - len(self.in_shape)], *self.out_shape)
+
+    def transpose(self) -> Identity:
+        return Identity(self.out_shape, self.in_shape, self.like)
+
+    def abs(self) -> Identity:
+        return self
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Identity:
+        return Identity(self.in_shape, self.out_shape, self.like.to(device=device, dtype=dtype))
+
+    def example(self) -> Tensor:
+        return self.like
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(LinearOperator):
+    """A matrix on the last axis: ``y[..., i] = sum_k weight[i, k] x[..., k]``.
+
+    Args:
+        weight: shape (out, in).
+        lead: leading dimensions of the space that the matrix leaves alone (sequence positions).
+    """
+
+    weight: Tensor
+    lead: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.weight.dim() != 2:
+            raise ShapeError(f"a dense weight has two axes (out, in), not shape {tuple(self.weight.shape)}")
+
+    @cached_property
+    def in_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (*self.lead, self.weight.shape[1])
+
+    @cached_property
+    def out_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (*self.lead, self.weight.shape[0])
+
+    @property
+    def terms(self) -> int:  # type: ignore[override]
+        return self.weight.shape[1]
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T
+
+    def transpose(self) -> Dense:
+        return self._transposed
+
+    @cached_property
+    def _transposed(self) -> Dense:
+        flipped = Dense(self.weight.T, self.lead)
+        flipped.__dict__["_transposed"] = self  # one pair of objects, so that absolute values are formed once
+        return flipped
+
+    def abs(self) -> Dense:
+        return self._absolute
+
+    @cached_property
+    def _absolute(self) -> Dense:
+        known = self._transposed.__dict__.get("_absolute")
+        return known.transpose() if known is not None else Dense(self.weight.abs(), self.lead)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Dense:
+        return Dense(convert_exactly(self.weight, device, dtype, "a dense weight"), self.lead)
+
+    def example(self) -> Tensor:
+        return self.weight
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        return (self.weight,)
+
+    def columns(self, index: Tensor) -> Tensor:
+        return super().columns(index) if self.lead else self.weight.T[index]
+
+    def apply_between(self, x: Tensor, inputs: Tensor | None, outputs: Tensor | None) -> Tensor:
+        """Products with the submatrix only, so that dead neurons cost nothing; few rows are not worth its copy."""
+        if self.lead or prod(x.shape[:-1]) < 16:
+            return super().apply_between(x, inputs, outputs)
+        weight, by_rows = self.weight, self.weight.stride(1) == 1
+        for axis in (0, 1) if by_rows else (1, 0):  # along the memory first
+            index = outputs if axis == 0 else inputs
+            weight = weight if index is None else weight.index_select(axis, index)
+        return x @ weight.T
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution(LinearOperator):
+    """Cross-correlation over one or two spatial axes (torch's convention), or its adjoint.
+
+    Args:
+        weight: shape (out_channels, in_channels / groups, *kernel).
+        image: shape (in_channels, *size) of the convolution's argument, also for the adjoint.
+        stride, padding, dilation: one number per spatial axis; padding is symmetric (use `Select` for other pads).
+        groups: number of channel groups.
+        adjoint: True for the transposed map, from (out_channels, *out_size) back to `image`.
+    """
+
+    weight: Tensor
+    image: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+    adjoint: bool = False
+
+    def __post_init__(self) -> None:
+        axes = len(self.image) - 1
+        if axes not in (1, 2) or self.weight.dim() != axes + 2:
+            raise ShapeError(
+                f"convolution over {axes} axes with a weight of shape {tuple(self.weight.shape)} is not known; "
+                "one or two spatial axes are"
+            )
+        if self.weight.shape[1] * self.groups != self.image[0] or self.weight.shape[0] % self.groups:
+            raise ShapeError(
+                f"a weight of shape {tuple(self.weight.shape)} with {self.groups} groups does not fit {self.image}"
+            )
+        if min(self._size) < 1:
+            raise ShapeError(f"a kernel of shape {tuple(self.weight.shape)} does not fit into {self.image}")
+
+    @cached_property
+    def _size(self) -> tuple[int, ...]:
+        spans = zip(self.image[1:], self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
+        return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in spans)
+
+    @cached_property
+    def _result(self) -> tuple[int, ...]:
+        return (self.weight.shape[0], *self._size)
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self._result if self.adjoint else self.image
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.image if self.adjoint else self._result
+
+    @property
+    def terms(self) -> int:  # type: ignore[override]
+        taps = prod(self.weight.shape[2:])
+        return taps * (self.weight.shape[0] // self.groups if self.adjoint else self.weight.shape[1])
+
+    def apply(self, x: Tensor) -> Tensor:
+        lead = x.shape[: x.dim() - len(self.image)]
+        flat = x.reshape(-1, *self.in_shape)
+        # cuDNN and NNPACK may choose Winograd or FFT in float32 or on a GPU: there the products are spelled out.
+        library = flat.device.type == "cpu" and flat.dtype == torch.float64
+        if self.adjoint:
+            image = self._adjoint_by_library(flat) if library else self._adjoint_by_products(flat)
+        else:
+            image = self._apply_by_library(flat) if library else self._apply_by_products(flat)
+        return image.reshape(*lead, *self.out_shape)
+
+    def _apply_by_library(self, x: Tensor) -> Tensor:
+        convolve = functional.conv1d if len(self.image) == 2 else functional.conv2d
+        return convolve(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+
+    def _adjoint_by_library(self, x: Tensor) -> Tensor:
+        spans = zip(self.image[1:], self._size, self.weight.shape[2:], self.stride, self.padding, self.dilation,
+                    strict=True)
+        missing = tuple(n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for n, m, k, s, p, d in spans)
+        convolve = functional.conv_transpose1d if len(self.image) == 2 else functional.conv_transpose2d
+        return convolve(x, self.weight, None, self.stride, self.padding, missing, self.groups, self.dilation)
+
+    def _unfolding(self) -> dict[str, tuple[int, ...]]:
+        """Arguments of unfold and fold, with a dummy axis in front for one spatial axis."""
+        flat = len(self.image) == 2
+        return {
+            "kernel_size": (1, *self.weight.shape[2:]) if flat else tuple(self.weight.shape[2:]),
+            "stride": (1, *self.stride) if flat else self.stride,
+            "padding": (0, *self.padding) if flat else self.padding,
+            "dilation": (1, *self.dilation) if flat else self.dilation,
+        }
+
+    def _kernels(self) -> Tensor:
+        return self.weight.reshape(self.groups, self.weight.shape[0] // self.groups, -1)
+
+    def _apply_by_products(self, x: Tensor) -> Tensor:
+        planes = x.unsqueeze(2) if len(self.image) == 2 else x
+        patches = functional.unfold(planes, **self._unfolding())  # type: ignore[arg-type]
+        patches = patches.reshape(len(x), self.groups, -1, patches.shape[-1])
+        return (self._kernels() @ patches).reshape(len(x), *self._result)
+
+    def _adjoint_by_products(self, x: Tensor) -> Tensor:
+        grouped = x.reshape(len(x), self.groups, -1, prod(self._size))
+        patches = (self._kernels().transpose(1, 2) @ grouped).flatten(1, 2)
+        size = (1, self.image[1]) if len(self.image) == 2 else self.image[1:]
+        folded = functional.fold(patches, size, **self._unfolding())  # type: ignore[arg-type]
+        return folded.reshape(len(x), *self.image)
+
+    def _with(self, weight: Tensor, adjoint: bool) -> Convolution:
+        return Convolution(weight, self.image, self.stride, self.padding, self.dilation, self.groups, adjoint)
+
+    def transpose(self) -> Convolution:
+        return self._with(self.weight, not self.adjoint)
+
+    def abs(self) -> Convolution:
+        return self._with(self.weight.abs(), self.adjoint)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Convolution:
+        return self._with(convert_exactly(self.weight, device, dtype, "a convolution weight"), self.adjoint)
+
+    def example(self) -> Tensor:
+        return self.weight
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        return (self.weight,)
+
+
+@dataclass(frozen=True, eq=False)
+class Select(LinearOperator):
+    """Moves entries: ``y[i] = x.flat[index[i]]``, or 0 where index is -1 (permute, slice, pad, concatenate, expand).
+
+    Args:
+        index: integer tensor of shape out_shape with flat positions into in_shape, or -1.
+        in_shape: shape of the argument.
+        like: tensor that carries dtype and device.
+    """
+
+    index: Tensor
+    in_shape: tuple[int, ...]
+    like: Tensor
+    terms: int = 0
+
+    def __post_init__(self) -> None:
+        if self.index.numel() and (self.index.max() >= prod(self.in_shape) or self.index.min() < -1):
+            raise ShapeError(f"a selection points outside its argument of shape {self.in_shape}")
+
+    @cached_property
+    def out_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return tuple(self.index.shape)
+
+    @cached_property
+    def present(self) -> Tensor | None:
+        """Mask of the entries that are not zeros of padding; None when all are."""
+        return None if bool((self.index >= 0).all()) else self.index >= 0
+
+    @cached_property
+    def multiplicity(self) -> int:
+        """The most often that one entry is used."""
+        used = self.index[self.index >= 0]
+        return int(torch.bincount(used).max()) if used.numel() else 0
+
+    def apply(self, x: Tensor) -> Tensor:
+        lead = x.shape[: x.dim() - len(self.in_shape)]
+        moved = x.reshape(*lead, self.in_size)[..., self.index.clamp(min=0)]
+        return moved if self.present is None else torch.where(self.present, moved, 0.0)
+
+    def transpose(self) -> Scatter:
+        return Scatter(self)
+
+    def abs(self) -> Select:
+        return self
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Select:
+        return Select(self.index.to(device), self.in_shape, self.like.to(device=device, dtype=dtype))
+
+    def example(self) -> Tensor:
+        return self.like
+
+
+@dataclass(frozen=True, eq=False)
+class Scatter(LinearOperator):
+    """Adjoint of `Select`: entries go back to where they came from, and add up where one was used several times."""
+
+    selection: Select
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.selection.out_shape
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.selection.in_shape
+
+    @property
+    def terms(self) -> int:  # type: ignore[override]
+        return 0 if self.selection.multiplicity <= 1 else self.selection.multiplicity
+
+    def apply(self, x: Tensor) -> Tensor:
+        lead = x.shape[: x.dim() - len(self.in_shape)]
+        flat = x.reshape(-1, self.in_size)
+        index = self.selection.index.flatten()
+        if self.selection.present is not None:
+            kept = self.selection.present.flatten().nonzero().squeeze(1)
+            flat, index = flat[:, kept], index[kept]
+        summed = flat.new_zeros(len(flat), self.out_size).index_add_(1, index, flat)
+        return summed.reshape(*lead, *self.out_shape)
+
+    def transpose(self) -> Select:
+        return self.selection
+
+    def abs(self) -> Scatter:
+        return self
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Scatter:
+        return Scatter(self.selection.to(device, dtype))
+
+    def example(self) -> Tensor:
+        return self.selection.like
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(LinearOperator):
+    """Entry by entry multiplication by `factor`, whose exact value may lie within `radius` of the stored floats.
+
+    The radius carries factors that are no floats: 1/9 of a pooling window, gamma / sqrt(var + eps) of a
+    normalisation.
+
+    Args:
+        factor: tensor of the full shape of the space.
+        radius: non-negative tensor of the same shape, or None when the factor is exact.
+    """
+
+    factor: Tensor
+    radius: Tensor | None = None
+    terms: int = 1
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return tuple(self.factor.shape)
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return tuple(self.factor.shape)
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+    def transpose(self) -> Scale:
+        return self
+
+    def abs(self) -> Scale:
+        size = self.factor.abs()
+        return Scale(size if self.radius is None else up(size + self.radius))
+
+    def uncertainty(self, magnitude: Tensor) -> Tensor | None:
+        return None if self.radius is None else inflate(magnitude * self.radius, 1)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Scale:
+        if self.radius is None:
+            return Scale(convert_exactly(self.factor, device, dtype, "a scale factor"))
+        factor = self.factor.to(device=device, dtype=dtype)
+        moved = (self.factor.to(device) - factor.to(self.factor.dtype)).abs() + self.radius.to(device)
+        return Scale(factor, up(up(moved).to(dtype)))
+
+    def example(self) -> Tensor:
+        return self.factor
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        return (self.factor,) if self.radius is None else (self.factor, self.radius)

@@ -1,0 +1,145 @@
+"""`LinearOperator`: what bound methods know of an affine map without its bias.
+
+Four verbs (apply, transpose, abs, materialise) and the sound ones that follow from them, written once here:
+`enclose` (image of an interval) and `slack` (what rounding and uncertain weights can add). Trailing dimensions are
+the space an operator acts on; everything in front is free.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from math import prod
+
+import torch
+from torch import Tensor
+
+from jacobound.intervals import Interval
+from jacobound.rounding import down, gamma, inflate, underflow, up
+
+
+class LinearOperator(ABC):
+    """A linear map between tensors of fixed shapes.
+
+    Attributes:
+        in_shape: shape of the argument's trailing dimensions.
+        out_shape: shape of the result's trailing dimensions.
+        terms: most products summed in one output entry; 0 when `apply` only moves entries and rounds nothing.
+    """
+
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    terms: int
+
+    @abstractmethod
+    def apply(self, x: Tensor) -> Tensor:
+        """Image of x, shape (*lead, *in_shape) -> (*lead, *out_shape), by classical sums of products."""
+
+    @abstractmethod
+    def transpose(self) -> LinearOperator:
+        """The adjoint, with `in_shape` and `out_shape` exchanged."""
+
+    @abstractmethod
+    def abs(self) -> LinearOperator:
+        """The operator whose matrix holds the absolute values (uncertainty included, rounded up)."""
+
+    @abstractmethod
+    def to(self, device: torch.device, dtype: torch.dtype) -> LinearOperator:
+        """A copy elsewhere. Weights must survive the change of dtype exactly (`convert_exactly`)."""
+
+    @abstractmethod
+    def example(self) -> Tensor:
+        """Any tensor of the operator's dtype and device."""
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The weights, for finiteness checks and hashes."""
+        return ()
+
+    @property
+    def in_size(self) -> int:
+        return prod(self.in_shape)
+
+    @property
+    def out_size(self) -> int:
+        return prod(self.out_shape)
+
+    def uncertainty(self, magnitude: Tensor) -> Tensor | None:
+        """Upper bound of ``|dW| magnitude`` when the exact weights lie within dW of the stored ones, else None."""
+        del magnitude
+        return None
+
+    @cached_property
+    def longest_sum(self) -> int:
+        """The larger of `terms` of this operator and of its transpose."""
+        return max(self.terms, self.transpose().terms)
+
+    def slack(self, magnitude: Tensor, summands: int = 0) -> Tensor:
+        """How far the computed `apply` may be from the exact image of any x with ``|x| <= magnitude``.
+
+        The same vector bounds the error of the transposed product: if A' is the computed ``A W`` then
+        ``|(A W - A') x| <= |A| slack + floor`` (see `linear_bounds.absorb`), because `longest_sum` covers both.
+
+        Args:
+            magnitude: non-negative, shape (*lead, *in_shape); infinite entries give infinite slack.
+            summands: further terms that the caller adds to each output entry (a bias, other operators).
+
+        Returns:
+            Shape (*lead, *out_shape), rounded up.
+        """
+        terms = self.longest_sum + summands if self.longest_sum else summands
+        if terms == 0:
+            slack = magnitude.new_zeros(*magnitude.shape[: magnitude.dim() - len(self.in_shape)], *self.out_shape)
+        else:
+            size = self.abs().apply(magnitude)
+            slack = inflate(size * gamma(terms + 2, size), self.terms + 3) + underflow(terms, size)
+        extra = self.uncertainty(magnitude)
+        return slack if extra is None else up(slack + extra)
+
+    def enclose(self, x: Interval) -> Interval:
+        """Sound image of an interval by centre and radius (Rump): two applications.
+
+        Returns:
+            Interval of shape (*lead, *out_shape); entries that overflow are unbounded, never NaN.
+        """
+        if self.terms == 0:
+            return x.map(self.apply)  # only moves entries: no rounding, and no negative weights
+        centre, radius = x.midpoint_and_radius()
+        middle = self.apply(centre)
+        if not radius.any():
+            spread = self.slack(centre.abs())
+        else:
+            reach = inflate(self.abs().apply(radius), self.terms + 1)
+            spread = up(reach + self.slack(up(centre.abs() + radius)))
+        spread = torch.where(torch.isfinite(middle), spread, torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf)
+        middle = middle.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        return Interval.safe(down(middle - spread), up(middle + spread))
+
+    def columns(self, index: Tensor) -> Tensor:
+        """Images of unit vectors, exactly: shape (len(index), out_size).
+
+        Each entry is one product with 1, so nothing is rounded in classical arithmetic.
+        """
+        units = self.example().new_zeros(len(index), self.in_size)
+        units[torch.arange(len(index), device=units.device), index] = 1.0
+        return self.apply(units.reshape(-1, *self.in_shape)).reshape(len(index), self.out_size)
+
+    def apply_between(self, x: Tensor, inputs: Tensor | None, outputs: Tensor | None) -> Tensor:
+        """`apply` on the entries `inputs` of a flattened argument (others zero), keeping the entries `outputs`.
+
+        Args:
+            x: shape (*lead, len(inputs)), or (*lead, in_size) when `inputs` is None.
+            inputs: flat indices into in_shape, or None for all.
+            outputs: flat indices into out_shape, or None for all.
+
+        Returns:
+            Shape (*lead, len(outputs)), or (*lead, out_size).
+        """
+        lead = x.shape[:-1]
+        if inputs is not None:
+            x = x.new_zeros(*lead, self.in_size).index_copy_(-1, inputs, x)
+        image = self.apply(x.reshape(*lead, *self.in_shape)).reshape(*lead, self.out_size)
+        return image if outputs is None else image[..., outputs]
+
+    def materialise(self) -> Tensor:
+        """The dense matrix, shape (out_size, in_size)."""
+        return self.columns(torch.arange(self.in_size, device=self.example().device)).T

@@ -1,0 +1,198 @@
+"""What the library returns: `Status`, `Provenance`, `OutputBounds`, `JacobianBounds`, `LipschitzBound`.
+
+Every number says whether it is certified. Floats go to JSON as their shortest decimal and in hexadecimal, so that a
+certificate loses nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jacobound.errors import MissingExtraError
+from jacobound.intervals import Interval
+from jacobound.rounding import rigorous
+
+
+class Status(enum.Enum):
+    """Whether a bound may be relied upon; the value is what to tell the user."""
+
+    CERTIFIED = "certified: holds for the real-number network with the stored weights, rounding included"
+    TIME_LIMIT = "certified, but stopped by the time limit: a tighter bound may exist"
+    MEMORY_LIMIT = "certified, but a cheaper method was used to stay within the memory limit: raise Budget.memory"
+    OVERFLOW = "nothing certified: a bound overflowed or is unbounded; use a smaller region or float64"
+    NOT_RIGOROUS = "not certified: rounding errors were left out by request"
+    ESTIMATE = "an estimate: neither an upper nor a lower bound"
+
+    @property
+    def certified(self) -> bool:
+        """Whether the bound holds."""
+        return self in (Status.CERTIFIED, Status.TIME_LIMIT, Status.MEMORY_LIMIT)
+
+    @staticmethod
+    def of(status: Status, *bounds: Tensor) -> Status:
+        """The status that a method reported, unless rounding was off or a bound is not a finite number."""
+        if not rigorous():
+            return Status.NOT_RIGOROUS
+        if not all(bool(torch.isfinite(bound).all()) for bound in bounds):
+            return Status.OVERFLOW
+        return status
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Under what circumstances a number was found.
+
+    Args:
+        method: the method with its options.
+        network: SHA-256 of the lowered graph, structure and weights.
+        device, dtype: where and in what precision bounds were computed.
+        seconds: wall-clock time of the call.
+        torch_version, python_version, cpu: versions and the processor's capability, on which kernels depend.
+        threads: number of torch threads.
+        seed: seed of the search for a lower bound, or None where nothing is random.
+    """
+
+    method: str
+    network: str
+    device: str
+    dtype: str
+    seconds: float
+    torch_version: str = field(default_factory=lambda: str(torch.__version__))
+    python_version: str = field(default_factory=platform.python_version)
+    cpu: str = field(default_factory=torch.backends.cpu.get_cpu_capability)
+    threads: int = field(default_factory=torch.get_num_threads)
+    seed: int | None = None
+
+
+class _Result:
+    """JSON for all results."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and strings; tensors as nested lists; no information lost."""
+        return {name: _plain(value) for name, value in vars(self).items()}
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """Strict JSON: infinities are the strings "inf" and "-inf", floats also stand in hexadecimal where scalar."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+
+@dataclass(frozen=True, eq=False)
+class OutputBounds(_Result):
+    """Bounds of the network's outputs (or of chosen combinations of them) over a region.
+
+    Args:
+        lower, upper: shape (*radii, *batch, *output shape).
+        status: certified or why not.
+        provenance: how they were found.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    status: Status
+    provenance: Provenance
+
+
+@dataclass(frozen=True, eq=False)
+class JacobianBounds(_Result):
+    """Element-wise bounds of the Jacobian over a region.
+
+    They hold for every Jacobian of the network inside the region where it exists, and for every limit of such
+    Jacobians from inside the region. A ReLU whose argument is known to be >= 0 counts as the identity, also at 0.
+
+    Args:
+        lower, upper: shape (*radii, *batch, rows, *input shape).
+        status: certified or why not.
+        provenance: how they were found.
+        unstable: number of activations whose slope is not known over the region, shape (*radii, *batch).
+        activations: number of all activations.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    status: Status
+    provenance: Provenance
+    unstable: Tensor
+    activations: int
+
+    @property
+    def interval(self) -> Interval:
+        return Interval(self.lower, self.upper)
+
+    def plot(self, row: int = 0, ax: Any = None) -> Any:
+        """Bounds of one row of the first point, entry by entry (an image where the input is one); returns the axes."""
+        return _figures().plot_jacobian(self, row, ax)
+
+
+@dataclass(frozen=True, eq=False)
+class LipschitzBound(_Result):
+    """A Lipschitz constant from l_p to l_q over a region, as a bracket ``lower <= true constant <= upper``.
+
+    Args:
+        upper: certified when `status.certified`; shape (*radii, *batch), a 0-d tensor for one region.
+        lower: attained by the Jacobian at `witness` (evaluated in floating point); same shape.
+        witness: the points, shape (*radii, *batch, *input shape); None when no search was made.
+        status: certified or why not.
+        norm: (p, q): ``||f(x) - f(y)||_q <= L ||x - y||_p``.
+        method: the candidate that gave the smallest bound, for the first point.
+        seconds: wall-clock time.
+        details: every candidate by name with its value (certified, same shape as `upper`).
+        radii: the radii of the region's balls, empty when it has none.
+        provenance: how it was found.
+    """
+
+    upper: Tensor
+    lower: Tensor
+    witness: Tensor | None
+    status: Status
+    norm: tuple[float, float]
+    method: str
+    seconds: float
+    details: Mapping[str, Tensor]
+    radii: tuple[float, ...]
+    provenance: Provenance
+
+    @property
+    def gap(self) -> Tensor:
+        """upper / lower: 1 when the constant is known, large when the bound says little."""
+        return self.upper / self.lower
+
+    def plot(self, ax: Any = None) -> Any:
+        """Bound and attained value over the radii, both axes logarithmic; returns the axes."""
+        return _figures().plot_lipschitz(self, ax)
+
+
+def _figures() -> Any:
+    """The drawing module, loaded only when a figure is wanted."""
+    import importlib
+
+    try:
+        return importlib.import_module("jacobound.reports.figures")
+    except ImportError as error:
+        if error.name and error.name.startswith("jacobound"):
+            raise
+        raise MissingExtraError("matplotlib", "report") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return _plain(value.detach().cpu().tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if isinstance(value, Status):
+        return {"name": value.name.lower(), "certified": value.certified, "meaning": value.value}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Provenance):
+        return _plain(vars(value))
+    return value
