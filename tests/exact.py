@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from flint import arb, ctx, fmpq, fmpq_mat  # pyright: ignore[reportMissingModuleSource, reportAttributeAccessIssue]
+from flint import arb, ctx, fmpq, fmpq_mat
 from torch import Tensor
 
 BITS = 300  # of every ball: enough for exp(-745) next to 1
@@ -39,10 +39,17 @@ def ball(x: float | fmpq) -> arb:
 
 
 def at_most(bound: float, exact: fmpq | arb) -> bool:
-    """Whether a float lies below (or at) an exact number for certain: False for NaN and +inf."""
+    """Whether a float lies below (or at) an exact number: False for NaN and +inf.
+
+    A ball is narrower than a float's distance to its neighbours by far; one that touches the bound (tanh of 1e9
+    and 1) counts as met.
+    """
     if not math.isfinite(bound):
         return bound == -math.inf
-    return bool(ball(bound) <= exact) if isinstance(exact, arb) else rational(bound) <= exact
+    if isinstance(exact, arb):
+        assert exact.rel_accuracy_bits() > 100, "the oracle itself is not accurate here"
+        return not ball(bound) > exact
+    return rational(bound) <= exact
 
 
 def at_least(bound: float, exact: fmpq | arb) -> bool:

@@ -8,8 +8,10 @@ from fractions import Fraction
 
 import pytest
 import torch
+from flint import fmpq
+from torch import Tensor
+
 from exact import DTYPE_NAMES, DTYPES, at_least, at_most, outside, random_floats, rational, rationals, special_numbers
-from flint import fmpq  # pyright: ignore[reportMissingModuleSource, reportAttributeAccessIssue]
 from jacobound import rounding
 from jacobound.errors import UnsafeArithmeticError
 from jacobound.rounding import (
@@ -26,7 +28,6 @@ from jacobound.rounding import (
     unrounded,
     up,
 )
-from torch import Tensor
 
 CPU = torch.device("cpu")
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)

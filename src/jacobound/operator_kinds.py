@@ -223,16 +223,16 @@ class Convolution(LinearOperator):
         }
 
     def _kernels(self) -> Tensor:
-        return self.weight.reshape(self.groups, self.weight.shape[0] // self.groups, -1)
+        return self.weight.reshape(self.groups, self.weight.shape[0] // self.groups, prod(self.weight.shape[1:]))
 
     def _apply_by_products(self, x: Tensor) -> Tensor:
         planes = x.unsqueeze(2) if len(self.image) == 2 else x
         patches = functional.unfold(planes, **self._unfolding())  # type: ignore[arg-type]
-        patches = patches.reshape(len(x), self.groups, -1, patches.shape[-1])
+        patches = patches.reshape(len(x), self.groups, prod(self.weight.shape[1:]), prod(self._size))
         return (self._kernels() @ patches).reshape(len(x), *self._result)
 
     def _adjoint_by_products(self, x: Tensor) -> Tensor:
-        grouped = x.reshape(len(x), self.groups, -1, prod(self._size))
+        grouped = x.reshape(len(x), self.groups, self.weight.shape[0] // self.groups, prod(self._size))
         patches = (self._kernels().transpose(1, 2) @ grouped).flatten(1, 2)
         size = (1, self.image[1]) if len(self.image) == 2 else self.image[1:]
         folded = functional.fold(patches, size, **self._unfolding())  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jacobound.activations.numbers import number, product
+from jacobound.activations.numbers import number
 from jacobound.activations.pieces import (
     Bound,
     Curve,
@@ -27,7 +27,7 @@ from jacobound.activations.pieces import (
     zones,
 )
 from jacobound.intervals import Interval
-from jacobound.rounding import rigorous
+from jacobound.rounding import down, rigorous, up
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,42 +114,47 @@ def _piece_offsets(
     """
     line = exact_line(piece, ends)
     if line is not None:
-        least, most = _tilted(*line, lower_slope, ends), _tilted(*line, upper_slope, ends)
-        return least.lower.amin(0), most.upper.amax(0)
+        slope, offset = line
+        return -_line_top(-slope, -offset, -lower_slope, ends), _line_top(slope, offset, upper_slope, ends)
     if point is None:
         values = piece.value(Interval.exact(ends))
-        return (values - _times(ends, lower_slope)).lower.amin(0), (values - _times(ends, upper_slope)).upper.amax(0)
+        return _lowest(values, lower_slope, ends), _highest(values, upper_slope, ends)
     point = torch.minimum(torch.maximum(point, ends[0]), ends[1])
     values = piece.value(Interval.exact(torch.cat([ends, point[None]])))
-    tangent, derivative = values[2], piece.derivative(Interval.exact(point))
-    values = values[:2]
+    tangent, derivative, values = values[2], piece.derivative(Interval.exact(point)), values[:2]
     if piece.curvature == "concave":
-        least = (values - _times(ends, lower_slope)).lower.amin(0)
-        return least, _tangent_top(tangent, derivative, upper_slope, point, ends)
-    most = (values - _times(ends, upper_slope)).upper.amax(0)
-    return -_tangent_top(-tangent, -derivative, -lower_slope, point, ends), most
+        return _lowest(values, lower_slope, ends), _tangent_top(tangent, derivative, upper_slope, point, ends)
+    return -_tangent_top(-tangent, -derivative, -lower_slope, point, ends), _highest(values, upper_slope, ends)
+
+
+def _highest(values: Interval, k: Tensor, z: Tensor) -> Tensor:
+    """Upper bound of ``value - k z`` over the first axis."""
+    return up(values.upper + up(-k * z)).amax(0)
+
+
+def _lowest(values: Interval, k: Tensor, z: Tensor) -> Tensor:
+    """Lower bound of ``value - k z`` over the first axis."""
+    return -_highest(-values, -k, z)
 
 
 def _tangent_top(value: Interval, derivative: Interval, k: Tensor, point: Tensor, ends: Tensor) -> Tensor:
-    """Upper bound of ``value(point) - k point + (derivative - k)(z - point)`` over both ends z."""
-    climb = (derivative - k) * (Interval.exact(ends) - point)
-    return (value - _times(point, k) + climb.upper.amax(0)).upper
+    """Upper bound of ``value(point) - k point + (derivative - k)(z - point)`` for z between the ends.
+
+    The last term is zero at z = point, so only a positive slope towards the right end and a negative one towards
+    the left end count.
+    """
+    right = up(up(derivative.upper - k).clamp(min=0.0) * up(ends[1] - point))
+    left = up(up(k - derivative.lower).clamp(min=0.0) * up(point - ends[0]))
+    return up(up(value.upper + up(-k * point)) + torch.maximum(left, right))
 
 
-def _times(z: Tensor, k: Tensor) -> Interval:
-    """Enclosure of the product of two exact tensors."""
-    return product(z, k)
-
-
-def _tilted(slope: Bound, offset: Bound, k: Tensor, z: Tensor) -> Interval:
-    """Enclosure of ``slope z + offset - k z``; exact where slope equals k or z is zero, never of the wrong sign."""
-    rise = Interval.exact(torch.as_tensor(slope, dtype=k.dtype, device=k.device)) - k
-    first, second = product(z, rise.lower), product(z, rise.upper)
-    lower, upper = torch.minimum(first.lower, second.lower), torch.maximum(first.upper, second.upper)
+def _line_top(slope: Bound, offset: Bound, k: Tensor, z: Tensor) -> Tensor:
+    """Upper bound of ``slope z + offset - k z`` over the first axis; exact where slope equals k or z is zero."""
+    rise = slope - k
+    climb = up(torch.maximum(up(rise) * z, down(rise) * z))
     if rigorous():
         # The sign of (slope - k) z is known without rounding, so the widening never has to cross zero.
-        steeper, flatter, right, left = slope >= k, slope <= k, z >= 0, z <= 0
-        lower = torch.where((steeper & right) | (flatter & left), lower.clamp(min=0.0), lower)
-        upper = torch.where((steeper & left) | (flatter & right), upper.clamp(max=0.0), upper)
-    found = Interval(lower, upper)
-    return found if isinstance(offset, float) and offset == 0.0 else found + offset
+        falling = ((slope <= k) & (z >= 0)) | ((slope >= k) & (z <= 0))
+        climb = torch.where(falling, climb.clamp(max=0.0), climb)
+    climb = climb.amax(0)
+    return climb if isinstance(offset, float) and offset == 0.0 else up(climb + offset)

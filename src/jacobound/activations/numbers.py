@@ -21,6 +21,11 @@ def irrational(nearest: float) -> tuple[float, float]:
     return math.nextafter(nearest, -math.inf), math.nextafter(nearest, math.inf)
 
 
+def as_float32(value: float) -> float:
+    """The float32 closest to `value`: what a default of the ONNX standard stands for."""
+    return float(torch.tensor(value, dtype=torch.float32))
+
+
 @functools.lru_cache(maxsize=4096)
 def float_ends(value: Real, dtype: torch.dtype) -> tuple[float, float]:
     """The closest numbers of `dtype` below and above `value`; equal when `value` is one of them."""
@@ -48,16 +53,15 @@ def number(value: Real, like: Tensor) -> Interval:
 
 
 def product(x: Tensor, factor: Tensor | float) -> Interval:
-    """Enclosure of ``x * factor`` for exact factors; exact where a factor is 0 or 1; an infinite `x` keeps its sign."""
-    result = x * factor
+    """Enclosure of ``x * factor`` for exact factors; exact where a factor is 0 or 1 or `x` is 0 or infinite."""
     if isinstance(factor, float):
         if factor == 0.0:
             return Interval.exact(torch.zeros_like(x))
         if factor == 1.0:
             return Interval.exact(x)
-        plain = (x == 0) | torch.isinf(x)
+        result, plain = x * factor, (x == 0) | torch.isinf(x)
     else:
-        result = torch.where(factor == 0, torch.zeros_like(result), result)
+        result = torch.where(factor == 0, 0.0, x * factor)
         plain = (x == 0) | torch.isinf(x) | (factor == 0) | (factor == 1)
     return Interval(torch.where(plain, result, down(result)), torch.where(plain, result, up(result)))
 

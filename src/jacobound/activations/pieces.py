@@ -124,6 +124,11 @@ def overlaps(x: Interval, low: Bound, high: Bound) -> Tensor:
     return touches(x, low, high) & (((x.lower < high) & (x.upper > low)) | (x.lower == x.upper))
 
 
+def choose(mask: Tensor, yes: Interval, no: Interval) -> Interval:
+    """`yes` where the mask holds, else `no`."""
+    return Interval(torch.where(mask, yes.lower, no.lower), torch.where(mask, yes.upper, no.upper))
+
+
 def evaluate(curve: Curve, points: Tensor) -> Interval:
     """Enclosure of the function at exact points (which may be infinite)."""
     first, *others = curve.pieces
@@ -137,9 +142,8 @@ def evaluate(curve: Curve, points: Tensor) -> Interval:
         here = piece.value(Interval.exact(clip(points, low, last)))
         if low is not high and low != high:
             inside, both = (points >= low) & (points <= high), found.hull(here)
-            found = Interval(torch.where(inside, both.lower, found.lower), torch.where(inside, both.upper, found.upper))
-        beyond = points > high
-        found = Interval(torch.where(beyond, here.lower, found.lower), torch.where(beyond, here.upper, found.upper))
+            found = choose(inside, both, found)
+        found = choose(points > high, here, found)
     return found
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from jacobound.activations.base import Activation, Family, register
-from jacobound.activations.numbers import Real
+from jacobound.activations.numbers import Real, as_float32
 from jacobound.activations.pieces import linear_piece
 from jacobound.activations.rules import bent, envelope
 from jacobound.errors import InvalidModelError, UnsupportedOpError
@@ -121,7 +121,7 @@ register(
         "leaky_relu",
         leaky_relu,
         _spellings("leaky_relu", leaky_relu),
-        {"LeakyRelu": lambda alpha=float(torch.tensor(0.01)): leaky_relu(alpha)},
+        {"LeakyRelu": lambda alpha=as_float32(0.01): leaky_relu(alpha)},
         aliases=("leaky",),
     )
 )
@@ -138,7 +138,7 @@ register(
         "hard_sigmoid",
         hard_sigmoid,
         _spellings("hardsigmoid", hard_sigmoid),
-        {"HardSigmoid": lambda alpha=float(torch.tensor(0.2)), beta=0.5: hard_sigmoid(alpha, beta)},
+        {"HardSigmoid": lambda alpha=as_float32(0.2), beta=0.5: hard_sigmoid(alpha, beta)},
         aliases=("hardsigmoid",),
     )
 )

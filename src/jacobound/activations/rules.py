@@ -7,7 +7,7 @@ of the lines at the middle of the interval, which for a line is the same as mini
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ SlopeRule = Callable[[Curve, Interval], Slopes]
 
 SEARCH_STEPS = 48
 TANGENT_STEPS = 14
-GRID = 24
+GRID = 16
+POLISH_STEPS = 8
 
 
 def middle(x: Interval) -> Tensor:
@@ -93,8 +94,11 @@ def s_shaped(derivative: Callable[[Tensor], Tensor], steepest: Callable[[Tensor]
         flattest = torch.minimum(derivative(left), derivative(right))
         whole = whole.clamp(flattest, derivative(right.clamp(max=0.0) + left.clamp(min=0.0))).nan_to_num(nan=0.0)
         touch = right
-        for _ in range(TANGENT_STEPS):
-            touch = torch.minimum(steepest(secant(touch)).nan_to_num(nan=0.0, posinf=torch.inf), touch).clamp(min=0.0)
+        for step in range(TANGENT_STEPS):
+            closer = torch.minimum(steepest(secant(touch)).nan_to_num(nan=0.0, posinf=torch.inf), touch).clamp(min=0.0)
+            if step % 3 == 2 and bool((touch - closer <= 1e-9 * touch).all()):
+                break
+            touch = closer
         point = torch.maximum(touch, centre)
         by_chord = (right <= 0) | ((left < 0) & (derivative(right) >= whole))
         point = torch.where(by_chord, right, point)
@@ -123,52 +127,57 @@ def envelope(curve: Curve, x: Interval) -> Slopes:
     towards both ends (a wide interval must still see what happens near a break).
     """
     x = tidy(x)
-    point, grid = middle(x), _grid(curve, x)
-    values, height = curve.value(grid), curve.value(point)
+    point = middle(x)
+    left, right = _grid(curve, Interval(x.lower, point)), _grid(curve, Interval(point, x.upper))
+    heights = [curve.value(z) for z in (left, point, right)]
     steepness, slope = derivative_range(curve, x), slope_at(curve, point)
-    upper = _best_slope(grid, values, point, height, slope).clamp(steepness.lower, steepness.upper)
-    lower = -_best_slope(grid, -values, point, -height, -slope).clamp(-steepness.upper, -steepness.lower)
+    upper = _best_slope((left, point, right), heights, slope)
+    lower = -_best_slope((left, point, right), [-height for height in heights], -slope)
+    lower, upper = (k.clamp(steepness.lower, steepness.upper) for k in (lower, upper))
     return Slopes(lower, upper, tangent_points(curve, x, lower, upper))
 
 
 def _grid(curve: Curve, x: Interval) -> Tensor:
-    """Points of the interval, shape (k, *interval), in no order."""
+    """Points of the interval, shape (k, *interval), in no order, ends included."""
     uniform = torch.linspace(0.0, 1.0, GRID, dtype=x.lower.dtype, device=x.lower.device)
-    shares = torch.cat([uniform, uniform**5, 1 - uniform**5]).reshape(-1, *[1] * x.lower.dim())
+    shares = torch.cat([uniform, uniform[1:-1] ** 5, 1 - uniform[1:-1] ** 5]).reshape(-1, *[1] * x.lower.dim())
     points = [x.lower[None], x.upper[None]]
     for piece, (start, end) in zip(curve.pieces, extents(curve, x.lower), strict=True):
-        first, last = (torch.minimum(torch.maximum(clip(one, start, end), x.lower), x.upper)
-                       for one in (x.lower, x.upper))
-        if piece.curvature == "linear":
-            points.append(torch.stack([first, last]))
-        else:
-            points.append(first + (last - first) * shares)
+        first, last = (torch.minimum(torch.maximum(clip(z, start, end), x.lower), x.upper) for z in (x.lower, x.upper))
+        points.append(torch.stack([first, last]) if piece.curvature == "linear" else first + (last - first) * shares)
     return torch.cat(points)
 
 
-def _best_slope(grid: Tensor, values: Tensor, point: Tensor, height: Tensor, slope: Tensor) -> Tensor:
-    """Slope of the lowest line that lies above all grid points and the middle, measured at the middle.
+def _best_slope(points: Sequence[Tensor], heights: Sequence[Tensor], slope: Tensor) -> Tensor:
+    """Slope of the line that lies above all points and is lowest at the middle one.
 
     Alternates between the two sides: for a fixed right point the best left point is the one that all other left
     points lie below, and the reverse; when neither moves the line lies above everything, so it is optimal.
+
+    Args:
+        points: left points, the middle, right points; shapes (k, *interval), interval, (m, *interval).
+        heights: the function there.
+        slope: the function's derivative at the middle.
     """
-    left, right = grid < point, grid > point
-    away = grid - point
+    (left, middle_point, right), (left_height, middle_height, right_height) = points, heights
+
+    def slopes(z: Tensor, height: Tensor, from_z: Tensor, from_height: Tensor, empty: float) -> Tensor:
+        return torch.where(z == from_z, empty, (height - from_height) / (z - from_z))
+
     # While the middle itself is the contact, the slope may be anything between these two.
-    steps = (values - height) / away
-    most = torch.where(left, steps, torch.inf).amin(0)
-    least = torch.where(right, steps, -torch.inf).amax(0)
-    touches = least <= most
-    contact_z, contact_s = grid[0], values[0]  # the left end
-    for _ in range(6):
-        steps = torch.where(right, (values - contact_s) / (grid - contact_z), -torch.inf)
-        index = steps.argmax(0, keepdim=True)
-        contact_z, contact_s = grid.gather(0, index)[0], values.gather(0, index)[0]
-        steps = torch.where(left, (values - contact_s) / (grid - contact_z), torch.inf)
-        best, index = steps.min(0, keepdim=True)
-        contact_z, contact_s = grid.gather(0, index)[0], values.gather(0, index)[0]
-    bridge = best[0]
-    return torch.where(touches, torch.minimum(torch.maximum(slope, least), most), bridge).nan_to_num(nan=0.0)
+    most = slopes(left, left_height, middle_point, middle_height, torch.inf).amin(0)
+    least = slopes(right, right_height, middle_point, middle_height, -torch.inf).amax(0)
+    anchor, height, bridge = left[0], left_height[0], slope
+    for _ in range(POLISH_STEPS):
+        index = slopes(right, right_height, anchor, height, -torch.inf).argmax(0, keepdim=True)
+        anchor, height = right.gather(0, index)[0], right_height.gather(0, index)[0]
+        best, index = slopes(left, left_height, anchor, height, torch.inf).min(0, keepdim=True)
+        anchor, height = left.gather(0, index)[0], left_height.gather(0, index)[0]
+        if bool((best[0] == bridge).all()):
+            break
+        bridge = best[0]
+    inside = torch.minimum(torch.maximum(slope, least), most)
+    return torch.where(least <= most, inside, bridge).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def tangent_points(curve: Curve, x: Interval, lower: Tensor, upper: Tensor) -> tuple[Tensor | None, ...]:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from jacobound.activations import formulas
 from jacobound.activations.base import Activation, Family, register
-from jacobound.activations.numbers import irrational, scaled
+from jacobound.activations.numbers import as_float32, irrational, scaled
 from jacobound.activations.pieces import Piece, linear_piece
 from jacobound.activations.rules import bent, envelope
 from jacobound.errors import UnsupportedOpError
@@ -137,9 +137,7 @@ register(
         selu,
         _spellings("selu", selu),
         {
-            "Selu": lambda alpha=float(torch.tensor(SELU_ALPHA)), gamma=float(torch.tensor(SELU_SCALE)): selu(
-                alpha, gamma
-            )
+            "Selu": lambda alpha=as_float32(SELU_ALPHA), gamma=as_float32(SELU_SCALE): selu(alpha, gamma),
         },
     )
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +15,8 @@ from jacobound.graph import Affine, Elementwise, Graph, Input, Node
 from jacobound.importers.common import exact_weight
 from jacobound.operator_kinds import Dense
 
-if TYPE_CHECKING:
-    import numpy
-
-    Array = Tensor | numpy.ndarray | Sequence[object]
+Array = Any
+"""A tensor, a numpy array or nested lists of numbers."""
 
 
 def from_layers(
@@ -63,9 +61,14 @@ def from_layers(
 
 def _array(values: Array, name: str) -> Tensor:
     """A copy as float64, so that later changes of the caller's arrays do not reach the graph."""
-    if isinstance(values, list | tuple):
-        values = torch.tensor(values, dtype=torch.float64)
-    return exact_weight(torch.as_tensor(values), name).clone()
+    try:
+        if isinstance(values, list | tuple):
+            values = torch.tensor(values, dtype=torch.float64)
+        elif not isinstance(values, Tensor):
+            values = torch.as_tensor(values.copy())
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ShapeError(f"{name} can not be read as an array of numbers: {error}") from error
+    return exact_weight(values, name).clone()
 
 
 def _activations(given: str | Activation | Sequence[str | Activation], count: int) -> list[Activation]:

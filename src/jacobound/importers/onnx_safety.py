@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from jacobound.errors import InvalidModelError
@@ -67,11 +67,12 @@ def read_model(source: str | os.PathLike[str] | bytes) -> ModelProto:
     model = ModelProto()
     try:
         model.ParseFromString(data)
-        _check_model(model, subject, folder)
-    except (DecodeError, UnicodeDecodeError) as error:
+    except DecodeError as error:
         raise InvalidModelError(
             f"{subject}: not an ONNX model, or truncated or damaged ({error}). Download or export it again"
         ) from error
+    _check_texts(model, subject)
+    _check_model(model, subject, folder)
     return model
 
 
@@ -147,6 +148,21 @@ def _read(source: str | os.PathLike[str], subject: str) -> bytes:
         if isinstance(error, InvalidModelError):
             raise
         raise InvalidModelError(f"{subject}: can not be read ({error}); check the path") from error
+
+
+def _check_texts(message: Message, subject: str) -> None:
+    """Refuse names that are no text: protobuf hands them over as bytes, at any depth of the file."""
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        for entry in [value] if isinstance(value, str | bytes | Message) else value:
+            if isinstance(entry, Message):
+                _check_texts(entry, subject)
+            elif not isinstance(entry, str):
+                raise InvalidModelError(
+                    f"{subject}: the field '{field.name}' holds {entry!r:.60}, which is no text. The file is damaged; "
+                    "download or export it again"
+                )
 
 
 def _check_model(model: ModelProto, subject: str, folder: Path | None) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
+import logging
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -50,19 +55,21 @@ def from_torch(module: nn.Module, example: Tensor, *, batched: bool = True) -> G
             outputs, or a graph that does not give the module's values.
         ShapeError: the example is not a batch of points of real numbers, or the module does not take it.
     """
+    if not isinstance(module, nn.Module):
+        raise InvalidModelError(f"from_torch takes a torch.nn.Module, not {type(module).__name__}")
     _refuse_training(module)
     _refuse_storage(module)
     example = _as_example(module, example, batched)
     traced = example if not batched else example[:1].expand(BATCH, *example.shape[1:]).clone()
     shape = tuple(example.shape[1:]) if batched else tuple(example.shape)
     steps = AffineSteps(torch.zeros((), dtype=torch.float64, device=example.device), BATCH if batched else None)
-    with _evaluation(module), torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _try(module, traced, batched)
-        program = _trace(module, traced)
-        lowered = lower(program, steps, shape)
-    graph = Graph(lowered.output)
-    _compare(graph, module, example if batched else example[None], batched, lowered)
+        with _evaluation(module):
+            _try(module, traced, batched)
+            lowered = lower(_trace(module, traced), steps, shape)
+        graph = Graph(lowered.output)
+        _compare(graph, module, example if batched else example[None], batched, lowered)
     return graph
 
 
@@ -134,22 +141,50 @@ def _try(module: nn.Module, traced: Tensor, batched: bool) -> None:
         ) from error
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep torch.export from writing its internals to the terminal when it fails; the error says enough."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)
+
+
 def _trace(module: nn.Module, traced: Tensor) -> ExportedProgram:
     """The module's operations without in-place changes, none of them decomposed."""
     try:
-        return torch.export.export(module, (traced,), strict=False).run_decompositions({})
+        with _quietly():
+            return torch.export.export(module, (traced,), strict=False).run_decompositions({})
     except Exception as error:
         raise UnsupportedOpError(
-            f"{type(module).__name__} can not be traced by torch.export: {type(error).__name__}: "
+            f"{type(module).__name__} can not be traced by torch.export{_user_line(error)}: {type(error).__name__}: "
             f"{_first_line(error)}. Branches and loops must not depend on values of the input: replace them by "
             "operations on tensors, or import the parts between them"
         ) from error
 
 
 def _compare(graph: Graph, module: nn.Module, points: Tensor, batched: bool, lowered: Lowered) -> None:
-    """The check at the door, in float64 where the module can be run in float64."""
+    """The check at the door, with the module in the mode that the user left it in."""
+    try:
+        _compare_in_mode(graph, module, points, batched, lowered)
+    except InvalidModelError:
+        if not any(layer.training for layer in module.modules()):
+            raise
+        with _evaluation(module):
+            _compare_in_mode(graph, module, points, batched, lowered)  # raises when the graph itself is wrong
+        raise InvalidModelError(
+            f"{type(module).__name__} is in training mode and gives other values there than in evaluation mode; call "
+            "module.eval() first"
+        ) from None
+
+
+def _compare_in_mode(graph: Graph, module: nn.Module, points: Tensor, batched: bool, lowered: Lowered) -> None:
+    """In float64 where the module can be run in float64."""
+    subject = type(module).__name__
     precise = _in_double(module)
-    tolerance = 1e-5 if lowered.rounded else 1e-9
     if precise is not None:
         run = _runner(precise, batched)
         try:
@@ -158,9 +193,10 @@ def _compare(graph: Graph, module: nn.Module, points: Tensor, batched: bool, low
         except Exception:
             double = False
         if double:
-            return verify(graph, run, example=points, tolerance=tolerance, subject=type(module).__name__)
-    return verify(graph, _runner(module, batched), example=points, tolerance=1e-4,
-                  subject=type(module).__name__, dtype=points.dtype)
+            tolerance = 1e-5 if lowered.rounded else 1e-9
+            return verify(graph, run, example=points, tolerance=tolerance, subject=subject)
+    return verify(graph, _runner(module, batched), example=points, tolerance=1e-4, subject=subject,
+                  dtype=points.dtype)
 
 
 def _in_double(module: nn.Module) -> nn.Module | None:
@@ -173,6 +209,14 @@ def _in_double(module: nn.Module) -> nn.Module | None:
 
 def _runner(module: nn.Module, batched: bool) -> Callable[[Tensor], Tensor]:
     return module if batched else lambda points: torch.stack([module(point) for point in points])
+
+
+def _user_line(error: Exception) -> str:
+    """The innermost line outside torch and this package that led to an error: " at model.py:41"."""
+    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__)
+              if frame.filename.endswith(".py") and not frame.filename.startswith(ours)]
+    return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
 def _first_line(error: Exception) -> str:

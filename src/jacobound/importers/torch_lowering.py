@@ -18,12 +18,14 @@ from torch.fx import Node as Step
 from jacobound.activations import families, torch_builder
 from jacobound.errors import InvalidModelError, ShapeError, UnsupportedOpError
 from jacobound.graph import Elementwise, Input, Node
-from jacobound.importers import torch_rules
 from jacobound.importers.common import exact_weight, unsupported
 from jacobound.importers.steps import AffineSteps
-from jacobound.importers.torch_rules import RULES, Call, Value, is_node, leaves
+from jacobound.importers.torch_call import Call, Value, is_node, leaves
+from jacobound.importers.torch_movement import index, move, pad, take, where
+from jacobound.importers.torch_rules import DIVISION, RULES, add, cast, divide, keep, multiply, negate
 
 ADVICE: Final = "Replace it, or import only the part of the model before it."
+EXACT: Final = (keep, move, take, index, where, negate)
 PRELU: Final = ("aten.prelu.default", "aten._prelu_kernel.default")
 FRAME: Final = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 
@@ -52,8 +54,9 @@ def lower(program: ExportedProgram, steps: AffineSteps, shape: tuple[int, ...]) 
     used: Counter[str] = Counter()
     rounded = False
     result: Value = None
+    needed = _needed(program)
     for step in program.graph_module.graph.nodes:
-        if step.op == "call_function":
+        if step.op == "call_function" and step in needed:
             name = _name(step, used)
             args = torch.fx.map_arg(tuple(step.args), values.__getitem__)
             kwargs = torch.fx.map_arg(dict(step.kwargs), values.__getitem__)
@@ -85,6 +88,15 @@ def _placeholders(program: ExportedProgram, source: Input) -> dict[Step, Value]:
         if step.users and (value.is_floating_point() or value.is_complex()):
             exact_weight(value, name)
         found[step] = value.detach()
+    return found
+
+
+def _needed(program: ExportedProgram) -> set[Step]:
+    """The steps that the results depend on; what the module computes besides (assertions, say) is left out."""
+    found: set[Step] = set()
+    for step in reversed(program.graph_module.graph.nodes):
+        if step.op == "output" or step in found:
+            found.update(step.all_input_nodes)
     return found
 
 
@@ -140,8 +152,7 @@ def _activate(call: Call) -> Node:
     """An elementwise activation from the registry."""
     builder = torch_builder(call.op)
     if builder is None or not is_node(call.args[0]):
-        known = ", ".join(sorted(family.name for family in families()))
-        raise UnsupportedOpError(f"It is neither affine nor elementwise with a known activation ({known}).")
+        raise UnsupportedOpError(_why(call.op))
     rest = list(call.args[1:])
     if any(is_node(value) for value in leaves([rest, call.kwargs])):
         raise UnsupportedOpError("Its parameters depend on the input.")
@@ -149,6 +160,16 @@ def _activate(call: Call) -> Node:
     if call.op in PRELU:
         rest[0] = _per_channel(exact_weight(rest[0], f"{call.name}.weight"), source, call)
     return Elementwise(builder(*rest, **call.kwargs), source, call.name)
+
+
+def _why(op: str) -> str:
+    """Why an operation is not understood."""
+    if op == "aten.reciprocal.default":
+        return DIVISION
+    if not op.startswith("aten."):
+        return "It is control flow that depends on values of the input, or an operation of another library."
+    known = ", ".join(sorted(family.name for family in families()))
+    return f"It is neither affine nor elementwise with a known activation ({known})."
 
 
 def _per_channel(weight: Tensor, source: Node, call: Call) -> Tensor:
@@ -167,22 +188,15 @@ def _rounds(step: Step, args: tuple[Value, ...], kwargs: Mapping[str, Value]) ->
     rule = RULES.get(str(step.target))
     values = leaves([args, kwargs])
     tensors = [value for value in values if isinstance(value, Tensor)]
-    if rule is torch_rules.cast or str(step.target) in MOVING_CONSTANTS:
-        return rule is torch_rules.cast
+    if rule in EXACT:
+        return False
+    if rule is cast:
+        return True
     if not any(is_node(value) for value in values) and any(tensor.is_floating_point() for tensor in tensors):
         return True
     numbers = [value for value in values if isinstance(value, float)]
-    arithmetic = rule in (torch_rules.add, torch_rules.multiply, torch_rules.divide, torch_rules.pad, None)
+    arithmetic = rule in (add, multiply, divide, pad, None)
     return arithmetic and any(torch.tensor(n, dtype=torch.float32).item() != n for n in numbers)
-
-
-MOVING_CONSTANTS: Final = frozenset(
-    f"aten.{name}" for name in (
-        "view.default reshape.default permute.default transpose.int t.default unsqueeze.default squeeze.dim "
-        "expand.default clone.default detach.default alias.default lift_fresh_copy.default slice.Tensor select.int "
-        "cat.default stack.default numpy_T.default flatten.using_ints contiguous.default"
-    ).split()
-)
 
 
 def _name(step: Step, used: Counter[str]) -> str:

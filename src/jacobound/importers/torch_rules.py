@@ -1,126 +1,21 @@
-"""What each ATen operation that is affine becomes: one short rule per operation, from a `Call` to a node.
-
-Values are nodes (they depend on the input; their shapes have no batch axis) or tensors (they do not; they are as the
-model holds them). A rule is called when at least one argument is a node.
-"""
+"""What each ATen operation that is affine becomes: one short rule per operation, and the table of all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 import torch
-from torch import Tensor
 
 from jacobound.errors import InvalidModelError, UnsupportedOpError
-from jacobound.graph import Affine, Elementwise, Input, Node
-from jacobound.importers.common import exact_weight
-from jacobound.importers.steps import MIXED, AffineSteps
+from jacobound.graph import Node
+from jacobound.importers.steps import MIXED
+from jacobound.importers.torch_call import PRODUCT, Call, Rule, Value, is_node
+from jacobound.importers.torch_movement import index, like, move, pad, resize, take, where
 
-Value = Any
-"""A node, a constant tensor, a number, or a list of those."""
-
-PRODUCT: Final = "It multiplies two values that both depend on the input."
+DIVISION: Final = "It divides by a value that depends on the input."
 TRAINING: Final = "it behaves as in training; call module.eval() first"
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One operation of the traced module with its arguments looked up.
-
-    Args:
-        op: overload name, "aten.linear.default".
-        target: the operation itself, to be run on tensors of positions.
-        args, kwargs: values.
-        steps: builds nodes.
-        name: name for the resulting node.
-        result: what torch says of the result: a tensor without data, or a list of those.
-    """
-
-    op: str
-    target: Callable[..., Any]
-    args: tuple[Value, ...]
-    kwargs: Mapping[str, Value]
-    steps: AffineSteps
-    name: str
-    result: Any
-
-    def argument(self, position: int, keyword: str, default: Value = None) -> Value:
-        """An argument that torch may pass by position, by keyword or not at all."""
-        return self.args[position] if len(self.args) > position else self.kwargs.get(keyword, default)
-
-    @property
-    def front(self) -> int:
-        """Number of batch axes: 0 or 1."""
-        return 0 if self.steps.batch is None else 1
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the result without batch axis."""
-        return self.point(tuple(self.result.shape))
-
-    def point(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """A shape of the model's own tensors without its batch axis."""
-        if self.front and (not shape or shape[0] != self.steps.batch):
-            raise UnsupportedOpError(MIXED)
-        return shape[self.front :]
-
-    def axis(self, dim: int, axes: int) -> int:
-        """A node's axis for the model's axis `dim`, when the model's tensor has `axes` of them."""
-        axis = dim % max(axes, 1) - self.front
-        if axis < 0:
-            raise UnsupportedOpError(MIXED)
-        return axis
-
-    def weight(self, value: Value, label: str = "weight") -> Tensor:
-        """A constant tensor as float64."""
-        if is_node(value):
-            raise UnsupportedOpError(PRODUCT)
-        return exact_weight(value, f"{self.name}.{label}")
-
-    def optional(self, value: Value, label: str) -> Tensor | None:
-        return None if value is None else self.weight(value, label)
-
-    def operand(self, value: Value) -> Tensor:
-        """A constant operand as the float that the model computes with, in float64, for the shape of the result."""
-        tensor = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.float64)
-        if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
-            tensor = exact_weight(tensor, f"constant of {self.name}")
-        return self.steps.constant(tensor.to(self.result.dtype), self.shape)
-
-    def node(self, value: Node) -> Node:
-        """A node broadcast to the shape of the result."""
-        if len(value.shape) == len(self.shape):
-            return self.steps.expand(value, self.shape, f"{self.name}.expand")
-        # Fewer axes: torch aligns the last ones, so a batch axis would meet another axis.
-        full = tuple(self.result.shape)
-        return self.steps.move(value, lambda x: x.broadcast_to(full), f"{self.name}.expand")
-
-
-Rule = Callable[[Call], Value]
-
-
-def is_node(value: Value) -> bool:
-    """Whether a value depends on the input."""
-    return isinstance(value, (Input, Affine, Elementwise))
-
-
-def map_values(value: Value, function: Callable[[Value], Value]) -> Value:
-    """Apply a function to every leaf of nested lists, tuples and dictionaries."""
-    if isinstance(value, (list, tuple)):
-        return [map_values(entry, function) for entry in value]
-    if isinstance(value, Mapping):
-        return {key: map_values(entry, function) for key, entry in value.items()}
-    return function(value)
-
-
-def leaves(value: Value) -> list[Value]:
-    """All leaves of nested lists, tuples and dictionaries."""
-    found: list[Value] = []
-    map_values(value, found.append)
-    return found
 
 
 def add(call: Call) -> Node:
@@ -151,7 +46,7 @@ def multiply(call: Call) -> Node:
 
 def divide(call: Call) -> Node:
     if is_node(call.args[1]):
-        raise UnsupportedOpError("It divides by a value that depends on the input.")
+        raise UnsupportedOpError(DIVISION)
     return call.steps.divide(call.node(call.args[0]), call.operand(call.args[1]), call.name)
 
 
@@ -220,11 +115,11 @@ def convolution(call: Call) -> Node:
 
 def batch_norm(call: Call) -> Value:
     """Normalisation by stored statistics; by those of the batch it would tie points together."""
+    if call.op.endswith("no_stats"):
+        raise UnsupportedOpError("It has no running statistics, so it normalises by those of the batch.")
     inference = call.op == "aten._native_batch_norm_legit_no_training.default"
     if not inference and call.argument(5, "training", False):
         raise InvalidModelError(f"'{call.name}' normalises by the statistics of the batch: {TRAINING}")
-    if call.args[3] is None or call.args[4] is None:
-        raise UnsupportedOpError("It has no running statistics, so it normalises by those of the batch.")
     eps = call.args[6] if inference else call.args[7]
     gamma, beta = call.optional(call.args[1], "weight"), call.optional(call.args[2], "bias")
     mean, variance = call.weight(call.args[3], "running_mean"), call.weight(call.args[4], "running_var")
@@ -282,75 +177,6 @@ def cast(call: Call) -> Node:
     return call.args[0]
 
 
-def like(call: Call) -> Tensor:
-    """zeros_like, new_full and their kin look at the shape of a node only."""
-    blank = torch.zeros(call.steps.batch or 1, dtype=call.result.dtype, device=call.result.device)
-
-    def stand_in(value: Value) -> Value:
-        if not is_node(value):
-            return value
-        return blank[:1].expand(value.shape if not call.front else (call.steps.batch, *value.shape))
-
-    return call.target(*map_values(list(call.args), stand_in), **call.kwargs)
-
-
-def movement(call: Call, indices: frozenset[int]) -> Value:
-    """Any data movement; the tensors at the positions `indices` say where to look and are no data."""
-    sources: list[Value] = []
-    for position, argument in enumerate(call.args):
-        found = [leaf for leaf in leaves(argument) if is_node(leaf) or isinstance(leaf, Tensor)]
-        if position not in indices:
-            sources.extend(found)
-        elif any(is_node(leaf) for leaf in found):
-            raise UnsupportedOpError("Which entries it takes depends on the input.")
-
-    def run(*codes: Tensor) -> Any:
-        remaining = iter(codes)
-
-        def replace(leaf: Value) -> Value:
-            return next(remaining) if is_node(leaf) or isinstance(leaf, Tensor) else leaf
-
-        args = [argument if position in indices else map_values(argument, replace)
-                for position, argument in enumerate(call.args)]
-        return call.target(*args, **call.kwargs)
-
-    if not isinstance(call.result, (list, tuple)):
-        return _with_batch(call, call.steps.rearrange(sources, run, call.name))
-    return [
-        _with_batch(call, call.steps.rearrange(sources, lambda *codes, k=k: run(*codes)[k], f"{call.name}.{k}"))
-        for k in range(len(call.result))
-    ]
-
-
-def pad(call: Call) -> Value:
-    """Padding by a number, a reflection, a copy of the border, or the other end."""
-    amounts = call.args[1]
-    constant = call.op == "aten.constant_pad_nd.default"
-    mode = "constant" if constant else call.argument(2, "mode", "constant")
-    if mode != "constant":
-        # Some of these kernels know no integers; positions are exact in float64.
-        return _with_batch(call, call.steps.rearrange(
-            [call.args[0]], lambda x: torch.nn.functional.pad(x.double(), amounts, mode).long(), call.name))
-    value = call.argument(2 if constant else 3, "value", 0) or 0
-    filler = torch.tensor([float(value)], dtype=call.result.dtype, device=call.result.device)
-    return _with_batch(call, call.steps.rearrange(
-        [call.args[0], filler],
-        lambda x, code: torch.nn.functional.pad(x, amounts, value=int(code) if value else 0), call.name))
-
-
-def resize(call: Call) -> Value:
-    """Nearest-neighbour resizing copies entries; its kernels know no integers."""
-    return _with_batch(call, call.steps.rearrange(
-        [call.args[0]], lambda x: call.target(x.double(), *call.args[1:], **call.kwargs).long(), call.name))
-
-
-def _with_batch(call: Call, value: Node | Tensor) -> Node | Tensor:
-    """A constant that a movement left is given back the way the model holds it."""
-    if not isinstance(value, Tensor) or not call.front:
-        return value
-    return value.expand(call.steps.batch or 1, *value.shape)
-
-
 def _keep_batch(call: Call, node: Node, axes: int) -> None:
     """Refuse a product over `axes` trailing axes that would reach the batch axis."""
     if len(node.shape) < axes:
@@ -388,7 +214,8 @@ def _table() -> Mapping[str, Rule]:
     put(addmm, "addmm.default")
     put(convolution, "conv1d.default conv1d.padding conv2d.default conv2d.padding convolution.default")
     put(batch_norm, "batch_norm.default native_batch_norm.default _native_batch_norm_legit.default "
-        "_native_batch_norm_legit_no_training.default _native_batch_norm_legit_functional.default")
+        "_native_batch_norm_legit.no_stats _native_batch_norm_legit_no_training.default "
+        "_native_batch_norm_legit_functional.default")
     put(average_pool, "avg_pool1d.default avg_pool2d.default")
     put(adaptive_average_pool,
         "adaptive_avg_pool1d.default adaptive_avg_pool2d.default _adaptive_avg_pool2d.default")
@@ -400,8 +227,7 @@ def _table() -> Mapping[str, Rule]:
         "new_full.default new_tensor.default")
     put(pad, "constant_pad_nd.default pad.default")
     put(resize, "upsample_nearest1d.default upsample_nearest1d.vec upsample_nearest2d.default upsample_nearest2d.vec")
-    nothing: frozenset[int] = frozenset()
-    put(lambda call: movement(call, nothing),
+    put(move,
         "view.default reshape.default _unsafe_view.default flatten.using_ints unflatten.int ravel.default "
         "permute.default transpose.int t.default numpy_T.default mT.default swapaxes.default swapdims.default "
         "movedim.int movedim.intlist moveaxis.int moveaxis.intlist squeeze.default squeeze.dim squeeze.dims "
@@ -413,9 +239,9 @@ def _table() -> Mapping[str, Rule]:
         "unsafe_chunk.default pixel_shuffle.default pixel_unshuffle.default channel_shuffle.default "
         "unfold.default diagonal.default tril.default triu.default view_as.default reshape_as.default "
         "select_copy.int slice_copy.Tensor view_copy.default permute_copy.default expand_copy.default")
-    put(lambda call: movement(call, frozenset({1})), "index.Tensor")
-    put(lambda call: movement(call, frozenset({2})), "index_select.default gather.default")
-    put(lambda call: movement(call, frozenset({0})), "where.self")
+    put(index, "index.Tensor")
+    put(take, "index_select.default gather.default")
+    put(where, "where.self")
     return MappingProxyType(rules)
 
 

@@ -34,17 +34,23 @@ class ProductLines:
     upper_offset: Tensor
 
 
-ProductRelaxation = Callable[[Interval, Interval], ProductLines]
+ProductRelaxation = Callable[[Interval, Interval, Tensor], ProductLines]
 
 
-def constant(slope: Interval, derivative: Interval) -> ProductLines:
+def constant(slope: Interval, derivative: Interval, dust: Tensor) -> ProductLines:
     """RecurJac's rule: where the sign is unknown the product is bounded by constants.
 
-    An end that is zero up to rounding counts as zero: the slopes of the known sign are kept and `_lines` pays for the
-    difference with an offset of that size. Without this a bound of -1e-15 in place of 0 would lose the whole term.
+    An end within `dust` (what rounding added to the bound) of zero counts as zero: the slopes of the known sign are
+    kept and `_lines` pays for the difference with an offset of that size. Otherwise a bound of -1e-15 in place of 0
+    would lose the whole term.
+
+    Args:
+        slope: derivative range of each neuron, shape (neurons,).
+        derivative: bounds of the downstream derivative, shape (outputs, neurons).
+        dust: rounding part of those bounds, same shape; free (any value is sound).
     """
     a, c, low, high = slope.lower, slope.upper, derivative.lower, derivative.upper
-    dust = unit(low.dtype) ** 0.5 * derivative.magnitude()
+    dust = 2 * dust + 16 * unit(low.dtype) * derivative.magnitude()
     almost_positive, almost_negative = low >= -dust, high <= dust
     zero = torch.zeros_like(low)
     above = torch.where(almost_positive, c, torch.where(almost_negative, a, zero))
@@ -52,8 +58,9 @@ def constant(slope: Interval, derivative: Interval) -> ProductLines:
     return _lines(slope, derivative, below, above)
 
 
-def chord(slope: Interval, derivative: Interval) -> ProductLines:
+def chord(slope: Interval, derivative: Interval, dust: Tensor) -> ProductLines:
     """Chords through the ends of [L, U]: (L, aL), (U, cU) above and (L, cL), (U, aU) below."""
+    del dust  # the chord changes continuously as an end passes zero
     a, c, low, high = slope.lower, slope.upper, derivative.lower, derivative.upper
     width = high - low
     above = ((c * high - a * low) / width).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)

@@ -92,9 +92,9 @@ class Recursion:
         for done, block in enumerate(reversed(self._core.blocks)):
             self._budget.tell(done, len(self._core.blocks) + 1, "Jacobian")
             derivative = self.bound(block)
-            self._derivative[block] = derivative
             slope = self._core.slopes[block]
-            self._lines[block] = self._relax(slope, derivative)
+            self._lines[block] = self._relax(slope, derivative, self._price.pop(block))
+            self._derivative[block] = derivative
             # Bound of the derivative with respect to the argument of the neuron: what a defect there can do.
             self._weight[block] = up(slope.magnitude() * derivative.magnitude())
 

@@ -1,0 +1,593 @@
+"""`from_torch` and `from_layers`: the graph is the module, or the module is refused by name and place."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import warnings
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations
+
+from jacobound.activations import activation
+from jacobound.errors import InvalidModelError, ShapeError, UnsafeArithmeticError, UnsupportedOpError
+from jacobound.graph import Affine, Elementwise, Graph, Input
+from jacobound.importers import torch_lowering
+from jacobound.importers.layers import from_layers
+from jacobound.importers.torch import from_torch
+from jacobound.operator_kinds import Convolution, Dense, Identity, Scale, Select
+from jacobound.rounding import unrounded
+
+
+class Applied(nn.Module):
+    """A linear layer (or another one) followed by a function of tensors."""
+
+    def __init__(self, function: Callable[[Tensor], object], layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4) if layer is None else layer
+        self.function = function
+
+    def forward(self, x: Tensor) -> object:
+        return self.function(self.layer(x))
+
+
+class Residual(nn.Module):
+    """A skip straight from the input, and a layer that is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.inner(x))
+        return self.outer(x + torch.relu(self.inner(hidden)))
+
+
+class DenseBlock(nn.Module):
+    """Every convolution sees all maps before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(2 + 2 * k, 2, 3, padding=1) for k in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [x]
+        for layer in self.layers:
+            maps.append(torch.tanh(layer(torch.cat(maps, dim=1))))
+        return torch.cat(maps, 1).flatten(1)
+
+
+class InPlace(nn.Module):
+    """relu_ changes the tensor that is read again afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.layer(x)
+        view = hidden[:, :2]
+        view.relu_()
+        hidden += 1
+        return hidden * 2 + hidden.sigmoid()
+
+
+class OwnConstants(nn.Module):
+    """Buffers and constants in arithmetic and in indices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 6)
+        self.register_buffer("mean", torch.randn(4))
+        self.register_buffer("deviation", torch.rand(4) + 0.5)
+        self.register_buffer("order", torch.tensor([5, 0, 3, 3]))
+        self.token = nn.Parameter(torch.randn(1, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.layer((x - self.mean) / self.deviation))
+        taken = hidden[:, self.order] * torch.tensor([1.0, -2.0, 0.5, 3.0])
+        full = torch.cat([self.token.expand(x.shape[0], -1), taken, torch.zeros_like(taken) + 2, x], dim=1)
+        return 3.0 - full / 7
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """Statistics of normalisation as after training, in evaluation mode."""
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            assert layer.running_mean is not None and layer.running_var is not None
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.1, 3.0)
+            if layer.affine:
+                nn.init.normal_(layer.weight)
+                nn.init.normal_(layer.bias)
+    return module.eval()
+
+
+def image(function: Callable[[Tensor], object]) -> nn.Module:
+    """A function of a convolution's result of shape (4, 6, 6), and of the input's shape (2, 6, 6)."""
+    return Applied(function, nn.Conv2d(2, 4, 3, padding=1))
+
+
+def sequence(function: Callable[[Tensor], object]) -> nn.Module:
+    return Applied(function, nn.Conv1d(3, 4, 3, padding=1))
+
+
+VECTOR, SEQUENCE, IMAGE = (4,), (3, 9), (2, 6, 6)
+MATRIX = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mlp": (lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)), VECTOR),
+    "nested sequential": (lambda: nn.Sequential(
+        nn.Sequential(nn.Linear(4, 5), nn.Sequential(nn.ReLU(), nn.Linear(5, 5))), nn.ReLU(inplace=True),
+        nn.Linear(5, 2, bias=False)), VECTOR),
+    "residual, input skip, layer called twice": (Residual, (5,)),
+    "dense block": (DenseBlock, (2, 4, 4)),
+    "in place": (InPlace, VECTOR),
+    "constants": (OwnConstants, VECTOR),
+    "float64": (lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), Applied(lambda x: x * 0.1, nn.Identity())).double(),
+                VECTOR),
+    "linear on a sequence": (lambda: nn.Sequential(nn.Linear(9, 5), nn.ReLU(), nn.Linear(5, 2)), SEQUENCE),
+    "cnn with batch norm and pooling": (lambda: nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(2), nn.Dropout(),
+        nn.Conv2d(4, 4, 2, groups=2, dilation=2, bias=False), nn.BatchNorm2d(4, affine=False), nn.ReLU(),
+        nn.Flatten(), nn.Linear(4, 3)), IMAGE),
+    "batch norm of vectors": (lambda: nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3), nn.BatchNorm1d(3)), VECTOR),
+    "batch norm of sequences": (lambda: nn.Sequential(nn.BatchNorm1d(3), nn.Conv1d(3, 2, 3, stride=2)), SEQUENCE),
+    "strided convolution": (lambda: nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 0)), IMAGE),
+    "padding same, even kernel": (lambda: nn.Conv2d(2, 3, (4, 3), padding="same", dilation=(1, 2)), IMAGE),
+    "padding valid": (lambda: nn.Conv1d(3, 2, 4, padding="valid"), SEQUENCE),
+    "padding by reflection": (lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), IMAGE),
+    "padding circular": (lambda: nn.Conv1d(3, 2, 3, padding=1, padding_mode="circular"), SEQUENCE),
+    "prelu per channel": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.PReLU(3, 0.1), nn.PReLU()), IMAGE),
+    "weight norm": (lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 5)), nn.ReLU(),
+                                          parametrizations.spectral_norm(nn.Linear(5, 2))), VECTOR),
+    "adaptive pool": (lambda: nn.Sequential(nn.AdaptiveAvgPool2d((3, 2)), nn.Flatten(), nn.Linear(12, 2)), IMAGE),
+    "global pool": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), IMAGE),
+    "adaptive pool of sequences": (lambda: nn.AdaptiveAvgPool1d(3), SEQUENCE),
+    "pool of sequences": (lambda: nn.AvgPool1d(3, stride=2, padding=1), SEQUENCE),
+    "identity": (lambda: nn.Identity(), VECTOR),
+    "tensor methods": (lambda: Applied(lambda x: x.neg().add(x, alpha=0.3).sub(1).mul(2).div(3).tanh()), VECTOR),
+    "rsub and alpha": (lambda: Applied(lambda x: torch.rsub(x, 1.5, alpha=2) - x.relu()), VECTOR),
+    "constant with alpha": (lambda: Applied(lambda x: torch.sub(x, torch.arange(4.0), alpha=0.3)), VECTOR),
+    "twice itself": (lambda: Applied(lambda x: torch.cat([x + x, x, x.relu() - x], 1)), VECTOR),
+    "broadcast of nodes": (lambda: image(lambda x: x * 2 - x.mean((2, 3), keepdim=True)), IMAGE),
+    "sums": (lambda: image(lambda x: torch.cat([x.sum((1, 3)), x.sum(-1).flatten(1), x.mean(1).flatten(1)], 1)), IMAGE),
+    "sum of everything in a point": (lambda: Applied(lambda x: x.sum(1)), VECTOR),
+    "matmul on the right": (lambda: image(lambda x: x @ MATRIX), IMAGE),
+    "matmul on the left": (lambda: image(lambda x: MATRIX.T @ x), IMAGE),
+    "matrix and vector": (lambda: image(lambda x: (x @ MATRIX[:, 0]) @ MATRIX[:, 1]), IMAGE),
+    "vector and matrix": (lambda: image(lambda x: torch.matmul(MATRIX[:, 0], x)), IMAGE),
+    "addmm": (lambda: Applied(lambda x: torch.addmm(MATRIX[0], x, MATRIX[:4])), VECTOR),
+    "integers in arithmetic": (lambda: Applied(lambda x: x * torch.arange(4) + torch.ones(4).bool()), VECTOR),
+    "permute, slice, pad": (lambda: image(lambda x: functional.pad(
+        x.permute(0, 2, 3, 1)[:, 1:, ::2, :-1].contiguous(), (1, 0, 2, 1), value=0.7).transpose(1, 3)), IMAGE),
+    "stack, split, chunk": (lambda: image(lambda x: torch.stack(
+        [x.chunk(2, dim=1)[1], torch.split(x, [2, 1, 1], dim=1)[0], x[:, :2]], dim=2)), IMAGE),
+    "unbind, select, squeeze": (lambda: image(lambda x: x.unbind(1)[2].unsqueeze(1).squeeze(1)[..., 3]), IMAGE),
+    "roll, flip, repeat": (lambda: image(lambda x: x.roll((1, 2), (2, 3)).flip(1).repeat(1, 2, 1, 1)), IMAGE),
+    "expand, unflatten": (lambda: Applied(lambda x: x.unflatten(1, (2, 2)).unsqueeze(1).expand(-1, 3, -1, -1)), VECTOR),
+    "pixel shuffle": (lambda: image(lambda x: functional.pixel_unshuffle(functional.pixel_shuffle(x, 2), 4)), IMAGE),
+    "nearest upsampling": (lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(2, 1, 3)), IMAGE),
+    "gather, index_select": (lambda: Applied(lambda x: torch.cat(
+        [x.index_select(1, torch.tensor([2, 0])), x.gather(1, torch.tensor([[1, 1]]).expand(len(x), -1))], 1)), VECTOR),
+    "where, triangle": (lambda: image(lambda x: torch.where(MATRIX[:, :1] > 0, x, 0.5) + x.tril()), IMAGE),
+    "unfold": (lambda: sequence(lambda x: x.unfold(2, 3, 2).movedim(1, 3)), SEQUENCE),
+    "batch size in shapes": (lambda: image(lambda x: x.view(x.size(0), x.shape[1], -1).reshape(len(x), -1)), IMAGE),
+    "zeros of the batch": (lambda: Applied(lambda x: torch.cat([torch.zeros(len(x), 2), x, x.new_full((len(x), 1), 2.5)],
+                                                              dim=1)), VECTOR),
+}
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu, "leaky_relu": lambda x: functional.leaky_relu(x, 0.3), "elu": functional.elu,
+    "elu alpha": lambda x: functional.elu(x, 1.7), "celu": lambda x: functional.celu(x, 0.5),
+    "selu": functional.selu, "gelu": functional.gelu,
+    "gelu tanh": lambda x: functional.gelu(x, approximate="tanh"), "softplus": functional.softplus,
+    "softplus beta": lambda x: functional.softplus(x, beta=2.0), "hardsigmoid": functional.hardsigmoid,
+    "sigmoid": torch.sigmoid, "tanh": Tensor.tanh, "arctan": torch.arctan, "atan": Tensor.atan,
+}
+
+
+def built(name: str) -> tuple[nn.Module, tuple[int, ...]]:
+    make, shape = MODELS[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        return randomised(make()), shape
+
+
+def assert_same_function(graph: Graph, module: nn.Module, shape: tuple[int, ...], relative: float) -> None:
+    """Values for batches of several sizes, and Jacobians by automatic differentiation."""
+    generator = torch.Generator().manual_seed(3)
+    double = copy.deepcopy(module).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of "same" padding with even kernels
+        for count in (1, 2, 7):
+            x = 2 * torch.randn(count, *shape, generator=generator, dtype=torch.float64)
+            expected = double(x)
+            torch.testing.assert_close(graph(x), expected, rtol=relative, atol=relative)
+            assert graph.out_shape == tuple(expected.shape[1:])
+        point = torch.randn(shape, generator=generator, dtype=torch.float64)
+        ours = torch.func.jacrev(graph)(point)
+        theirs = torch.autograd.functional.jacobian(lambda x: double(x[None])[0], point)
+    torch.testing.assert_close(ours, theirs, rtol=10 * relative, atol=10 * relative)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_graph_is_the_module(name: str) -> None:
+    module, shape = built(name)
+    before = copy.deepcopy(module.state_dict())
+    dtype = next((p.dtype for p in module.parameters()), torch.float32)
+    graph = from_torch(module, torch.zeros(1, *shape, dtype=dtype))
+    assert graph.in_shape == shape and graph.dtype == torch.float64
+    # Constants that are rounded to float32 make the module in float64 a slightly different function.
+    assert_same_function(graph, module, shape, 2e-6 if dtype == torch.float32 else 1e-12)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in module.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual, input skip, layer called twice", "cnn with batch norm and pooling",
+                                  "dense block", "adaptive pool", "stack, split, chunk"])
+def test_no_rounding_is_added(name: str) -> None:
+    module, shape = built(name)
+    assert_same_function(from_torch(module, torch.zeros(2, *shape)), module, shape, 1e-12)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name: str) -> None:
+    module = nn.Sequential(nn.Linear(4, 6), Applied(ACTIVATIONS[name], nn.Identity()), nn.Linear(6, 2)).eval()
+    graph = from_torch(module, torch.zeros(1, 4))
+    assert_same_function(graph, module, VECTOR, 1e-12)
+    assert [node.activation.name.split(":")[0] for node in graph.nodes if isinstance(node, Elementwise)]
+
+
+@pytest.mark.parametrize("kernel", [2, 3, (3, 2)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("ceil", [False, True])
+def test_average_pooling(kernel: int | tuple[int, int], stride: int, padding: int, ceil: bool) -> None:
+    for counted, divisor in itertools.product((True, False), (None, 5)):
+        pool = nn.AvgPool2d(kernel, stride, padding, ceil_mode=ceil, count_include_pad=counted,
+                            divisor_override=divisor)
+        assert_same_function(from_torch(pool, torch.zeros(1, 2, 5, 6)), pool, (2, 5, 6), 1e-13)
+
+
+def test_batch_norm_factor_is_enclosed() -> None:
+    module = randomised(nn.BatchNorm1d(50, eps=1e-3))
+    graph = from_torch(module, torch.zeros(1, 50))
+    (scale,) = [op for node in graph.nodes if isinstance(node, Affine) for op, _ in node.terms if isinstance(op, Scale)]
+    assert scale.radius is not None and isinstance(module, nn.BatchNorm1d)
+    assert (scale.radius <= 1e-14 * scale.factor.abs() + 1e-300).all()
+    assert module.running_var is not None
+    for k in range(50):
+        gamma, variance = Fraction(module.weight[k].item()), Fraction(module.running_var[k].item())
+        middle, radius = Fraction(scale.factor[k].item()), Fraction(scale.radius[k].item())
+        exact_square = gamma**2 / (variance + Fraction(1e-3))
+        low, high = abs(middle) - radius, abs(middle) + radius
+        assert low**2 <= exact_square <= high**2 and (middle > 0) == (gamma > 0)
+
+
+def test_division_is_enclosed_and_powers_of_two_are_exact() -> None:
+    graph = from_torch(Applied(lambda x: x / torch.tensor([1.0, 3.0, -4.0, 7.0])).eval(), torch.zeros(1, 4))
+    assert isinstance(graph.output, Affine)
+    scale = graph.output.terms[0][0]
+    assert isinstance(scale, Scale) and scale.radius is not None
+    for k, divisor in enumerate((1, 3, -4, 7)):
+        error = abs(Fraction(scale.factor[k].item()) - Fraction(1, divisor))
+        assert error <= Fraction(scale.radius[k].item())
+    assert scale.radius[0] == 0 and scale.radius[2] == 0 and scale.radius[1] > 0
+    halved = from_torch(Applied(lambda x: x / 8).eval(), torch.zeros(1, 4)).output
+    assert isinstance(halved, Affine)
+    exact = halved.terms[0][0]
+    assert isinstance(exact, Scale) and exact.radius is None and (exact.factor == 0.125).all()
+
+
+def test_python_numbers_are_what_the_module_computes_with() -> None:
+    single = from_torch(Applied(lambda x: x + 0.1).eval(), torch.zeros(1, 4)).output
+    double = from_torch(Applied(lambda x: x + 0.1).double().eval(), torch.zeros(1, 4, dtype=torch.float64)).output
+    assert isinstance(single, Affine) and isinstance(double, Affine)
+    assert single.bias is not None and double.bias is not None
+    assert (single.bias == torch.tensor(0.1).double()).all()
+    assert (double.bias == 0.1).all()
+
+
+def test_weights_are_taken_exactly_and_nothing_is_folded() -> None:
+    module = randomised(nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 2)))
+    graph = from_torch(module, torch.zeros(1, *IMAGE))
+    found = {node.name: node for node in graph.nodes}
+    assert set(found) == {"input", "0", "1.centre", "1", "flatten", "3"} or set(found) == {
+        "input", "0", "1.centre", "1", "2", "3"}
+    conv, last = found["0"], found["3"]
+    assert isinstance(conv, Affine) and isinstance(conv.terms[0][0], Convolution) and conv.bias is not None
+    assert torch.equal(conv.terms[0][0].weight, module[0].weight.detach().double())
+    assert isinstance(last, Affine) and isinstance(last.terms[0][0], Dense)
+    assert torch.equal(last.terms[0][0].weight, module[3].weight.detach().double())
+
+
+def test_movements_are_composed() -> None:
+    graph = from_torch(image(lambda x: x.permute(0, 2, 1, 3).flip(1).flatten(1)[:, 3:17].view(-1, 7, 2)).eval(),
+                       torch.zeros(1, *IMAGE))
+    assert [type(node) for node in graph.nodes] == [Input, Affine, Affine]
+    assert isinstance(graph.output, Affine) and isinstance(graph.output.terms[0][0], Select)
+    there_and_back = from_torch(image(lambda x: x.transpose(1, 3).transpose(1, 3).contiguous().flatten(1)).eval(),
+                                torch.zeros(1, *IMAGE)).output
+    assert isinstance(there_and_back, Affine) and isinstance(there_and_back.terms[0][0], Identity)
+
+
+def test_module_without_batch_axis() -> None:
+    vector = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), Applied(lambda x: torch.cat([x, x[:1]]), nn.Identity())).eval()
+    graph = from_torch(vector, torch.zeros(4), batched=False)
+    x = torch.randn(6, 4, dtype=torch.float64)
+    expected = torch.stack([copy.deepcopy(vector).double()(point) for point in x])
+    torch.testing.assert_close(graph(x), expected)
+    conv = Applied(lambda x: x.mean(), Applied(lambda x: nn.functional.avg_pool2d(x, 2)[0], nn.Conv2d(2, 3, 3))).eval()
+    points = torch.randn(3, 1, *IMAGE, dtype=torch.float64)
+    graph = from_torch(conv, points[0].float(), batched=False)
+    torch.testing.assert_close(graph(points), torch.stack([copy.deepcopy(conv).double()(point) for point in points]))
+
+
+def test_nodes_have_the_names_of_the_module() -> None:
+    graph = from_torch(Residual().eval(), torch.zeros(1, 5))
+    names = [node.name for node in graph.nodes]
+    assert names[:3] == ["input", "inner", "relu"] and "inner#2" in names and names[-1] == "outer"
+
+
+def test_module_is_left_in_its_mode() -> None:
+    module = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    module[1].eval()
+    from_torch(module, torch.zeros(1, 4))
+    assert module.training and module[0].training and not module[1].training
+
+
+def test_example_only_gives_the_shape() -> None:
+    module = nn.Linear(4, 3)
+    prints = {from_torch(module, example).fingerprint
+              for example in (torch.zeros(1, 4), torch.ones(5, 4), torch.ones(2, 4, dtype=torch.float64))}
+    assert len(prints) == 1
+
+
+class Pooling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.Softmax(1)
+        self.before = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(self.before(x))
+
+
+class Sorting(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sort(x, dim=1)[0]
+
+
+class Holder(nn.Module):
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.encoder(x))
+
+
+def line_of(text: str) -> int:
+    """The first line of this file that holds a text."""
+    with open(__file__, encoding="utf-8") as source:
+        return next(number for number, line in enumerate(source, 1) if text in line)
+
+
+def test_refusal_names_operation_line_and_module() -> None:
+    with pytest.raises(UnsupportedOpError) as caught:
+        from_torch(Holder(Sorting()).eval(), torch.zeros(1, 4))
+    line = line_of("torch.sort(x, dim=1)[0]")
+    assert f"aten.sort.default at test_from_torch.py:{line} in Sorting.forward ('encoder'). " in str(caught.value)
+    assert "neither affine nor elementwise" in str(caught.value) and "Replace it, or " in str(caught.value)
+    with pytest.raises(UnsupportedOpError) as caught:
+        from_torch(Holder(Pooling()).eval(), torch.zeros(1, 4))
+    line = line_of("return self.pool(self.before(x))")
+    assert f"aten.softmax.int at test_from_torch.py:{line} in Pooling.pool ('encoder.pool'). " in str(caught.value)
+
+
+REFUSED: dict[str, tuple[Callable[[Tensor], object], type[Exception], str]] = {
+    "product": (lambda x: x * x.relu(), UnsupportedOpError, r"aten.mul.Tensor at .*two values that both depend"),
+    "matrix product": (lambda x: x @ x.T.relu(), UnsupportedOpError, r"mixes the points"),
+    "division by a value": (lambda x: x / x.relu(), UnsupportedOpError, r"divides by a value that depends"),
+    "reciprocal": (lambda x: 1 / x, UnsupportedOpError, r"divides by a value that depends"),
+    "branch": (lambda x: x if x.sum() > 0 else -x, UnsupportedOpError, r"can not be traced .* at test_from_torch.py"),
+    "choice by value": (lambda x: x[x > 0], UnsupportedOpError, r"neither affine nor elementwise|depends on the input"),
+    "sum over the batch": (lambda x: x.sum(0), UnsupportedOpError, r"mixes the points"),
+    "mean over the batch": (lambda x: x - x.mean(0), UnsupportedOpError, r"aten.mean.dim .* mixes the points"),
+    "sum of all": (lambda x: x.sum(), UnsupportedOpError, r"mixes the points"),
+    "batch folded": (lambda x: x.view(1, -1), UnsupportedOpError, r"aten.view.default .* mixes the points"),
+    "batch reversed": (lambda x: x.flip(0), UnsupportedOpError, r"mixes the points"),
+    "batch moved": (lambda x: x.T, UnsupportedOpError, r"mixes the points"),
+    "batch rolled": (lambda x: x.roll(1), UnsupportedOpError, r"mixes the points"),
+    "batch widened": (lambda x: x.expand(5, -1, -1), UnsupportedOpError, r"mixes the points"),
+    "one point of the batch": (lambda x: x - x[0], UnsupportedOpError, r"mixes the points"),
+    "the first three points": (lambda x: x[:3], InvalidModelError, r"depends on the size of the batch"),
+    "constant per point": (lambda x: x + torch.arange(float(len(x)))[:, None], UnsupportedOpError, r"each point"),
+    "half precision": (lambda x: x.half().float(), UnsupportedOpError, r"torch.float16"),
+    "integers": (lambda x: x.long(), UnsupportedOpError, r"torch.int64"),
+    "dropout for ever": (functional.dropout, InvalidModelError, r"random numbers.*module.eval\(\)"),
+    "noise": (lambda x: x + torch.randn(4), InvalidModelError, r"random numbers"),
+    "batch statistics": (lambda x: functional.batch_norm(x, None, None, training=True), UnsupportedOpError,
+                         r"running statistics"),
+    "two outputs": (lambda x: (x, x), InvalidModelError, r"returns 2 values"),
+    "constant output": (lambda x: torch.ones(len(x), 2), InvalidModelError, r"does not depend on its input"),
+    "division by zero": (lambda x: x / 0, InvalidModelError, r"zero divisor"),
+    "nan constant": (lambda x: x + float("nan"), InvalidModelError, r"NaN or infinite"),
+    "infinite constant": (lambda x: x + torch.tensor([1.0, float("inf"), 0.0, 0.0]), InvalidModelError, r"infinite"),
+    "high-dimensional product": (lambda x: x @ torch.ones(2, 4, 4), UnsupportedOpError, r"more than two axes|mixes"),
+    "control flow operation": (
+        lambda x: torch.cond(x.sum() > 0, lambda y: y.sin(), lambda y: y.cos(), (x,)), UnsupportedOpError,
+        r"control flow|neither affine"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    function, kind, text = REFUSED[name]
+    with pytest.raises(kind, match=text):
+        from_torch(Applied(function).eval(), torch.zeros(1, 4))
+    captured = capfd.readouterr()
+    assert captured.out == "" and captured.err == ""
+
+
+def test_uneven_adaptive_pool_and_pooling_by_maximum_are_refused() -> None:
+    with pytest.raises(UnsupportedOpError, match=r"adaptive_avg_pool2d.* sizes that divide"):
+        from_torch(nn.AdaptiveAvgPool2d(4), torch.zeros(1, *IMAGE))
+    with pytest.raises(UnsupportedOpError, match=r"aten.conv3d.* at .*one or two axes|aten.conv3d"):
+        from_torch(nn.Conv3d(1, 1, 2), torch.zeros(1, 1, 3, 3, 3))
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.Dropout(), nn.RReLU(), nn.AlphaDropout()])
+def test_training_mode_is_refused(layer: nn.Module) -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Sequential(layer))
+    with pytest.raises(InvalidModelError, match=rf"'1\.0' \({type(layer).__name__}\).*call module\.eval\(\)"):
+        from_torch(module, torch.zeros(1, 4))
+    assert module.training and layer.training
+
+
+class OnlyInTraining(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x if self.training else x
+
+
+def test_own_training_behaviour_is_noticed() -> None:
+    with pytest.raises(InvalidModelError, match=r"training mode and gives other values.*module\.eval\(\)"):
+        from_torch(OnlyInTraining(), torch.zeros(1, 4))
+    dropping = Applied(lambda x: x)
+    dropping.function = lambda x: functional.dropout(x, training=dropping.training)
+    with pytest.raises(InvalidModelError, match=r"module\.eval\(\)"):
+        from_torch(dropping, torch.zeros(1, 4))
+    graph = from_torch(OnlyInTraining().eval(), torch.zeros(1, 4))
+    assert torch.equal(graph(torch.ones(4)), torch.ones(4, dtype=torch.float64))
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * 2
+
+
+def test_module_that_changes_itself_is_refused() -> None:
+    with pytest.raises(InvalidModelError, match="changes 'calls'"):
+        from_torch(Counting().eval(), torch.zeros(1, 4))
+
+
+def with_weight(weight: Tensor) -> nn.Module:
+    module = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    module[2].weight = nn.Parameter(weight, requires_grad=False)
+    return module
+
+
+@pytest.mark.parametrize(("weight", "text"), [
+    (torch.full((2, 3), float("nan")), "'2.weight' has a NaN or infinite"),
+    (torch.full((2, 3), float("inf")), "'2.weight' has a NaN or infinite"),
+    (torch.ones(2, 3).half(), r"'2.weight' is torch.float16.*module.double\(\)"),
+    (torch.ones(2, 3).bfloat16(), r"'2.weight' is torch.bfloat16.*module.double\(\)"),
+    (torch.ones(2, 3).int(), "'2.weight' is torch.int32"),
+    (torch.ones(2, 3, dtype=torch.complex64), "'2.weight' is torch.complex64"),
+    (torch.ones(2, 3).to_sparse(), "'2.weight' is sparse"),
+    (torch.ones(2, 3, device="meta"), "'2.weight' is on the meta device"),
+])
+def test_weights_that_are_refused(weight: Tensor, text: str) -> None:
+    with pytest.raises(InvalidModelError, match=text):
+        from_torch(with_weight(weight), torch.zeros(1, 4))
+
+
+def test_lazy_and_derived_weights() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lazy = nn.LazyLinear(3)
+    with pytest.raises(InvalidModelError, match="run the module once"):
+        from_torch(lazy, torch.zeros(1, 4))
+    broken = randomised(nn.BatchNorm1d(4))
+    assert isinstance(broken, nn.BatchNorm1d) and broken.running_var is not None
+    broken.running_var.fill_(-1.0)
+    with pytest.raises(InvalidModelError, match="variance|not finite"):
+        from_torch(broken, torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize(("example", "text"), [
+    (torch.zeros(1, 4, dtype=torch.int64), "torch.int64"),
+    (torch.zeros(1, 4).half(), "torch.float16"),
+    (torch.zeros(()), "batch of points"),
+    (torch.zeros(0, 4), "n >= 1"),
+    (torch.zeros(1, 5), r"does not take a batch of 3 points of shape \(5,\)"),
+    (torch.zeros(4), "batched=False"),
+])
+def test_examples_that_are_refused(example: Tensor, text: str) -> None:
+    with pytest.raises(ShapeError, match=text):
+        from_torch(nn.Linear(4, 3), example)
+
+
+def test_not_a_module_and_not_inside_unrounded() -> None:
+    with pytest.raises(InvalidModelError, match=r"torch\.nn\.Module"):
+        from_torch(torch.relu, torch.zeros(1, 4))  # type: ignore[arg-type]
+    with unrounded(), pytest.raises(UnsafeArithmeticError, match="outside"):
+        from_torch(nn.Linear(4, 3), torch.zeros(1, 4))
+
+
+def test_wrong_graph_does_not_pass_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(call: torch_lowering.Call) -> object:
+        return call.steps.add([(1.0 + 1e-7, call.args[0])], None, call.name)
+
+    monkeypatch.setattr(torch_lowering, "RULES", {**torch_lowering.RULES, "aten.neg.default": wrong})
+    with pytest.raises(InvalidModelError, match=r"imported graph is not Applied: outputs differ by"):
+        from_torch(Applied(torch.neg).eval(), torch.zeros(1, 4))
+
+
+def test_layers() -> None:
+    generator = torch.Generator().manual_seed(2)
+    weights = [torch.randn(5, 4, generator=generator), torch.randn(6, 5, generator=generator).numpy(),
+               torch.randn(2, 6, generator=generator, dtype=torch.float64)]
+    biases = [torch.randn(5, generator=generator), None, numpy.ones(2)]
+    graph = from_layers(weights, biases, activation=["leaky_relu:0.3", activation("tanh")])
+    assert [node.name for node in graph.nodes] == [
+        "input", "layer1", "layer1.activation", "layer2", "layer2.activation", "layer3"]
+    x = torch.randn(3, 4, dtype=torch.float64)
+    hidden = functional.leaky_relu(x @ weights[0].double().T + biases[0].double(), 0.3)
+    hidden = torch.tanh(hidden @ torch.as_tensor(weights[1]).double().T)
+    torch.testing.assert_close(graph(x), hidden @ weights[2].T + 1)
+    same = from_torch(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double(), torch.zeros(1, 4))
+    dense = [node for node in same.nodes if isinstance(node, Affine)]
+    copied = from_layers([node.terms[0][0].materialise() for node in dense], [node.bias for node in dense])
+    assert copied.fingerprint == same.fingerprint
+
+
+def test_layers_do_not_follow_later_changes() -> None:
+    weight = torch.ones(2, 3, dtype=torch.float64)
+    frozen = numpy.ones((2, 2))
+    frozen.setflags(write=False)
+    graph = from_layers([weight, frozen])
+    weight.zero_()
+    assert torch.equal(graph(torch.ones(3)), torch.full((2,), 6.0, dtype=torch.float64))
+    assert torch.equal(from_layers([[[1, 2], [3, 4.5]]])(torch.ones(2)), torch.tensor([3, 7.5], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("arguments", "kind", "text"), [
+    (([],), ShapeError, "at least one"),
+    (([torch.ones(3)],), ShapeError, r"weights\[0\] has shape \(3,\)"),
+    (([torch.ones(3, 2), torch.ones(2, 2)],), ShapeError, r"weights\[1\].*transpose"),
+    (([torch.ones(3, 2)], [torch.ones(2)]), ShapeError, r"biases\[0\] has shape \(2,\)"),
+    (([torch.ones(3, 2)], []), ShapeError, "1 weights and 0 biases"),
+    (([torch.ones(3, 2)], None, ["relu"]), ShapeError, "0 hidden layers and 1 activations"),
+    (([torch.ones(3, 2), torch.ones(1, 3)], None, "nonsense"), UnsupportedOpError, "nonsense"),
+    (([torch.full((3, 2), float("nan"))],), InvalidModelError, r"weights\[0\].* NaN"),
+    (([torch.ones(3, 2)], [torch.full((3,), float("inf"))]), InvalidModelError, r"biases\[0\]"),
+    (([numpy.ones((3, 2), dtype=numpy.float16)],), InvalidModelError, "float16"),
+    (([numpy.ones((3, 2), dtype=numpy.int64)],), InvalidModelError, "int64"),
+    (([[[1.0], [1.0, 2.0]]],), ShapeError, r"weights\[0\] can not be read"),
+    (([object()],), ShapeError, r"weights\[0\] can not be read"),
+])
+def test_layers_that_are_refused(arguments: tuple[object, ...], kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        from_layers(*arguments)  # type: ignore[arg-type]

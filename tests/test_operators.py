@@ -1,0 +1,507 @@
+"""Laws of every operator kind, and the two sound verbs (`enclose`, `slack`) against exact rationals.
+
+A new kind enters `KINDS` and inherits all laws.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from math import prod
+
+import pytest
+import torch
+from flint import fmpq, fmpq_mat
+from torch import Tensor
+
+from exact import (
+    DTYPE_NAMES,
+    DTYPES,
+    at_least,
+    outside,
+    random_floats,
+    rational,
+    rational_matrix,
+    rationals,
+)
+from jacobound.errors import ShapeError, UnsafeArithmeticError
+from jacobound.intervals import Interval
+from jacobound.operator_kinds import Convolution, Dense, Identity, Scale, Scatter, Select
+from jacobound.operators import LinearOperator
+from jacobound.rounding import tiny, underflow, unit
+
+Draw = Callable[[Sequence[int]], Tensor]  # a tensor of weights of the wanted shape
+
+both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
+
+
+def integers(dtype: torch.dtype, generator: torch.Generator) -> Draw:
+    """Small integers: products and sums of these are exact in both dtypes."""
+    return lambda shape: torch.randint(-4, 5, tuple(shape), generator=generator).to(dtype)
+
+
+def reals(dtype: torch.dtype, generator: torch.Generator, exponents: tuple[int, int] = (-3, 3)) -> Draw:
+    """Full mantissas: nearly every product and sum rounds."""
+    return lambda shape: random_floats(shape, dtype, generator, exponents)
+
+
+def convolution(
+    draw: Draw,
+    image: tuple[int, ...],
+    channels: int,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...] | None = None,
+    padding: tuple[int, ...] | None = None,
+    dilation: tuple[int, ...] | None = None,
+    groups: int = 1,
+    adjoint: bool = False,
+) -> Convolution:
+    axes = len(kernel)
+    weight = draw((channels, image[0] // groups, *kernel))
+    stride, padding, dilation = stride or (1,) * axes, padding or (0,) * axes, dilation or (1,) * axes
+    return Convolution(weight, image, stride, padding, dilation, groups, adjoint)
+
+
+REPEATING = torch.tensor([[3, -1, 0], [3, 5, 3]])  # one entry three times, one gap, some entries unused
+MOVING = torch.tensor([4, -1, 2, 0, -1])
+
+KINDS: dict[str, Callable[[Draw], LinearOperator]] = {
+    "identity": lambda draw: Identity((2, 3), (6,), draw((1,))),
+    "dense": lambda draw: Dense(draw((4, 5))),
+    "dense, long": lambda draw: Dense(draw((3, 40))),
+    "dense, one row": lambda draw: Dense(draw((1, 3))),
+    "dense, positions": lambda draw: Dense(draw((2, 3)), lead=(2,)),
+    "conv 1d": lambda draw: convolution(draw, (2, 7), 3, (3,), (2,), (1,)),
+    "conv 1d adjoint": lambda draw: convolution(draw, (2, 8), 3, (3,), (3,), adjoint=True),
+    "conv 2d": lambda draw: convolution(draw, (2, 4, 5), 3, (3, 2), (1, 2), (1, 0)),
+    "conv 2d groups": lambda draw: convolution(draw, (4, 3, 3), 2, (2, 2), padding=(1, 1), groups=2),
+    "conv 2d dilated": lambda draw: convolution(draw, (1, 5, 5), 2, (2, 3), dilation=(3, 2)),
+    "conv 2d adjoint": lambda draw: convolution(draw, (2, 4, 4), 2, (2, 3), (2, 2), (0, 1), adjoint=True),
+    "select": lambda draw: Select(REPEATING, (2, 3), draw((1,))),
+    "select, moving": lambda draw: Select(MOVING, (6,), draw((1,))),
+    "scatter": lambda draw: Scatter(Select(REPEATING, (2, 3), draw((1,)))),
+    "scatter, moving": lambda draw: Scatter(Select(MOVING, (6,), draw((1,)))),
+    "scale": lambda draw: Scale(draw((2, 3))),
+}
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def draw_point(operator: LinearOperator, draw: Draw, lead: tuple[int, ...] = ()) -> Tensor:
+    return draw((*lead, *operator.in_shape))
+
+
+# Laws, on small integers, where floating point is exact.
+
+
+@both_dtypes
+@every_kind
+def test_transpose_is_the_adjoint(kind: str, dtype: torch.dtype, generator: torch.Generator) -> None:
+    draw = integers(dtype, generator)
+    operator = KINDS[kind](draw)
+    transposed = operator.transpose()
+    assert (transposed.in_shape, transposed.out_shape) == (operator.out_shape, operator.in_shape)
+    x, y = draw(operator.in_shape), draw(operator.out_shape)
+    assert (operator.apply(x) * y).sum() == (x * transposed.apply(y)).sum()
+    assert torch.equal(transposed.materialise(), operator.materialise().T)
+    assert torch.equal(transposed.transpose().materialise(), operator.materialise())
+
+
+@both_dtypes
+@every_kind
+def test_apply_is_the_matrix_and_keeps_leading_axes(
+    kind: str, dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    draw = integers(dtype, generator)
+    operator = KINDS[kind](draw)
+    matrix = operator.materialise()
+    assert matrix.shape == (operator.out_size, operator.in_size)
+    assert matrix.dtype == dtype
+    x = draw_point(operator, draw, (2, 3))
+    image = operator.apply(x)
+    assert image.shape == (2, 3, *operator.out_shape)
+    assert torch.equal(image.reshape(2, 3, -1), x.reshape(2, 3, -1) @ matrix.T)
+    assert torch.equal(operator.apply(x[1, 2]), image[1, 2])
+    assert operator.apply(x[:0]).shape == (0, 3, *operator.out_shape)
+
+
+@both_dtypes
+@every_kind
+def test_abs_is_the_matrix_of_absolute_values(kind: str, dtype: torch.dtype, generator: torch.Generator) -> None:
+    operator = KINDS[kind](integers(dtype, generator))
+    assert torch.equal(operator.abs().materialise(), operator.materialise().abs())
+    assert torch.equal(operator.transpose().abs().materialise(), operator.materialise().abs().T)
+
+
+@both_dtypes
+@every_kind
+def test_columns_and_parts(kind: str, dtype: torch.dtype, generator: torch.Generator) -> None:
+    draw = integers(dtype, generator)
+    operator = KINDS[kind](draw)
+    matrix = operator.materialise()
+    index = torch.randperm(operator.in_size, generator=generator)[: max(1, operator.in_size // 2)]
+    rows = torch.randperm(operator.out_size, generator=generator)[: max(1, operator.out_size // 2)]
+    assert torch.equal(operator.columns(index), matrix[:, index].T)
+    whole, part = draw((2, operator.in_size)), draw((2, len(index)))
+    assert torch.equal(operator.apply_between(whole, None, None), whole @ matrix.T)
+    assert torch.equal(operator.apply_between(whole, None, rows), whole @ matrix[rows].T)
+    assert torch.equal(operator.apply_between(part, index, None), part @ matrix[:, index].T)
+    assert torch.equal(operator.apply_between(part, index, rows), part @ matrix[rows][:, index].T)
+    assert operator.apply_between(part[:, :0], index[:0], rows).shape == (2, len(rows))
+    assert operator.columns(index[:0]).shape == (0, operator.out_size)
+
+
+@every_kind
+def test_terms_counts_the_longest_sum(kind: str) -> None:
+    operator = KINDS[kind](lambda shape: torch.ones(*shape, dtype=torch.float64))
+    matrix = operator.materialise()
+    assert operator.terms >= int(matrix.sum(1).max()) or operator.terms == 0
+    if operator.terms == 0:
+        assert matrix.unique().tolist() in ([0.0, 1.0], [1.0])
+        assert matrix.sum(1).max() <= 1
+    assert operator.longest_sum >= int(matrix.sum(0).max()) or matrix.sum(0).max() <= 1
+    assert operator.longest_sum == operator.transpose().longest_sum
+
+
+@every_kind
+def test_moving_to_another_dtype(kind: str) -> None:
+    operator = KINDS[kind](integers(torch.float64, torch.Generator().manual_seed(3)))
+    there = operator.to(torch.device("cpu"), torch.float32)
+    back = there.to(torch.device("cpu"), torch.float64)
+    assert there.example().dtype == torch.float32
+    assert all(weights.dtype == torch.float32 for weights in there.parameters())
+    assert torch.equal(back.materialise(), operator.materialise())
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv 2d", "scale"])
+def test_weights_that_do_not_fit_are_refused(kind: str) -> None:
+    operator = KINDS[kind](lambda shape: torch.full(tuple(shape), 0.1, dtype=torch.float64))
+    with pytest.raises(UnsafeArithmeticError, match="does not fit"):
+        operator.to(torch.device("cpu"), torch.float32)
+    huge = KINDS[kind](lambda shape: torch.full(tuple(shape), 1e300, dtype=torch.float64))
+    with pytest.raises(UnsafeArithmeticError, match="does not fit"):
+        huge.to(torch.device("cpu"), torch.float32)
+
+
+# Soundness against exact rationals.
+
+
+def exact_matrix(operator: LinearOperator) -> fmpq_mat:
+    return rational_matrix(operator.materialise())
+
+
+def random_ball(operator: LinearOperator, draw: Draw, generator: torch.Generator) -> Interval:
+    """Intervals of which about a third have width zero."""
+    ends = torch.stack((draw_point(operator, draw), draw_point(operator, draw)))
+    ends[1] = torch.where(torch.rand(operator.in_shape, generator=generator) < 0.3, ends[0], ends[1])
+    return Interval(ends.amin(0), ends.amax(0))
+
+
+def chosen_points(x: Interval, matrix: fmpq_mat) -> list[fmpq_mat]:
+    """Exact points of an interval: for some rows the vertices where they are extreme, and one inside."""
+    lower, upper = rationals(x.lower), rationals(x.upper)
+    size = len(lower)
+    found = [[low + (high - low) * fmpq(2, 7) for low, high in zip(lower, upper, strict=True)]]
+    for row in range(min(matrix.nrows(), 6)):
+        rises = [matrix[row, k] >= 0 for k in range(size)]
+        found.append([upper[k] if rises[k] else lower[k] for k in range(size)])
+        found.append([lower[k] if rises[k] else upper[k] for k in range(size)])
+    return [fmpq_mat(size, 1, point) for point in found]
+
+
+SCALES = {"ordinary": (-3, 3), "mixed": (-40, 40), "vanishing": (-520, -500), "vanishing32": (-80, -60)}
+
+
+@both_dtypes
+@pytest.mark.parametrize("scale", SCALES)
+@every_kind
+def test_enclose_holds_the_exact_image(
+    kind: str, scale: str, dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    draw = reals(dtype, generator, SCALES[scale])
+    operator = KINDS[kind](draw)
+    matrix = exact_matrix(operator)
+    for x in (random_ball(operator, draw, generator), Interval.exact(draw_point(operator, draw))):
+        result = operator.enclose(x)
+        assert result.shape == operator.out_shape
+        for point in chosen_points(x, matrix):
+            assert outside(result.lower, (matrix * point).entries(), result.upper) == []
+
+
+@both_dtypes
+@every_kind
+def test_enclose_is_tight(kind: str, dtype: torch.dtype, generator: torch.Generator) -> None:
+    draw = reals(dtype, generator)
+    operator = KINDS[kind](draw)
+    x = random_ball(operator, draw, generator)
+    matrix = operator.materialise().double().abs()
+    width = (matrix @ (x.upper.double() - x.lower.double()).flatten()).reshape(operator.out_shape)
+    size = (matrix @ x.magnitude().double().flatten()).reshape(operator.out_shape)
+    room = 16 * (operator.longest_sum + 8) * unit(dtype) * size + 100 * tiny(dtype)
+    assert torch.all(operator.enclose(x).width.double() <= width + room)
+
+
+@pytest.mark.parametrize("kind", ["identity", "select", "select, moving", "scatter, moving"])
+def test_moving_entries_rounds_nothing(kind: str) -> None:
+    operator = KINDS[kind](lambda shape: torch.ones(*shape, dtype=torch.float64))
+    x = torch.rand(operator.in_shape, dtype=torch.float64)
+    result = operator.enclose(Interval(-x, x))
+    assert torch.equal(result.upper, operator.apply(x))
+    assert torch.equal(result.lower, -operator.apply(x))
+    assert not operator.slack(x).any()
+
+
+@both_dtypes
+@every_kind
+def test_enclose_of_unbounded_and_overflowing_intervals(
+    kind: str, dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    operator = KINDS[kind](integers(dtype, generator))
+    used = operator.abs().materialise().any(1).reshape(operator.out_shape)
+    largest = torch.finfo(dtype).max
+    ones = torch.ones(operator.in_shape, dtype=dtype)
+    for end in (math.inf, math.nan, largest):
+        result = operator.enclose(Interval(-end * ones, end * ones))
+        assert not result.upper.isnan().any() or operator.terms == 0
+        assert torch.all((result.upper >= largest)[used] | result.upper[used].isnan())
+        assert torch.all((result.lower <= -largest)[used] | result.lower[used].isnan())
+        assert torch.all(result.lower < math.inf) or operator.terms == 0
+    single = Interval(torch.zeros_like(ones), torch.zeros_like(ones).flatten().index_fill(
+        0, torch.tensor([0]), math.inf).reshape(operator.in_shape))
+    result = operator.enclose(single)
+    assert not result.upper.isnan().any()
+    touched = operator.columns(torch.tensor([0])).reshape(operator.out_shape)
+    assert torch.all(result.upper[touched > 0] == math.inf)
+    assert torch.all(result.lower[touched < 0] == -math.inf)
+
+
+def wrong_slack(operator: LinearOperator, x: Tensor, matrix: fmpq_mat) -> list[str]:
+    """Entries in which the computed image of x differs from the exact one by more than the slack."""
+    slack = operator.slack(x.abs())
+    assert slack.shape == operator.out_shape
+    exact = (matrix * fmpq_mat(x.numel(), 1, rationals(x))).entries()
+    image = operator.apply(x)
+    return outside(-slack, [found - value for found, value in zip(rationals(image), exact, strict=True)], slack)
+
+
+def wrong_transposed_slack(
+    operator: LinearOperator, coefficients: Tensor, magnitude: Tensor, matrix: fmpq_mat
+) -> list[str]:
+    """Rows A where ``max |(A W - fl(A W)) x|`` over |x| <= magnitude is more than |A| slack plus the floor."""
+    computed = rational_matrix(operator.transpose().apply(coefficients).flatten(1))
+    rows = rational_matrix(coefficients.flatten(1))
+    missing = rows * matrix - computed
+    slack, reach = rationals(operator.slack(magnitude)), rationals(magnitude)
+    floor = rational(underflow(operator.longest_sum, magnitude)) * sum(reach, fmpq(0))
+    found = []
+    for i in range(rows.nrows()):
+        error = sum((abs(missing[i, k]) * reach[k] for k in range(len(reach))), fmpq(0))
+        allowed = sum((abs(rows[i, k]) * slack[k] for k in range(len(slack))), floor)
+        if error > allowed:
+            found.append(f"row {i}: {float(error.p) / float(error.q)}")
+    return found
+
+
+@both_dtypes
+@pytest.mark.parametrize("scale", SCALES)
+@every_kind
+def test_slack_covers_both_products(kind: str, scale: str, dtype: torch.dtype, generator: torch.Generator) -> None:
+    draw = reals(dtype, generator, SCALES[scale])
+    operator = KINDS[kind](draw)
+    matrix = exact_matrix(operator)
+    assert wrong_slack(operator, draw_point(operator, draw), matrix) == []
+    coefficients = draw((3, *operator.out_shape))
+    magnitude = draw_point(operator, draw).abs()
+    assert wrong_transposed_slack(operator, coefficients, magnitude, matrix) == []
+
+
+@both_dtypes
+def test_slack_covers_cancellation(dtype: torch.dtype) -> None:
+    """Duplicated rows that cancel in the exact sum, or lose the 1 between them, depending on the order."""
+    big = 1e16 if dtype == torch.float64 else 1e8
+    rows = torch.tensor(list(itertools.permutations((big, 1.0, -big))), dtype=dtype)
+    for matrix in (rows, rows.T, torch.cat((rows, rows * 3), 1)):
+        operator = Dense(matrix.contiguous())
+        exact = exact_matrix(operator)
+        x = torch.ones(operator.in_shape, dtype=dtype)
+        assert wrong_slack(operator, x, exact) == []
+        assert wrong_slack(operator, x * 1.1, exact) == []
+        coefficients = torch.eye(operator.out_size, dtype=dtype)
+        coefficients = torch.cat((coefficients, torch.ones(1, operator.out_size, dtype=dtype)))
+        assert wrong_transposed_slack(operator, coefficients, x, exact) == []
+        assert wrong_transposed_slack(operator, coefficients * 0.7, x * 1e3, exact) == []
+        result = operator.enclose(Interval.exact(x))
+        assert outside(result.lower, (exact * fmpq_mat(len(x), 1, rationals(x))).entries(), result.upper) == []
+
+
+@both_dtypes
+@pytest.mark.parametrize("transposed", [False, True])
+def test_slack_covers_the_worst_order_of_a_long_sum(dtype: torch.dtype, transposed: bool) -> None:
+    """One large term and many of half a unit: summed after it, each of them rounds away.
+
+    The slack holds for sums of any order, so for this one too: in `apply` of the row, and in the transposed product
+    of ones with the column.
+    """
+    weight = torch.full((1, 300), unit(dtype), dtype=dtype)
+    weight[0, 0] = 1.0
+    total = torch.zeros((), dtype=dtype)
+    for entry in weight[0]:
+        total = total + entry
+    missing = sum(rationals(weight), fmpq(0)) - rational(total.item())
+    assert missing == 299 * rational(unit(dtype))
+    operator = Dense(weight.T if transposed else weight)
+    slack = operator.slack(torch.ones(operator.in_shape, dtype=dtype))
+    assert sum(rationals(slack), fmpq(0)) >= missing
+
+
+@both_dtypes
+def test_slack_of_further_summands(dtype: torch.dtype, generator: torch.Generator) -> None:
+    """A bias that the caller adds: with ``gamma |bias|`` paid by the caller, the sum is covered."""
+    draw = reals(dtype, generator)
+    operator = Dense(draw((4, 5)))
+    x = draw((5,))
+    assert torch.all(operator.slack(x.abs(), summands=2) > operator.slack(x.abs()))
+    assert not Identity((3,), (3,), x).slack(x[:3].abs()).any()
+    assert torch.all(Identity((3,), (3,), x).slack(x[:3].abs(), summands=1) >= unit(dtype) * x[:3].abs())
+
+
+@both_dtypes
+@every_kind
+def test_slack_of_infinite_magnitudes(kind: str, dtype: torch.dtype) -> None:
+    operator = KINDS[kind](lambda shape: torch.ones(*shape, dtype=dtype))
+    slack = operator.slack(torch.full(operator.in_shape, math.inf, dtype=dtype))
+    assert not slack.isnan().any()
+    if operator.longest_sum:
+        assert torch.all(slack[operator.materialise().any(1).reshape(operator.out_shape)] == math.inf)
+
+
+# Scale with a radius: factors that are no floats.
+
+
+@both_dtypes
+@pytest.mark.parametrize("exact_factor", [fmpq(1, 9), fmpq(-1, 49), fmpq(2, 3)])
+def test_scale_with_a_radius_covers_the_rational_factor(
+    exact_factor: fmpq, dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    stored = torch.full((6,), float(exact_factor.p) / float(exact_factor.q), dtype=torch.float64).to(dtype)
+    operator = Scale(stored, stored.abs() * unit(dtype))
+    assert rational(stored[0].item()) != exact_factor
+    assert all(at_least(entry, abs(exact_factor)) for entry in operator.abs().factor.tolist())
+    draw = reals(dtype, generator)
+    ends = draw((2, 6)).sort(0).values
+    for x in (Interval(ends[0], ends[1]), Interval.exact(ends[0])):
+        result = operator.enclose(x)
+        for point in (rationals(x.lower), rationals(x.upper)):
+            assert outside(result.lower, [exact_factor * entry for entry in point], result.upper) == []
+    matrix = fmpq_mat(6, 6, [exact_factor if i == j else fmpq(0) for i in range(6) for j in range(6)])
+    assert wrong_slack(operator, ends[0], matrix) == []
+    assert wrong_transposed_slack(operator, draw((3, 6)), ends[1].abs(), matrix) == []
+    wide = operator.slack(ends[0].abs())
+    assert torch.all(wide <= 12 * unit(dtype) * stored.abs() * ends[0].abs() + 40 * tiny(dtype))
+
+
+def test_scale_with_a_radius_moves_to_another_dtype() -> None:
+    factor = torch.tensor([1 / 9, -2 / 3, 1e-42, 0.5, 1e300], dtype=torch.float64)
+    radius = torch.tensor([1e-17, 1e-9, 1e-60, 0.0, 1e290], dtype=torch.float64)
+    there = Scale(factor, radius).to(torch.device("cpu"), torch.float32)
+    assert there.radius is not None
+    for k in range(4):
+        centre, reach = rational(there.factor[k].item()), rational(there.radius[k].item())
+        assert centre - reach <= rational(factor[k].item()) - rational(radius[k].item())
+        assert centre + reach >= rational(factor[k].item()) + rational(radius[k].item())
+    assert there.radius[4] == math.inf  # the factor does not fit: nothing is known
+    image = there.enclose(Interval.exact(torch.ones(5)))
+    assert image.upper[4] == math.inf
+    assert image.lower[4] == -math.inf
+    back = there.to(torch.device("cpu"), torch.float64)
+    assert torch.equal(back.factor, there.factor.double())
+
+
+# Convolution: the products that replace the library in float32 and on accelerators.
+
+ONE_AXIS = [
+    ((channels * groups, size), (k,), (s,), (p,), (d,), groups)
+    for channels, size, k, s, p, d, groups in itertools.product(
+        (1, 2), (6, 9), (1, 2, 3), (1, 2, 3), (0, 1, 2), (1, 2), (1, 2)
+    )
+]
+TWO_AXES = [
+    ((2 * groups, *size), k, s, p, d, groups)
+    for size, k, s, p, d, groups in itertools.product(
+        ((5, 7), (6, 6)), ((3, 3), (2, 1)), ((1, 1), (2, 3)), ((0, 0), (1, 2)), ((1, 1), (2, 1)), (1, 2)
+    )
+]
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("configurations", [ONE_AXIS, TWO_AXES], ids=["1d", "2d"])
+def test_convolution_by_products_is_the_library_convolution(
+    configurations: list[tuple], adjoint: bool, generator: torch.Generator
+) -> None:
+    draw = integers(torch.float64, generator)
+    leftover = 0
+    for image, kernel, stride, padding, dilation, groups in configurations:
+        weight = draw((2 * groups, image[0] // groups, *kernel))
+        by_library = Convolution(weight, image, stride, padding, dilation, groups, adjoint)
+        by_products = by_library.to(torch.device("cpu"), torch.float32)
+        x = draw((2, *by_library.in_shape))
+        expected = by_library.apply(x)
+        assert expected.shape == (2, *by_library.out_shape)
+        assert torch.equal(by_products.apply(x.float()).double(), expected)
+        spans = zip(image[1:], kernel, stride, padding, dilation, strict=True)
+        leftover += any((n + 2 * p - d * (k - 1) - 1) % s for n, k, s, p, d in spans)
+    assert leftover > len(configurations) // 8  # sizes that the adjoint must be told (output padding) are among them
+
+
+def test_convolution_is_that_of_torch() -> None:
+    x = torch.randn(2, 3, 8, 7, dtype=torch.float64)
+    layer = torch.nn.Conv2d(3, 4, (3, 2), (2, 1), (1, 0), (1, 2), bias=False, dtype=torch.float64)
+    operator = Convolution(layer.weight.detach(), (3, 8, 7), (2, 1), (1, 0), (1, 2))
+    assert torch.equal(operator.apply(x), layer(x).detach())
+
+
+@pytest.mark.parametrize(
+    ("weight", "image", "groups", "message"),
+    [
+        ((2, 3, 3, 3), (2, 5, 5), 1, "does not fit"),
+        ((3, 2, 3, 3), (4, 5, 5), 2, "does not fit"),
+        ((2, 2, 7, 7), (2, 5, 5), 1, "kernel"),
+        ((2, 2, 3), (2, 5, 5), 1, "not known"),
+    ],
+)
+def test_convolutions_that_make_no_sense(
+    weight: tuple[int, ...], image: tuple[int, ...], groups: int, message: str
+) -> None:
+    with pytest.raises(ShapeError, match=message):
+        Convolution(torch.zeros(weight), image, (1, 1), (0, 0), (1, 1), groups)
+
+
+def test_other_operators_that_make_no_sense() -> None:
+    like = torch.zeros(1)
+    with pytest.raises(ShapeError, match="sizes differ"):
+        Identity((2, 3), (5,), like)
+    with pytest.raises(ShapeError, match="two axes"):
+        Dense(torch.zeros(3))
+    for index in ([0, 6], [-2, 0]):
+        with pytest.raises(ShapeError, match="outside"):
+            Select(torch.tensor(index), (2, 3), like)
+
+
+def test_select_and_scatter_of_repeats_and_gaps() -> None:
+    operator = KINDS["select"](lambda shape: torch.ones(*shape))
+    x = torch.arange(1.0, 7.0).reshape(2, 3)
+    assert operator.apply(x).tolist() == [[4.0, 0.0, 1.0], [4.0, 6.0, 4.0]]
+    back = operator.transpose()
+    assert back.apply(torch.ones(2, 3)).tolist() == [[1.0, 0.0, 0.0], [3.0, 0.0, 1.0]]
+    assert back.terms == 3
+    assert operator.longest_sum == 3
+    nothing = Select(torch.full((2,), -1), (3,), x)
+    assert nothing.apply(torch.ones(3)).tolist() == [0.0, 0.0]
+    assert nothing.transpose().apply(torch.ones(2)).tolist() == [0.0, 0.0, 0.0]
+    assert prod(nothing.out_shape) == nothing.out_size
+
+
+def test_padding_with_zeros_survives_infinite_entries() -> None:
+    operator = Select(torch.tensor([-1, 0]), (1,), torch.zeros(1))
+    assert operator.apply(torch.tensor([math.inf])).tolist() == [0.0, math.inf]
