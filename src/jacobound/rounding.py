@@ -130,7 +130,8 @@ def strict(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
                 failures.append(_FLUSHES)
             if failures:
                 raise UnsafeArithmeticError(
-                    f"arithmetic on {device} in {dtype} breaks the rounding model ({'; '.join(failures)}); unset fast-math flags of the process, or use float64 on the CPU"
+                    f"arithmetic on {device} in {dtype} breaks the rounding model ({'; '.join(failures)}); "
+                    "unset fast-math flags of the process, or use float64 on the CPU"
                 )
             yield
     finally:

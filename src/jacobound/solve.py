@@ -20,10 +20,10 @@ from jacobound.errors import ShapeError
 from jacobound.graph import Graph, size
 from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod
 from jacobound.methods.constants import from_entries, norms_before, split_products
-from jacobound.methods.core import unstable_entries
 from jacobound.methods.crown import CROWN
 from jacobound.methods.recurjac import RecurJac
 from jacobound.methods.sampling import Sampling, Witness
+from jacobound.methods.tangents import unstable_entries
 from jacobound.regions import Ball, Domain, Region
 from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds, Provenance, Status
 from jacobound.rounding import strict

@@ -1,6 +1,6 @@
 """Two lines around a function on an interval: slopes may be any floats, offsets are bounded rigorously.
 
-For a slope k the offsets must satisfy ``t_upper >= max s(z) - k z`` and ``t_lower <= min s(z) - k z`` over the interval.
+With a slope k the offsets must satisfy ``t_upper >= max s(z) - k z`` and ``t_lower <= min s(z) - k z`` on the interval.
 On each piece the extremes sit at its ends, or, for the maximum on a concave piece and the minimum on a convex one,
 below or above the tangent at any point t:  s(z) - k z <= s(t) - k t + (s'(t) - k)(z - t).
 """

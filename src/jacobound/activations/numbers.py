@@ -54,12 +54,12 @@ def number(value: Real, like: Tensor) -> Interval:
 
 def product(x: Tensor, factor: Tensor | float) -> Interval:
     """Enclosure of ``x * factor`` for exact factors; exact where a factor is 0 or 1 or `x` is 0 or infinite."""
-    if isinstance(factor, float):
+    if not isinstance(factor, Tensor):
         if factor == 0.0:
             return Interval.exact(torch.zeros_like(x))
         if factor == 1.0:
             return Interval.exact(x)
-        result, plain = x * factor, (x == 0) | torch.isinf(x)
+        result, plain = torch.where(x == 0, 0.0, x * factor), (x == 0) | torch.isinf(x)
     else:
         result = torch.where(factor == 0, 0.0, x * factor)
         plain = (x == 0) | torch.isinf(x) | (factor == 0) | (factor == 1)

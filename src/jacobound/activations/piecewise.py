@@ -102,6 +102,14 @@ def _as_turn(value: Fraction) -> float | tuple[float, float]:
     return math.nextafter(nearest, -math.inf), nearest
 
 
+def _leaky_relu_of_onnx(alpha: float | None = None) -> Activation:
+    return leaky_relu(as_float32(0.01) if alpha is None else alpha)
+
+
+def _hard_sigmoid_of_onnx(alpha: float | None = None, beta: float = 0.5) -> Activation:
+    return hard_sigmoid(as_float32(0.2) if alpha is None else alpha, beta)
+
+
 def _spellings(name: str, build: Callable[..., Activation]) -> dict[str, Callable[..., Activation]]:
     return {f"aten.{name}.default": build, f"aten.{name}_.default": build}
 
@@ -121,7 +129,7 @@ register(
         "leaky_relu",
         leaky_relu,
         _spellings("leaky_relu", leaky_relu),
-        {"LeakyRelu": lambda alpha=as_float32(0.01): leaky_relu(alpha)},
+        {"LeakyRelu": _leaky_relu_of_onnx},
         aliases=("leaky",),
     )
 )
@@ -138,7 +146,7 @@ register(
         "hard_sigmoid",
         hard_sigmoid,
         _spellings("hardsigmoid", hard_sigmoid),
-        {"HardSigmoid": lambda alpha=as_float32(0.2), beta=0.5: hard_sigmoid(alpha, beta)},
+        {"HardSigmoid": _hard_sigmoid_of_onnx},
         aliases=("hardsigmoid",),
     )
 )

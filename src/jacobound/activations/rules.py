@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from jacobound.activations.lines import Slopes
-from jacobound.activations.pieces import Curve, Piece, clip, derivative_range, extents, tidy
+from jacobound.activations.pieces import Curve, clip, derivative_range, extents, tidy
 from jacobound.intervals import Interval
 from jacobound.rounding import unrounded
 
@@ -69,7 +69,7 @@ def bent(convex: bool | Tensor) -> SlopeRule:
 
 
 def s_shaped(derivative: Callable[[Tensor], Tensor], steepest: Callable[[Tensor], Tensor]) -> SlopeRule:
-    """For an increasing function, convex left of 0, concave right of it, point-symmetric, with a bell-shaped derivative.
+    """For an increasing function, convex left of 0 and concave right of it, point-symmetric, with a bell-shaped slope.
 
     Args:
         derivative: plain s'(z).
@@ -131,9 +131,19 @@ def envelope(curve: Curve, x: Interval) -> Slopes:
     left, right = _grid(curve, Interval(x.lower, point)), _grid(curve, Interval(point, x.upper))
     heights = [curve.value(z) for z in (left, point, right)]
     steepness, slope = derivative_range(curve, x), slope_at(curve, point)
-    upper = _best_slope((left, point, right), heights, slope)
+    upper = _best_slope((left, point, right), heights, slope).clamp(steepness.lower, steepness.upper)
     lower = -_best_slope((left, point, right), [-height for height in heights], -slope)
-    lower, upper = (k.clamp(steepness.lower, steepness.upper) for k in (lower, upper))
+    lower = lower.clamp(steepness.lower, steepness.upper)
+    # One exchange: the points where the curve stands farthest beyond these lines join the grid. Its error is squared.
+    found = [z for z in tangent_points(curve, x, lower, upper) if z is not None]
+    if found:
+        farthest = torch.minimum(torch.maximum(torch.stack(found), x.lower), x.upper)
+        left = torch.cat([left, torch.minimum(farthest, point)])
+        right = torch.cat([right, torch.maximum(farthest, point)])
+        heights = [curve.value(z) for z in (left, point, right)]
+        upper = _best_slope((left, point, right), heights, slope).clamp(steepness.lower, steepness.upper)
+        lower = -_best_slope((left, point, right), [-height for height in heights], -slope)
+        lower = lower.clamp(steepness.lower, steepness.upper)
     return Slopes(lower, upper, tangent_points(curve, x, lower, upper))
 
 
@@ -182,35 +192,47 @@ def _best_slope(points: Sequence[Tensor], heights: Sequence[Tensor], slope: Tens
 
 def tangent_points(curve: Curve, x: Interval, lower: Tensor, upper: Tensor) -> tuple[Tensor | None, ...]:
     """For each curved piece the point where the derivative equals the slope of the line that may touch it."""
-    found: list[Tensor | None] = []
+    slopes, signs, firsts, lasts = [], [], [], []
     for piece, (start, end) in zip(curve.pieces, extents(curve, x.lower), strict=True):
-        if piece.curvature == "linear":
-            found.append(None)
-        else:
-            k = upper if piece.curvature == "concave" else lower
-            found.append(_where_slope_is(piece, k, clip(x.lower, start, end), clip(x.upper, start, end)))
-    return tuple(found)
+        if piece.curvature != "linear":
+            slopes.append(upper if piece.curvature == "concave" else lower)
+            signs.append(-1.0 if piece.curvature == "concave" else 1.0)
+            firsts.append(clip(x.lower, start, end))
+            lasts.append(clip(x.upper, start, end))
+    if not slopes:
+        return (None,) * len(curve.pieces)
+    sign = x.lower.new_tensor(signs).reshape(-1, *[1] * x.lower.dim())
+    found = iter(_where_slope_is(curve, torch.stack(slopes), sign, torch.stack(firsts), torch.stack(lasts)))
+    return tuple(None if piece.curvature == "linear" else next(found) for piece in curve.pieces)
 
 
-def _where_slope_is(piece: Piece, k: Tensor, first: Tensor, last: Tensor) -> Tensor:
-    """Solve s'(t) = k on a piece by false position (Illinois), with a bisection in every third step."""
-    sign = 1.0 if piece.curvature == "convex" else -1.0
+def _where_slope_is(curve: Curve, k: Tensor, sign: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """Solve s'(t) = k for a monotone s' by false position (Illinois), with a bisection in every third step."""
 
     def excess(z: Tensor) -> Tensor:
-        return (piece.derivative(Interval.exact(z)).lower - k) * sign
+        return (_gradient(curve, z) - k) * sign
 
-    with unrounded():
-        low, high = first, last
-        below, above = excess(low), excess(high)
-        for step in range(SEARCH_STEPS):
-            t = low + (high - low) * 0.5 if step % 3 == 2 else low - below * (high - low) / (above - below)
-            t = torch.minimum(torch.maximum(t.nan_to_num(nan=0.0), low), high)
-            here = excess(t)
-            rising = here < 0
-            # Halving the value kept at the other end makes false position converge faster than linearly.
-            low, below, above = (torch.where(rising, t, low), torch.where(rising, here, below * 0.5),
-                                 torch.where(rising, above * 0.5, here))
-            high = torch.where(rising, high, t)
-            if step % 4 == 3 and bool((high - low <= 1e-6 * (last - first)).all()):
-                break
-    return torch.where(excess(first) >= 0, first, torch.where(excess(last) <= 0, last, low * 0.5 + high * 0.5))
+    low, high, below, above, t = first, last, excess(first), excess(last), first
+    at_first, at_last = below >= 0, above <= 0
+    for step in range(SEARCH_STEPS):
+        t = low + (high - low) * 0.5 if step % 3 == 2 else low - below * (high - low) / (above - below)
+        t = torch.minimum(torch.maximum(t.nan_to_num(nan=0.0), low), high)
+        here = excess(t)
+        rising = here < 0
+        # Halving the value kept at the other end makes false position converge faster than linearly.
+        low, below, above, high = (
+            torch.where(rising, t, low),
+            torch.where(rising, here, below * 0.5),
+            torch.where(rising, above * 0.5, here),
+            torch.where(rising, high, t),
+        )
+        if step % 4 == 3 and bool(((high - low <= 1e-7 * (last - first)) | (here == 0) | at_first | at_last).all()):
+            break
+    return torch.where(at_first, first, torch.where(at_last, last, t))
+
+
+def _gradient(curve: Curve, z: Tensor) -> Tensor:
+    """The plain derivative inside a piece, by autograd (also under `torch.inference_mode`)."""
+    with torch.inference_mode(False), torch.enable_grad():
+        z = z.detach().clone().requires_grad_()
+        return torch.autograd.grad(curve.value(z).sum(), z)[0]

@@ -126,7 +126,11 @@ def _spellings(name: str, build: Callable[..., Activation]) -> dict[str, Callabl
     return {f"aten.{name}.default": build, f"aten.{name}_.default": build}
 
 
-def _from_onnx(approximate: str | bytes = "none") -> Activation:
+def _selu_of_onnx(alpha: float | None = None, gamma: float | None = None) -> Activation:
+    return selu(as_float32(SELU_ALPHA) if alpha is None else alpha, as_float32(SELU_SCALE) if gamma is None else gamma)
+
+
+def _gelu_of_onnx(approximate: str | bytes = "none") -> Activation:
     return gelu(approximate.decode() if isinstance(approximate, bytes) else approximate)
 
 
@@ -136,12 +140,10 @@ register(
         "selu",
         selu,
         _spellings("selu", selu),
-        {
-            "Selu": lambda alpha=as_float32(SELU_ALPHA), gamma=as_float32(SELU_SCALE): selu(alpha, gamma),
-        },
+        {"Selu": _selu_of_onnx},
     )
 )
 register(Family("celu", celu, _spellings("celu", celu), {"Celu": lambda alpha=1.0: celu(alpha)}))
 register(Family("softplus", softplus, {"aten.softplus.default": softplus}, {"Softplus": softplus}))
-register(Family("gelu", gelu, _spellings("gelu", gelu), {"Gelu": _from_onnx}))
+register(Family("gelu", gelu, _spellings("gelu", gelu), {"Gelu": _gelu_of_onnx}))
 register(Family("gelu_tanh", lambda: gelu("tanh")))

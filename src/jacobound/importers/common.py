@@ -84,7 +84,13 @@ def verify(
         x = centre + 0.01 * (1 + centre.abs()) * x if scale is None else scale * x
         x = x.to(example.device, dtype)
         with torch.no_grad():
-            expected = original(x)
+            try:
+                expected = original(x)
+            except Exception as error:
+                raise InvalidModelError(
+                    f"{subject} does not take a batch of {points} points ({type(error).__name__}: {error}); it depends "
+                    "on the size of the batch. Make it treat every point alike"
+                ) from error
             values = graph.values(x)
         _compare(expected, values[graph.output], values, tolerance, subject)
 

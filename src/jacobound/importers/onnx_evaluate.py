@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto, TypeProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from jacobound.errors import InvalidModelError
-from jacobound.importers.onnx_safety import check_size
+from jacobound.importers.onnx_safety import LARGEST_RESULT, check_size
 
 # Deterministic operations without control flow: what may stand between stored constants and their use.
 FOLDABLE = frozenset(
@@ -59,9 +59,10 @@ def result_shapes(
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise InvalidModelError(f"{describe(node)}: its inputs do not fit ({_short(error)})") from error
     shapes = tuple(_known_shape(found.get(name)) for name in node.output)
+    limit = max(LARGEST_RESULT, sum(value.size for value in known if value is not None))
     for name, shape in zip(node.output, shapes, strict=True):
         if shape is not None:
-            check_size(shape, f"tensor '{name}'")
+            check_size(shape, f"the result '{name}' of {describe(node)}", limit)
     return shapes
 
 

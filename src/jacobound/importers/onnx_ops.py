@@ -19,7 +19,7 @@ from jacobound.errors import UnsupportedOpError
 from jacobound.graph import Affine, Elementwise, Node
 from jacobound.importers.onnx_call import Call, Traced, Value, point_shape
 from jacobound.importers.onnx_evaluate import evaluate
-from jacobound.importers.onnx_safety import element_type
+from jacobound.importers.onnx_safety import LARGEST_RESULT, check_size, element_type
 
 Lowering = Callable[[Call], tuple[Value, ...]]
 
@@ -209,7 +209,10 @@ def _window(call: Call, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple
     if automatic != "NOTSET" and any(given):
         raise UnsupportedOpError(f"It has both auto_pad='{automatic}' and pads={given}.")
     if not automatic.startswith("SAME"):
-        return stride, dilation, list(zip(given[: len(size)], given[len(size) :], strict=True))
+        pads = list(zip(given[: len(size)], given[len(size) :], strict=True))
+        padded = tuple(n + before + after for n, (before, after) in zip(size, pads, strict=True))
+        check_size((call.traced().shape[1], *padded), f"the padded input of '{call.name}'", LARGEST_RESULT)
+        return stride, dilation, pads
     pads = []
     for n, k, s, d in zip(size, kernel, stride, dilation, strict=True):
         total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
@@ -244,6 +247,7 @@ def _average_pool(call: Call) -> tuple[Value, ...]:
     value, size = _image(call), call.traced().shape[2:]
     kernel = call.integers("kernel_shape", tuple(0 for _ in size))
     stride, dilation, pads = _window(call, size, kernel)
+    check_size((value.shape[1], *kernel), f"the window of '{call.name}'", LARGEST_RESULT)
     lengths, padded = call.shape[2:], call.flag("count_include_pad")
     axes = list(zip(size, kernel, stride, dilation, pads, lengths, strict=True))
     # A last window that sticks out (ceil_mode) needs further zeros behind; they are never counted.

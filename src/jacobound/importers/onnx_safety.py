@@ -19,7 +19,8 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from jacobound.errors import InvalidModelError
 
 LARGEST_FILE = 2**31 - 1  # the limit of protobuf itself
-LARGEST_TENSOR = 2**28  # entries: 2 GiB in float64
+LARGEST_TENSOR = 2**28  # entries of a stored tensor: 2 GiB in float64
+LARGEST_RESULT = 2**24  # entries of what an operation makes of little; a layer of 224 x 224 x 64 has 2^21.6
 OLDEST_OPSET = 7  # the first with numpy-style broadcasting
 
 # Element types that an imported network may hold, and how many bytes one entry has in the file.
@@ -130,12 +131,12 @@ def check_finite(values: np.ndarray, name: str) -> None:
         )
 
 
-def check_size(shape: tuple[int, ...], what: str) -> None:
+def check_size(shape: tuple[int, ...], what: str, limit: int = LARGEST_TENSOR) -> None:
     """Refuse shapes that are no shapes or could not be held in memory, before anything is allocated."""
     if any(length < 0 for length in shape):
         raise InvalidModelError(f"{what} has shape {shape} with a negative length; the file is damaged")
-    if prod(shape) > LARGEST_TENSOR:
-        raise InvalidModelError(f"{what} has shape {shape}: more than {LARGEST_TENSOR} entries are not accepted")
+    if prod(shape) > limit:
+        raise InvalidModelError(f"{what} has shape {shape}: more than {limit} entries are not accepted here")
 
 
 def _read(source: str | os.PathLike[str], subject: str) -> bytes:

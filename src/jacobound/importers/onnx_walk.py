@@ -20,6 +20,7 @@ from jacobound.importers.onnx_ops import LOWERINGS, activation
 from jacobound.importers.onnx_safety import (
     BYTES,
     FLOATS,
+    LARGEST_RESULT,
     array,
     check_finite,
     check_size,
@@ -176,7 +177,7 @@ def _input(entry: ValueInfoProto) -> Traced:
     if len(point) < len(lengths) - 1:
         raise InvalidModelError(f"input '{entry.name}' has shape {shown}: only axis 0 may be left open; "
                                 "export it with the other lengths fixed")
-    check_size(point, f"input '{entry.name}'")
+    check_size(point, f"input '{entry.name}'", LARGEST_RESULT)
     if 0 in point:
         raise InvalidModelError(f"input '{entry.name}' has shape {shown} and no entries")
     dtype = np.dtype(np.float32 if kind.elem_type == TensorProto.FLOAT else np.float64)

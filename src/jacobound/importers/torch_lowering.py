@@ -16,16 +16,16 @@ from torch.export import ExportedProgram
 from torch.fx import Node as Step
 
 from jacobound.activations import families, torch_builder
-from jacobound.errors import InvalidModelError, ShapeError, UnsupportedOpError
+from jacobound.errors import InvalidModelError, JacoboundError, ShapeError, UnsupportedOpError
 from jacobound.graph import Elementwise, Input, Node
 from jacobound.importers.common import exact_weight, unsupported
 from jacobound.importers.steps import AffineSteps
 from jacobound.importers.torch_call import Call, Value, is_node, leaves
-from jacobound.importers.torch_movement import index, move, pad, take, where
+from jacobound.importers.torch_movement import index, move, pad, put, take, where
 from jacobound.importers.torch_rules import DIVISION, RULES, add, cast, divide, keep, multiply, negate
 
 ADVICE: Final = "Replace it, or import only the part of the model before it."
-EXACT: Final = (keep, move, take, index, where, negate)
+EXACT: Final = (keep, move, take, index, put, negate)
 PRELU: Final = ("aten.prelu.default", "aten._prelu_kernel.default")
 FRAME: Final = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 
@@ -139,6 +139,11 @@ def _evaluate(
         return RULES[op](call) if op in RULES else _activate(call)
     except (UnsupportedOpError, ShapeError) as error:
         raise unsupported(op, place(step), str(error), ADVICE) from None
+    except JacoboundError:
+        raise
+    except Exception as error:
+        reason = f"It is used in a way that is not understood ({type(error).__name__}: {error})."
+        raise unsupported(op, place(step), reason, ADVICE) from error
 
 
 def _check_dtype(call: Call) -> None:
@@ -195,7 +200,7 @@ def _rounds(step: Step, args: tuple[Value, ...], kwargs: Mapping[str, Value]) ->
     if not any(is_node(value) for value in values) and any(tensor.is_floating_point() for tensor in tensors):
         return True
     numbers = [value for value in values if isinstance(value, float)]
-    arithmetic = rule in (add, multiply, divide, pad, None)
+    arithmetic = rule in (add, multiply, divide, pad, where, None)
     return arithmetic and any(torch.tensor(n, dtype=torch.float32).item() != n for n in numbers)
 
 

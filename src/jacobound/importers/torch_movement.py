@@ -65,8 +65,24 @@ def index(call: Call) -> Value:
     return movement(call, frozenset({1}))
 
 
+def put(call: Call) -> Value:
+    """index_put: entries at constant places are replaced."""
+    if call.argument(3, "accumulate", False):
+        raise UnsupportedOpError("It adds into entries, perhaps several times into one.")
+    return movement(call, frozenset({1}))
+
+
 def where(call: Call) -> Value:
-    return movement(call, frozenset({0}))
+    """A choice by a constant mask; masked_fill is the same with its arguments in another order."""
+    mask, chosen, other = call.args[:3]
+    if "masked_fill" in call.op:
+        mask, chosen, other = chosen, other, mask
+    if is_node(mask):
+        raise UnsupportedOpError("Which entries it takes depends on the input.")
+    sources = [value if is_node(value) or isinstance(value, Tensor)
+               else torch.tensor(value, dtype=call.result.dtype, device=call.result.device)
+               for value in (chosen, other)]
+    return _with_batch(call, call.steps.rearrange(sources, lambda a, b: torch.where(mask, a, b), call.name))
 
 
 def pad(call: Call) -> Value:

@@ -12,7 +12,7 @@ from jacobound.errors import InvalidModelError, UnsupportedOpError
 from jacobound.graph import Node
 from jacobound.importers.steps import MIXED
 from jacobound.importers.torch_call import PRODUCT, Call, Rule, Value, is_node
-from jacobound.importers.torch_movement import index, like, move, pad, resize, take, where
+from jacobound.importers.torch_movement import index, like, move, pad, put, resize, take, where
 
 DIVISION: Final = "It divides by a value that depends on the input."
 TRAINING: Final = "it behaves as in training; call module.eval() first"
@@ -55,7 +55,8 @@ def linear(call: Call) -> Node:
         raise UnsupportedOpError("Its bias depends on the input.")
     weight = call.weight(call.args[1])
     _keep_batch(call, call.args[0], 1)
-    return call.steps.dense(call.args[0], weight, call.optional(call.argument(2, "bias"), "bias"), call.name)
+    bias = call.argument(2, "bias")
+    return call.steps.dense(call.args[0], weight, None if bias is None else call.operand(bias), call.name)
 
 
 def matmul(call: Call) -> Node:
@@ -85,9 +86,11 @@ def matmul(call: Call) -> Node:
 def addmm(call: Call) -> Node:
     if call.kwargs.get("beta", 1) != 1 or call.kwargs.get("alpha", 1) != 1 or not is_node(call.args[1]):
         raise UnsupportedOpError("Only bias + x @ W, with constant bias and W, is understood.")
-    bias, weight = call.weight(call.args[0], "bias"), call.weight(call.args[2])
+    if is_node(call.args[0]):
+        raise UnsupportedOpError("Its bias depends on the input.")
+    weight = call.weight(call.args[2])
     _keep_batch(call, call.args[1], 1)
-    return call.steps.dense(call.args[1], weight.T.contiguous(), bias, call.name)
+    return call.steps.dense(call.args[1], weight.T.contiguous(), call.operand(call.args[0]), call.name)
 
 
 def convolution(call: Call) -> Node:
@@ -202,32 +205,32 @@ def _per_axis(value: int | Sequence[int], count: int) -> list[int]:
 def _table() -> Mapping[str, Rule]:
     rules: dict[str, Rule] = {}
 
-    def put(rule: Rule, names: str) -> None:
+    def enter(rule: Rule, names: str) -> None:
         rules.update({f"aten.{name}": rule for name in names.split()})
 
-    put(add, "add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Tensor rsub.Scalar")
-    put(negate, "neg.default negative.default")
-    put(multiply, "mul.Tensor mul.Scalar multiply.Tensor multiply.Scalar")
-    put(divide, "div.Tensor div.Scalar divide.Tensor divide.Scalar true_divide.Tensor true_divide.Scalar")
-    put(linear, "linear.default")
-    put(matmul, "matmul.default mm.default mv.default")
-    put(addmm, "addmm.default")
-    put(convolution, "conv1d.default conv1d.padding conv2d.default conv2d.padding convolution.default")
-    put(batch_norm, "batch_norm.default native_batch_norm.default _native_batch_norm_legit.default "
+    enter(add, "add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Tensor rsub.Scalar")
+    enter(negate, "neg.default negative.default")
+    enter(multiply, "mul.Tensor mul.Scalar multiply.Tensor multiply.Scalar")
+    enter(divide, "div.Tensor div.Scalar divide.Tensor divide.Scalar true_divide.Tensor true_divide.Scalar")
+    enter(linear, "linear.default")
+    enter(matmul, "matmul.default mm.default mv.default")
+    enter(addmm, "addmm.default")
+    enter(convolution, "conv1d.default conv1d.padding conv2d.default conv2d.padding convolution.default")
+    enter(batch_norm, "batch_norm.default native_batch_norm.default _native_batch_norm_legit.default "
         "_native_batch_norm_legit.no_stats _native_batch_norm_legit_no_training.default "
         "_native_batch_norm_legit_functional.default")
-    put(average_pool, "avg_pool1d.default avg_pool2d.default")
-    put(adaptive_average_pool,
+    enter(average_pool, "avg_pool1d.default avg_pool2d.default")
+    enter(adaptive_average_pool,
         "adaptive_avg_pool1d.default adaptive_avg_pool2d.default _adaptive_avg_pool2d.default")
-    put(reduce, "mean.default mean.dim sum.default sum.dim_IntList")
-    put(keep, "clone.default contiguous.default detach.default alias.default lift_fresh_copy.default "
+    enter(reduce, "mean.default mean.dim sum.default sum.dim_IntList")
+    enter(keep, "clone.default contiguous.default detach.default alias.default lift_fresh_copy.default fill.Tensor "
         "dropout.default feature_dropout.default alpha_dropout.default feature_alpha_dropout.default")
-    put(cast, "_to_copy.default to.dtype to.dtype_layout to.device to.other type_as.default")
-    put(like, "zeros_like.default ones_like.default full_like.default new_zeros.default new_ones.default "
-        "new_full.default new_tensor.default")
-    put(pad, "constant_pad_nd.default pad.default")
-    put(resize, "upsample_nearest1d.default upsample_nearest1d.vec upsample_nearest2d.default upsample_nearest2d.vec")
-    put(move,
+    enter(cast, "_to_copy.default to.dtype to.dtype_layout to.device to.other type_as.default")
+    enter(like, "zeros_like.default ones_like.default full_like.default new_zeros.default new_ones.default "
+        "new_full.default fill.Scalar")
+    enter(pad, "constant_pad_nd.default pad.default")
+    enter(resize, "upsample_nearest1d.default upsample_nearest1d.vec upsample_nearest2d.default upsample_nearest2d.vec")
+    enter(move,
         "view.default reshape.default _unsafe_view.default flatten.using_ints unflatten.int ravel.default "
         "permute.default transpose.int t.default numpy_T.default mT.default swapaxes.default swapdims.default "
         "movedim.int movedim.intlist moveaxis.int moveaxis.intlist squeeze.default squeeze.dim squeeze.dims "
@@ -238,10 +241,12 @@ def _table() -> Mapping[str, Rule]:
         "chunk.default tensor_split.sections tensor_split.indices unbind.int unsafe_split.Tensor "
         "unsafe_chunk.default pixel_shuffle.default pixel_unshuffle.default channel_shuffle.default "
         "unfold.default diagonal.default tril.default triu.default view_as.default reshape_as.default "
+        "slice_scatter.default select_scatter.default diagonal_scatter.default copy.default fill.Tensor "
         "select_copy.int slice_copy.Tensor view_copy.default permute_copy.default expand_copy.default")
-    put(index, "index.Tensor")
-    put(take, "index_select.default gather.default")
-    put(where, "where.self")
+    enter(index, "index.Tensor")
+    enter(take, "index_select.default gather.default")
+    enter(put, "index_put.default")
+    enter(where, "where.self where.ScalarOther where.ScalarSelf masked_fill.Scalar masked_fill.Tensor")
     return MappingProxyType(rules)
 
 

@@ -8,7 +8,7 @@ neuron, through the graph with the stable slopes gives matrices with
 
 for input tangents u. They are computed once and shared by all outputs and by upper and lower bounds; dead neurons
 drop out. Every rounding is carried as an error per output and start column: by linearity a defect at a node counts
-with the derivative of the output with respect to that node, which the interval adjoints bound.
+with the derivative of the output with respect to that node (`defects`).
 """
 
 from __future__ import annotations
@@ -22,21 +22,8 @@ from torch import Tensor
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
 from jacobound.intervals import Interval
 from jacobound.methods.base import flat_indices
-from jacobound.operators import LinearOperator
+from jacobound.methods.tangents import Tangents, passing_entries, underflow_of, unstable_entries
 from jacobound.rounding import inflate, rigorous, underflow, unit, up
-
-
-@dataclass(frozen=True, eq=False)
-class Tangents:
-    """Tangents of several start columns at one node, on some of its flat entries (zero elsewhere).
-
-    Args:
-        entries: flat entries, or None for all.
-        values: shape (columns, len(entries)), or None for the unit vectors of `entries`.
-    """
-
-    entries: Tensor | None
-    values: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +53,6 @@ class UnstableCore:
         return sum(len(self.entries[block]) for block in self.blocks)
 
 
-def unstable_entries(slope: Interval) -> Tensor:
-    """Flat positions of neurons with more than one possible slope (NaN counts as unstable)."""
-    return flat_indices(~(slope.lower == slope.upper))
-
-
 def core_bytes(graph: Graph, slopes: Mapping[Node, Interval]) -> int:
     """Upper estimate of the memory that the core of a graph needs, in bytes."""
     counts = [len(unstable_entries(slopes[node])) for node in graph.nodes if isinstance(node, Elementwise)]
@@ -79,21 +61,22 @@ def core_bytes(graph: Graph, slopes: Mapping[Node, Interval]) -> int:
     return (matrices + 3 * columns * widest) * graph.example.element_size()
 
 
-def build_core(graph: Graph, slopes: Mapping[Node, Interval], adjoints: Mapping[Node, Interval]) -> UnstableCore:
+def build_core(graph: Graph, slopes: Mapping[Node, Interval], weights: Mapping[Node, Tensor]) -> UnstableCore:
     """Push unit tangents through the graph with the slopes of the stable neurons.
 
     Args:
         slopes: derivative range of every elementwise node.
-        adjoints: enclosures of the outputs' derivatives with respect to every node, (outputs, *node shape).
+        weights: bounds of the outputs' derivatives with respect to every node (`defects`), (outputs, *node shape):
+            what a rounding defect there can do.
     """
-    return _Builder(graph, slopes, adjoints).build()
+    return _Builder(graph, slopes, weights).build()
 
 
 class _Builder:
     """The forward sweep; lives for one call."""
 
-    def __init__(self, graph: Graph, slopes: Mapping[Node, Interval], adjoints: Mapping[Node, Interval]) -> None:
-        self._graph, self._slopes, self._adjoints = graph, slopes, adjoints
+    def __init__(self, graph: Graph, slopes: Mapping[Node, Interval], weights: Mapping[Node, Tensor]) -> None:
+        self._graph, self._slopes, self._weights = graph, slopes, weights
         self._at: dict[Node, dict[Node, Tangents]] = {}
         self._transfer: dict[tuple[Node, Node], Tensor] = {}
         self._error: dict[Node, Tensor] = {}
@@ -114,19 +97,15 @@ class _Builder:
                 if not unread[source]:
                     self._at.pop(source)  # nobody needs these tangents any more
         for start, tangents in self._at[graph.output].items():
-            self._transfer[graph.output, start] = self._dense(tangents, size(graph.output))
+            self._transfer[graph.output, start] = tangents.on(None, size(graph.output))
         blocks = tuple(node for node in graph.nodes if isinstance(node, Elementwise) and node in self._entries)
         core_slopes = {block: self._slopes[block].map(torch.flatten)[self._entries[block]] for block in blocks}
         return UnstableCore(graph, blocks, self._entries, core_slopes, self._transfer, self._error)
 
     def _start(self, node: Node, start: Node, entries: Tensor) -> None:
         outputs = size(self._graph.output)
-        self._at.setdefault(node, {})[start] = Tangents(entries, None)
+        self._at.setdefault(node, {})[start] = Tangents(entries, None, self._graph.example)
         self._error[start] = self._graph.example.new_zeros(outputs, len(entries))
-
-    def _weight(self, node: Node) -> Tensor:
-        """Bound of the outputs' derivative with respect to a node, shape (outputs, *node shape)."""
-        return self._adjoints[node].magnitude()
 
     def _pay(self, start: Node, price: Tensor, floor: Tensor | float) -> None:
         """Add to the error of a start's columns; `price` has shape (outputs, columns)."""
@@ -148,11 +127,11 @@ class _Builder:
         sums: dict[Node, Tensor] = {}
         for operator, source in node.terms:
             backward = operator.transpose()
-            price = backward.slack(self._weight(node)).flatten(1)
-            doubt = backward.uncertainty(self._weight(node))
-            floor = _floor(operator, self._weight(node))
+            price = backward.slack(self._weights[node]).flatten(1)
+            doubt = backward.uncertainty(self._weights[node])
+            floor = underflow_of(backward, self._weights[node])
             for start, tangents in self._at[source].items():
-                image = _push(operator, tangents, needed)
+                image = tangents.through(operator, needed)
                 if tangents.values is not None:
                     wanted = price if tangents.entries is None else price[:, tangents.entries]
                     self._pay(start, inflate(wanted @ tangents.values.abs().T, wanted.shape[1] + 1), floor)
@@ -160,66 +139,33 @@ class _Builder:
                     self._pay(start, doubt.flatten(1)[:, tangents.entries], 0.0)
                 if start in sums:
                     image = sums[start] + image
-                    size_of_sum = self._weight(node).flatten(1)
+                    size_of_sum = self._weights[node].flatten(1)
                     size_of_sum = size_of_sum if needed is None else size_of_sum[:, needed]
                     self._pay(start, inflate(2 * unit(image.dtype) * (size_of_sum @ image.abs().T),
                                              image.shape[1] + 2) if rigorous() else image.new_zeros(()), 0.0)
                 sums[start] = image
-        self._at[node] = {start: Tangents(needed, image) for start, image in sums.items()}
+        self._at[node] = {start: Tangents(needed, image, self._graph.example) for start, image in sums.items()}
 
     def _through_elementwise(self, node: Elementwise) -> None:
         slope = self._slopes[node].map(torch.flatten)
         unstable = unstable_entries(slope)
-        passing = flat_indices((slope.lower == slope.upper) & (slope.lower != 0))
+        passing = passing_entries(slope)
         steepness = slope.lower[passing]
         inexact = bool((steepness != 1).any())
         self._at[node] = {}
         for start, tangents in self._at[node.source].items():
             if len(unstable):
-                self._transfer[node, start] = self._dense(tangents, size(node), unstable)
+                self._transfer[node, start] = tangents.on(unstable, size(node))
             if not len(passing):
                 continue
-            values = self._dense(tangents, size(node), passing)
+            values = tangents.on(passing, size(node))
             if inexact:
                 values = values * steepness
                 if rigorous():
-                    weight = self._weight(node).flatten(1)[:, passing]
+                    weight = self._weights[node].flatten(1)[:, passing]
                     price = inflate(2 * unit(values.dtype) * (weight @ values.abs().T), len(passing) + 2)
                     self._pay(start, price, underflow(1, values) * weight.sum(1, keepdim=True))
-            self._at[node][start] = Tangents(passing, values)
+            self._at[node][start] = Tangents(passing, values, self._graph.example)
         if len(unstable):
             self._entries[node] = unstable
             self._start(node, node, unstable)
-
-    def _dense(self, tangents: Tangents, count: int, wanted: Tensor | None = None) -> Tensor:
-        """Values on the wanted entries (all when None), shape (columns, len(wanted))."""
-        values, entries = tangents.values, tangents.entries
-        if values is None:
-            assert entries is not None
-            values = torch.eye(len(entries), dtype=self._graph.dtype, device=self._graph.device)
-        if entries is None:
-            return values if wanted is None else values[:, wanted]
-        if wanted is not None and len(entries) < count:
-            place = torch.full((count,), -1, dtype=torch.int64, device=values.device)
-            place[entries] = torch.arange(len(entries), device=values.device)
-            position = place[wanted]
-            if bool((position >= 0).all()):
-                return values[:, position]
-        full = values.new_zeros(len(values), count).index_copy_(1, entries, values)
-        return full if wanted is None else full[:, wanted]
-
-
-def _push(operator: LinearOperator, tangents: Tangents, needed: Tensor | None) -> Tensor:
-    """Images of the tangents on the needed entries; unit tangents are columns of the operator, without rounding."""
-    if tangents.values is None:
-        assert tangents.entries is not None
-        image = operator.columns(tangents.entries)
-        return image if needed is None else image[:, needed]
-    return operator.apply_between(tangents.values, tangents.entries, needed)
-
-
-def _floor(operator: LinearOperator, weight: Tensor) -> Tensor | float:
-    """Underflow of one application, counted with the derivative behind it; shape (outputs, 1)."""
-    if not rigorous() or not operator.terms:
-        return 0.0
-    return underflow(operator.terms, weight) * weight.flatten(1).sum(1, keepdim=True)

@@ -21,6 +21,7 @@ from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod, derivative_ranges
 from jacobound.methods.core import UnstableCore, build_core, core_bytes
 from jacobound.methods.crown import CROWN
+from jacobound.methods.defects import defect_weights
 from jacobound.methods.fastlip import FastLip, interval_adjoints
 from jacobound.methods.product_relaxation import ProductLines, ProductRelaxation, chord, constant
 from jacobound.regions import Domain
@@ -58,7 +59,7 @@ class RecurJac(JacobianMethod):
                 coarse.entries, coarse.along, coarse.adjoints, slopes, ranges, Status.MEMORY_LIMIT
             )
         adjoints = interval_adjoints(graph, slopes)
-        core = build_core(graph, slopes, adjoints)
+        core = build_core(graph, slopes, defect_weights(graph, slopes, adjoints))
         recursion = Recursion(core, adjoints, _RELAXATIONS[self.relaxation], budget)
         recursion.run()
         entries = recursion.bound(graph.input)

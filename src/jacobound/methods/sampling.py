@@ -37,9 +37,9 @@ class Sampling:
         seed: of the random points.
     """
 
-    points: int = 32
+    points: int = 64
     steps: int = 8
-    ascents: int = 4
+    ascents: int = 6
     seed: int = 0
 
     def search(self, graph: Graph, domain: Domain, norm: tuple[float, float], budget: Budget) -> Witness:
@@ -54,7 +54,7 @@ class Sampling:
                 break
             budget.tell(step, self.steps, "search for a witness")
             best = values.topk(min(self.ascents, len(values))).indices
-            moved = self._ascend(graph, domain, points[best], norm, 0.5 ** (step // 2))
+            moved = self._ascend(graph, domain, points[best], norm, 0.5 ** (step // 2), generator)
             points = torch.cat((points[best], moved))
             values = torch.cat((values[best], self._norms(graph, moved, norm)))
         top = int(values.argmax())
@@ -65,18 +65,28 @@ class Sampling:
             return torch.cat([attained_norm(jacobian, *norm) for jacobian in _jacobians(graph, points)])
 
     def _ascend(
-        self, graph: Graph, domain: Domain, points: Tensor, norm: tuple[float, float], scale: float
+        self, graph: Graph, domain: Domain, points: Tensor, norm: tuple[float, float], scale: float,
+        generator: torch.Generator
     ) -> Tensor:
-        """One normalised gradient step of the norm, as long as `scale` times the width of the box."""
+        """Steps of `scale` times half the width of the box: up the norm's gradient where it has one.
+
+        A piecewise linear network has none; its slopes change where the strongest output changes most, so there the
+        steps go up and down that output, and along random corners.
+        """
         points = points.detach().requires_grad_()
-        total = torch.cat([attained_norm(jacobian, *norm) for jacobian in _jacobians(graph, points, True)]).sum()
+        jacobians = torch.cat(_jacobians(graph, points, True))
+        total = attained_norm(jacobians, *norm).sum()
         gradient = torch.autograd.grad(total, points, allow_unused=True)[0] if total.requires_grad else None
+        if gradient is not None and bool(gradient.abs().sum() > 0):
+            directions = [gradient]
+        else:
+            strongest = jacobians.detach().abs().sum(2).argmax(1)
+            steepest = jacobians.detach()[torch.arange(len(points)), strongest].reshape(points.shape)
+            corners = torch.randn(points.shape, generator=generator, dtype=torch.float64).to(points)
+            directions = [steepest, -steepest, steepest.sign() + corners, corners]
         width = domain.box.upper - domain.box.lower
-        # A piecewise linear network has no second derivative: walk along the strongest row's gradient signs instead.
-        if gradient is None or not bool(gradient.abs().sum() > 0):
-            generator = torch.Generator().manual_seed(self.seed + 1)
-            gradient = torch.randn(points.shape, generator=generator, dtype=torch.float64).to(points)
-        return domain.project(points.detach() + 0.5 * scale * width * gradient.sign())
+        steps = [0.5 * scale * width * direction.sign() for direction in directions]
+        return torch.cat([domain.project(points.detach() + step) for step in steps])
 
 
 def _jacobians(graph: Graph, points: Tensor, differentiable: bool = False) -> list[Tensor]:

@@ -1,0 +1,116 @@
+"""How much a rounding defect at a node can matter: bounds of the outputs' derivatives, without the interval blow-up.
+
+Interval adjoints lose the dependence between neighbours in every layer and grow by a factor of the row sums, also
+through layers that are perfectly linear. Here unit rows of the outputs and of every unstable neuron are pushed
+backwards through the stable slopes as plain numbers, so
+
+    |derivative with respect to node v| <= |row of the output at v| + sum_i (bound at unstable neuron i) |row of i at v|,
+
+and the bounds at unstable neurons follow from the last layer to the first. Rounding of the rows themselves is
+propagated by absolute values, which is harmless at this second order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from jacobound.graph import Affine, Elementwise, Graph, Node, size
+from jacobound.intervals import Interval
+from jacobound.methods.tangents import Tangents, passing_entries, underflow_of, unstable_entries
+from jacobound.rounding import inflate, unit, up
+
+
+def defect_weights(
+    graph: Graph, slopes: Mapping[Node, Interval], adjoints: Mapping[Node, Interval]
+) -> dict[Node, Tensor]:
+    """Certified bounds of ``|d output_j / d node|``, shape (outputs, *node shape), never above the interval adjoints.
+
+    Args:
+        slopes: derivative range of every elementwise node.
+        adjoints: interval enclosures of the same derivatives.
+    """
+    return _Backwards(graph, slopes, adjoints).run()
+
+
+class _Backwards:
+    """The backward sweep; lives for one call."""
+
+    def __init__(self, graph: Graph, slopes: Mapping[Node, Interval], adjoints: Mapping[Node, Interval]) -> None:
+        self._graph, self._slopes, self._adjoints = graph, slopes, adjoints
+        self._outputs = size(graph.output)
+        self._rows: dict[Node, dict[Node | None, Tangents]] = {node: {} for node in graph.nodes}
+        self._behind: dict[Node, Tensor] = {}  # bound at the unstable neurons of a node, (outputs, neurons)
+        self._doubt: dict[Node, Tensor] = {}  # rounding of the rows at a node, (outputs, size)
+
+    def run(self) -> dict[Node, Tensor]:
+        graph, found = self._graph, {}
+        everything = torch.arange(self._outputs, device=graph.device)
+        self._rows[graph.output][None] = Tangents(everything, None, graph.example)
+        for node in graph.nodes:
+            self._doubt[node] = graph.example.new_zeros(self._outputs, size(node))
+        for node in reversed(graph.nodes):
+            weight = self._weight(node)
+            found[node] = weight.reshape(self._outputs, *node.shape)
+            if isinstance(node, Affine):
+                self._through_affine(node, found[node])
+            elif isinstance(node, Elementwise):
+                self._through_elementwise(node, weight)
+            del self._rows[node], self._doubt[node]
+        return found
+
+    def _weight(self, node: Node) -> Tensor:
+        """The bound at a node from all rows that reach it, shape (outputs, size)."""
+        total, terms = self._doubt[node], self._outputs + 2
+        for sink, rows in self._rows[node].items():
+            values = rows.on(None, size(node)).abs()
+            total = total + (values if sink is None else self._behind[sink] @ values)
+            terms += 1 if sink is None else len(values)
+        coarse = self._adjoints[node].magnitude().flatten(1)
+        return torch.minimum(coarse, inflate(total, terms))
+
+    def _through_affine(self, node: Affine, weight: Tensor) -> None:
+        doubt = self._doubt[node].reshape(self._outputs, *node.shape)
+        for operator, source in node.terms:
+            backward = operator.transpose()
+            needed = self._alive(source)
+            for sink, rows in self._rows[node].items():
+                self._add(source, sink, Tangents(needed, rows.through(backward, needed), self._graph.example))
+            passed = inflate(backward.abs().apply(doubt), backward.terms + 1)
+            fresh = up(passed + backward.slack(weight)).flatten(1)
+            self._doubt[source] = up(up(self._doubt[source] + fresh) + underflow_of(operator, weight))
+
+    def _alive(self, node: Node) -> Tensor | None:
+        """Entries of an elementwise node with a slope that can differ from zero; None for other nodes."""
+        if not isinstance(node, Elementwise):
+            return None
+        slope = self._slopes[node]
+        return (~((slope.lower == 0) & (slope.upper == 0))).flatten().nonzero().squeeze(1)
+
+    def _through_elementwise(self, node: Elementwise, weight: Tensor) -> None:
+        slope, source = self._slopes[node].map(torch.flatten), node.source
+        unstable, passing = unstable_entries(slope), passing_entries(slope)
+        steepness = slope.lower[passing]
+        doubt = torch.zeros_like(weight)
+        if len(passing):
+            rounded = 2 * unit(weight.dtype) * weight[:, passing] if bool((steepness != 1).any()) else 0.0
+            doubt[:, passing] = up(up(self._doubt[node][:, passing] + rounded) * steepness.abs())
+            for sink, rows in self._rows[node].items():
+                values = rows.on(passing, size(node)) * steepness
+                self._add(source, sink, Tangents(passing, values, self._graph.example))
+        self._doubt[source] = up(self._doubt[source] + doubt)
+        if len(unstable):
+            self._behind[node] = up(slope.magnitude()[unstable] * weight[:, unstable])
+            self._add(source, node, Tangents(unstable, None, self._graph.example))
+
+    def _add(self, node: Node, sink: Node | None, rows: Tangents) -> None:
+        """Add rows at a node that may hold some of the same sink from another reader."""
+        if sink in self._rows[node]:
+            known, count = self._rows[node][sink].on(None, size(node)), size(node)
+            total = known + rows.on(None, count)
+            sums = total.abs() if sink is None else self._behind[sink] @ total.abs()
+            self._doubt[node] = up(self._doubt[node] + inflate(2 * unit(total.dtype) * sums, len(total) + 2))
+            rows = Tangents(None, total, self._graph.example)
+        self._rows[node][sink] = rows

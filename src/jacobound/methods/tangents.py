@@ -1,0 +1,77 @@
+"""Derivatives in flight: several vectors at one node, pushed through operators; used forwards and backwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jacobound.intervals import Interval
+from jacobound.methods.base import flat_indices
+from jacobound.operators import LinearOperator
+from jacobound.rounding import rigorous, underflow
+
+
+@dataclass(frozen=True, eq=False)
+class Tangents:
+    """Vectors at one node, on some of its flat entries (zero elsewhere).
+
+    Args:
+        entries: flat entries, or None for all.
+        values: shape (vectors, len(entries)), or None for the unit vectors of `entries`.
+        like: tensor that carries dtype and device.
+    """
+
+    entries: Tensor | None
+    values: Tensor | None
+    like: Tensor
+
+    def through(self, operator: LinearOperator, needed: Tensor | None) -> Tensor:
+        """Images on the needed entries; those of unit vectors are columns of the operator, without rounding."""
+        if self.values is None:
+            assert self.entries is not None
+            image = operator.columns(self.entries)
+            return image if needed is None else image[:, needed]
+        return operator.apply_between(self.values, self.entries, needed)
+
+    def on(self, wanted: Tensor | None, count: int) -> Tensor:
+        """Values on the wanted entries (None for all `count` of the node), shape (vectors, wanted)."""
+        values, entries = self.values, self.entries
+        if values is None:
+            assert entries is not None
+            values = torch.eye(len(entries), dtype=self.like.dtype, device=self.like.device)
+        if entries is None:
+            return values if wanted is None else values[:, wanted]
+        if wanted is not None:
+            place = torch.full((count,), -1, dtype=torch.int64, device=values.device)
+            place[entries] = torch.arange(len(entries), device=values.device)
+            position = place[wanted]
+            if bool((position >= 0).all()):
+                return values[:, position]
+        full = values.new_zeros(len(values), count).index_copy_(1, entries, values)
+        return full if wanted is None else full[:, wanted]
+
+
+def unstable_entries(slope: Interval) -> Tensor:
+    """Flat positions of neurons with more than one possible slope (NaN counts as unstable)."""
+    return flat_indices(~(slope.lower == slope.upper))
+
+
+def passing_entries(slope: Interval) -> Tensor:
+    """Flat positions of neurons with one known slope that is not zero."""
+    return flat_indices((slope.lower == slope.upper) & (slope.lower != 0))
+
+
+def underflow_of(operator: LinearOperator, weight: Tensor) -> Tensor | float:
+    """Underflow of one application of the operator's transpose, counted with the derivative behind it.
+
+    Args:
+        weight: bound of that derivative, shape (outputs, *operator.in_shape).
+
+    Returns:
+        Shape (outputs, 1).
+    """
+    if not rigorous() or not operator.longest_sum:
+        return 0.0
+    return underflow(operator.longest_sum, weight) * weight.flatten(1).sum(1, keepdim=True)

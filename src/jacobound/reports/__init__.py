@@ -1,0 +1,3 @@
+"""Figures of results; needs matplotlib (the extra `report`)."""
+
+from __future__ import annotations

@@ -1,0 +1,209 @@
+"""A figure for each kind of result: every function draws on the axes it is given and returns them.
+
+Without axes a new figure is made on the Agg canvas, so that no window and no global state of pyplot is involved; save
+it with ``axes.figure.savefig(...)``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from jacobound.errors import ShapeError
+from jacobound.results import JacobianBounds, LipschitzBound
+
+# Colours that people with any kind of colour vision can tell apart (Okabe and Ito).
+CERTIFIED = "#0072B2"
+ATTAINED = "#D55E00"
+UNKNOWN = "#bdbdbd"
+
+
+def new_axes(width: float = 6.4, height: float = 4.4) -> Axes:
+    """Axes of a new figure, width and height in inches."""
+    return new_figure(width, height).add_subplot()
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure that needs no screen, width and height in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def plot_jacobian(
+    bounds: JacobianBounds, row: int = 0, ax: Axes | None = None, shape: tuple[int, ...] | None = None
+) -> Axes:
+    """Certified bounds of one row of the Jacobian, for the first point and radius.
+
+    An image shows the middle of the bounds, grey where the sign is not certified; other inputs show every entry as a
+    bar from its lower to its upper bound.
+
+    Args:
+        bounds: what `bound_jacobian` returned.
+        row: which row.
+        ax: where to draw; None for a new figure.
+        shape: how the inputs are arranged, (height, width); None for the input's own shape.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ShapeError: when there is no such row or the shape does not fit.
+    """
+    lower, upper = row_bounds(bounds, row)
+    ax = new_axes() if ax is None else ax
+    picture = _picture(lower, shape)
+    if picture is None:
+        _bars(lower.flatten(), upper.flatten(), ax)
+        ax.set_title(f"Certified bounds of Jacobian row {row}")
+    else:
+        draw_middle(lower.reshape(picture), upper.reshape(picture), ax)
+        ax.set_title(f"Jacobian row {row}: middle of the certified bounds")
+    return ax
+
+
+def row_bounds(bounds: JacobianBounds, row: int) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds of one row for the first point and radius, float64 on the CPU, of the input's shape."""
+    lead = bounds.unstable.dim()
+    count = bounds.lower.shape[lead]
+    if not 0 <= row < count:
+        raise ShapeError(f"there is no row {row}: these bounds have the rows 0 to {count - 1}")
+    lower, upper = (
+        end.detach().to("cpu", torch.float64)[(0,) * lead + (row,)] for end in (bounds.lower, bounds.upper)
+    )
+    return lower, upper
+
+
+def draw_middle(lower: Tensor, upper: Tensor, ax: Axes) -> Any:
+    """The middle of the bounds as an image with its colour bar, grey where the sign is not certified; the image."""
+    middle = (lower + (upper - lower) / 2).numpy()
+    unknown = ((lower <= 0) & (upper >= 0)).numpy() | ~np.isfinite(middle)
+    image = _image(np.ma.masked_array(middle, unknown), ax, cmap="RdBu_r", **_symmetric(middle[~unknown]))
+    grey = np.ma.masked_array(np.zeros_like(middle), ~unknown)
+    ax.imshow(grey, cmap=ListedColormap([UNKNOWN]), interpolation="nearest")
+    ax.set_xlabel("grey: sign not certified")
+    return image
+
+
+def draw_half_width(lower: Tensor, upper: Tensor, ax: Axes) -> Any:
+    """Half the distance between the bounds as an image with its colour bar; the image."""
+    half = ((upper - lower) / 2).numpy()
+    finite = half[np.isfinite(half)]
+    top = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    return _image(np.ma.masked_invalid(half), ax, cmap="viridis", vmin=0.0, vmax=top)
+
+
+def plot_lipschitz(bound: LipschitzBound, ax: Axes | None = None) -> Axes:
+    """Certified bound and attained value over the radii of the balls, both axes logarithmic.
+
+    A batch of points gives one curve each. Values that are infinite or, on a logarithmic axis, zero are left out.
+
+    Args:
+        bound: what `lipschitz` returned, best for a list of radii; without radii the points stand side by side.
+        ax: where to draw; None for a new figure.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes() if ax is None else ax
+    upper = bound.upper.detach().cpu().reshape(max(1, len(bound.radii)), -1).numpy()
+    lower = bound.lower.detach().cpu().reshape(upper.shape).numpy()
+    if bound.radii:
+        radii = np.asarray(bound.radii)
+        ax.set_xlabel(f"radius of the ball ($\\ell_{_exponent(bound.norm[0])}$ constants)")
+        ax.set_xlabel("radius of the ball")
+    else:
+        upper, lower = upper.T, lower.T
+        radii = np.arange(1, len(upper) + 1)
+        ax.set_xlabel("region")
+    draw_bracket(radii, upper, lower, ax, CERTIFIED, f"$\\ell_{_exponent(bound.norm[0])}\\to"
+                 f"\\ell_{_exponent(bound.norm[1])}$")
+    ax.set_ylabel("Lipschitz constant")
+    finish_bracket(ax, logarithmic=bool((radii > 0).all()) and bool(bound.radii))
+    return ax
+
+
+def draw_bracket(radii: np.ndarray, upper: np.ndarray, lower: np.ndarray, ax: Axes, colour: str, name: str) -> None:
+    """A certified curve, an attained one, and the gap between them shaded.
+
+    Args:
+        radii: shape (radii,).
+        upper, lower: shape (radii, points).
+        ax: where to draw.
+        colour: of both curves; the attained one is dashed.
+        name: of the constant, for the legend.
+    """
+    for point in range(upper.shape[1]):
+        label = {"label": f"{name}, certified"} if point == 0 else {}
+        ax.plot(radii, _visible(upper[:, point]), "o-", color=colour, markersize=4, **label)
+        if bool((lower[:, point] > 0).any()):
+            label = {"label": f"{name}, attained"} if point == 0 else {}
+            ax.plot(radii, _visible(lower[:, point]), "v--", color=colour, markersize=4, alpha=0.8, **label)
+            ax.fill_between(radii, _visible(lower[:, point]), _visible(upper[:, point]), color=colour, alpha=0.12, lw=0)
+
+
+def finish_bracket(ax: Axes, logarithmic: bool = True) -> None:
+    """Scales, grid, and a legend below the axes, away from every curve."""
+    if logarithmic:
+        ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.grid(True, which="major", alpha=0.35)
+    ax.grid(True, which="minor", alpha=0.12)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize="small")
+
+
+def _bars(lower: Tensor, upper: Tensor, ax: Axes) -> None:
+    """Every entry as a vertical bar from lower to upper; orange where the sign is certified."""
+    index = np.arange(len(lower))
+    certain = ((lower > 0) | (upper < 0)).numpy()
+    low, high = lower.numpy(), upper.numpy()
+    for mask, colour, name in ((certain, CERTIFIED, "sign certified"), (~certain, UNKNOWN, "sign not certified")):
+        if mask.any():
+            width = min(4.0, max(0.6, 200 / len(index)))
+            ax.vlines(index[mask], low[mask], high[mask], color=colour, lw=width, label=name)
+    ax.plot(index, (low + high) / 2, ".", color="black", markersize=min(4.0, max(0.8, 300 / len(index))), label="middle")
+    ax.axhline(0.0, color="black", lw=0.6)
+    ax.set_xlabel("input entry")
+    ax.set_ylabel("derivative of the output")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False, fontsize="small")
+
+
+def _picture(row: Tensor, shape: tuple[int, ...] | None) -> tuple[int, int] | None:
+    """Height and width when the input is an image of one channel."""
+    wanted = tuple(row.shape) if shape is None else shape
+    if math.prod(wanted) != row.numel():
+        raise ShapeError(f"{row.numel()} inputs can not be arranged as {wanted}")
+    sides = [side for side in wanted if side != 1]
+    return (sides[0], sides[1]) if len(sides) == 2 else None
+
+
+def _image(values: np.ndarray, ax: Axes, **style: Any) -> Any:
+    """An image without ticks and with a colour bar of its own height."""
+    image = ax.imshow(values, interpolation="nearest", **style)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.figure.colorbar(image, ax=ax, fraction=0.046, pad=0.03)
+    return image
+
+
+def _symmetric(values: np.ndarray) -> dict[str, float]:
+    """Colour limits around zero."""
+    top = float(np.abs(values).max()) if values.size else 0.0
+    return {"vmin": -(top or 1.0), "vmax": top or 1.0}
+
+
+def _visible(values: np.ndarray) -> np.ndarray:
+    """With gaps where a logarithmic axis has no place for the value."""
+    return np.where(np.isfinite(values) & (values > 0), values, np.nan)
+
+
+def _exponent(p: float) -> str:
+    return "\\infty" if math.isinf(p) else f"{p:g}"
