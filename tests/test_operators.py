@@ -144,11 +144,11 @@ def test_columns_and_parts(kind: str, dtype: torch.dtype, generator: torch.Gener
     rows = torch.randperm(operator.out_size, generator=generator)[: max(1, operator.out_size // 2)]
     assert torch.equal(operator.columns(index), matrix[:, index].T)
     whole, part = draw((2, operator.in_size)), draw((2, len(index)))
-    assert torch.equal(operator.apply_between(whole, None, None), whole @ matrix.T)
-    assert torch.equal(operator.apply_between(whole, None, rows), whole @ matrix[rows].T)
-    assert torch.equal(operator.apply_between(part, index, None), part @ matrix[:, index].T)
-    assert torch.equal(operator.apply_between(part, index, rows), part @ matrix[rows][:, index].T)
-    assert operator.apply_between(part[:, :0], index[:0], rows).shape == (2, len(rows))
+    assert torch.equal(operator.between(None, None, len(whole))(whole), whole @ matrix.T)
+    assert torch.equal(operator.between(None, rows, len(whole))(whole), whole @ matrix[rows].T)
+    assert torch.equal(operator.between(index, None, len(part))(part), part @ matrix[:, index].T)
+    assert torch.equal(operator.between(index, rows, len(part))(part), part @ matrix[rows][:, index].T)
+    assert operator.between(index[:0], rows, 2)(part[:, :0]).shape == (2, len(rows))
     assert operator.columns(index[:0]).shape == (0, operator.out_size)
 
 

@@ -8,7 +8,7 @@ the absorption is ours (ARCHITECTURE.md, "Where rounding lives").
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,20 +24,20 @@ from jacobound.rounding import down, gamma, inflate, rigorous, underflow, unit, 
 
 
 def absorb(
-    operator: LinearOperator, coefficients: Tensor, inputs: Tensor | None, outputs: Tensor | None
-) -> Tensor:
-    """The computed product ``A W`` on the wanted entries.
+    operator: LinearOperator, inputs: Tensor | None, outputs: Tensor | None, rows: int
+) -> Callable[[Tensor], Tensor]:
+    """The computed product A -> fl(A W) on the wanted entries.
 
     Contract: for every x with ``|x| <= X`` that vanishes outside `outputs`,
-    ``|(A W - absorb(...)) x| <= |A| operator.slack(X) + floor_of(operator, X) * 1``, with A zero outside `inputs`.
+    ``|(A W - absorb(...)(A)) x| <= |A| operator.slack(X) + floor_of(operator, X)``, with A zero outside `inputs`.
 
     Args:
         operator: W, from the source's shape to the node's shape.
-        coefficients: A, shape (*lead, len(inputs)) on the node's flat entries.
-        inputs: the node's entries that A covers, None for all.
-        outputs: the source's entries that are wanted, None for all.
+        inputs: the node's flat entries that A covers, None for all.
+        outputs: the source's flat entries that are wanted, None for all.
+        rows: how many rows A has, about.
     """
-    return operator.transpose().apply_between(coefficients, inputs, outputs)
+    return operator.transpose().between(inputs, outputs, rows)
 
 
 def floor_of(operator: LinearOperator, magnitude: Tensor) -> float:
@@ -80,11 +80,12 @@ class Relaxation:
         return self.lines.upper_offset.flatten()
 
     @cached_property
-    def on_alive(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, bool]:
-        """(common slope, bent, rounded, slack, bent offsets, parallel) over the alive entries.
+    def on_alive(self) -> tuple[Tensor, Tensor, Tensor, Tensor, float, Tensor, bool]:
+        """(common slope, bent, rounded, slack, floor, lines, parallel) over the alive entries.
 
         `bent` are positions (among the alive) whose lines have offsets or two slopes; `rounded` those where a product
-        with the slope or an offset rounds; `slack` the error per unit coefficient on `rounded`.
+        with the slope or an offset rounds; `slack` the error per unit coefficient on `rounded`, and `floor` what
+        underflow adds whatever the coefficients are.
         """
         pick = (lambda x: x) if self.alive is None else (lambda x: x[self.alive])
         low, high = pick(self.lower_slope), pick(self.upper_slope)
@@ -96,8 +97,9 @@ class Relaxation:
         offsets = torch.maximum(below.abs(), above.abs())[rounded]
         argument = pick(self.magnitude.flatten())[rounded]
         slack = 2 * unit(low.dtype) * steepest * argument + gamma(len(bent) + 3, low) * offsets
-        slack = inflate(slack, 4) + underflow(2, low) * (1 + argument)
-        return high, bent, rounded, slack, torch.stack((low, high, below, above)), bool((low == high).all())
+        slack = inflate(slack, 4)
+        floor = float(argument.sum()) * underflow(2, low) + underflow(len(bent), low)
+        return high, bent, rounded, slack, floor, torch.stack((low, high, below, above)), bool((low == high).all())
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +133,7 @@ class BackwardPass:
     ) -> None:
         self._graph, self._domain, self._ranges, self._relaxations = graph, domain, ranges, relaxations
         self._slack: dict[Node, tuple[Tensor, float]] = {}
+        self._products: dict[LinearOperator, tuple[Tensor | None, Tensor | None, int, Callable[[Tensor], Tensor]]] = {}
         self._position = {node: k for k, node in enumerate(graph.nodes)}
 
     def bytes_per_row(self, target: Node) -> int:
@@ -201,12 +204,22 @@ class BackwardPass:
             error = up(error + inflate(values.abs() @ slack, len(slack) + 1) + floor)
         for operator, source in node.terms:
             wanted = self._entries(source)
-            error = self._add(state, source, wanted, absorb(operator, values, entries, wanted), error)
+            product = self._product(operator, entries, wanted, values.shape[0] * values.shape[1])
+            error = self._add(state, source, wanted, product(values), error)
         if node.bias is not None:
             bias = node.bias.flatten()
             constant = constant + values @ (bias if entries is None else bias[entries])
             error = up(error + 2 * unit(values.dtype) * constant.abs()) if rigorous() else error
         return Rows(state.coefficient, constant, error)
+
+    def _product(
+        self, operator: LinearOperator, entries: Tensor | None, wanted: Tensor | None, rows: int
+    ) -> Callable[[Tensor], Tensor]:
+        """`absorb`, prepared once for all targets that need the same entries of a weight."""
+        known = self._products.get(operator)
+        if known is None or known[0] is not entries or known[1] is not wanted or rows < known[2]:
+            known = self._products[operator] = (entries, wanted, rows, absorb(operator, entries, wanted, rows))
+        return known[3]
 
     def _add(self, state: Rows, node: Node, entries: Tensor | None, values: Tensor, error: Tensor) -> Tensor:
         """Add coefficients on a node that may have some already; returns the error with that addition's rounding."""
@@ -223,10 +236,10 @@ class BackwardPass:
 
     def _through_elementwise(self, state: Rows, node: Elementwise, values: Tensor) -> Rows:
         relaxation = self._relaxations[node]
-        slope, bent, rounded, slack, lines, parallel = relaxation.on_alive
+        slope, bent, rounded, slack, floor, lines, parallel = relaxation.on_alive
         constant, error = state.constant, state.error
         if rigorous() and len(rounded):
-            error = up(error + inflate(values[..., rounded].abs() @ slack, len(rounded) + 1))
+            error = up(error + inflate(values[..., rounded].abs() @ slack, len(rounded) + 1) + floor)
         if len(bent):
             low, high, below, above = lines[:, bent]
             touched = values[..., bent]

@@ -6,6 +6,7 @@ To add a kind, write one class here; every bound method then works with it, and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -123,15 +124,17 @@ class Dense(LinearOperator):
     def columns(self, index: Tensor) -> Tensor:
         return super().columns(index) if self.lead else self.weight.T[index]
 
-    def apply_between(self, x: Tensor, inputs: Tensor | None, outputs: Tensor | None) -> Tensor:
-        """Products with the submatrix only, so that dead neurons cost nothing; few rows are not worth its copy."""
-        if self.lead or prod(x.shape[:-1]) < 16:
-            return super().apply_between(x, inputs, outputs)
+    def between(
+        self, inputs: Tensor | None, outputs: Tensor | None, vectors: int
+    ) -> Callable[[Tensor], Tensor]:
+        """Products with the submatrix only, so that dead neurons cost nothing; few vectors are not worth its copy."""
+        if self.lead or vectors < 16:
+            return super().between(inputs, outputs, vectors)
         weight, by_rows = self.weight, self.weight.stride(1) == 1
         for axis in (0, 1) if by_rows else (1, 0):  # along the memory first
             index = outputs if axis == 0 else inputs
             weight = weight if index is None else weight.index_select(axis, index)
-        return x @ weight.T
+        return lambda x: x @ weight.T
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ the space an operator acts on; everything in front is free.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 from math import prod
 
@@ -123,22 +124,29 @@ class LinearOperator(ABC):
         units[torch.arange(len(index), device=units.device), index] = 1.0
         return self.apply(units.reshape(-1, *self.in_shape)).reshape(len(index), self.out_size)
 
-    def apply_between(self, x: Tensor, inputs: Tensor | None, outputs: Tensor | None) -> Tensor:
+    def between(
+        self, inputs: Tensor | None, outputs: Tensor | None, vectors: int
+    ) -> Callable[[Tensor], Tensor]:
         """`apply` on the entries `inputs` of a flattened argument (others zero), keeping the entries `outputs`.
 
         Args:
-            x: shape (*lead, len(inputs)), or (*lead, in_size) when `inputs` is None.
             inputs: flat indices into in_shape, or None for all.
             outputs: flat indices into out_shape, or None for all.
+            vectors: how many vectors it will be used for, so that preparation can be weighed against work.
 
         Returns:
-            Shape (*lead, len(outputs)), or (*lead, out_size).
+            A function from shape (*lead, len(inputs) or in_size) to (*lead, len(outputs) or out_size).
         """
-        lead = x.shape[:-1]
-        if inputs is not None:
-            x = x.new_zeros(*lead, self.in_size).index_copy_(-1, inputs, x)
-        image = self.apply(x.reshape(*lead, *self.in_shape)).reshape(*lead, self.out_size)
-        return image if outputs is None else image[..., outputs]
+        del vectors
+
+        def push(x: Tensor) -> Tensor:
+            lead = x.shape[:-1]
+            if inputs is not None:
+                x = x.new_zeros(*lead, self.in_size).index_copy_(-1, inputs, x)
+            image = self.apply(x.reshape(*lead, *self.in_shape)).reshape(*lead, self.out_size)
+            return image if outputs is None else image[..., outputs]
+
+        return push
 
     def materialise(self) -> Tensor:
         """The dense matrix, shape (out_size, in_size)."""

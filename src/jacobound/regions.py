@@ -145,11 +145,17 @@ class Ball(Region):
             if not bool((low <= high).all()):
                 raise InvalidRegionError("clip=(low, high) needs low <= high everywhere, and no NaN")
 
+    @property
+    def _several(self) -> bool:
+        """Whether a list of radii was given, so that results gain an axis."""
+        if isinstance(self.radius, np.ndarray | Tensor):
+            return self.radius.ndim > 0
+        return isinstance(self.radius, Sequence) and not isinstance(self.radius, str)
+
     @cached_property
     def radii(self) -> tuple[float, ...]:
         """The radii as floats that are not below the given numbers."""
-        several = isinstance(self.radius, Sequence | np.ndarray | Tensor) and not isinstance(self.radius, str)
-        given = list(self.radius) if several else [self.radius]  # type: ignore[arg-type]
+        given = list(self.radius) if self._several else [self.radius]  # type: ignore[arg-type]
         if not given:
             raise InvalidRegionError("the list of radii is empty; give at least one radius")
         return tuple(_outward(radius) for radius in given)
@@ -159,15 +165,15 @@ class Ball(Region):
         batch = _batch_shape(exact, graph, "the centre")
         points = exact.reshape(-1, *graph.in_shape)
         domains = [self._domain(point, radius, graph) for radius in self.radii for point in points]
-        several = isinstance(self.radius, Sequence | np.ndarray | Tensor) and not isinstance(self.radius, str)
-        return domains, ((len(self.radii),) if several else ()) + batch
+        return domains, ((len(self.radii),) if self._several else ()) + batch
 
     def _domain(self, exact: Tensor, radius: float, graph: Graph) -> Domain:
         centre = exact.to(graph.dtype)
         # A centre that the dtype can not hold moves; the radius grows by as much.
         moved = (centre.to(exact.dtype) - exact).abs()
-        grown = _up_to(graph.dtype, radius) + (float(up(vector_norm_upper(moved.flatten(), self.p, dim=-1)))
-                                               if bool(moved.any()) else 0.0)
+        grown = radius
+        if bool(moved.any()):
+            grown = math.nextafter(radius + float(up(vector_norm_upper(moved.flatten(), self.p, dim=-1))), math.inf)
         grown = _up_to(graph.dtype, grown)
         box = Interval.exact(centre) if grown == 0 else Interval(down(centre - grown), up(centre + grown))
         if self.clip is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -140,7 +141,7 @@ def _read_npz(path: Path, key: str | None) -> np.ndarray:
                 raise InvalidRegionError(f"'{path}' {missing}; choose with --key: {_list(members)}")
             with archive.open(members[key]) as stream:
                 return _read_array(stream, members[key].file_size, f"{path}:{key}")
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zipfile.zlib.error) as error:
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zlib.error) as error:
         raise InvalidRegionError(f"'{path}' is not an .npz file, or damaged ({error}); save it again") from error
 
 

@@ -1,4 +1,4 @@
-"""`Call` and `Traced`: one operation of an ONNX file as its lowering sees it, and a tensor that depends on the input."""
+"""`Call` and `Traced`: one ONNX operation as its lowering sees it, and a tensor that depends on the input."""
 
 from __future__ import annotations
 
@@ -115,7 +115,8 @@ class Call:
             return value.node
         target = self.shape
         return self.steps.move(
-            value.node, lambda x: x.reshape(value.shape).broadcast_to(target).reshape(point_shape(target)),
+            value.node,
+            lambda x: x.reshape(value.shape).broadcast_to(target).reshape(point_shape(target)),
             f"{self.name}.expand",
         )
 

@@ -19,18 +19,24 @@ from jacobound.errors import InvalidModelError
 from jacobound.importers.onnx_safety import LARGEST_RESULT, check_size
 
 # Deterministic operations without control flow: what may stand between stored constants and their use.
-FOLDABLE = frozenset(
-    "Abs Add And ArgMax ArgMin Cast CastLike Ceil Clip Concat ConstantOfShape CumSum DepthToSpace Div Equal Exp Expand "
-    "EyeLike Flatten Floor Gather GatherElements GatherND Gemm Greater GreaterOrEqual Identity Less LessOrEqual Log "
-    "MatMul Max Min Mod Mul Neg Not OneHot Or Pad Pow Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin "
-    "ReduceProd ReduceSum ReduceSumSquare Relu Reshape Round ScatterElements ScatterND Shape Sigmoid Sign Size Slice "
-    "SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Trilu Unsqueeze Where Xor".split()
-)
+# fmt: off
+FOLDABLE = frozenset((
+    "Abs", "Add", "And", "ArgMax", "ArgMin", "Cast", "CastLike", "Ceil", "Clip", "Concat", "ConstantOfShape",
+    "CumSum", "DepthToSpace", "Div", "Equal", "Exp", "Expand", "EyeLike", "Flatten", "Floor", "Gather",
+    "GatherElements", "GatherND", "Gemm", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Log",
+    "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "OneHot", "Or", "Pad", "Pow", "Range", "Reciprocal",
+    "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu",
+    "Reshape", "Round", "ScatterElements", "ScatterND", "Shape", "Sigmoid", "Sign", "Size", "Slice", "SpaceToDepth",
+    "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor",
+))
+# fmt: on
 KNOWN_VALUES = 4096  # constants up to this length are shown to shape inference (shapes, axes, repeats)
 
 
 def result_shapes(
-    node: NodeProto, version: int, types: Sequence[tuple[np.dtype, tuple[int, ...]] | None],
+    node: NodeProto,
+    version: int,
+    types: Sequence[tuple[np.dtype, tuple[int, ...]] | None],
     known: Sequence[np.ndarray | None],
 ) -> tuple[tuple[int, ...] | None, ...]:
     """The shape of each result by ONNX's own shape inference; None where it depends on values.
@@ -56,7 +62,12 @@ def result_shapes(
         found = onnx.shape_inference.infer_node_outputs(
             schema, node, described, values, opset_imports=[helper.make_opsetid("", version)]
         )
-    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+    except (
+        onnx.shape_inference.InferenceError,
+        onnx.checker.ValidationError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         raise InvalidModelError(f"{describe(node)}: its inputs do not fit ({_short(error)})") from error
     shapes = tuple(_known_shape(found.get(name)) for name in node.output)
     limit = max(LARGEST_RESULT, sum(value.size for value in known if value is not None))
@@ -78,7 +89,9 @@ def evaluate(node: NodeProto, version: int, arrays: Sequence[np.ndarray | None])
     del node.output[:]
     node.output.extend(results)
     graph = helper.make_graph(
-        [node], "one operation", [helper.make_empty_tensor_value_info(name) for name in feeds],
+        [node],
+        "one operation",
+        [helper.make_empty_tensor_value_info(name) for name in feeds],
         [helper.make_empty_tensor_value_info(name) for name in results],
     )
     try:
@@ -107,7 +120,9 @@ def attributes(node: NodeProto, version: int) -> Mapping[str, object]:
         if attribute.ref_attr_name:
             raise InvalidModelError(f"{describe(node)}: attribute '{attribute.name}' refers to a function's argument")
         found[attribute.name] = helper.get_attribute_value(attribute)
-    return {name: value.decode(errors="replace") if isinstance(value, bytes) else value for name, value in found.items()}
+    return {
+        name: value.decode(errors="replace") if isinstance(value, bytes) else value for name, value in found.items()
+    }
 
 
 def _known_shape(kind: TypeProto | None) -> tuple[int, ...] | None:

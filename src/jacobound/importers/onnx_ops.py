@@ -19,19 +19,22 @@ from jacobound.errors import UnsupportedOpError
 from jacobound.graph import Affine, Elementwise, Node
 from jacobound.importers.onnx_call import Call, Traced, Value, point_shape
 from jacobound.importers.onnx_evaluate import evaluate
-from jacobound.importers.onnx_safety import LARGEST_RESULT, check_size, element_type
+from jacobound.importers.onnx_safety import element_type
+from jacobound.importers.onnx_windows import average_pool, convolution
 
 Lowering = Callable[[Call], tuple[Value, ...]]
 
 
 def _moves(*data: int) -> Lowering:
     """Data movement: the operation itself is run on positions. `data` are the inputs that are moved; none: all."""
+
     def lower(call: Call) -> tuple[Value, ...]:
         moved = [k for k in range(len(call.inputs)) if (k in data or not data) and call.inputs[k] is not None]
         for position in range(len(call.inputs)):
             if position not in moved:
                 call.constant(position)  # refuses positions that depend on the network's input
         return tuple(_moved(call, moved, call.proto, output) for output in range(len(call.proto.output)))
+
     return lower
 
 
@@ -83,6 +86,7 @@ def _pad(call: Call) -> tuple[Value, ...]:
 
 def _add(signs: tuple[float, ...]) -> Lowering:
     """Sums and differences of values and constants; `signs` is repeated for further inputs."""
+
     def lower(call: Call) -> tuple[Value, ...]:
         factors: dict[Node, float] = {}
         bias: Tensor | None = None
@@ -99,6 +103,7 @@ def _add(signs: tuple[float, ...]) -> Lowering:
         if len(factors) == 1 and factor == 1 and bias is not None and isinstance(node, Affine) and node.bias is None:
             return call.result(Affine(node.terms, bias, call.name))  # MatMul then Add is one affine map
         return call.result(call.steps.add([(factor, node) for node, factor in factors.items()], bias, call.name))
+
     return lower
 
 
@@ -195,81 +200,12 @@ def _matmul(call: Call) -> tuple[Value, ...]:
     return call.result(_swapped(call, node, (*value.shape[:-2], value.shape[-1], len(matrix))))
 
 
-def _window(call: Call, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...],
-                                                                                 list[tuple[int, int]]]:
-    """Strides, dilations and zeros in front and behind of a convolution or a pooling, per spatial axis."""
-    ones = tuple(1 for _ in size)
-    stride, dilation = call.integers("strides", ones), call.integers("dilations", ones)
-    given = call.integers("pads", tuple(0 for _ in (*size, *size)))
-    automatic = call.text("auto_pad", ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"))
-    if min(*stride, *dilation, *kernel) < 1 or min(given) < 0:
-        raise UnsupportedOpError(
-            f"strides {stride}, dilations {dilation} and the kernel {kernel} must be positive, pads {given} not negative."
-        )
-    if automatic != "NOTSET" and any(given):
-        raise UnsupportedOpError(f"It has both auto_pad='{automatic}' and pads={given}.")
-    if not automatic.startswith("SAME"):
-        pads = list(zip(given[: len(size)], given[len(size) :], strict=True))
-        padded = tuple(n + before + after for n, (before, after) in zip(size, pads, strict=True))
-        check_size((call.traced().shape[1], *padded), f"the padded input of '{call.name}'", LARGEST_RESULT)
-        return stride, dilation, pads
-    pads = []
-    for n, k, s, d in zip(size, kernel, stride, dilation, strict=True):
-        total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
-        pads.append((total // 2, total - total // 2) if automatic == "SAME_UPPER" else (total - total // 2, total // 2))
-    return stride, dilation, pads
-
-
-def _image(call: Call) -> Traced:
-    """The first input as a batch of one image with one or two spatial axes."""
-    value = call.traced()
-    if len(value.shape) not in (3, 4) or value.shape[0] != 1:
-        raise UnsupportedOpError(
-            f"Its input has shape {value.shape}; (1, channels, length) or (1, channels, height, width) is understood."
-        )
-    return value
-
-
-def _convolution(call: Call) -> tuple[Value, ...]:
-    value, weight = _image(call), call.needed(1)
-    kernel = tuple(weight.shape[2:])
-    if call.integers("kernel_shape", kernel) != kernel:
-        raise UnsupportedOpError(f"kernel_shape is not the shape {kernel} of its weight.")
-    stride, dilation, pads = _window(call, value.shape[2:], kernel)
-    return call.result(call.steps.convolution(
-        value.node, weight, call.weight(2), call.name,
-        stride=stride, pads=pads, dilation=dilation, groups=int(call.number("group", 1)),
-    ))
-
-
-def _average_pool(call: Call) -> tuple[Value, ...]:
-    """Sums over windows by a depthwise convolution with ones, divided by how many entries each window counts."""
-    value, size = _image(call), call.traced().shape[2:]
-    kernel = call.integers("kernel_shape", tuple(0 for _ in size))
-    stride, dilation, pads = _window(call, size, kernel)
-    check_size((value.shape[1], *kernel), f"the window of '{call.name}'", LARGEST_RESULT)
-    lengths, padded = call.shape[2:], call.flag("count_include_pad")
-    axes = list(zip(size, kernel, stride, dilation, pads, lengths, strict=True))
-    # A last window that sticks out (ceil_mode) needs further zeros behind; they are never counted.
-    reach = [(p[0], max(p[1], (length - 1) * s + d * (k - 1) + 1 - n - p[0])) for n, k, s, d, p, length in axes]
-    counts = torch.ones((), dtype=torch.float64)
-    for n, k, s, d, (before, after), length in axes:
-        taps = torch.arange(length).unsqueeze(1) * s + torch.arange(k) * d - before
-        inside = (taps < n + after) if padded else (taps >= 0) & (taps < n)
-        counts = counts.unsqueeze(-1) * inside.sum(1)
-    if not bool((counts > 0).all()):
-        raise UnsupportedOpError("A window lies entirely in the padding, so that its mean is not defined.")
-    total = call.steps.convolution(
-        value.node, torch.ones(value.shape[1], 1, *kernel, dtype=torch.float64), None, f"{call.name}.sum",
-        stride=stride, pads=reach, dilation=dilation, groups=value.shape[1],
-    )
-    return call.result(call.steps.divide(total, counts.broadcast_to(total.shape), call.name))
-
-
 def _batch_norm(call: Call) -> tuple[Value, ...]:
     value = call.traced()
     if call.flag("training_mode") or len([name for name in call.proto.output if name]) > 1:
-        raise UnsupportedOpError("It normalises by the statistics of the batch (training mode); export after model.eval().")
+        raise UnsupportedOpError(
+            "It normalises by the statistics of the batch (training mode); export after model.eval()."
+        )
     if int(call.number("spatial", 1)) != 1 or len(value.shape) < 2 or value.shape[0] != 1:
         raise UnsupportedOpError(f"Only statistics per channel, of a batch of one, are understood, not {value.shape}.")
     gamma, beta, mean, variance = (call.needed(position) for position in (1, 2, 3, 4))
@@ -279,6 +215,7 @@ def _batch_norm(call: Call) -> tuple[Value, ...]:
 
 def _reduce(mean: bool) -> Lowering:
     """Sums or means over axes other than the batch."""
+
     def lower(call: Call) -> tuple[Value, ...]:
         value = call.traced()
         rank = len(value.shape)
@@ -294,6 +231,7 @@ def _reduce(mean: bool) -> Lowering:
             raise UnsupportedOpError("It takes a sum or mean over the batch axis.")
         step = call.steps.mean if mean else call.steps.sum
         return call.result(step(value.node, [axis - dropped for axis in axes], True, call.name))
+
     return lower
 
 
@@ -306,8 +244,9 @@ def _dropout(call: Call) -> tuple[Value, ...]:
 
 def _cast(call: Call) -> tuple[Value, ...]:
     value, number = call.traced(), int(call.number("to"))
-    target = {TensorProto.FLOAT: np.dtype(np.float32), TensorProto.DOUBLE: np.dtype(np.float64)}.get(number)
-    if target not in (value.dtype, np.dtype(np.float64)):
+    known: dict[int, np.dtype] = {TensorProto.FLOAT: np.dtype(np.float32), TensorProto.DOUBLE: np.dtype(np.float64)}
+    target = known.get(number)
+    if target is None or target not in (value.dtype, np.dtype(np.float64)):
         raise UnsupportedOpError(f"It rounds values of the network from {value.dtype} to {element_type(number)}.")
     return (Traced(value.node, value.shape, target),)
 
@@ -341,12 +280,44 @@ def activation(call: Call) -> tuple[Value, ...]:
 
 
 LOWERINGS: Mapping[str, Lowering] = {
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "GatherElements",
-                     "GatherND", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "Split", "Identity"), _moves(0)),
-    "Concat": _moves(), "Where": _moves(1, 2), "Pad": _pad,
-    "Add": _add((1.0,)), "Sum": _add((1.0,)), "Sub": _add((1.0, -1.0)), "Neg": _negate,
-    "Mul": _multiply, "Div": _divide, "Gemm": _gemm, "MatMul": _matmul, "Conv": _convolution,
-    "AveragePool": _average_pool, "GlobalAveragePool": _reduce(mean=True), "ReduceMean": _reduce(mean=True),
-    "ReduceSum": _reduce(mean=False), "BatchNormalization": _batch_norm, "Dropout": _dropout, "Cast": _cast,
+    **dict.fromkeys(
+        (
+            "Reshape",
+            "Flatten",
+            "Squeeze",
+            "Unsqueeze",
+            "Transpose",
+            "Slice",
+            "Gather",
+            "GatherElements",
+            "GatherND",
+            "Expand",
+            "Tile",
+            "DepthToSpace",
+            "SpaceToDepth",
+            "Split",
+            "Identity",
+        ),
+        _moves(0),
+    ),
+    "Concat": _moves(),
+    "Where": _moves(1, 2),
+    "Pad": _pad,
+    "Add": _add((1.0,)),
+    "Sum": _add((1.0,)),
+    "Sub": _add((1.0, -1.0)),
+    "Neg": _negate,
+    "Mul": _multiply,
+    "Div": _divide,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "Conv": convolution,
+    "AveragePool": average_pool,
+    "GlobalAveragePool": _reduce(mean=True),
+    "ReduceMean": _reduce(mean=True),
+    "ReduceSum": _reduce(mean=False),
+    "BatchNormalization": _batch_norm,
+    "Dropout": _dropout,
+    "Cast": _cast,
     "Shape": _shape,
 }

@@ -40,7 +40,8 @@ def runner(program: Program, in_shape: tuple[int, ...]) -> tuple[Callable[[Tenso
 def _model(program: Program, kind: int, in_shape: tuple[int, ...]) -> ModelProto:
     """The imported part of the file as a model of its own, for a batch of one."""
     graph = helper.make_graph(
-        [node for _, node in program.nodes], "imported",
+        [node for _, node in program.nodes],
+        "imported",
         [helper.make_tensor_value_info(program.input.name, kind, (1, *in_shape))],
         [helper.make_empty_tensor_value_info(program.output)],
         list(program.weights.values()),
@@ -80,7 +81,7 @@ def _by_reference(model: ModelProto) -> Run:
     def run(x: np.ndarray) -> np.ndarray:
         try:
             with np.errstate(all="ignore"):
-                return np.asarray(ReferenceEvaluator(model).run(None, {name: x})[0])
+                return np.asarray(next(iter(ReferenceEvaluator(model).run(None, {name: x}))))
         except Exception as error:
             raise InvalidModelError(f"the model can not be run for one point: {error}") from error
 

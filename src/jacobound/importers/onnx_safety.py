@@ -7,7 +7,7 @@ with an `InvalidModelError` that says what is wrong with it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -24,8 +24,14 @@ LARGEST_RESULT = 2**24  # entries of what an operation makes of little; a layer 
 OLDEST_OPSET = 7  # the first with numpy-style broadcasting
 
 # Element types that an imported network may hold, and how many bytes one entry has in the file.
-BYTES = {TensorProto.FLOAT: 4, TensorProto.DOUBLE: 8, TensorProto.INT32: 4, TensorProto.INT64: 8, TensorProto.BOOL: 1}
-FIELDS = {
+BYTES: Mapping[int, int] = {
+    TensorProto.FLOAT: 4,
+    TensorProto.DOUBLE: 8,
+    TensorProto.INT32: 4,
+    TensorProto.INT64: 8,
+    TensorProto.BOOL: 1,
+}
+FIELDS: Mapping[int, str] = {
     TensorProto.FLOAT: "float_data",
     TensorProto.DOUBLE: "double_data",
     TensorProto.INT32: "int32_data",
@@ -36,9 +42,16 @@ FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 
 # What other files begin with, and what to do with them.
 IMPOSTORS = (
-    (b"\x80", "a Python pickle", "unpickling runs code, so it is never opened; export the network with torch.onnx.export"),
-    (b"PK", "a zip archive (a PyTorch checkpoint, npz or Keras file)",
-     "build the network in PyTorch and use from_torch, or export it with torch.onnx.export"),
+    (
+        b"\x80",
+        "a Python pickle",
+        "unpickling runs code, so it is never opened; export the network with torch.onnx.export",
+    ),
+    (
+        b"PK",
+        "a zip archive (a PyTorch checkpoint, npz or Keras file)",
+        "build the network in PyTorch and use from_torch, or export it with torch.onnx.export",
+    ),
     (b"\x1f\x8b", "gzip-compressed", "decompress it first"),
     (b"\x89HDF", "an HDF5 file", "export the network to ONNX"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run: git lfs pull"),
@@ -109,7 +122,9 @@ def array(tensor: TensorProto, name: str) -> np.ndarray:
     if tensor.data_type not in BYTES:
         raise InvalidModelError(f"{wrong_type(name, tensor.data_type)}")
     if tensor.data_type in FLOATS and 0 in tensor.dims:
-        raise InvalidModelError(f"tensor '{name}' has shape {tuple(tensor.dims)} and no entries; export the model again")
+        raise InvalidModelError(
+            f"tensor '{name}' has shape {tuple(tensor.dims)} and no entries; export the model again"
+        )
     values = numpy_helper.to_array(tensor)
     check_finite(values, name)
     return values
@@ -161,7 +176,7 @@ def _check_texts(message: Message, subject: str) -> None:
                 _check_texts(entry, subject)
             elif not isinstance(entry, str):
                 raise InvalidModelError(
-                    f"{subject}: the field '{field.name}' holds {entry!r:.60}, which is no text. The file is damaged; "
+                    f"{subject}: the field '{field.name}' holds {entry!r:.60}, which is no text; "
                     "download or export it again"
                 )
 
@@ -172,7 +187,8 @@ def _check_model(model: ModelProto, subject: str, folder: Path | None) -> None:
     if model.functions:
         names = ", ".join(f"'{function.name}'" for function in list(model.functions)[:5])
         raise InvalidModelError(
-            f"{subject}: defines its own functions ({names}); inline them with onnx.inliner.inline_local_functions(model)"
+            f"{subject}: defines its own functions ({names}); inline them first with "
+            "onnx.inliner.inline_local_functions(model)"
         )
     if model.graph.sparse_initializer:
         name = model.graph.sparse_initializer[0].values.name
@@ -187,7 +203,7 @@ def _check_model(model: ModelProto, subject: str, folder: Path | None) -> None:
 
 
 def _tensors(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
-    """All dense tensors of a graph, also those in attributes and inner graphs (which protobuf nests 100 deep at most)."""
+    """All dense tensors of a graph, also those in attributes and inner graphs (nested 100 deep at most)."""
     for tensor in graph.initializer:
         yield tensor.name, tensor
     for node in graph.node:

@@ -32,12 +32,23 @@ from jacobound.importers.steps import AffineSteps
 
 # What to do about operations that are refused, where it is not obvious.
 ADVICE: Mapping[str, str] = {
-    **dict.fromkeys(("MaxPool", "GlobalMaxPool", "Max", "Min"),
-                    "Use average pooling or strided convolutions in its place."),
+    **dict.fromkeys(
+        ("MaxPool", "GlobalMaxPool", "Max", "Min"),
+        "Use average pooling or strided convolutions in its place.",
+    ),
     **dict.fromkeys(("If", "Loop", "Scan"), "Export the network without control flow (by tracing it)."),
     **dict.fromkeys(
-        ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
-         "MatMulInteger"), "Export the unquantised float32 network."),
+        (
+            "QuantizeLinear",
+            "DequantizeLinear",
+            "DynamicQuantizeLinear",
+            "QLinearConv",
+            "QLinearMatMul",
+            "ConvInteger",
+            "MatMulInteger",
+        ),
+        "Export the unquantised float32 network.",
+    ),
     **dict.fromkeys(("Mul", "Div", "MatMul", "Gemm", "Pow"), "Rewrite the network with products by constants only."),
 }
 
@@ -81,8 +92,10 @@ def select(model: ModelProto, until: str | None) -> Program:
     inputs = [entry for entry in model.graph.input if entry.name not in weights and entry.name in wanted]
     if len(inputs) != 1:
         names = ", ".join(f"'{entry.name}'" for entry in inputs) or "the output depends on none"
-        raise InvalidModelError(f"the model has {len(inputs)} inputs ({names}); a network with one input is needed. "
-                                "Store the others in the file as constants")
+        raise InvalidModelError(
+            f"the model has {len(inputs)} inputs ({names}); a network with one input is needed. "
+            "Store the others in the file as constants"
+        )
     made.add(inputs[0].name)
     for position, node in nodes:
         _check_node(node, position, version, made)
@@ -114,11 +127,19 @@ def _output(model: ModelProto, until: str | None) -> str:
 def _check_node(node: NodeProto, position: int, version: int, made: set[str]) -> None:
     """Refuse operations that ONNX does not define, or whose attributes or inputs are not as it defines them."""
     if node.domain not in ("", "ai.onnx"):
-        raise unsupported(describe(node), f"position {position}", f"It is from the domain '{node.domain}'.",
-                          "Export the network with the standard ONNX operations only.")
+        raise unsupported(
+            describe(node),
+            f"position {position}",
+            f"It is from the domain '{node.domain}'.",
+            "Export the network with the standard ONNX operations only.",
+        )
     if not onnx.defs.has(node.op_type, version, ""):
-        raise unsupported(describe(node), f"position {position}", f"ONNX opset {version} has no such operation.",
-                          "Export the network with the standard ONNX operations only.")
+        raise unsupported(
+            describe(node),
+            f"position {position}",
+            f"ONNX opset {version} has no such operation.",
+            "Export the network with the standard ONNX operations only.",
+        )
     context = onnx.checker.C.CheckerContext()
     context.ir_version, context.opset_imports = onnx.IR_VERSION, {"": version}
     plain = NodeProto()
@@ -131,12 +152,15 @@ def _check_node(node: NodeProto, position: int, version: int, made: set[str]) ->
         raise InvalidModelError(f"{describe(node)} at position {position}: {reason}; export the model again") from error
     for name in node.input:
         if name and name not in made:
-            raise InvalidModelError(f"{describe(node)} at position {position} reads '{name}', which nothing before it "
-                                    "gives; the file is damaged")
+            raise InvalidModelError(
+                f"{describe(node)} at position {position} reads '{name}', which nothing before it "
+                "gives; the file is damaged"
+            )
     for name in node.output:
         if name and name in made:
-            raise InvalidModelError(f"{describe(node)} at position {position}: '{name}' exists already; "
-                                    "the file is damaged")
+            raise InvalidModelError(
+                f"{describe(node)} at position {position}: '{name}' exists already; the file is damaged"
+            )
 
 
 def walk(program: Program) -> Graph:
@@ -166,17 +190,22 @@ def _input(entry: ValueInfoProto) -> Traced:
             "understood: export the float32 model"
         )
     lengths = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
-    shown = [dim.dim_param or "?" if length is None else length
-             for dim, length in zip(kind.shape.dim, lengths, strict=True)]
+    shown = [
+        dim.dim_param or "?" if length is None else length for dim, length in zip(kind.shape.dim, lengths, strict=True)
+    ]
     advice = "export it with a batch axis in front (a dynamic axis 0, or an example with one point)"
     if not lengths:
         raise InvalidModelError(f"input '{entry.name}' declares no shape or is a single number; {advice}")
     if lengths[0] not in (None, 1):
-        raise InvalidModelError(f"input '{entry.name}' has shape {shown}: a batch of {lengths[0]} or no batch; {advice}")
+        raise InvalidModelError(
+            f"input '{entry.name}' has shape {shown}: a batch of {lengths[0]} or no batch; {advice}"
+        )
     point = tuple(length for length in lengths[1:] if length is not None)
     if len(point) < len(lengths) - 1:
-        raise InvalidModelError(f"input '{entry.name}' has shape {shown}: only axis 0 may be left open; "
-                                "export it with the other lengths fixed")
+        raise InvalidModelError(
+            f"input '{entry.name}' has shape {shown}: only axis 0 may be left open; "
+            "export it with the other lengths fixed"
+        )
     check_size(point, f"input '{entry.name}'", LARGEST_RESULT)
     if 0 in point:
         raise InvalidModelError(f"input '{entry.name}' has shape {shown} and no entries")
@@ -257,4 +286,3 @@ def _stored(node: NodeProto) -> np.ndarray:
     if attribute.name in ("value_int", "value_ints"):
         return np.array(onnx.helper.get_attribute_value(attribute), dtype=np.int64)
     raise UnsupportedOpError(f"A constant given as '{attribute.name}' is not understood.")
-

@@ -130,7 +130,7 @@ def _evaluation(module: nn.Module) -> Iterator[None]:
 def _try(module: nn.Module, traced: Tensor, batched: bool) -> None:
     """Run the module once, so that a wrong example is told apart from what can not be traced."""
     try:
-        module(traced)
+        result = module(traced)
     except Exception as error:
         taken = f"a batch of {len(traced)} points of shape {tuple(traced.shape[1:])}" if batched else (
             f"one point of shape {tuple(traced.shape)}")
@@ -139,6 +139,12 @@ def _try(module: nn.Module, traced: Tensor, batched: bool) -> None:
         raise ShapeError(
             f"the module does not take {taken}: {_first_line(error)}. Pass an example of the right shape; {other}"
         ) from error
+    if not isinstance(result, Tensor):
+        several = f"{len(result)} values" if isinstance(result, tuple | list | dict) else "no tensor"
+        raise InvalidModelError(
+            f"the module returns {several} ({type(result).__name__}); wrap it in a module that returns the one tensor "
+            "to bound"
+        )
 
 
 @contextmanager

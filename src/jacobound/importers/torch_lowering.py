@@ -109,10 +109,6 @@ def _output(program: ExportedProgram, step: Step, values: Mapping[Step, Value]) 
             "module.eval() if it is a statistic of training"
         )
     results = leaves(torch.fx.map_arg(step.args[0], values.__getitem__))
-    if len(results) != 1:
-        raise InvalidModelError(
-            f"the module returns {len(results)} values; wrap it in a module that returns the one tensor to bound"
-        )
     if not is_node(results[0]):
         raise InvalidModelError("the module's output does not depend on its input; there is nothing to bound")
     return results[0]
@@ -125,7 +121,7 @@ def _evaluate(
     op = str(step.target)
     if step.target is operator.getitem:
         return args[0][args[1]]
-    if torch.Tag.nondeterministic_seeded in getattr(step.target, "tags", ()):
+    if _draws(op, step.target):
         raise InvalidModelError(
             f"{op}{_at(step)} draws random numbers, so the module is not one function; "
             "if it is a part of training, call module.eval() first"
@@ -144,6 +140,13 @@ def _evaluate(
     except Exception as error:
         reason = f"It is used in a way that is not understood ({type(error).__name__}: {error})."
         raise unsupported(op, place(step), reason, ADVICE) from error
+
+
+def _draws(op: str, target: object) -> bool:
+    """Whether an operation is random; `keep` looks at dropout itself, and recurrent layers only may be random."""
+    if RULES.get(op) is keep or any(part in op for part in ("lstm", "gru", "rnn_", "attention")):
+        return False
+    return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
 
 
 def _check_dtype(call: Call) -> None:
@@ -235,7 +238,7 @@ def place(step: Step) -> str:
         inside += f" ('{path}')" if path else ""
     home = str(Path(torch.__file__).parent)
     frames = [frame for frame in FRAME.finditer(step.meta.get("stack_trace") or "")
-              if not frame["file"].startswith(home)]
+              if not frame["file"].startswith((home, "<"))]
     line = f"{Path(frames[-1]['file']).name}:{frames[-1]['line']}" if frames else ""
     return " in ".join(part for part in (line, inside) if part)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
 from jacobound.intervals import Interval
 from jacobound.methods.base import flat_indices
-from jacobound.methods.tangents import Tangents, passing_entries, underflow_of, unstable_entries
+from jacobound.methods.tangents import Tangents, passing_entries, push_through, underflow_of, unstable_entries
 from jacobound.rounding import inflate, rigorous, underflow, unit, up
 
 
@@ -130,8 +130,9 @@ class _Builder:
             price = backward.slack(self._weights[node]).flatten(1)
             doubt = backward.uncertainty(self._weights[node])
             floor = underflow_of(backward, self._weights[node])
+            images = push_through(operator, self._at[source], needed)
             for start, tangents in self._at[source].items():
-                image = tangents.through(operator, needed)
+                image = images[start]
                 if tangents.values is not None:
                     wanted = price if tangents.entries is None else price[:, tangents.entries]
                     self._pay(start, inflate(wanted @ tangents.values.abs().T, wanted.shape[1] + 1), floor)

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from jacobound.graph import Affine, Elementwise, Graph, Node, size
 from jacobound.intervals import Interval
-from jacobound.methods.tangents import Tangents, passing_entries, underflow_of, unstable_entries
-from jacobound.rounding import inflate, unit, up
+from jacobound.methods.tangents import Tangents, passing_entries, push_through, unstable_entries
+from jacobound.rounding import inflate, rigorous, underflow, unit, up
 
 
 def defect_weights(
@@ -32,6 +32,8 @@ def defect_weights(
         slopes: derivative range of every elementwise node.
         adjoints: interval enclosures of the same derivatives.
     """
+    if not rigorous():  # nobody will ask what rounding can do
+        return {node: adjoint.lower for node, adjoint in adjoints.items()}
     return _Backwards(graph, slopes, adjoints).run()
 
 
@@ -52,35 +54,42 @@ class _Backwards:
         for node in graph.nodes:
             self._doubt[node] = graph.example.new_zeros(self._outputs, size(node))
         for node in reversed(graph.nodes):
-            weight = self._weight(node)
+            spread = self._spread(node)
+            weight = torch.minimum(self._adjoints[node].magnitude().flatten(1), up(spread + self._doubt[node]))
             found[node] = weight.reshape(self._outputs, *node.shape)
             if isinstance(node, Affine):
-                self._through_affine(node, found[node])
+                self._through_affine(node, spread)
             elif isinstance(node, Elementwise):
-                self._through_elementwise(node, weight)
+                self._through_elementwise(node, weight, spread)
             del self._rows[node], self._doubt[node]
         return found
 
-    def _weight(self, node: Node) -> Tensor:
-        """The bound at a node from all rows that reach it, shape (outputs, size)."""
-        total, terms = self._doubt[node], self._outputs + 2
+    def _spread(self, node: Node) -> Tensor:
+        """Sum of the absolute rows at a node, each with the bound behind it, rounded up; shape (outputs, size)."""
+        total, terms = torch.zeros_like(self._doubt[node]), 2
         for sink, rows in self._rows[node].items():
             values = rows.on(None, size(node)).abs()
             total = total + (values if sink is None else self._behind[sink] @ values)
             terms += 1 if sink is None else len(values)
-        coarse = self._adjoints[node].magnitude().flatten(1)
-        return torch.minimum(coarse, inflate(total, terms))
+        return inflate(total, terms)
 
-    def _through_affine(self, node: Affine, weight: Tensor) -> None:
-        doubt = self._doubt[node].reshape(self._outputs, *node.shape)
+    def _floor(self, node: Node, terms: int) -> Tensor:
+        """What underflow in one push can add to any entry, over all rows at a node; shape (outputs, 1)."""
+        behind = [self._behind[sink].sum(1, keepdim=True) for sink in self._rows[node] if sink is not None]
+        return inflate(torch.stack([*behind, torch.ones_like(self._doubt[node][:, :1])]).sum(0), size(node)) * underflow(
+            terms, self._graph.example
+        )
+
+    def _through_affine(self, node: Affine, spread: Tensor) -> None:
+        doubt, spread = (x.reshape(self._outputs, *node.shape) for x in (self._doubt[node], spread))
         for operator, source in node.terms:
-            backward = operator.transpose()
+            backward, floor = operator.transpose(), self._floor(node, operator.longest_sum)
             needed = self._alive(source)
-            for sink, rows in self._rows[node].items():
-                self._add(source, sink, Tangents(needed, rows.through(backward, needed), self._graph.example))
+            for sink, image in push_through(backward, self._rows[node], needed).items():
+                self._add(source, sink, Tangents(needed, image, self._graph.example))
             passed = inflate(backward.abs().apply(doubt), backward.terms + 1)
-            fresh = up(passed + backward.slack(weight)).flatten(1)
-            self._doubt[source] = up(up(self._doubt[source] + fresh) + underflow_of(operator, weight))
+            fresh = up(passed + backward.slack(spread)).flatten(1)
+            self._doubt[source] = up(up(self._doubt[source] + fresh) + floor)
 
     def _alive(self, node: Node) -> Tensor | None:
         """Entries of an elementwise node with a slope that can differ from zero; None for other nodes."""
@@ -89,14 +98,17 @@ class _Backwards:
         slope = self._slopes[node]
         return (~((slope.lower == 0) & (slope.upper == 0))).flatten().nonzero().squeeze(1)
 
-    def _through_elementwise(self, node: Elementwise, weight: Tensor) -> None:
+    def _through_elementwise(self, node: Elementwise, weight: Tensor, spread: Tensor) -> None:
         slope, source = self._slopes[node].map(torch.flatten), node.source
         unstable, passing = unstable_entries(slope), passing_entries(slope)
         steepness = slope.lower[passing]
         doubt = torch.zeros_like(weight)
         if len(passing):
-            rounded = 2 * unit(weight.dtype) * weight[:, passing] if bool((steepness != 1).any()) else 0.0
-            doubt[:, passing] = up(up(self._doubt[node][:, passing] + rounded) * steepness.abs())
+            passed = up(self._doubt[node][:, passing] * steepness.abs())
+            if bool((steepness != 1).any()):
+                rounded = inflate(2 * unit(weight.dtype) * spread[:, passing] * steepness.abs(), 3)
+                passed = up(up(passed + rounded) + self._floor(node, 2))
+            doubt[:, passing] = passed
             for sink, rows in self._rows[node].items():
                 values = rows.on(passing, size(node)) * steepness
                 self._add(source, sink, Tangents(passing, values, self._graph.example))

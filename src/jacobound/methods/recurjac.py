@@ -225,5 +225,7 @@ class Recursion:
         """Underflow anywhere in the recursion, counted with the largest derivative behind it."""
         if not rigorous():
             return 0.0
+        # A product with a slope can underflow: its error counts with the derivative itself, not with slope times it.
         behind = sum(float(weight.sum()) for weight in self._weight.values()) + self._outputs
+        behind += sum(float(derivative.magnitude().sum()) for derivative in self._derivative.values())
         return underflow(self._terms, self._core.graph.example) * behind * (len(self._core.blocks) + 1)

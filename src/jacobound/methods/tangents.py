@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +13,8 @@ from jacobound.intervals import Interval
 from jacobound.methods.base import flat_indices
 from jacobound.operators import LinearOperator
 from jacobound.rounding import rigorous, underflow
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +30,6 @@ class Tangents:
     entries: Tensor | None
     values: Tensor | None
     like: Tensor
-
-    def through(self, operator: LinearOperator, needed: Tensor | None) -> Tensor:
-        """Images on the needed entries; those of unit vectors are columns of the operator, without rounding."""
-        if self.values is None:
-            assert self.entries is not None
-            image = operator.columns(self.entries)
-            return image if needed is None else image[:, needed]
-        return operator.apply_between(self.values, self.entries, needed)
 
     def on(self, wanted: Tensor | None, count: int) -> Tensor:
         """Values on the wanted entries (None for all `count` of the node), shape (vectors, wanted)."""
@@ -51,6 +47,31 @@ class Tangents:
                 return values[:, position]
         full = values.new_zeros(len(values), count).index_copy_(1, entries, values)
         return full if wanted is None else full[:, wanted]
+
+
+def push_through(
+    operator: LinearOperator, groups: Mapping[Key, Tangents], needed: Tensor | None
+) -> dict[Key, Tensor]:
+    """Images of several groups of vectors on the needed entries; the operator is cut down once for all of them.
+
+    Images of unit vectors are columns of the operator, without rounding.
+    """
+    moving = [group for group in groups.values() if group.values is not None]
+    push = None
+    if moving:
+        vectors = sum(len(group.values) for group in moving if group.values is not None)
+        push = operator.between(moving[0].entries, needed, vectors)
+    images = {}
+    for key, group in groups.items():
+        if group.values is None:
+            assert group.entries is not None
+            image = operator.columns(group.entries)
+            images[key] = image if needed is None else image[:, needed]
+        elif push is not None and group.entries is moving[0].entries:
+            images[key] = push(group.values)
+        else:
+            images[key] = operator.between(group.entries, needed, len(group.values))(group.values)
+    return images
 
 
 def unstable_entries(slope: Interval) -> Tensor:

@@ -1,0 +1,64 @@
+"""The command ``jacobound``: parses, calls the library, prints; exit code 0 certified, 1 not certified, 2 an error."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import cyclopts
+
+from jacobound.cli.bound import bound
+from jacobound.cli.demo import demo
+from jacobound.cli.inspect import inspect
+from jacobound.cli.lipschitz import INTERRUPTED, lipschitz
+from jacobound.cli.text import say
+from jacobound.errors import JacoboundError
+
+ERROR = 2
+
+
+def application() -> cyclopts.App:
+    """The parser with all commands."""
+    app = cyclopts.App(
+        name="jacobound",
+        help="Certified bounds of neural-network Jacobians and Lipschitz constants, sound in floating point.",
+        version=importlib.metadata.version("jacobound"),
+        default_parameter=cyclopts.Parameter(negative=()),
+        suppress_keyboard_interrupt=False,
+        help_format="plaintext",
+    )
+    for command in (demo, inspect, bound, lipschitz):
+        app.command(command)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: what stands after ``jacobound``; None for the process's own.
+
+    Returns:
+        The exit code: 0 bounds found and certified, 1 not certified, 2 an error, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = application()(arguments, exit_on_error=False, result_action="return_value")
+    except cyclopts.CycloptsError:
+        return ERROR  # it has been printed
+    except KeyboardInterrupt:
+        say("stopped before anything was finished", error=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of stdout has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ERROR
+    except (JacoboundError, OSError) as error:
+        if "--debug" in arguments:
+            say(traceback.format_exc(), error=True)
+        say(f"{type(error).__name__}: {error}", error=True)
+        return ERROR
+    return int(code or 0)

@@ -1,0 +1,76 @@
+"""``jacobound bound``: certified bounds of the outputs and of every entry of the Jacobian over a ball."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from cyclopts import Parameter
+
+from jacobound.cli.grammar import parse_radii
+from jacobound.cli.inspect import summary
+from jacobound.cli.options import MethodOptions, Norm, PointOptions, RunOptions, ShowOptions, check_target, one_radius
+from jacobound.cli.summaries import centre_values, say_files, say_jacobian, say_outputs, told_ball
+from jacobound.cli.text import say, say_json
+from jacobound.regions import Ball
+from jacobound.results import JacobianBounds, OutputBounds
+from jacobound.solve import bound_jacobian, bound_output
+
+
+def bound(
+    net: Annotated[Path, Parameter(name="NET")],
+    *,
+    point: PointOptions,
+    radius: str,
+    norm: Norm = "inf",
+    how: MethodOptions = MethodOptions(),  # noqa: B008 - frozen values, here and below
+    output: Path | None = None,
+    run: RunOptions = RunOptions(),  # noqa: B008
+    show: ShowOptions = ShowOptions(),  # noqa: B008
+) -> int:
+    """Bound the outputs and every Jacobian entry over a ball.
+
+    Exit code: 0 when the bounds are certified, 1 when they are not, 2 for an error.
+
+    Args:
+        net: The network, an .onnx file.
+        radius: Radius of the ball; a decimal is rounded outward.
+        norm: Norm of the ball.
+        output: Save all bounds as arrays in this .npz file.
+    """
+    show.check()
+    if output is not None:
+        check_target(output, (".npz",), "--output")
+    decimal = one_radius(parse_radii(radius), radius)
+    method, limits = how.jacobian_method(), point.limits
+    graph = run.load(net)
+    place, matrix = point.point(graph), how.matrix(graph)
+    ball = Ball(place.values, decimal, float(norm), limits)
+    with run.budget("bound") as budget:
+        outputs = bound_output(graph, ball, how.output_method(), rows=matrix, budget=budget)
+        jacobian = bound_jacobian(graph, ball, method, rows=matrix, budget=budget)
+    if output is not None:
+        save(output, outputs, jacobian)
+    if show.plot is not None:
+        jacobian.plot().figure.savefig(show.plot, dpi=150)
+    if show.json:
+        say_json({"output": outputs.to_dict(), "jacobian": jacobian.to_dict()})
+    else:
+        names = how.names(graph)
+        say(f"network   {net}: {summary(graph)}")
+        say(f"region    {told_ball(ball, decimal, place.story)}")
+        say(f"method    {jacobian.provenance.method}\n")
+        say_outputs(outputs, names, centre_values(graph, place.values, matrix))
+        say_jacobian(jacobian, names)
+        say_files(output, show.plot)
+    return 0 if outputs.status.certified and jacobian.status.certified else 1
+
+
+def save(path: Path, outputs: OutputBounds, jacobian: JacobianBounds) -> None:
+    """All bounds as arrays: `lower` and `upper` of the Jacobian, `output_lower` and `output_upper`."""
+    ends = {"lower": jacobian.lower, "upper": jacobian.upper}
+    ends |= {"output_lower": outputs.lower, "output_upper": outputs.upper}
+    certified = outputs.status.certified and jacobian.status.certified
+    arrays = {name: end.detach().cpu().numpy() for name, end in ends.items()}
+    np.savez(path, certified=np.array(certified), **arrays)

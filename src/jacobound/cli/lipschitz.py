@@ -1,0 +1,111 @@
+"""``jacobound lipschitz``: certified and attained Lipschitz constants over balls, radius by radius."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from cyclopts import Parameter
+from torch import Tensor
+
+from jacobound.cli.grammar import parse_radii
+from jacobound.cli.inspect import summary
+from jacobound.cli.options import MethodOptions, Norm, PointOptions, RunOptions, ShowOptions
+from jacobound.cli.summaries import CONSTANTS, constants_row, norm_name, say_files, told_ball
+from jacobound.cli.text import say, say_json
+from jacobound.graph import Graph
+from jacobound.methods import Budget, FastLip, Sampling
+from jacobound.methods.base import OutputMethod
+from jacobound.regions import Ball
+from jacobound.results import LipschitzBound
+from jacobound.solve import bound_jacobian
+from jacobound.solve import lipschitz as find_constant
+
+INTERRUPTED = 130
+
+
+def lipschitz(
+    net: Annotated[Path, Parameter(name="NET")],
+    *,
+    point: PointOptions,
+    radius: str,
+    p: Norm = "2",
+    q: Norm = "2",
+    norm: Norm | None = None,
+    how: MethodOptions = MethodOptions(),  # noqa: B008 - frozen values, here and below
+    search: Annotated[Sampling, Parameter(name="*")] = Sampling(),  # noqa: B008
+    run: RunOptions = RunOptions(),  # noqa: B008
+    show: ShowOptions = ShowOptions(),  # noqa: B008
+) -> int:
+    """Bracket the Lipschitz constant over balls.
+
+    L with ||f(x) - f(y)||_q <= L ||x - y||_p for all x, y of the ball: a certified upper bound and an attained value.
+    Exit code: 0 when every bound is certified, 1 when one is not, 2 for an error.
+
+    Args:
+        net: The network, an .onnx file.
+        radius: Radii: 0.1, or 0.1,0.2, or START:STOP:COUNT, or START:STOP:COUNTlog.
+        p: Norm of the input.
+        q: Norm of the output.
+        norm: Norm of the ball. [default: that of --p]
+    """
+    show.check()
+    radii, limits = parse_radii(radius), point.limits
+    method = how.jacobian_method()
+    graph = run.load(net)
+    place, matrix = point.point(graph), how.matrix(graph)
+    balls = [Ball(place.values, decimal, float(norm or p), limits) for decimal in radii]
+    if not show.json:
+        say(f"network   {net}: {summary(graph)}")
+        say(f"region    {told_ball(balls[0], radius, place.story)}")
+        say(f"constant  l{p} -> l{q} of {'all outputs' if how.rows is None else f'the rows {how.rows}'}")
+        say(f"method    {method!r}\n\n{CONSTANTS.head()}")
+    found: list[LipschitzBound] = []
+    finished = True
+    try:
+        for decimal, ball in zip(radii, balls, strict=True):
+            with run.budget(f"radius {decimal}") as budget:
+                exponents = (float(p), float(q))
+                bound = find_constant(graph, ball, method, norm=exponents, rows=matrix, budget=budget, search=search)
+            found.append(bound)
+            if not show.json:
+                say(constants_row(bound, decimal, unstable_neurons(graph, ball, how.output_method(), budget)))
+    except KeyboardInterrupt:
+        finished = False
+        say(f"stopped: {len(found)} of {len(radii)} radii are finished and shown", error=True)
+    _close(found, show)
+    return INTERRUPTED if not finished else 0 if all(bound.status.certified for bound in found) else 1
+
+
+def _close(found: list[LipschitzBound], show: ShowOptions) -> None:
+    """Everything that comes after the last radius."""
+    if show.plot is not None and found:
+        joined(found).plot().figure.savefig(show.plot, dpi=150)
+    if show.json:
+        say_json([bound.to_dict() for bound in found])
+        return
+    for meaning in dict.fromkeys(bound.status.value for bound in found):
+        say(f"\nstatus: {meaning}")
+    say_files(show.plot if found else None)
+
+
+def joined(bounds: list[LipschitzBound]) -> LipschitzBound:
+    """Results for single radii as one result with an axis of radii, for a figure; status and method of the last."""
+    return replace(
+        bounds[-1],
+        upper=torch.stack([bound.upper for bound in bounds]),
+        lower=torch.stack([bound.lower for bound in bounds]),
+        witness=None,
+        details={},
+        seconds=sum(bound.seconds for bound in bounds),
+        radii=tuple(radius for bound in bounds for radius in bound.radii),
+    )
+
+
+def unstable_neurons(graph: Graph, ball: Ball, preactivation: OutputMethod, budget: Budget) -> int:
+    """How many activations have a slope that is not known over the ball."""
+    first = torch.eye(1, graph.with_rows(None).out_shape[0], dtype=torch.float64)
+    return int(bound_jacobian(graph, ball, FastLip(preactivation), rows=first, budget=budget).unstable)

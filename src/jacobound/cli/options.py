@@ -1,0 +1,222 @@
+"""The options that commands share, each said once; cyclopts makes flags of the fields and help of the docstrings."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal
+
+import torch
+from cyclopts import Parameter
+from torch import Tensor
+
+from jacobound.cli.grammar import parse_clip, parse_fraction, parse_rows, row_matrix, row_names
+from jacobound.cli.points import Point, read_point
+from jacobound.cli.progress import progress
+from jacobound.errors import InvalidRegionError, JacoboundError, MissingExtraError
+from jacobound.graph import Graph, size
+from jacobound.importers import from_onnx
+from jacobound.methods import CROWN, IBP, Budget, FastLin, FastLip, RecurJac
+from jacobound.methods.base import JacobianMethod, OutputMethod
+
+Norm = Literal["1", "2", "inf"]
+FIGURES = (".png", ".pdf", ".svg")
+GIBIBYTE = 1 << 30
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class PointOptions:
+    """The point that the region lies around.
+
+    Args:
+        input: The point: .npy, .npz, .csv, .png or .jpg; reshaped to the network's input.
+        key: Which array of an .npz file.
+        index: Which entry of the array along its first axis.
+        scale: The point is values * SCALE + SHIFT; a number or a ratio. [default: 1/255 for images, else 1]
+        shift: See --scale; a number or a ratio.
+        clip: Lowest and highest value that an input can have; the rest of the ball does not count.
+    """
+
+    input: Path
+    key: str | None = None
+    index: int | None = None
+    scale: str | None = None
+    shift: str = "0"
+    clip: tuple[str, str] | None = None
+
+    def point(self, graph: Graph) -> Point:
+        """The point in the network's input shape."""
+        scale = None if self.scale is None else parse_fraction(self.scale, "--scale")
+        shift = parse_fraction(self.shift, "--shift")
+        return read_point(self.input, graph.in_shape, key=self.key, index=self.index, scale=scale, shift=shift)
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """The valid range, rounded outward."""
+        return None if self.clip is None else parse_clip(self.clip)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions:
+    """How bounds are found.
+
+    Args:
+        method: How the Jacobian is bounded.
+        preactivation: How the ranges of the neurons are bounded.
+        relaxation: How recurjac bounds slope times derivative. [default: chord]
+        rows: Outputs and margins: 3 is output 3, 3,5 two outputs, 3-5 output 3 minus output 5. [default: all]
+    """
+
+    method: Literal["recurjac", "fastlip"] = "recurjac"
+    preactivation: Literal["crown", "fastlin", "ibp"] = "crown"
+    relaxation: Literal["chord", "constant"] | None = None
+    rows: str | None = None
+
+    def output_method(self) -> OutputMethod:
+        """How the outputs and the arguments of the activations are bounded."""
+        return {"crown": CROWN, "fastlin": FastLin, "ibp": IBP}[self.preactivation]()
+
+    def jacobian_method(self) -> JacobianMethod:
+        """The method with its parts."""
+        preactivation = self.output_method()
+        if self.method == "recurjac":
+            return RecurJac(self.relaxation or "chord", preactivation)
+        if self.relaxation is not None:
+            raise JacoboundError("--relaxation belongs to --method recurjac; leave it out with fastlip")
+        return FastLip(preactivation)
+
+    def matrix(self, graph: Graph) -> Tensor | None:
+        """The chosen rows as combinations of the outputs, None for all."""
+        return None if self.rows is None else row_matrix(parse_rows(self.rows), size(graph.output))
+
+    def names(self, graph: Graph) -> list[str]:
+        """What the rows are called."""
+        return row_names(None if self.rows is None else parse_rows(self.rows), size(graph.output))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where the work is done and what it may use.
+
+    Args:
+        device: cpu, cuda or cuda:1.
+        dtype: Number format of the computation; bounds are sound in both.
+        threads: Number of CPU threads. [default: torch's choice]
+        seconds: Soft time limit; the bound that is held then is returned. [default: none]
+        memory: Working memory in GiB.
+    """
+
+    device: str = "cpu"
+    dtype: Literal["float64", "float32"] = "float64"
+    threads: int | None = None
+    seconds: float | None = None
+    memory: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError("--threads must be at least 1")
+        if not 0 < self.memory < 1 << 20:
+            raise ValueError("--memory is a number of GiB above 0")
+        if self.seconds is not None and not self.seconds > 0:
+            raise ValueError("--seconds must be above 0")
+
+    def load(self, net: Path) -> Graph:
+        """The network where the work is done.
+
+        Raises:
+            InvalidModelError: when the file is missing or no network.
+            JacoboundError: when there is no such device.
+        """
+        return on_device(read_network(net), self.device, self.dtype)
+
+    @contextlib.contextmanager
+    def budget(self, what: str) -> Iterator[Budget]:
+        """Time, memory and a progress bar, with the number of threads set meanwhile."""
+        threads = torch.get_num_threads()
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        try:
+            with progress(what) as tell:
+                yield Budget(self.seconds, int(self.memory * GIBIBYTE), tell)
+        finally:
+            torch.set_num_threads(threads)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions:
+    """What is written.
+
+    Args:
+        json: Write the whole result as strict JSON on stdout and nothing else there.
+        plot: Draw a figure into this .png, .pdf or .svg file.
+        debug: Show where in the program an error came from.
+    """
+
+    json: bool = False
+    plot: Path | None = None
+    debug: bool = False
+
+    def check(self) -> None:
+        """Refuse a figure that could not be written before the work is done, not after it."""
+        if self.plot is not None:
+            check_target(self.plot, FIGURES, "--plot")
+            if importlib.util.find_spec("matplotlib") is None:
+                raise MissingExtraError("matplotlib", "report")
+
+
+def read_network(net: Path) -> Graph:
+    """The network in a file; it is data and never unpickled.
+
+    Raises:
+        InvalidRegionError, InvalidModelError: when there is no such file, or it is no ONNX model.
+    """
+    if net.suffix.lower() == ".pt2":
+        raise JacoboundError(f"'{net}': .pt2 archives are not read; export the module to ONNX, or use from_torch in Python")
+    if not net.is_file():
+        raise JacoboundError(f"there is no file '{net}'; NET is the path of an .onnx file")
+    return from_onnx(net)
+
+
+def on_device(graph: Graph, device: str, dtype: str = "float64") -> Graph:
+    """The graph on a device.
+
+    Raises:
+        JacoboundError: when there is no such device.
+        UnsafeArithmeticError: when the number format can not hold the weights.
+    """
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise JacoboundError(f"--device takes cpu, cuda or cuda:1, not '{device}'") from None
+    if place.type not in ("cpu", "cuda"):
+        raise JacoboundError(f"--device takes cpu, cuda or cuda:1; rounding on '{device}' has not been studied")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise JacoboundError(f"there is no device '{device}' here: torch sees {torch.cuda.device_count()} CUDA devices")
+    return graph.to(place, getattr(torch, dtype))
+
+
+def check_target(path: Path, suffixes: tuple[str, ...], option: str) -> None:
+    """Refuse a file that could not be written.
+
+    Raises:
+        JacoboundError: when the folder does not exist or the suffix is another.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise JacoboundError(f"{option} writes {' or '.join(suffixes)} files; '{path}' ends differently")
+    if not path.parent.is_dir() or path.is_dir():
+        raise JacoboundError(f"{option}: '{path}' can not be written there; make the folder '{path.parent}' first")
+
+
+def one_radius(radii: list[Decimal], text: str) -> str:
+    """The one radius of a command that takes one, as the decimal that was given."""
+    if len(radii) != 1:
+        raise InvalidRegionError(f"'{text}' is {len(radii)} radii; this command takes one, lipschitz takes several")
+    return str(radii[0])

@@ -1,0 +1,118 @@
+"""Results in words and tables, for `bound`, `lipschitz` and `demo`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from jacobound.cli.text import Table, nearest, rounded_down, rounded_up, say, say_table
+from jacobound.graph import Graph
+from jacobound.regions import Ball
+from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds, Status
+
+MOST_ROWS = 20  # of a printed table; JSON and arrays hold all
+
+CONSTANTS = Table(
+    ("radius", "certified upper", "attained", "gap", "unstable", "seconds", "<status", "<method"),
+    (10, 15, 12, 9, 8, 8, 12, 20),
+)
+
+
+def told_ball(ball: Ball, decimal: object, story: str) -> str:
+    """The region in words."""
+    clip = "" if ball.clip is None else f", clipped to [{ball.clip[0]}, {ball.clip[1]}]"
+    return f"l{norm_name(ball.p)} ball of radius {decimal} around {story}{clip}"
+
+
+def norm_name(p: float) -> str:
+    return "inf" if math.isinf(p) else f"{p:g}"
+
+
+def say_outputs(outputs: OutputBounds, names: Sequence[str], centre: Tensor) -> None:
+    """Certified bounds of every output beside its value at the centre."""
+    lower, upper = outputs.lower.flatten().tolist(), outputs.upper.flatten().tolist()
+    rows = [
+        (name, nearest(value), rounded_down(low), rounded_up(high))
+        for name, value, low, high in zip(names, centre.flatten().tolist(), lower, upper, strict=True)
+    ]
+    say_table(("output", "at the centre", "certified lower", "certified upper"), rows[:MOST_ROWS])
+    _say_rest(rows)
+    say_status(outputs.status)
+
+
+def say_jacobian(jacobian: JacobianBounds, names: Sequence[str]) -> None:
+    """For every row how many entries have a certified sign, the sum of magnitudes, and the widest entry."""
+    rows = []
+    for name, lower, upper in zip(names, jacobian.lower.double().cpu(), jacobian.upper.double().cpu(), strict=True):
+        widest = int((upper - lower).argmax())
+        low, high = float(lower.flatten()[widest]), float(upper.flatten()[widest])
+        signs = f"{int(certain_signs(lower, upper).sum())} of {lower.numel()}"
+        place = ", ".join(str(int(k)) for k in torch.unravel_index(torch.tensor(widest), lower.shape))
+        rows.append((name, signs, rounded_up(row_sum(lower, upper)), place, rounded_down(low), rounded_up(high)))
+    titles = ("row", "certified signs", "sum of magnitudes <=", "widest entry", "its lower", "its upper")
+    say_table(titles, rows[:MOST_ROWS])
+    _say_rest(rows)
+    say(f"slopes not known over the region: {int(jacobian.unstable.sum())} of {jacobian.activations} activations")
+    say_status(jacobian.status)
+
+
+def certain_signs(lower: Tensor, upper: Tensor) -> Tensor:
+    """Where the bounds have zero outside; NaN counts as unknown."""
+    return (lower > 0) | (upper < 0)
+
+
+def row_sum(lower: Tensor, upper: Tensor) -> float:
+    """An upper bound of the sum of magnitudes: the row's Lipschitz constant in the maximum norm."""
+    magnitudes = torch.maximum(lower.abs(), upper.abs()).flatten().tolist()
+    if not all(map(math.isfinite, magnitudes)):
+        return math.inf
+    try:
+        return math.nextafter(math.fsum(magnitudes), math.inf)
+    except OverflowError:
+        return math.inf
+
+
+def centre_values(graph: Graph, point: Tensor, matrix: Tensor | None) -> Tensor:
+    """Values of the rows at the point, in plain floating point."""
+    return graph.with_rows(matrix)(point).detach()
+
+
+def constants_row(bound: LipschitzBound, decimal: object, unstable: int) -> str:
+    """One line of the table of constants."""
+    return CONSTANTS.row(
+        (
+            nearest(float(decimal)),  # type: ignore[arg-type]
+            rounded_up(float(bound.upper)),
+            rounded_down(float(bound.lower)) if bound.witness is not None else "-",
+            f"{float(bound.gap):.4g}" if bound.witness is not None else "-",
+            unstable,
+            f"{bound.seconds:.2f}",
+            short(bound.status),
+            bound.method,
+        )
+    )
+
+
+def short(status: Status) -> str:
+    return status.name.lower().replace("_", " ")
+
+
+def say_status(status: Status) -> None:
+    """Whether the bounds hold."""
+    say(f"status: {status.value}\n")
+
+
+def say_files(*files: Path | None) -> None:
+    """Which files were written."""
+    for file in files:
+        if file is not None:
+            say(f"written: {file}")
+
+
+def _say_rest(rows: Sequence[object]) -> None:
+    if len(rows) > MOST_ROWS:
+        say(f"... and {len(rows) - MOST_ROWS} more; all are in --json and --output")
