@@ -143,12 +143,14 @@ def test_columns_and_parts(kind: str, dtype: torch.dtype, generator: torch.Gener
     index = torch.randperm(operator.in_size, generator=generator)[: max(1, operator.in_size // 2)]
     rows = torch.randperm(operator.out_size, generator=generator)[: max(1, operator.out_size // 2)]
     assert torch.equal(operator.columns(index), matrix[:, index].T)
-    whole, part = draw((2, operator.in_size)), draw((2, len(index)))
-    assert torch.equal(operator.between(None, None, len(whole))(whole), whole @ matrix.T)
-    assert torch.equal(operator.between(None, rows, len(whole))(whole), whole @ matrix[rows].T)
-    assert torch.equal(operator.between(index, None, len(part))(part), part @ matrix[:, index].T)
-    assert torch.equal(operator.between(index, rows, len(part))(part), part @ matrix[rows][:, index].T)
-    assert operator.between(index[:0], rows, 2)(part[:, :0]).shape == (2, len(rows))
+    for vectors in (2, 40):  # a kind may prepare differently for few and for many
+        whole, part = draw((vectors, operator.in_size)), draw((vectors, len(index)))
+        assert torch.equal(operator.between(None, None, vectors)(whole), whole @ matrix.T)
+        assert torch.equal(operator.between(None, rows, vectors)(whole), whole @ matrix[rows].T)
+        assert torch.equal(operator.between(index, None, vectors)(part), part @ matrix[:, index].T)
+        assert torch.equal(operator.between(index, rows, vectors)(part), part @ matrix[rows][:, index].T)
+        assert operator.between(index[:0], rows, vectors)(part[:, :0]).shape == (vectors, len(rows))
+        assert operator.between(index, rows, vectors)(part.unsqueeze(0)).shape == (1, vectors, len(rows))
     assert operator.columns(index[:0]).shape == (0, operator.out_size)
 
 

@@ -104,6 +104,7 @@ class Graph:
 
     Args:
         output: the last node.
+        checked: nodes whose weights are known to be finite, because another graph holds them.
 
     Raises:
         InvalidModelError: when a weight is NaN or infinite, there is not exactly one input, or weights are spread
@@ -111,6 +112,7 @@ class Graph:
     """
 
     output: Node
+    checked: frozenset[Node] = frozenset()
 
     def __post_init__(self) -> None:
         inputs = [node for node in self.nodes if isinstance(node, Input)]
@@ -123,7 +125,7 @@ class Graph:
         for node in self.nodes:
             for tensor in _tensors(node):
                 kinds.add((tensor.device, tensor.dtype))
-                if not torch.isfinite(tensor).all():
+                if node not in self.checked and not torch.isfinite(tensor).all():
                     raise InvalidModelError(
                         f"node '{node.name}' has a NaN or infinite weight; nothing can be certified for this model. "
                         "Check the training run or the file"
@@ -200,8 +202,8 @@ class Graph:
             elif isinstance(node, Elementwise):
                 found[node] = node.activation.value(found[node.source])
             else:
-                total = sum((operator.apply(found[source]) for operator, source in node.terms), torch.zeros_like(x[:0].sum()))
-                found[node] = total if node.bias is None else total + node.bias
+                images = [operator.apply(found[source]) for operator, source in node.terms]
+                found[node] = sum(images[1:], images[0]) if node.bias is None else sum(images, node.bias)
         return found
 
     def with_rows(self, rows: Tensor | None) -> Graph:
@@ -221,7 +223,7 @@ class Graph:
                 )
             weight = convert_exactly(rows, self.device, self.dtype, "a row combination")
             output = Affine(((Dense(weight), output),), name="rows")
-        return Graph(output)
+        return Graph(output, frozenset(self.nodes))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Graph:
         """A copy elsewhere; refuses a dtype that cannot hold the weights exactly.
@@ -267,6 +269,8 @@ class Graph:
         for node, row in zip(self.nodes, self.table(), strict=True):
             digest.update(repr((row["kind"], row["detail"], row["shape"])).encode())
             digest.update(repr([position[source] for source in node.sources]).encode())
+            for operator, _ in node.terms if isinstance(node, Affine) else ():
+                digest.update(operator.structure())
             for tensor in _tensors(node):
                 digest.update(tensor.detach().to("cpu", torch.float64).contiguous().numpy().tobytes())
         return digest.hexdigest()

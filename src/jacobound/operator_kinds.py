@@ -1,6 +1,6 @@
-"""The kinds of `LinearOperator`: `Identity`, `Dense`, `Convolution`, `Select`, `Scatter`, `Scale`.
+"""The kinds of `LinearOperator`: `Identity`, `Dense`, `Select`, `Scatter`, `Scale`, and `Convolution` (its own file).
 
-To add a kind, write one class here; every bound method then works with it, and the operator laws in
+To add a kind, write one class and export it here; every bound method then works with it, and the operator laws in
 ``tests/test_operators.py`` apply to it as soon as it stands in their list.
 """
 
@@ -13,26 +13,14 @@ from math import prod
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from jacobound.errors import ShapeError, UnsafeArithmeticError
-from jacobound.operators import LinearOperator
+from jacobound.convolution import Convolution
+from jacobound.errors import ShapeError
+from jacobound.operators import LinearOperator, convert_exactly
 from jacobound.rounding import inflate, up
 
 
-def convert_exactly(x: Tensor, device: torch.device, dtype: torch.dtype, what: str) -> Tensor:
-    """Move a tensor; refuse when the new dtype cannot hold its values exactly (it would be another network).
-
-    Raises:
-        UnsafeArithmeticError: when a value changes.
-    """
-    moved = x.to(device=device, dtype=dtype)
-    if dtype != x.dtype and not torch.equal(moved.to(x.dtype), x.to(device)):
-        raise UnsafeArithmeticError(
-            f"{what} does not fit {dtype} exactly, so the bounds would hold for another network; "
-            "keep float64, or round the model's weights yourself first"
-        )
-    return moved
+__all__ = ["Convolution", "Dense", "Identity", "Scale", "Scatter", "Select", "convert_exactly"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,129 +126,6 @@ class Dense(LinearOperator):
 
 
 @dataclass(frozen=True, eq=False)
-class Convolution(LinearOperator):
-    """Cross-correlation over one or two spatial axes (torch's convention), or its adjoint.
-
-    Args:
-        weight: shape (out_channels, in_channels / groups, *kernel).
-        image: shape (in_channels, *size) of the convolution's argument, also for the adjoint.
-        stride, padding, dilation: one number per spatial axis; padding is symmetric (use `Select` for other pads).
-        groups: number of channel groups.
-        adjoint: True for the transposed map, from (out_channels, *out_size) back to `image`.
-    """
-
-    weight: Tensor
-    image: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int = 1
-    adjoint: bool = False
-
-    def __post_init__(self) -> None:
-        axes = len(self.image) - 1
-        if axes not in (1, 2) or self.weight.dim() != axes + 2:
-            raise ShapeError(
-                f"convolution over {axes} axes with a weight of shape {tuple(self.weight.shape)} is not known; "
-                "one or two spatial axes are"
-            )
-        if self.weight.shape[1] * self.groups != self.image[0] or self.weight.shape[0] % self.groups:
-            raise ShapeError(
-                f"a weight of shape {tuple(self.weight.shape)} with {self.groups} groups does not fit {self.image}"
-            )
-        if min(self._size) < 1:
-            raise ShapeError(f"a kernel of shape {tuple(self.weight.shape)} does not fit into {self.image}")
-
-    @cached_property
-    def _size(self) -> tuple[int, ...]:
-        spans = zip(self.image[1:], self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
-        return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in spans)
-
-    @cached_property
-    def _result(self) -> tuple[int, ...]:
-        return (self.weight.shape[0], *self._size)
-
-    @property
-    def in_shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        return self._result if self.adjoint else self.image
-
-    @property
-    def out_shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        return self.image if self.adjoint else self._result
-
-    @property
-    def terms(self) -> int:  # type: ignore[override]
-        taps = prod(self.weight.shape[2:])
-        return taps * (self.weight.shape[0] // self.groups if self.adjoint else self.weight.shape[1])
-
-    def apply(self, x: Tensor) -> Tensor:
-        lead = x.shape[: x.dim() - len(self.image)]
-        flat = x.reshape(-1, *self.in_shape)
-        # cuDNN and NNPACK may choose Winograd or FFT in float32 or on a GPU: there the products are spelled out.
-        library = flat.device.type == "cpu" and flat.dtype == torch.float64
-        if self.adjoint:
-            image = self._adjoint_by_library(flat) if library else self._adjoint_by_products(flat)
-        else:
-            image = self._apply_by_library(flat) if library else self._apply_by_products(flat)
-        return image.reshape(*lead, *self.out_shape)
-
-    def _apply_by_library(self, x: Tensor) -> Tensor:
-        convolve = functional.conv1d if len(self.image) == 2 else functional.conv2d
-        return convolve(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
-
-    def _adjoint_by_library(self, x: Tensor) -> Tensor:
-        spans = zip(self.image[1:], self._size, self.weight.shape[2:], self.stride, self.padding, self.dilation,
-                    strict=True)
-        missing = tuple(n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for n, m, k, s, p, d in spans)
-        convolve = functional.conv_transpose1d if len(self.image) == 2 else functional.conv_transpose2d
-        return convolve(x, self.weight, None, self.stride, self.padding, missing, self.groups, self.dilation)
-
-    def _unfolding(self) -> dict[str, tuple[int, ...]]:
-        """Arguments of unfold and fold, with a dummy axis in front for one spatial axis."""
-        flat = len(self.image) == 2
-        return {
-            "kernel_size": (1, *self.weight.shape[2:]) if flat else tuple(self.weight.shape[2:]),
-            "stride": (1, *self.stride) if flat else self.stride,
-            "padding": (0, *self.padding) if flat else self.padding,
-            "dilation": (1, *self.dilation) if flat else self.dilation,
-        }
-
-    def _kernels(self) -> Tensor:
-        return self.weight.reshape(self.groups, self.weight.shape[0] // self.groups, prod(self.weight.shape[1:]))
-
-    def _apply_by_products(self, x: Tensor) -> Tensor:
-        planes = x.unsqueeze(2) if len(self.image) == 2 else x
-        patches = functional.unfold(planes, **self._unfolding())  # type: ignore[arg-type]
-        patches = patches.reshape(len(x), self.groups, prod(self.weight.shape[1:]), prod(self._size))
-        return (self._kernels() @ patches).reshape(len(x), *self._result)
-
-    def _adjoint_by_products(self, x: Tensor) -> Tensor:
-        grouped = x.reshape(len(x), self.groups, self.weight.shape[0] // self.groups, prod(self._size))
-        patches = (self._kernels().transpose(1, 2) @ grouped).flatten(1, 2)
-        size = (1, self.image[1]) if len(self.image) == 2 else self.image[1:]
-        folded = functional.fold(patches, size, **self._unfolding())  # type: ignore[arg-type]
-        return folded.reshape(len(x), *self.image)
-
-    def _with(self, weight: Tensor, adjoint: bool) -> Convolution:
-        return Convolution(weight, self.image, self.stride, self.padding, self.dilation, self.groups, adjoint)
-
-    def transpose(self) -> Convolution:
-        return self._with(self.weight, not self.adjoint)
-
-    def abs(self) -> Convolution:
-        return self._with(self.weight.abs(), self.adjoint)
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Convolution:
-        return self._with(convert_exactly(self.weight, device, dtype, "a convolution weight"), self.adjoint)
-
-    def example(self) -> Tensor:
-        return self.weight
-
-    def parameters(self) -> tuple[Tensor, ...]:
-        return (self.weight,)
-
-
-@dataclass(frozen=True, eq=False)
 class Select(LinearOperator):
     """Moves entries: ``y[i] = x.flat[index[i]]``, or 0 where index is -1 (permute, slice, pad, concatenate, expand).
 
@@ -302,6 +167,9 @@ class Select(LinearOperator):
     def transpose(self) -> Scatter:
         return Scatter(self)
 
+    def structure(self) -> bytes:
+        return super().structure() + self.index.cpu().numpy().tobytes()
+
     def abs(self) -> Select:
         return self
 
@@ -342,6 +210,9 @@ class Scatter(LinearOperator):
 
     def transpose(self) -> Select:
         return self.selection
+
+    def structure(self) -> bytes:
+        return super().structure() + self.selection.structure()
 
     def abs(self) -> Scatter:
         return self

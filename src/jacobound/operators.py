@@ -15,8 +15,24 @@ from math import prod
 import torch
 from torch import Tensor
 
+from jacobound.errors import UnsafeArithmeticError
 from jacobound.intervals import Interval
 from jacobound.rounding import down, gamma, inflate, underflow, up
+
+
+def convert_exactly(x: Tensor, device: torch.device, dtype: torch.dtype, what: str) -> Tensor:
+    """Move a tensor; refuse when the new dtype cannot hold its values exactly (it would be another network).
+
+    Raises:
+        UnsafeArithmeticError: when a value changes.
+    """
+    moved = x.to(device=device, dtype=dtype)
+    if dtype != x.dtype and not torch.equal(moved.to(x.dtype), x.to(device)):
+        raise UnsafeArithmeticError(
+            f"{what} does not fit {dtype} exactly, so the bounds would hold for another network; "
+            "keep float64, or round the model's weights yourself first"
+        )
+    return moved
 
 
 class LinearOperator(ABC):
@@ -55,6 +71,10 @@ class LinearOperator(ABC):
     def parameters(self) -> tuple[Tensor, ...]:
         """The weights, for finiteness checks and hashes."""
         return ()
+
+    def structure(self) -> bytes:
+        """What the operator is apart from its weights, for hashes."""
+        return repr((type(self).__name__, self.in_shape, self.out_shape)).encode()
 
     @property
     def in_size(self) -> int:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-from cyclopts import Parameter
 
 from jacobound.cli.grammar import parse_radii
 from jacobound.cli.inspect import summary
@@ -19,7 +17,8 @@ from jacobound.solve import bound_jacobian, bound_output
 
 
 def bound(
-    net: Annotated[Path, Parameter(name="NET")],
+    net: Path,
+    /,
     *,
     point: PointOptions,
     radius: str,
@@ -69,8 +68,11 @@ def bound(
 
 def save(path: Path, outputs: OutputBounds, jacobian: JacobianBounds) -> None:
     """All bounds as arrays: `lower` and `upper` of the Jacobian, `output_lower` and `output_upper`."""
-    ends = {"lower": jacobian.lower, "upper": jacobian.upper}
-    ends |= {"output_lower": outputs.lower, "output_upper": outputs.upper}
-    certified = outputs.status.certified and jacobian.status.certified
-    arrays = {name: end.detach().cpu().numpy() for name, end in ends.items()}
-    np.savez(path, certified=np.array(certified), **arrays)
+    np.savez(
+        path,
+        lower=jacobian.lower.detach().cpu().numpy(),
+        upper=jacobian.upper.detach().cpu().numpy(),
+        output_lower=outputs.lower.detach().cpu().numpy(),
+        output_upper=outputs.upper.detach().cpu().numpy(),
+        certified=np.array(outputs.status.certified and jacobian.status.certified),
+    )

@@ -130,7 +130,7 @@ def parse_clip(ends: tuple[str, str]) -> tuple[float, float]:
         low, high = (Decimal(end) for end in ends)
         crossed = not low <= high
     except DecimalException:
-        raise InvalidRegionError(f"--clip takes two numbers, lowest and highest value, not '{' '.join(ends)}'") from None
+        raise InvalidRegionError(f"--clip takes two numbers, LOW and HIGH, not '{' '.join(ends)}'") from None
     if crossed:
         raise InvalidRegionError(f"--clip LOW HIGH needs LOW <= HIGH, not {low} and {high}")
     below, above = float(low), float(high)

@@ -45,7 +45,7 @@ def _pixels(image: Any, path: Path) -> np.ndarray:
     if image.mode in ("P", "1", "LA", "PA", "RGBA"):
         image = image.convert("L" if image.mode == "1" else "RGBA")
     if image.mode not in ("L", "RGB", "RGBA"):
-        raise InvalidRegionError(f"'{path}' has pixels of kind {image.mode}; save it with 8 bits a channel, grey or RGB")
+        raise InvalidRegionError(f"'{path}' has {image.mode} pixels; save it with 8 bits a channel, grey or RGB")
     pixels = np.asarray(image, dtype=np.float64)
     pixels = pixels.reshape(image.height, image.width, -1)
     if pixels.shape[2] == 4:
@@ -62,7 +62,7 @@ def _arranged(pixels: np.ndarray, shape: tuple[int, ...], path: Path) -> tuple[n
     grey = channels == 1 or bool((pixels == pixels[:, :, :1]).all())
     if size == height * width:
         if not grey:
-            raise ShapeError(f"'{path}' has colours, but the network's input {shape} is grey; convert the image to grey")
+            raise ShapeError(f"'{path}' has colours, but the network takes {shape}; convert the image to grey")
         return pixels[:, :, 0], f"{path} (grey)"
     if size == 3 * height * width:
         coloured = pixels if channels == 3 else np.repeat(pixels, 3, axis=2)

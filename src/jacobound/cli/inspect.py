@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from jacobound.cli.options import read_network
 from jacobound.cli.text import say, say_json, say_table
@@ -14,7 +11,7 @@ from jacobound.graph import Elementwise, Graph, size
 TITLES = ("<name", "<kind", "<detail", "<shape", "parameters", "<sources")
 
 
-def inspect(net: Annotated[Path, Parameter(name="NET")], *, json: bool = False, debug: bool = False) -> int:
+def inspect(net: Path, /, *, json: bool = False, debug: bool = False) -> int:
     """Show the network as it was understood: affine maps and activations.
 
     Args:
@@ -52,9 +49,13 @@ def summary(graph: Graph) -> str:
     """The sizes in one line."""
     found = totals(graph)
     return (
-        f"{found['inputs']} inputs {_cell(graph.in_shape)}, {found['outputs']} outputs {_cell(graph.out_shape)}, "
+        f"{found['inputs']} inputs{_sides(graph.in_shape)}, {found['outputs']} outputs{_sides(graph.out_shape)}, "
         f"{found['activations']} activations, {found['parameters']} parameters"
     )
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return f" ({_cell(shape)})" if len(shape) > 1 else ""
 
 
 def _cell(value: object) -> str:

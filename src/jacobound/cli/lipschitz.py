@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
 import torch
 from cyclopts import Parameter
-from torch import Tensor
 
 from jacobound.cli.grammar import parse_radii
 from jacobound.cli.inspect import summary
 from jacobound.cli.options import MethodOptions, Norm, PointOptions, RunOptions, ShowOptions
-from jacobound.cli.summaries import CONSTANTS, constants_row, norm_name, say_files, told_ball
+from jacobound.cli.summaries import CONSTANTS, constants_row, say_files, told_ball
 from jacobound.cli.text import say, say_json
 from jacobound.graph import Graph
 from jacobound.methods import Budget, FastLip, Sampling
@@ -28,7 +26,8 @@ INTERRUPTED = 130
 
 
 def lipschitz(
-    net: Annotated[Path, Parameter(name="NET")],
+    net: Path,
+    /,
     *,
     point: PointOptions,
     radius: str,

@@ -139,14 +139,8 @@ class RunOptions:
     @contextlib.contextmanager
     def budget(self, what: str) -> Iterator[Budget]:
         """Time, memory and a progress bar, with the number of threads set meanwhile."""
-        threads = torch.get_num_threads()
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        try:
-            with progress(what) as tell:
-                yield Budget(self.seconds, int(self.memory * GIBIBYTE), tell)
-        finally:
-            torch.set_num_threads(threads)
+        with cpu_threads(self.threads), progress(what) as tell:
+            yield Budget(self.seconds, int(self.memory * GIBIBYTE), tell)
 
 
 @Parameter(name="*")
@@ -179,7 +173,7 @@ def read_network(net: Path) -> Graph:
         InvalidRegionError, InvalidModelError: when there is no such file, or it is no ONNX model.
     """
     if net.suffix.lower() == ".pt2":
-        raise JacoboundError(f"'{net}': .pt2 archives are not read; export the module to ONNX, or use from_torch in Python")
+        raise JacoboundError(f"'{net}': .pt2 archives are not read; export the module to ONNX or use from_torch")
     if not net.is_file():
         raise JacoboundError(f"there is no file '{net}'; NET is the path of an .onnx file")
     return from_onnx(net)
@@ -201,6 +195,17 @@ def on_device(graph: Graph, device: str, dtype: str = "float64") -> Graph:
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise JacoboundError(f"there is no device '{device}' here: torch sees {torch.cuda.device_count()} CUDA devices")
     return graph.to(place, getattr(torch, dtype))
+
+
+@contextlib.contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """That many threads meanwhile; None leaves torch's choice."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def check_target(path: Path, suffixes: tuple[str, ...], option: str) -> None:

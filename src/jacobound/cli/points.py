@@ -162,7 +162,7 @@ def _read_array(stream: IO[bytes], size: int, what: str) -> np.ndarray:
         needed = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or needed != size - stream.tell():
             raise InvalidRegionError(
-                f"'{what}' declares shape {shape} of {dtype}, {needed} bytes, but holds {size - stream.tell()}; it is damaged"
+                f"'{what}' declares {shape} of {dtype}, {needed} bytes, but holds {size - stream.tell()}; it is damaged"
             )
         if needed > LARGEST:
             raise InvalidRegionError(f"'{what}' is {needed} bytes, more than {LARGEST}; save the one point by itself")

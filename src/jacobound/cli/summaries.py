@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import torch
@@ -81,11 +82,11 @@ def centre_values(graph: Graph, point: Tensor, matrix: Tensor | None) -> Tensor:
     return graph.with_rows(matrix)(point).detach()
 
 
-def constants_row(bound: LipschitzBound, decimal: object, unstable: int) -> str:
+def constants_row(bound: LipschitzBound, decimal: Decimal, unstable: int) -> str:
     """One line of the table of constants."""
     return CONSTANTS.row(
         (
-            nearest(float(decimal)),  # type: ignore[arg-type]
+            f"{decimal:.6g}",
             rounded_up(float(bound.upper)),
             rounded_down(float(bound.lower)) if bound.witness is not None else "-",
             f"{float(bound.gap):.4g}" if bound.witness is not None else "-",

@@ -32,7 +32,7 @@ def _decimal(value: float, rounding: str, digits: int) -> str:
     if not math.isfinite(value):
         return str(value)
     found = Context(prec=digits, rounding=rounding).create_decimal(Decimal(value))
-    return f"{found.normalize():f}" if -5 <= found.adjusted() < 7 or not found else f"{found:.{digits - 1}e}"
+    return f"{found:f}" if -5 <= found.adjusted() < 7 or not found else f"{found:.{digits - 1}e}"
 
 
 def printable(text: object) -> str:

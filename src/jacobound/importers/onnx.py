@@ -46,14 +46,15 @@ def from_onnx(source: str | os.PathLike[str] | bytes, until: str | None = None) 
     except ImportError as error:
         raise MissingExtraError("onnx", "onnx") from error
     # Imported here, because these modules need the optional package.
-    from jacobound.importers.onnx_runtime import runner
+    from jacobound.importers.onnx_runtime import original
     from jacobound.importers.onnx_safety import read_model
     from jacobound.importers.onnx_walk import select, walk
 
     program = select(read_model(source), until)
     graph = walk(program)
-    original, dtype = runner(program, graph.in_shape)
+    check = original(program, graph.in_shape)
     example = torch.zeros(1, *graph.in_shape, dtype=torch.float64)
-    subject = "the ONNX model" if isinstance(source, bytes) else f"'{os.fspath(source)}'"
-    verify(graph, original, example=example, tolerance=AGREEMENT, subject=subject, dtype=dtype, points=3)
+    file = "the ONNX model" if isinstance(source, bytes) else f"'{os.fspath(source)}'"
+    subject = f"{file} (as run by {check.engine})"
+    verify(graph, check, example=example, tolerance=AGREEMENT, subject=subject, dtype=check.dtype, points=3)
     return graph

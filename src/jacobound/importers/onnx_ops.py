@@ -67,6 +67,9 @@ def _moved(call: Call, moved: list[int], proto: NodeProto, output: int) -> Value
 
 def _pad(call: Call) -> tuple[Value, ...]:
     """Before opset 11 the padded number is an attribute; it is moved like an input by writing its code there."""
+    pads = call.constant(1) if call.version >= 11 else np.array(call.attributes.get("pads", ()))
+    if pads is None or (pads < 0).any():
+        raise UnsupportedOpError("Negative pads are not understood; a Slice says the same.")
     if call.version >= 11 or not call.number("value"):
         return _moves(0, 2)(call)
     value = call.traced()

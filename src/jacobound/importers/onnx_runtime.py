@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import torch
 from onnx import ModelProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 from torch import Tensor
 
 from jacobound.errors import InvalidModelError
@@ -19,8 +21,21 @@ from jacobound.importers.onnx_walk import Program
 Run = Callable[[np.ndarray], np.ndarray]
 
 
-def runner(program: Program, in_shape: tuple[int, ...]) -> tuple[Callable[[Tensor], Tensor], torch.dtype]:
-    """A function from points (n, *in_shape) to outputs (n, *out) in the file's number format, one point at a time.
+@dataclass(frozen=True, eq=False)
+class Original:
+    """The file as a function of points (n, *in_shape) in its own number format, run one point at a time."""
+
+    run: Run
+    engine: str
+    dtype: torch.dtype
+
+    def __call__(self, points: Tensor) -> Tensor:
+        outputs = [self.run(point.numpy()[None]) for point in points]
+        return torch.stack([torch.tensor(output).reshape(point_shape(output.shape)) for output in outputs])
+
+
+def original(program: Program, in_shape: tuple[int, ...]) -> Original:
+    """What was imported, to be run by the engine at hand.
 
     Args:
         program: what was imported.
@@ -28,13 +43,13 @@ def runner(program: Program, in_shape: tuple[int, ...]) -> tuple[Callable[[Tenso
     """
     kind = program.input.type.tensor_type.elem_type
     model = _model(program, kind, in_shape)
-    run = _by_onnxruntime(model) or _by_reference(model)
-
-    def original(points: Tensor) -> Tensor:
-        outputs = [run(point.numpy()[None]) for point in points]
-        return torch.stack([torch.tensor(output).reshape(point_shape(output.shape)) for output in outputs])
-
-    return original, torch.float32 if kind == TensorProto.FLOAT else torch.float64
+    dtype = torch.float32 if kind == TensorProto.FLOAT else torch.float64
+    run = _by_onnxruntime(model)
+    if run is not None:
+        return Original(run, "onnxruntime", dtype)
+    return Original(
+        _by_reference(model), "onnx.reference, whose own errors onnxruntime may not share: install that", dtype
+    )
 
 
 def _model(program: Program, kind: int, in_shape: tuple[int, ...]) -> ModelProto:
@@ -76,13 +91,29 @@ def _by_onnxruntime(model: ModelProto) -> Run | None:
 
 
 def _by_reference(model: ModelProto) -> Run:
+    evaluator = ReferenceEvaluator(model, new_ops=[BatchNormalization])
     name = model.graph.input[0].name
 
     def run(x: np.ndarray) -> np.ndarray:
         try:
             with np.errstate(all="ignore"):
-                return np.asarray(next(iter(ReferenceEvaluator(model).run(None, {name: x}))))
+                return np.asarray(next(iter(evaluator.run(None, {name: x}))))
         except Exception as error:
             raise InvalidModelError(f"the model can not be run for one point: {error}") from error
 
     return run
+
+
+class BatchNormalization(OpRun):
+    """Inference as every opset defines it; onnx's own evaluator updates the statistics below opset 14."""
+
+    op_domain = ""
+
+    def _run(self, x, scale, bias, mean, variance, epsilon=None, **unused):  # noqa: ANN - the evaluator's protocol
+        del unused
+
+        def per_channel(parameter: np.ndarray) -> np.ndarray:
+            return parameter.reshape(-1, *(1 for _ in x.shape[2:]))
+
+        factor = per_channel(scale) / np.sqrt(per_channel(variance) + np.asarray(epsilon, x.dtype))
+        return ((x - per_channel(mean)) * factor + per_channel(bias),)

@@ -7,6 +7,7 @@ it with ``axes.figure.savefig(...)``.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,12 @@ from jacobound.errors import ShapeError
 from jacobound.results import JacobianBounds, LipschitzBound
 
 # Colours that people with any kind of colour vision can tell apart (Okabe and Ito).
-CERTIFIED = "#0072B2"
-ATTAINED = "#D55E00"
-UNKNOWN = "#bdbdbd"
+BLUE = "#0072B2"
+VERMILION = "#D55E00"
+GREY = "#bdbdbd"
 
 
-def new_axes(width: float = 6.4, height: float = 4.4) -> Axes:
-    """Axes of a new figure, width and height in inches."""
-    return new_figure(width, height).add_subplot()
-
-
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float = 6.4, height: float = 4.4) -> Figure:
     """An empty figure that needs no screen, width and height in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -59,7 +55,7 @@ def plot_jacobian(
         ShapeError: when there is no such row or the shape does not fit.
     """
     lower, upper = row_bounds(bounds, row)
-    ax = new_axes() if ax is None else ax
+    ax = new_figure().add_subplot() if ax is None else ax
     picture = _picture(lower, shape)
     if picture is None:
         _bars(lower.flatten(), upper.flatten(), ax)
@@ -76,9 +72,7 @@ def row_bounds(bounds: JacobianBounds, row: int) -> tuple[Tensor, Tensor]:
     count = bounds.lower.shape[lead]
     if not 0 <= row < count:
         raise ShapeError(f"there is no row {row}: these bounds have the rows 0 to {count - 1}")
-    lower, upper = (
-        end.detach().to("cpu", torch.float64)[(0,) * lead + (row,)] for end in (bounds.lower, bounds.upper)
-    )
+    lower, upper = (end.detach().to("cpu", torch.float64)[(0,) * lead + (row,)] for end in (bounds.lower, bounds.upper))
     return lower, upper
 
 
@@ -88,7 +82,7 @@ def draw_middle(lower: Tensor, upper: Tensor, ax: Axes) -> Any:
     unknown = ((lower <= 0) & (upper >= 0)).numpy() | ~np.isfinite(middle)
     image = _image(np.ma.masked_array(middle, unknown), ax, cmap="RdBu_r", **_symmetric(middle[~unknown]))
     grey = np.ma.masked_array(np.zeros_like(middle), ~unknown)
-    ax.imshow(grey, cmap=ListedColormap([UNKNOWN]), interpolation="nearest")
+    ax.imshow(grey, cmap=ListedColormap([GREY]), interpolation="nearest")
     ax.set_xlabel("grey: sign not certified")
     return image
 
@@ -113,51 +107,85 @@ def plot_lipschitz(bound: LipschitzBound, ax: Axes | None = None) -> Axes:
     Returns:
         The axes.
     """
-    ax = new_axes() if ax is None else ax
-    upper = bound.upper.detach().cpu().reshape(max(1, len(bound.radii)), -1).numpy()
-    lower = bound.lower.detach().cpu().reshape(upper.shape).numpy()
-    if bound.radii:
-        radii = np.asarray(bound.radii)
-        ax.set_xlabel(f"radius of the ball ($\\ell_{_exponent(bound.norm[0])}$ constants)")
-        ax.set_xlabel("radius of the ball")
-    else:
-        upper, lower = upper.T, lower.T
-        radii = np.arange(1, len(upper) + 1)
-        ax.set_xlabel("region")
-    draw_bracket(radii, upper, lower, ax, CERTIFIED, f"$\\ell_{_exponent(bound.norm[0])}\\to"
-                 f"\\ell_{_exponent(bound.norm[1])}$")
-    ax.set_ylabel("Lipschitz constant")
-    finish_bracket(ax, logarithmic=bool((radii > 0).all()) and bool(bound.radii))
+    ax = new_figure().add_subplot() if ax is None else ax
+    draw_bracket(bound, ax, BLUE, norm_name(bound.norm))
+    finish_bracket(ax, bound)
+    ax.set_title(f"Lipschitz constant {norm_name(bound.norm)}")
     return ax
 
 
-def draw_bracket(radii: np.ndarray, upper: np.ndarray, lower: np.ndarray, ax: Axes, colour: str, name: str) -> None:
-    """A certified curve, an attained one, and the gap between them shaded.
+def draw_bracket(bound: LipschitzBound, ax: Axes, colour: str, name: str) -> None:
+    """A certified curve, an attained one (dashed), and the gap between them shaded.
 
     Args:
-        radii: shape (radii,).
-        upper, lower: shape (radii, points).
+        bound: one constant per radius and point.
         ax: where to draw.
-        colour: of both curves; the attained one is dashed.
+        colour: of both curves.
         name: of the constant, for the legend.
     """
+    upper = bound.upper.detach().cpu().reshape(max(1, len(bound.radii)), -1).numpy()
+    lower = bound.lower.detach().cpu().reshape(upper.shape).numpy()
+    places = np.asarray(bound.radii)
+    if not bound.radii:
+        upper, lower = upper.T, lower.T
+        places = np.arange(1, len(upper) + 1)
     for point in range(upper.shape[1]):
-        label = {"label": f"{name}, certified"} if point == 0 else {}
-        ax.plot(radii, _visible(upper[:, point]), "o-", color=colour, markersize=4, **label)
-        if bool((lower[:, point] > 0).any()):
-            label = {"label": f"{name}, attained"} if point == 0 else {}
-            ax.plot(radii, _visible(lower[:, point]), "v--", color=colour, markersize=4, alpha=0.8, **label)
-            ax.fill_between(radii, _visible(lower[:, point]), _visible(upper[:, point]), color=colour, alpha=0.12, lw=0)
+        high, low = _visible(upper[:, point]), _visible(lower[:, point])
+        ax.plot(places, high, "o-", color=colour, markersize=4, label=f"{name}: certified" if point == 0 else None)
+        if bool(np.isfinite(low).any()):
+            label = f"{name}: attained" if point == 0 else None
+            ax.plot(places, low, "v--", color=colour, markersize=4, alpha=0.8, label=label)
+            ax.fill_between(places, low, high, color=colour, alpha=0.12, lw=0)
 
 
-def finish_bracket(ax: Axes, logarithmic: bool = True) -> None:
-    """Scales, grid, and a legend below the axes, away from every curve."""
-    if logarithmic:
+def finish_bracket(ax: Axes, bound: LipschitzBound) -> None:
+    """Scales, labels, grid, and a legend below the axes, away from every curve."""
+    if bound.radii and min(bound.radii) > 0:
         ax.set_xscale("log")
     ax.set_yscale("log")
+    ax.set_xlabel("radius of the ball" if bound.radii else "region")
+    ax.set_ylabel("Lipschitz constant")
     ax.grid(True, which="major", alpha=0.35)
     ax.grid(True, which="minor", alpha=0.12)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize="small")
+
+
+def norm_name(norm: tuple[float, float]) -> str:
+    """The pair of norms in mathematical signs."""
+    p, q = ("\\infty" if math.isinf(end) else f"{end:g}" for end in norm)
+    return f"$\\ell_{{{p}}} \\to \\ell_{{{q}}}$"
+
+
+def plot_demo(
+    image: Tensor, jacobian: JacobianBounds, curves: Mapping[str, LipschitzBound], *, label: int, radius: str
+) -> Figure:
+    """Four panels: an image, the middle and half-width of its certified Jacobian row, constants over radii.
+
+    Args:
+        image: shape (height, width).
+        jacobian: bounds whose first row is shown.
+        curves: constants by name; at most two.
+        label: the output whose derivative is shown.
+        radius: of the ball that the Jacobian bounds are for.
+
+    Returns:
+        The figure.
+    """
+    figure = new_figure(15.0, 4.2)
+    left, middle, half, right = figure.subplots(1, 4, width_ratios=(1, 1.15, 1.15, 1.5))
+    left.imshow(image.cpu().numpy(), cmap="gray", interpolation="nearest")
+    left.set(xticks=[], yticks=[])
+    left.set_title(f"image of a {label}", fontsize="medium")
+    lower, upper = (end.reshape(tuple(image.shape)) for end in row_bounds(jacobian, 0))
+    draw_middle(lower, upper, middle)
+    middle.set_title(f"d output {label} / d pixel, radius {radius}\nmiddle of the certified bounds", fontsize="medium")
+    draw_half_width(lower, upper, half)
+    half.set_title(f"d output {label} / d pixel, radius {radius}\nhalf-width of the bounds", fontsize="medium")
+    for (name, bound), colour in zip(curves.items(), (BLUE, VERMILION), strict=False):
+        draw_bracket(bound, right, colour, f"{norm_name(bound.norm)}, {name}")
+        finish_bracket(right, bound)
+    right.set_title("Lipschitz constants over $\\ell_\\infty$ balls", fontsize="medium")
+    return figure
 
 
 def _bars(lower: Tensor, upper: Tensor, ax: Axes) -> None:
@@ -165,11 +193,12 @@ def _bars(lower: Tensor, upper: Tensor, ax: Axes) -> None:
     index = np.arange(len(lower))
     certain = ((lower > 0) | (upper < 0)).numpy()
     low, high = lower.numpy(), upper.numpy()
-    for mask, colour, name in ((certain, CERTIFIED, "sign certified"), (~certain, UNKNOWN, "sign not certified")):
+    for mask, colour, name in ((certain, BLUE, "sign certified"), (~certain, GREY, "sign not certified")):
         if mask.any():
             width = min(4.0, max(0.6, 200 / len(index)))
             ax.vlines(index[mask], low[mask], high[mask], color=colour, lw=width, label=name)
-    ax.plot(index, (low + high) / 2, ".", color="black", markersize=min(4.0, max(0.8, 300 / len(index))), label="middle")
+    dot = min(4.0, max(0.8, 300 / len(index)))
+    ax.plot(index, (low + high) / 2, ".", color="black", markersize=dot, label="middle")
     ax.axhline(0.0, color="black", lw=0.6)
     ax.set_xlabel("input entry")
     ax.set_ylabel("derivative of the output")
@@ -203,7 +232,3 @@ def _symmetric(values: np.ndarray) -> dict[str, float]:
 def _visible(values: np.ndarray) -> np.ndarray:
     """With gaps where a logarithmic axis has no place for the value."""
     return np.where(np.isfinite(values) & (values > 0), values, np.nan)
-
-
-def _exponent(p: float) -> str:
-    return "\\infty" if math.isinf(p) else f"{p:g}"

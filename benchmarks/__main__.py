@@ -1,0 +1,87 @@
+"""`python -m benchmarks`: measure everything, write ``benchmarks/results``, print the tables (about five minutes)."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers import peer_results
+from benchmarks.plan import REPETITIONS, REPOSITORY, Task, data_folder, tasks
+from benchmarks.tables import render
+
+RESULTS = REPOSITORY / "benchmarks" / "results"
+
+
+def cpu_model() -> str:
+    """What the processor calls itself."""
+    described = Path("/proc/cpuinfo")
+    if described.is_file():
+        for line in described.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def run(task: Task) -> dict[str, Any]:
+    """One measurement in a fresh process.
+
+    Raises:
+        RuntimeError: when the process fails; its complaint has been shown.
+    """
+    command = [sys.executable, "-m", "benchmarks.worker", json.dumps(task.as_dict())]
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"measuring {task.name} failed with exit code {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure_all() -> dict[str, Any]:
+    """The results of all tasks, with what a reader needs to judge them."""
+    load, data = os.getloadavg()[0], data_folder()
+    runs = []
+    planned = tasks(data)
+    for done, task in enumerate(planned):
+        radii = ", ".join(f"{radius:g}" for radius in task.radii)
+        print(f"[{done + 1}/{len(planned)}] {task.kind}: {task.name}, radius {radii}, threads {task.threads}",
+              file=sys.stderr, flush=True)  # fmt: skip
+        runs.append(run(task))
+    machine = {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "simd": runs[0].pop("simd"),
+        "load": load,
+        **runs[0].pop("versions"),
+    }
+    for other in runs[1:]:
+        del other["simd"], other["versions"]
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine,
+        "repetitions": REPETITIONS,
+        "with_data": data is not None,
+        "runs": runs,
+        "peers": peer_results(data),
+    }
+
+
+def main() -> None:
+    try:
+        results = measure_all()
+    except RuntimeError as error:
+        sys.exit(str(error))
+    tables = render(results)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "latest.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    title = "# Benchmarks\n\nWritten by `python -m benchmarks` (`make bench`).\n\n"
+    (RESULTS / "README.md").write_text(title + tables, encoding="utf-8")
+    print(tables)
+
+
+if __name__ == "__main__":
+    main()

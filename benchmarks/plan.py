@@ -1,0 +1,137 @@
+"""What is measured: targets, a table of networks, and work that other tools have done as well.
+
+Nothing here imports torch: the process that starts the measurements stays small, because on Linux a child begins with
+the peak memory of its parent.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+REPETITIONS = 7
+GEMM_SIZE = 2000
+DEMO = "demo"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One measurement; each runs in a process of its own.
+
+    Args:
+        kind: "target" (limits, rounding on and off), "network" (constants) or "peers" (one row, several radii).
+        name: key of `NETWORKS` below.
+        radii: of l_inf balls; one, except for "peers".
+        rows: "all" outputs, or the output of the image's "class".
+        threads: of torch.
+        repetitions: timed calls after a warm-up.
+        label: how the tables call it.
+        seconds: most CPU seconds that are wanted, None where nothing is promised.
+        megabytes: most peak memory of the process that is wanted, None where nothing is promised.
+        full: radii at which "peers" also measures the whole Jacobian.
+    """
+
+    kind: Literal["target", "network", "peers"]
+    name: str
+    radii: tuple[float, ...]
+    rows: Literal["all", "class"] = "all"
+    threads: int = 1
+    repetitions: int = REPETITIONS
+    label: str = ""
+    seconds: float | None = None
+    megabytes: float | None = None
+    full: tuple[float, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network and the point it is asked about.
+
+    Args:
+        file: path below the data folder.
+        images: "mnist" or "cifar".
+        preparation: "centred" pixels (x/255 - 0.5), or CIFAR's "standardised" ones by channel.
+        order: "hwc" for flattened images with channels last, else "chw".
+        image: index of the test image; None takes the first one that is classified correctly.
+        point: name under which the other tools' points are stored; goes before `image`.
+    """
+
+    file: str
+    images: Literal["mnist", "cifar"] = "mnist"
+    preparation: Literal["centred", "standardised"] = "centred"
+    order: Literal["chw", "hwc"] = "chw"
+    image: int | None = 0
+    point: str | None = None
+
+
+NETWORKS: dict[str, Network] = {
+    "mnist_7layer_relu_1024, image 2": Network("nets/mnist_7layer_relu_1024.onnx", image=2),
+    "mnist_7layer_relu_1024": Network("nets/mnist_7layer_relu_1024.onnx", point="mnist_7layer_relu_1024"),
+    "mnist_3layer_relu_1024": Network("nets/mnist_3layer_relu_1024.onnx", point="mnist_3layer_relu_1024"),
+    "mnist_5layer_tanh_50": Network("nets/mnist_5layer_tanh_50.onnx", point="mnist_5layer_tanh_50"),
+    "mnist_7layer_leaky_20": Network("nets/mnist_7layer_leaky_20.onnx", point="mnist_7layer_leaky_20"),
+    "mnist-net_256x2": Network("third_party/mnist-net_256x2.onnx", point="mnist256x2"),
+    "mnist-net_256x4": Network("third_party/mnist-net_256x4.onnx", point="mnist256x4"),
+    "ACASXU_1_1": Network("third_party/ACASXU_run2a_1_1_batch_2000.onnx", point="acas11"),
+    "cifar_10layer_relu_2048": Network("nets/cifar_10layer_relu_2048.onnx", "cifar", order="hwc", image=None),
+    "resnet_2b": Network("third_party/resnet_2b.onnx", "cifar", "standardised"),
+    "oval21_cifar_base_kw": Network("third_party/oval21_cifar_base_kw.onnx", "cifar", "standardised"),
+    "mnist_cnn_avg": Network("nets/mnist_cnn_avg.onnx"),
+}
+"""By the name that the tables show; `DEMO`, the network of the package, is known besides."""
+
+TARGETS: tuple[Task, ...] = (
+    Task("target", "mnist_7layer_relu_1024, image 2", (0.001,), label="a", seconds=0.45),
+    Task("target", "mnist-net_256x4", (0.003,), label="b", seconds=0.5, megabytes=500),
+    Task("target", "cifar_10layer_relu_2048", (0.0005,), "class", label="c", seconds=6.0),
+)
+
+IN_THE_TABLE = (
+    "mnist_3layer_relu_1024",
+    "mnist_5layer_tanh_50",
+    "mnist-net_256x4",
+    "ACASXU_1_1",
+    "resnet_2b",
+    "oval21_cifar_base_kw",
+    "mnist_cnn_avg",
+)
+
+WITH_PEERS = (
+    "ACASXU_1_1",
+    "mnist-net_256x2",
+    "mnist-net_256x4",
+    "mnist_3layer_relu_1024",
+    "mnist_7layer_relu_1024",
+    "mnist_5layer_tanh_50",
+    "mnist_7layer_leaky_20",
+)
+
+RADII = (0.001, 0.01)
+PEER_RADII = (0.001, 0.003, 0.01)
+SOUND_LIMIT = 1.25
+"""Most that rounding may cost: time with it over time without."""
+
+
+def data_folder() -> Path | None:
+    """The folder of networks, images and other tools' results (JACOBOUND_SHARED_DATA, or beside the repository)."""
+    named = os.environ.get("JACOBOUND_SHARED_DATA")
+    folder = Path(named) if named else REPOSITORY.parent / "shared" / "data"
+    return folder if folder.is_dir() else None
+
+
+def tasks(data: Path | None) -> list[Task]:
+    """Everything that can be measured with the data at hand, the demo network alone when there are none."""
+    if data is None:
+        demo = Task("target", DEMO, (0.01,), label=DEMO)
+        table = [Task("network", DEMO, (radius,)) for radius in RADII]
+        return [demo, Task("target", DEMO, (0.01,), label=DEMO, threads=2), *table]
+    targets = [Task(**{**task.as_dict(), "threads": n}) for n in (1, 2) for task in TARGETS]  # type: ignore[arg-type]
+    table = [Task("network", name, (radius,)) for name in IN_THE_TABLE for radius in RADII]
+    peers = [Task("peers", name, PEER_RADII, "class", full=PEER_RADII) for name in WITH_PEERS]
+    return targets + table + peers

@@ -1,0 +1,204 @@
+"""Results as text: aligned Markdown tables that read well in a terminal and in a README."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from benchmarks.peers import TOOLS
+from benchmarks.plan import DEMO, GEMM_SIZE, NETWORKS, SOUND_LIMIT
+
+Results = dict[str, Any]
+
+
+def render(results: Results) -> str:
+    """All tables of a run, with a sentence on what each shows; headings of level three."""
+    machine = results["machine"]
+    parts = [
+        f"Measured on {machine['cpu']} ({machine['cores']} cores, {machine['simd']}), Python {machine['python']}, "
+        f"torch {machine['torch']}, float64, {results['date']}. Every measurement ran in a process of its own; times "
+        f"are medians of at least {results['repetitions']} calls after a first one. CPU seconds count all threads. "
+        f"Load of the machine when the run began: {machine['load']:.1f}."
+    ]
+    if not results["with_data"]:
+        parts.append(
+            "The reference networks were not at hand, so only the demo network that comes with the package was "
+            "measured (set `JACOBOUND_SHARED_DATA` to the folder of the reference data for the rest)."
+        )
+    of_kind = {
+        kind: [run for run in results["runs"] if run["task"]["kind"] == kind] for kind in ("target", "network", "peers")
+    }
+    parts += _targets(of_kind["target"])
+    parts += _networks(of_kind["network"])
+    parts += _peers(of_kind["peers"], results["peers"])
+    return "\n\n".join(parts) + "\n"
+
+
+def _targets(runs: Sequence[Results]) -> list[str]:
+    if not runs:
+        return []
+    speed = table(
+        (
+            "",
+            "network",
+            "radius",
+            "rows",
+            "threads",
+            "CPU s",
+            "at most",
+            "wall s",
+            "first call",
+            "pre-activation share",
+        ),
+        (
+            (
+                run["task"]["label"],
+                run["task"]["name"],
+                f"{run['task']['radii'][0]:g}",
+                "all" if run["task"]["rows"] == "all" else "1",
+                str(run["task"]["threads"]),
+                _seconds(run["sound"]["cpu"]),
+                _limit(run),
+                _seconds(run["sound"]["wall"]),
+                _seconds(run["first_call"]["cpu"]),
+                f"{run['ranges']['cpu_least'] / run['sound']['cpu_least']:.0%}",
+            )
+            for run in runs
+        ),
+    )
+    cost = table(
+        ("", "threads", "unstable", "peak MB", "above torch", "sound / plain", "quartiles", "GFLOP", "of peak rate"),
+        (
+            (
+                run["task"]["label"],
+                str(run["task"]["threads"]),
+                f"{run['unstable']} of {run['activations']}",
+                f"{run['megabytes_peak']:.0f}",
+                f"{run['megabytes_peak'] - run['megabytes_torch']:.0f}",
+                f"{run['ratio']['median']:.2f}",
+                f"{run['ratio']['lower_quartile']:.2f} to {run['ratio']['upper_quartile']:.2f}",
+                f"{run['operations'] / 1e9:.2f}",
+                f"{run['share_of_peak']:.0%}",
+            )
+            for run in runs
+        ),
+    )
+    memory = "".join(
+        f" ({run['task']['label']}) is to stay below {run['task']['megabytes']:.0f} MB."
+        for run in runs
+        if run["task"]["megabytes"] and run["task"]["threads"] == 1
+    )
+    return [
+        "### Certified Jacobian bounds: pre-activation bounds (CROWN) and RecurJac",
+        speed,
+        f"What rounding costs: `sound / plain` is the CPU time over that of plain float64 arithmetic, measured in turn "
+        f"(at most {SOUND_LIMIT:g} is wanted). GFLOP counts matrix products and convolutions; the peak rate is that of "
+        f"a {GEMM_SIZE} x {GEMM_SIZE} float64 product in the same process. Memory is the peak of the process; `above "
+        f"torch` leaves out what `import torch` takes.{memory}",
+        cost,
+    ]
+
+
+def _networks(runs: Sequence[Results]) -> list[str]:
+    if not runs:
+        return []
+    return [
+        "### Networks: the whole Jacobian over an l_inf ball, one thread",
+        "`linf` and `l2` are certified Lipschitz constants over the ball, from l_inf to l_inf and from l_2 to l_2.",
+        table(
+            ("network", "radius", "CPU s", "unstable", "linf", "l2", "peak MB", "status"),
+            (
+                (
+                    run["task"]["name"],
+                    f"{run['task']['radii'][0]:g}",
+                    _seconds(run["sound"]["cpu"]),
+                    f"{run['unstable']} of {run['activations']}",
+                    _number(run["constants"]["linf"]),
+                    _number(run["constants"]["l2"]),
+                    f"{run['megabytes_peak']:.0f}",
+                    run["status"].replace("_", " "),
+                )
+                for run in runs
+            ),
+        ),
+    ]
+
+
+def _peers(runs: Sequence[Results], others: Results) -> list[str]:
+    parts = []
+    titles = {
+        "row": (
+            "### The same work in other tools: the l_1 norm of one output's gradient over an l_inf ball",
+            "Each cell: bound, and CPU seconds of one thread. `attained` is a value that the network reaches, so the "
+            "truth lies between it and every bound.",
+        ),
+        "full": (
+            "### The same work in other tools: all entries of the Jacobian over an l_inf ball",
+            "Each cell: largest row sum of absolute entry bounds, and CPU seconds of one thread.",
+        ),
+    }
+    for question, (title, explanation) in titles.items():
+        tools = [tool for tool in TOOLS if question == "row" or tool not in ("attained", "auto_LiRPA, alpha")]
+        rows = list(_peer_rows(runs, others[question], question, tools))
+        if rows:
+            parts += [title, explanation, table(("network", "radius", "jacobound", *tools), rows)]
+    if parts:
+        parts.append(
+            "The other tools' numbers are stored with the reference data: auto_LiRPA 0.7.1 in float32, the RecurJac "
+            "authors' code in float32 with compilation not counted. Neither accounts for rounding."
+        )
+    return parts
+
+
+def _peer_rows(
+    runs: Sequence[Results], others: Results, question: str, tools: Sequence[str]
+) -> Iterable[tuple[str, ...]]:
+    """One row for each network and radius that at least one other tool has done."""
+    for run in runs:
+        name = run["task"]["name"]
+        point = NETWORKS[name].point if name != DEMO else None
+        for radius, ours in run[question].items():
+            theirs = others.get(point, {}).get(radius, {})
+            if any(tool in theirs for tool in tools):
+                yield (name, radius, _cell(ours), *(_cell(theirs.get(tool)) for tool in tools))
+
+
+def _cell(entry: Results | None) -> str:
+    if entry is None:
+        return ""
+    bound = _number(entry["bound"])
+    return bound if entry["cpu"] is None else f"{bound}, {_seconds(entry['cpu'])} s"
+
+
+def _limit(run: Results) -> str:
+    """The wanted time and whether it was kept; it is meant for one thread."""
+    limit = run["task"]["seconds"]
+    if limit is None or run["task"]["threads"] > 1:
+        return ""
+    return f"{limit:g} {'kept' if run['sound']['cpu'] <= limit else 'MISSED'}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3f}" if value < 1 else f"{value:.2f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table with columns padded to one width; columns whose first cell is a number are set right."""
+    body = [tuple(row) for row in rows]
+    columns = list(zip(header, *body, strict=True))
+    widths = [max(3, *(len(cell) for cell in column)) for column in columns]
+    right = [len(column) > 1 and column[1][:1].isdigit() for column in columns]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            cell.rjust(width) if flush else cell.ljust(width)
+            for cell, width, flush in zip(cells, widths, right, strict=True)
+        )
+        return f"| {' | '.join(padded)} |"
+
+    rule = (f"{'-' * (width - 1)}:" if flush else "-" * width for width, flush in zip(widths, right, strict=True))
+    return "\n".join([line(header), f"| {' | '.join(rule)} |", *(line(row) for row in body)])

@@ -1,0 +1,145 @@
+"""One measurement in a process of its own: `python -m benchmarks.worker '{"kind": ...}'` prints a line of JSON.
+
+A fresh process gives a clean peak of memory and a fixed number of threads.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from math import inf
+from typing import Any
+
+from benchmarks.plan import Task
+
+
+def measured(task: Task) -> dict[str, Any]:
+    """What the tables need to know about a task."""
+    import torch
+
+    from benchmarks.measure import peak_megabytes
+
+    after_torch = peak_megabytes()
+    torch.set_num_threads(task.threads)
+    found = {"target": _target, "network": _network, "peers": _peers}[task.kind](task)
+    versions = {"torch": str(torch.__version__), "python": platform.python_version()}
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"task": task.as_dict(), **found, "megabytes_torch": after_torch, "versions": versions, "simd": capability}
+
+
+def _target(task: Task) -> dict[str, Any]:
+    """Time with and without rounding in turn, memory, counted arithmetic."""
+    import jacobound as jb
+    from benchmarks import measure
+    from benchmarks.problems import problem
+    from jacobound.rounding import unrounded
+
+    one = problem(task.name)
+    ball, rows = one.ball(task.radii[0]), None if task.rows == "all" else one.row()
+    loaded = measure.peak_megabytes()
+    first, ranges = measure.Samples(), measure.Samples()
+
+    def sound() -> jb.JacobianBounds:
+        return jb.bound_jacobian(one.graph, ball, rows=rows)
+
+    def plain() -> jb.JacobianBounds:
+        with unrounded():
+            return jb.bound_jacobian(one.graph, ball, rows=rows)
+
+    first.time(sound)
+    result = sound()
+    alone = measure.peak_megabytes()
+    samples = measure.interleaved({"sound": sound, "plain": plain}, task.repetitions)
+    timed = jb.RecurJac(preactivation=measure.Timed(jb.CROWN(), ranges))
+    for _ in range(3):
+        jb.bound_jacobian(one.graph, ball, timed, rows=rows)
+    operations, rate = measure.counted_products(sound), measure.attainable_rate()
+    return {
+        "first_call": first.summary(),
+        "sound": samples["sound"].summary(),
+        "plain": samples["plain"].summary(),
+        "ratio": measure.ratio(samples["sound"].cpu, samples["plain"].cpu),
+        "ranges": ranges.summary(),
+        "megabytes_loaded": loaded,
+        "megabytes_peak": alone,
+        "operations": operations,
+        "attainable": rate,
+        "share_of_peak": operations / samples["sound"].summary()["cpu"] / rate,
+        **_facts(result),
+    }
+
+
+def _network(task: Task) -> dict[str, Any]:
+    """Time and memory of the whole Jacobian, and two constants."""
+    import jacobound as jb
+    from benchmarks import measure
+    from benchmarks.problems import problem
+
+    one = problem(task.name)
+    ball = one.ball(task.radii[0])
+    samples = measure.interleaved({"sound": lambda: jb.bound_jacobian(one.graph, ball)}, task.repetitions)
+    peak = measure.peak_megabytes()
+    result = jb.bound_jacobian(one.graph, ball)
+    constants = {
+        name: float(jb.lipschitz(one.graph, ball, norm=norm, search=None).upper)
+        for name, norm in (("linf", (inf, inf)), ("l2", (2, 2)))
+    }
+    return {
+        "sound": samples["sound"].summary(),
+        "megabytes_peak": peak,
+        "constants": constants,
+        **_facts(result),
+    }
+
+
+def _peers(task: Task) -> dict[str, Any]:
+    """The l1 norm of one row's gradient, and the whole Jacobian, at several radii."""
+    import jacobound as jb
+    from benchmarks import measure
+    from benchmarks.problems import problem
+
+    one = problem(task.name)
+    row = one.row()
+    found: dict[str, Any] = {"label": one.label, "row": {}, "full": {}}
+    for radius in task.radii:
+        ball = one.ball(radius)
+
+        def gradient(ball: jb.Ball = ball) -> jb.LipschitzBound:
+            return jb.lipschitz(one.graph, ball, norm=(inf, inf), rows=row, search=None)
+
+        bound = float(gradient().upper)
+        samples = measure.interleaved({"row": gradient}, task.repetitions)["row"]
+        found["row"][str(radius)] = {"bound": bound, **samples.summary()}
+    for radius in task.full:
+        ball = one.ball(radius)
+
+        def jacobian(ball: jb.Ball = ball) -> jb.JacobianBounds:
+            return jb.bound_jacobian(one.graph, ball)
+
+        result = jacobian()
+        sums = result.interval.magnitude().flatten(1).sum(1)
+        samples = measure.interleaved({"full": jacobian}, task.repetitions)["full"]
+        found["full"][str(radius)] = {"bound": float(sums.max()), **samples.summary()}
+    return {**found, "megabytes_peak": measure.peak_megabytes()}
+
+
+def _facts(result: Any) -> dict[str, Any]:
+    """What a Jacobian result says beside the bounds."""
+    return {
+        "unstable": int(result.unstable),
+        "activations": result.activations,
+        "status": result.status.name.lower(),
+        "largest_row_sum": float(result.interval.magnitude().flatten(1).sum(1).max()),
+        "network": result.provenance.network,
+    }
+
+
+def main() -> None:
+    given = json.loads(sys.argv[1])
+    task = Task(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    print(json.dumps(measured(task)))
+
+
+if __name__ == "__main__":
+    main()

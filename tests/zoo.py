@@ -1,0 +1,266 @@
+"""Random networks of every shape that the graph allows, and regions of every kind with points inside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from jacobound.activations import Activation, activation, families
+from jacobound.activations.piecewise import prelu
+from jacobound.graph import Affine, Elementwise, Graph, Input, Node
+from jacobound.operator_kinds import Convolution, Dense, Identity, Scale, Select
+from jacobound.operators import LinearOperator
+from jacobound.regions import Ball, Box, Region, WholeSpace
+
+NUMBERED = ("leaky_relu:0.25", "leaky_relu:-0.5", "leaky_relu:2", "elu:0.5", "elu:2", "softplus:3", "celu:2")
+
+
+def normal(shape: tuple[int, ...], generator: Generator, scale: float = 1.0) -> Tensor:
+    """Normal float64 numbers that float32 holds as well."""
+    return (scale * torch.randn(shape, generator=generator)).to(torch.float32).to(torch.float64)
+
+
+def integer(low: int, high: int, generator: Generator) -> int:
+    """A number with low <= number <= high."""
+    return int(torch.randint(low, high + 1, (), generator=generator))
+
+
+def activations(width: int, generator: Generator) -> list[Activation]:
+    """One of every registered family, and some with numbers; a new family is tested as soon as it is registered."""
+    named = [family.name for family in families() if family.name != "prelu"]
+    found = [activation(text) for text in (*named, *NUMBERED)]
+    return [*found, prelu(normal((width,), generator).abs())]
+
+
+def any_activation(node: Node, generator: Generator, name: str = "") -> Elementwise:
+    """A random activation on a node; ReLU as often as all others together."""
+    choices = activations(node.shape[-1], generator)
+    pick = integer(0, 2 * len(choices) - 1, generator)
+    return Elementwise(choices[pick] if pick < len(choices) else activation("relu"), node, name)
+
+
+def dense(source: Node, width: int, generator: Generator, name: str = "") -> Affine:
+    fan_in = source.shape[-1]
+    weight = Dense(normal((width, fan_in), generator, 1.3 / math.sqrt(fan_in)))
+    return Affine(((weight, source),), normal((width,), generator, 0.5), name)
+
+
+def mlp(generator: Generator) -> Graph:
+    node: Node = Input((integer(1, 4, generator),))
+    for layer in range(integer(0, 4, generator)):
+        node = any_activation(dense(node, integer(1, 7, generator), generator, f"z{layer}"), generator, f"h{layer}")
+    return Graph(dense(node, integer(1, 3, generator), generator, "out"))
+
+
+def residual(generator: Generator) -> Graph:
+    """x + f(x), twice, with an activation after the sum."""
+    width = integer(2, 5, generator)
+    node: Node = dense(Input((3,)), width, generator)
+    for _ in range(2):
+        inner = any_activation(dense(node, width + 1, generator), generator)
+        weight = Dense(normal((width, width + 1), generator, 0.5))
+        total = Affine(((weight, inner), (Identity((width,), (width,), weight.weight), node)), None, "sum")
+        node = any_activation(total, generator)
+    return Graph(dense(node, 2, generator))
+
+
+def dense_connections(generator: Generator) -> Graph:
+    """Every layer reads all earlier ones, concatenated by selections."""
+    parts: list[Node] = [Input((2,))]
+    for _ in range(3):
+        parts.append(any_activation(dense(concatenation(parts), 3, generator), generator))
+    return Graph(dense(concatenation(parts), 2, generator))
+
+
+def concatenation(parts: list[Node]) -> Affine:
+    total = sum(part.shape[0] for part in parts)
+    terms, start = [], 0
+    for part in parts:
+        index = torch.full((total,), -1)
+        index[start : start + part.shape[0]] = torch.arange(part.shape[0])
+        terms.append((Select(index, part.shape, torch.zeros((), dtype=torch.float64)), part))
+        start += part.shape[0]
+    return Affine(tuple(terms), None, "concatenation")
+
+
+def input_skip(generator: Generator) -> Graph:
+    """W (x + a(A x)): the input itself reaches the end."""
+    x = Input((3,))
+    inner = any_activation(dense(x, 3, generator), generator)
+    like = torch.zeros((), dtype=torch.float64)
+    total = Affine(((Identity((3,), (3,), like), x), (Identity((3,), (3,), like), inner)), None, "skip")
+    return Graph(dense(any_activation(dense(total, 4, generator), generator), 2, generator))
+
+
+def node_used_twice(generator: Generator) -> Graph:
+    """W h + V h as two terms of one node, and of the output."""
+    h = any_activation(dense(Input((3,)), 4, generator), generator)
+    both = Affine(
+        tuple((Dense(normal((4, 4), generator, 0.5)), h) for _ in range(2)), normal((4,), generator), "both"
+    )
+    last = any_activation(both, generator)
+    return Graph(Affine(tuple((Dense(normal((2, 4), generator)), last) for _ in range(2)), None, "out"))
+
+
+def convolution(generator: Generator) -> Graph:
+    """Convolution with stride, padding, groups, dilation; average pooling with factors that are no floats."""
+    x = Input((2, 5, 4))
+    groups = integer(1, 2, generator)
+    kernel = Convolution(
+        normal((4, 2 // groups, 3, 2), generator, 0.4), (2, 5, 4), (integer(1, 2, generator), 1), (1, 1),
+        (1, integer(1, 2, generator)), groups,
+    )
+    node = any_activation(Affine(((kernel, x),), normal(kernel.out_shape, generator, 0.3), "conv"), generator)
+    ones = torch.ones(4, 1, 2, 2, dtype=torch.float64)
+    pool = Convolution(ones, node.shape, (2, 1), (0, 0), (1, 1), 4)
+    pooled = Affine(((pool, node),), None, "sums")
+    factor = torch.full(pool.out_shape, 0.25, dtype=torch.float64)
+    mean = Affine(((Scale(factor, 1e-3 * factor), pooled),), None, "pool")
+    flat = Affine(((Identity(mean.shape, (math.prod(mean.shape),), factor), mean),), None, "flat")
+    return Graph(dense(any_activation(dense(flat, 4, generator), generator), 2, generator))
+
+
+def batch_norm(generator: Generator) -> Graph:
+    """Chains of uncertain scales and shifts between layers, one of them right before the output."""
+    node: Node = dense(Input((3,)), 4, generator)
+    for _ in range(2):
+        node = any_activation(uncertain_scale(node, generator), generator)
+        node = dense(node, 4, generator)
+    return Graph(uncertain_scale(uncertain_scale(node, generator), generator))
+
+
+def uncertain_scale(node: Node, generator: Generator) -> Affine:
+    factor = normal(node.shape, generator)
+    radius = (1e-2 * torch.rand(node.shape, generator=generator)).to(torch.float64)
+    return Affine(((Scale(factor, radius), node),), normal(node.shape, generator), "norm")
+
+
+def elementwise_input(generator: Generator) -> Graph:
+    """An activation right on the input, which is read elsewhere too."""
+    x = Input((3,))
+    h = any_activation(x, generator)
+    weights = [Dense(normal((4, 3), generator, 0.7)) for _ in range(2)]
+    both = Affine(((weights[0], h), (weights[1], x)), normal((4,), generator), "both")
+    return Graph(dense(any_activation(both, generator), 2, generator))
+
+
+def elementwise_chain(generator: Generator) -> Graph:
+    """Activations of activations, also as the output."""
+    node = any_activation(any_activation(dense(Input((2,)), 4, generator), generator), generator)
+    node = any_activation(dense(node, 3, generator), generator)
+    return Graph(any_activation(node, generator) if integer(0, 1, generator) else node)
+
+
+def several_consumers(generator: Generator) -> Graph:
+    """One pre-activation read by two activations and by an affine node."""
+    z = dense(Input((2,)), 4, generator, "z")
+    readers: list[Node] = [any_activation(z, generator), any_activation(z, generator), z]
+    terms = tuple((Dense(normal((3, 4), generator, 0.5)), reader) for reader in readers)
+    node = any_activation(Affine(terms, normal((3,), generator), "joint"), generator)
+    return Graph(dense(node, 2, generator))
+
+
+KINDS: dict[str, Callable[[Generator], Graph]] = {
+    function.__name__: function
+    for function in (
+        mlp, residual, dense_connections, input_skip, node_used_twice, convolution, batch_norm, elementwise_input,
+        elementwise_chain, several_consumers,
+    )
+}
+
+
+def realised(graph: Graph, generator: Generator) -> Graph:
+    """A graph with exact weights that an uncertain one stands for: every uncertain factor moved nearly to an end."""
+
+    def settle(operator: LinearOperator) -> LinearOperator:
+        if not isinstance(operator, Scale) or operator.radius is None:
+            return operator
+        side = 2.0 * torch.randint(0, 2, operator.radius.shape, generator=generator) - 1
+        return Scale(operator.factor + 0.999 * operator.radius * side)
+
+    moved: dict[Node, Node] = {}
+    for node in graph.nodes:
+        if isinstance(node, Affine):
+            moved[node] = Affine(tuple((settle(op), moved[source]) for op, source in node.terms), node.bias, node.name)
+        elif isinstance(node, Elementwise):
+            moved[node] = Elementwise(node.activation, moved[node.source], node.name)
+        else:
+            moved[node] = node
+    return Graph(moved[graph.output])
+
+
+# --- regions ---------------------------------------------------------------------------------------------------
+
+Drawn = tuple[Region, Tensor]  # a region and points inside it, the first ones at its corners
+
+
+def _directions(shape: tuple[int, ...], count: int, generator: Generator) -> Tensor:
+    """Points of the cube [-1, 1]; half of them corners."""
+    cube = 2 * torch.rand(count, *shape, generator=generator, dtype=torch.float64) - 1
+    cube[::2] = torch.where(cube[::2] >= 0, 1.0, -1.0)
+    return cube
+
+
+def _ball(p: float, size: float) -> Callable[[tuple[int, ...], Generator], Drawn]:
+    def draw(shape: tuple[int, ...], generator: Generator) -> Drawn:
+        centre = torch.randn(shape, generator=generator, dtype=torch.float64)
+        radius = size * float(torch.rand((), generator=generator, dtype=torch.float64))
+        offsets = _directions(shape, 12, generator)
+        if p != math.inf:
+            offsets[4:8] *= (torch.rand(4, *shape, generator=generator) < 0.3).to(offsets)  # near the axes
+            length = torch.linalg.vector_norm(offsets.flatten(1), ord=p, dim=1).clamp(min=1e-9)
+            offsets = offsets / length.reshape(-1, *[1] * len(shape))
+        return Ball(centre, radius, p), centre + radius * (1 - 1e-12) * offsets
+
+    return draw
+
+
+def _clipped(shape: tuple[int, ...], generator: Generator) -> Drawn:
+    centre = torch.rand(shape, generator=generator, dtype=torch.float64)
+    points = centre + 0.4 * _directions(shape, 12, generator) * (1 - 1e-12)
+    return Ball(centre, 0.4, math.inf, clip=(0.0, 1.0)), points.clamp(0.0, 1.0)
+
+
+def _box(shape: tuple[int, ...], generator: Generator) -> Drawn:
+    """Some entries of no width at all."""
+    middle = torch.randn(shape, generator=generator, dtype=torch.float64)
+    half = torch.rand(shape, generator=generator, dtype=torch.float64)
+    half = half * (torch.rand(shape, generator=generator) < 0.6).to(half)
+    lower, upper = middle - half, middle + half
+    points = lower + (upper - lower) * (_directions(shape, 12, generator) + 1) / 2
+    return Box(lower, upper), torch.minimum(torch.maximum(points, lower), upper)
+
+
+def _half_infinite(shape: tuple[int, ...], generator: Generator) -> Drawn:
+    lower = torch.randn(shape, generator=generator, dtype=torch.float64)
+    open_end = torch.rand(shape, generator=generator) < 0.5
+    upper = torch.where(open_end, math.inf, lower + 1)
+    reach = torch.where(open_end, 10.0 ** integer(-1, 3, generator), 1.0)
+    return Box(lower, upper), lower + reach * (_directions(shape, 12, generator) + 1) / 2
+
+
+def _whole_space(shape: tuple[int, ...], generator: Generator) -> Drawn:
+    sizes = 10.0 ** torch.linspace(-2, 3, 12, dtype=torch.float64).reshape(-1, *[1] * len(shape))
+    return WholeSpace(), sizes * _directions(shape, 12, generator)
+
+
+def _radius_zero(shape: tuple[int, ...], generator: Generator) -> Drawn:
+    centre = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return Ball(centre, 0.0, 2), centre.unsqueeze(0)
+
+
+REGIONS: dict[str, Callable[[tuple[int, ...], Generator], Drawn]] = {
+    "l1": _ball(1, 1.0),
+    "l2": _ball(2, 0.5),
+    "linf": _ball(math.inf, 0.3),
+    "linf_small": _ball(math.inf, 0.02),
+    "huge": _ball(math.inf, 1e3),
+    "clipped": _clipped,
+    "box": _box,
+    "half_infinite": _half_infinite,
+    "whole_space": _whole_space,
+    "radius_zero": _radius_zero,
+}
