@@ -1,4 +1,7 @@
-"""`python -m benchmarks`: measure everything, write ``benchmarks/results``, print the tables (about five minutes)."""
+"""`python -m benchmarks`: measure everything, write ``benchmarks/results``, print the tables (about five minutes).
+
+`python -m benchmarks a mnist_cnn_avg` measures only what has these labels or networks, and writes nothing.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +44,14 @@ def run(task: Task) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure_all() -> dict[str, Any]:
-    """The results of all tasks, with what a reader needs to judge them."""
+def measure_all(wanted: set[str]) -> dict[str, Any]:
+    """The results of the wanted tasks (all when none are named), with what a reader needs to judge them."""
     load, data = os.getloadavg()[0], data_folder()
+    planned = [task for task in tasks(data) if not wanted or {task.label, task.name} & wanted]
+    if not planned:
+        known = sorted({name for task in tasks(data) for name in (task.label, task.name)} - {""})
+        raise RuntimeError(f"nothing is called {' or '.join(sorted(wanted))}; there are: {', '.join(known)}")
     runs = []
-    planned = tasks(data)
     for done, task in enumerate(planned):
         radii = ", ".join(f"{radius:g}" for radius in task.radii)
         print(f"[{done + 1}/{len(planned)}] {task.kind}: {task.name}, radius {radii}, threads {task.threads}",
@@ -71,16 +77,19 @@ def measure_all() -> dict[str, Any]:
 
 
 def main() -> None:
+    wanted = set(sys.argv[1:])
     try:
-        results = measure_all()
+        results = measure_all(wanted)
     except RuntimeError as error:
         sys.exit(str(error))
     tables = render(results)
+    print(tables)
+    if wanted:
+        return
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "latest.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     title = "# Benchmarks\n\nWritten by `python -m benchmarks` (`make bench`).\n\n"
     (RESULTS / "README.md").write_text(title + tables, encoding="utf-8")
-    print(tables)
 
 
 if __name__ == "__main__":

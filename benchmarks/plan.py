@@ -7,9 +7,9 @@ the peak memory of its parent.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REPETITIONS = 7
@@ -45,8 +45,13 @@ class Task:
     megabytes: float | None = None
     full: tuple[float, ...] = ()
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @staticmethod
+    def of(given: dict[str, Any]) -> Task:
+        """The task that `as_dict` told of, also after a journey through JSON."""
+        return Task(**{**given, "radii": tuple(given["radii"]), "full": tuple(given.get("full", ()))})
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ def tasks(data: Path | None) -> list[Task]:
         demo = Task("target", DEMO, (0.01,), label=DEMO)
         table = [Task("network", DEMO, (radius,)) for radius in RADII]
         return [demo, Task("target", DEMO, (0.01,), label=DEMO, threads=2), *table]
-    targets = [Task(**{**task.as_dict(), "threads": n}) for n in (1, 2) for task in TARGETS]  # type: ignore[arg-type]
+    targets = [replace(task, threads=threads) for threads in (1, 2) for task in TARGETS]
     table = [Task("network", name, (radius,)) for name in IN_THE_TABLE for radius in RADII]
     peers = [Task("peers", name, PEER_RADII, "class", full=PEER_RADII) for name in WITH_PEERS]
     return targets + table + peers

@@ -156,7 +156,7 @@ def _peer_rows(
     """One row for each network and radius that at least one other tool has done."""
     for run in runs:
         name = run["task"]["name"]
-        point = NETWORKS[name].point if name != DEMO else None
+        point = "" if name == DEMO else NETWORKS[name].point or ""
         for radius, ours in run[question].items():
             theirs = others.get(point, {}).get(radius, {})
             if any(tool in theirs for tool in tools):

@@ -136,8 +136,7 @@ def _facts(result: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    given = json.loads(sys.argv[1])
-    task = Task(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    task = Task.of(json.loads(sys.argv[1]))
     print(json.dumps(measured(task)))
 
 

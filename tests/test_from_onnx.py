@@ -108,7 +108,8 @@ IMAGE = ("N", 2, 5, 6)
 AFFINE = {
     "gemm": ([node("Gemm", "x w b", transB=1)], ("N", 4), {"w": weight(3, 4), "b": weight(3)}, 17),
     "gemm plain": ([node("Gemm", "x w")], (1, 4), {"w": weight(4, 3)}, 11),
-    "gemm alpha beta": ([node("Gemm", "x w b", alpha=0.3, beta=1.7)], (1, 4), {"w": weight(4, 3), "b": weight(1)}, 9),
+    "gemm alpha beta": (
+        [node("Gemm", "x w b", alpha=0.3, beta=1.7)], (1, 4), {"w": weight(4, 3), "b": weight(1)}, 9),
     "gemm beta 0": ([node("Gemm", "x w b", beta=0.0)], (1, 4), {"w": weight(4, 3), "b": weight(3)}, 9),
     "gemm constant left": (
         [node("Transpose", "x", "t"), node("Gemm", "w t b", alpha=0.5)],
@@ -128,7 +129,8 @@ AFFINE = {
         [node("Squeeze", "x", "s", axes=[0]), node("MatMul", "s w")], (1, 4), {"w": weight(4, 3)}, 11),
     "conv": ([node("Conv", "x w b", pads=[1, 1, 1, 1])], IMAGE, {"w": weight(3, 2, 3, 3), "b": weight(3)}, 17),
     "conv uneven": (
-        [node("Conv", "x w", pads=[0, 1, 2, 0], strides=[2, 1], dilations=[1, 2])], IMAGE, {"w": weight(3, 2, 2, 3)}, 7),
+        [node("Conv", "x w", pads=[0, 1, 2, 0], strides=[2, 1], dilations=[1, 2])],
+        IMAGE, {"w": weight(3, 2, 2, 3)}, 7),
     "conv groups": ([node("Conv", "x w", group=2)], IMAGE, {"w": weight(4, 1, 3, 2)}, 17),
     "conv same upper": (
         [node("Conv", "x w", auto_pad="SAME_UPPER", strides=[2, 2])], IMAGE, {"w": weight(3, 2, 3, 2)}, 17),
@@ -243,7 +245,8 @@ def test_every_operation_agrees_with_other_engines(case: str) -> None:
 
 def test_points_have_no_batch_axis() -> None:
     flatten = [node("Flatten", "x")]
-    for shape, point in (((1, 784, 1), (784, 1)), (("N", 784), (784,)), ((None, 784), (784,)), ((1, 1, 1, 5), (1, 1, 5))):
+    shapes = {(1, 784, 1): (784, 1), ("N", 784): (784,), (None, 784): (784,), (1, 1, 1, 5): (1, 1, 5)}
+    for shape, point in shapes.items():
         assert from_onnx(model(flatten, shape)).in_shape == point
     assert from_onnx(model(flatten, (1, 1, 1, 5))).out_shape == (5,)
 
@@ -314,9 +317,9 @@ def test_movements_of_movements_are_one_selection() -> None:
 
 
 def test_a_constant_added_to_a_product_is_its_bias() -> None:
-    graph = from_onnx(model([node("MatMul", "x w", "m"), node("Add", "m b")], (1, 4), {"w": weight(4, 3), "b": weight(3)}))
-    assert len(graph.nodes) == 2
-    assert [name for name in (entry.name for entry in graph.nodes)] == ["x", "y"]
+    nodes = [node("MatMul", "x w", "m"), node("Add", "m b")]
+    graph = from_onnx(model(nodes, (1, 4), {"w": weight(4, 3), "b": weight(3)}))
+    assert [entry.name for entry in graph.nodes] == ["x", "y"]
 
 
 def test_uneven_padding_is_a_selection_before_the_convolution() -> None:
@@ -345,7 +348,7 @@ def test_until_needs_a_known_name() -> None:
 def test_until_chooses_one_of_several_outputs_and_forgets_the_rest() -> None:
     nodes = [node("Relu", "x", "a"), node("Foo", "a", "b")]
     data = model(nodes, (1, 4), outputs="a b")
-    with pytest.raises(InvalidModelError, match=r"2 outputs \('a', 'b'\); choose one with from_onnx\(path, until='NAME'\)"):
+    with pytest.raises(InvalidModelError, match=r"2 outputs \('a', 'b'\); choose one with from_onnx\(path, until="):
         from_onnx(data)
     assert from_onnx(data, until="a").out_shape == (4,)
 
@@ -375,7 +378,8 @@ UNSUPPORTED = {
         [node("Dropout", "x r t")], (1, 4), {"r": np.array(0.5, np.float32), "t": np.array(True)}, r"training mode"),
     "mask of dropout": ([node("Dropout", "x", "d m"), node("Where", "m d x")], (1, 4), {}, r"first 1 results"),
     "auto_pad": ([node("Conv", "x w", auto_pad="SOME")], (1, 1, 4, 4), SQUARE, r"Op 'Conv'.*auto_pad='SOME'"),
-    "both pads": ([node("Conv", "x w", auto_pad="SAME_UPPER", pads=[1, 1, 1, 1])], (1, 1, 4, 4), SQUARE, "both auto_pad"),
+    "both pads": (
+        [node("Conv", "x w", auto_pad="SAME_UPPER", pads=[1, 1, 1, 1])], (1, 1, 4, 4), SQUARE, "both auto_pad"),
     "negative pads": ([node("Pad", "x p")], (1, 4), {"p": whole(0, -1, 0, 0)}, r"Op 'Pad'.*Negative pads"),
     "volume": ([node("Conv", "x w")], (1, 1, 3, 3, 3), {"w": weight(1, 1, 2, 2, 2)}, r"Op 'Conv'.*\(1, 1, 3, 3, 3\)"),
     "loop": ([node("If", "k", then_branch=helper.make_graph([], "t", [], []),
@@ -447,7 +451,8 @@ def own_function(made: onnx.ModelProto) -> None:
 
 def sparse(made: onnx.ModelProto) -> None:
     values = helper.make_tensor("thin", TensorProto.FLOAT, [1], [1.0])
-    made.graph.sparse_initializer.append(helper.make_sparse_tensor(values, helper.make_tensor("i", 7, [1], [0]), [4, 4]))
+    indices = helper.make_tensor("i", TensorProto.INT64, [1], [0])
+    made.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4, 4]))
 
 
 def version(number: int) -> Any:
@@ -483,7 +488,8 @@ INVALID = {
     "no nodes": (lambda made: made.graph.ClearField("node"), r"without operations"),
     "constant": (lambda made: made.graph.node[0].input.__setitem__(0, "w"), r"depends on none"),
     "integer input": (
-        lambda made: setattr(made.graph.input[0].type.tensor_type, "elem_type", TensorProto.INT64), r"input 'x' holds INT64"),
+        lambda made: setattr(made.graph.input[0].type.tensor_type, "elem_type", TensorProto.INT64),
+        r"input 'x' holds INT64"),
     "half input": (
         lambda made: setattr(made.graph.input[0].type.tensor_type, "elem_type", TensorProto.FLOAT16),
         r"input 'x' holds FLOAT16"),
@@ -537,7 +543,7 @@ def test_external_data_behind_a_link_is_called_that(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"\0" * 64)
     (inside / "w.bin").symlink_to(tmp_path / "secret")
     (inside / "net.onnx").write_bytes(model([node("MatMul", "x w")], (1, 4), W, edit=external("w.bin")))
-    with pytest.raises(InvalidModelError, match="'w.bin', a link that leads out of the model's folder. Do not trust"):
+    with pytest.raises(InvalidModelError, match=r"'w\.bin', a link that leads out of the model's folder"):
         from_onnx(inside / "net.onnx")
 
 
@@ -601,11 +607,12 @@ def test_names_that_are_no_text_are_refused() -> None:
     "wrong",
     [node("Conv", "x w", pads=[-1, 0, 0, 0]), node("Conv", "x w", strides=[0, 1]), node("Conv", "x w", group=0),
      node("Conv", "x w", kernel_shape=[3, 3]), node("Conv", "x w", pads=[1]), node("Gemm", "x w"),
-     node("Reshape", "x s"), node("Conv", "x big"), node("BatchNormalization", "x w w w w")],
+     node("Reshape", "x s"), node("Conv", "x big"), node("BatchNormalization", "x w w w w"),
+     node("BatchNormalization", "x b b b b"), node("PRelu", "x b"), node("Conv", "x w b")],
     ids=lambda wrong: wrong.op_type,
 )  # fmt: skip
 def test_operations_that_contradict_themselves_are_refused(wrong: onnx.NodeProto) -> None:
-    weights = {**SQUARE, "s": whole(3, 5), "big": weight(1, 1, 9, 9)}
+    weights = {**SQUARE, "s": whole(3, 5), "b": np.ones(3, np.float32), "big": weight(1, 1, 9, 9)}
     with pytest.raises((InvalidModelError, UnsupportedOpError), match=f"Op '{wrong.op_type}'.*output 'y'"):
         from_onnx(model([wrong], (1, 1, 4, 4), weights))
 

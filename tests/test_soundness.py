@@ -18,13 +18,13 @@ from jacobound.methods.constants import from_entries, split_products
 from jacobound.regions import Domain
 from jacobound.rounding import strict
 from oracles import NORMS, Observation, not_enclosed, observe
-from zoo import KINDS, REGIONS, realised
+from zoo import KINDS, REGIONS, integer, realised
 
 OUTPUT_METHODS = (IBP(), FastLin(), CROWN())
 JACOBIAN_METHODS = (FastLip(), RecurJac("constant"), RecurJac("chord"), RecurJac("chord", IBP()))
 
 kinds = pytest.mark.parametrize("kind", KINDS)
-some = settings(max_examples=max(1, settings().max_examples * 2 // 3))
+some = settings(max_examples=max(1, settings().max_examples // 3))
 seeds = st.integers(0, 2**30)
 regions = st.sampled_from(sorted(REGIONS))
 
@@ -62,9 +62,10 @@ def check_directions(enclosure: JacobianEnclosure, seen: Observation, name: str)
 
 
 def check_constants(
-    graph: Graph, enclosures: list[JacobianEnclosure], points: Tensor, seen: Observation, twin: Graph
+    graph: Graph, enclosure: JacobianEnclosure, norms: list[tuple[float, float]], points: Tensor, seen: Observation,
+    twin: Graph,
 ) -> None:
-    """Slopes between pairs of points stay below every constant, in all nine pairs of norms."""
+    """Slopes between pairs of points stay below every constant."""
     outputs = seen.values[twin.output].flatten(1)
     spread = 2 * seen.value_error[twin.output].flatten(1).amax(0)
     half = len(points) // 2
@@ -73,15 +74,14 @@ def check_constants(
     first, second = points[:half].flatten(1), points[half : 2 * half].flatten(1)
     rise = outputs[:half] - outputs[half : 2 * half]
     with torch.no_grad(), strict(graph.device, graph.dtype):
-        for enclosure in enclosures:
-            for p, q in NORMS:
-                run = torch.linalg.vector_norm(first - second, ord=p, dim=1)
-                height = torch.linalg.vector_norm(rise, ord=q, dim=1)
-                doubt = torch.linalg.vector_norm(spread, ord=q) + 1e-13 * height
-                constants = {"entries": from_entries(enclosure, p, q), **split_products(graph, enclosure, p, q)}
-                for name, constant in constants.items():
-                    allowed = float(constant) * run * (1 + 1e-13) + doubt
-                    assert bool((height <= allowed).all()), f"{(p, q)} {name}: {height} > {allowed}"
+        for p, q in norms:
+            run = torch.linalg.vector_norm(first - second, ord=p, dim=1)
+            height = torch.linalg.vector_norm(rise, ord=q, dim=1)
+            doubt = torch.linalg.vector_norm(spread, ord=q) + 1e-13 * height
+            constants = {"entries": from_entries(enclosure, p, q), **split_products(graph, enclosure, p, q)}
+            for name, constant in constants.items():
+                allowed = float(constant) * run * (1 + 1e-13) + doubt
+                assert bool((height <= allowed).all()), f"{(p, q)} {name}: {height} > {allowed}"
 
 
 @kinds
@@ -98,7 +98,8 @@ def test_values_jacobians_and_slopes_stay_within_their_bounds(kind: str, region:
     assert lead == () and len(domains) == 1
     check_ranges(graph, domains[0], seen, list(twin.nodes))
     enclosures = check_jacobians(graph, domains[0], seen)
-    check_constants(graph, enclosures, points, seen, twin)
+    norms = [NORMS[integer(0, 8, generator)], NORMS[integer(0, 8, generator)]]
+    check_constants(graph, enclosures[integer(0, 3, generator)], norms, points, seen, twin)
 
 
 @some

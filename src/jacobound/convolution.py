@@ -1,4 +1,4 @@
-"""`Convolution`: cross-correlation and its adjoint, by the library where that is classical, else by explicit products."""
+"""`Convolution`: cross-correlation and its adjoint; by the library where that is classical, else spelled out."""
 
 from __future__ import annotations
 
@@ -86,8 +86,9 @@ class Convolution(LinearOperator):
         return convolve(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def _adjoint_by_library(self, x: Tensor) -> Tensor:
-        spans = zip(self.image[1:], self._size, self.weight.shape[2:], self.stride, self.padding, self.dilation,
-                    strict=True)
+        spans = zip(
+            self.image[1:], self._size, self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True
+        )
         missing = tuple(n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for n, m, k, s, p, d in spans)
         convolve = functional.conv_transpose1d if len(self.image) == 2 else functional.conv_transpose2d
         return convolve(x, self.weight, None, self.stride, self.padding, missing, self.groups, self.dilation)

@@ -131,7 +131,9 @@ class Graph:
                         "Check the training run or the file"
                     )
         if len(kinds) > 1:
-            raise InvalidModelError(f"weights live in {sorted(map(str, kinds))}; move the model to one device and dtype")
+            raise InvalidModelError(
+                f"weights live in {sorted(map(str, kinds))}; move the model to one device and dtype"
+            )
         if any(dtype not in (torch.float32, torch.float64) for _, dtype in kinds):
             raise InvalidModelError(f"weights are {kinds}; convert them exactly to float64 first")
 
@@ -224,6 +226,13 @@ class Graph:
             weight = convert_exactly(rows, self.device, self.dtype, "a row combination")
             output = Affine(((Dense(weight), output),), name="rows")
         return Graph(output, frozenset(self.nodes))
+
+    def with_affine_output(self) -> Graph:
+        """The same network with an affine last node: derivatives start from there."""
+        if isinstance(self.output, Affine):
+            return self
+        last = Identity(self.output.shape, self.output.shape, self.example)
+        return Graph(Affine(((last, self.output),), name="output"), frozenset(self.nodes))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Graph:
         """A copy elsewhere; refuses a dtype that cannot hold the weights exactly.

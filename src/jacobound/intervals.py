@@ -7,7 +7,7 @@ anything composite is a formula over intervals, never a widened library call (`s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -207,6 +207,11 @@ def _as_interval(x: Interval | Tensor | float, like: Tensor) -> Interval:
     return Interval.safe(down(moved), up(moved))
 
 
+def concatenated(parts: Sequence[Interval], axis: int) -> Interval:
+    """The intervals side by side along one axis."""
+    return Interval(torch.cat([part.lower for part in parts], axis), torch.cat([part.upper for part in parts], axis))
+
+
 def interval_dot(weights: Tensor, x: Interval) -> Interval:
     """Enclosure of ``sum_k weights[..., k] * x[..., k]`` with exact float weights, over the last axis.
 
@@ -221,8 +226,10 @@ def interval_dot(weights: Tensor, x: Interval) -> Interval:
     terms = x.shape[-1]
 
     def total(towards: Tensor, against: Tensor) -> Tensor:
-        return ((from_lower * towards).nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
-                + (from_upper * against).nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)).sum(-1)
+        return (
+            (from_lower * towards).nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+            + (from_upper * against).nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+        ).sum(-1)
 
     slack = dot_slack(_product(weights.abs(), x.magnitude()), terms)  # infinite where a weight is NaN
     return Interval.safe(down(total(x.lower, x.upper) - slack), up(total(x.upper, x.lower) + slack))

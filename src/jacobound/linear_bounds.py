@@ -237,7 +237,7 @@ class BackwardPass:
     def _through_elementwise(self, state: Rows, node: Elementwise, values: Tensor) -> Rows:
         relaxation = self._relaxations[node]
         slope, bent, rounded, slack, floor, lines, parallel = relaxation.on_alive
-        constant, error = state.constant, state.error
+        constant, error, through = state.constant, state.error, values * slope
         if rigorous() and len(rounded):
             error = up(error + inflate(values[..., rounded].abs() @ slack, len(rounded) + 1) + floor)
         if len(bent):
@@ -248,11 +248,10 @@ class BackwardPass:
             lower = positive[-1] @ below + negative[-1] @ above
             constant = constant + torch.stack((upper, lower))
             error = up(error + 2 * unit(values.dtype) * constant.abs()) if rigorous() else error
-        through = values * slope
-        if len(bent) and not parallel:
-            through = through.expand(2, *through.shape[1:]).clone() if len(through) == 1 else through
-            through[0][:, bent] = torch.where(touched[0] > 0, high, low) * touched[0]
-            through[1][:, bent] = torch.where(touched[-1] > 0, low, high) * touched[-1]
+            if not parallel:
+                through = through.expand(2, *through.shape[1:]).clone() if len(through) == 1 else through
+                through[0][:, bent] = torch.where(touched[0] > 0, high, low) * touched[0]
+                through[1][:, bent] = torch.where(touched[-1] > 0, low, high) * touched[-1]
         source = node.source
         if isinstance(source, Affine) and len(self._graph.consumers[source]) == 1:
             return Rows(state.coefficient, constant, self._add(state, source, relaxation.alive, through, error))
@@ -273,4 +272,3 @@ class BackwardPass:
         upper = up(up(state.constant[0] + reach.upper[0]) + state.error[0])
         lower = down(down(state.constant[1] + reach.lower[-1]) - state.error[1])
         return Interval.safe(lower, upper)
-

@@ -19,7 +19,6 @@ from jacobound.errors import ShapeError
 from jacobound.operators import LinearOperator, convert_exactly
 from jacobound.rounding import inflate, up
 
-
 __all__ = ["Convolution", "Dense", "Identity", "Scale", "Scatter", "Select", "convert_exactly"]
 
 
@@ -37,7 +36,7 @@ class Identity(LinearOperator):
             raise ShapeError(f"can not reshape {self.in_shape} to {self.out_shape}: the sizes differ")
 
     def apply(self, x: Tensor) -> Tensor:
-        return x.reshape(*x.shape[: x.dim() - len(self.in_shape)], *self.out_shape)
+        return x.reshape((*x.shape[: x.dim() - len(self.in_shape)], *self.out_shape))
 
     def transpose(self) -> Identity:
         return Identity(self.out_shape, self.in_shape, self.like)
@@ -89,7 +88,7 @@ class Dense(LinearOperator):
     @cached_property
     def _transposed(self) -> Dense:
         flipped = Dense(self.weight.T, self.lead)
-        flipped.__dict__["_transposed"] = self  # one pair of objects, so that absolute values are formed once
+        vars(flipped)["_transposed"] = self  # one pair of objects, so that absolute values are formed once
         return flipped
 
     def abs(self) -> Dense:
@@ -97,7 +96,7 @@ class Dense(LinearOperator):
 
     @cached_property
     def _absolute(self) -> Dense:
-        known = self._transposed.__dict__.get("_absolute")
+        known = vars(self._transposed).get("_absolute")
         return known.transpose() if known is not None else Dense(self.weight.abs(), self.lead)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Dense:
@@ -112,9 +111,7 @@ class Dense(LinearOperator):
     def columns(self, index: Tensor) -> Tensor:
         return super().columns(index) if self.lead else self.weight.T[index]
 
-    def between(
-        self, inputs: Tensor | None, outputs: Tensor | None, vectors: int
-    ) -> Callable[[Tensor], Tensor]:
+    def between(self, inputs: Tensor | None, outputs: Tensor | None, vectors: int) -> Callable[[Tensor], Tensor]:
         """Products with the submatrix only, so that dead neurons cost nothing; few vectors are not worth its copy."""
         if self.lead or vectors < 16:
             return super().between(inputs, outputs, vectors)

@@ -35,6 +35,16 @@ def convert_exactly(x: Tensor, device: torch.device, dtype: torch.dtype, what: s
     return moved
 
 
+def positions(count: int, like: Tensor) -> Tensor:
+    """0, 1, ..., count - 1 on the device of `like`."""
+    return torch.arange(count, device=like.device)
+
+
+def unit_rows(count: int, like: Tensor) -> Tensor:
+    """The identity matrix in the dtype and on the device of `like`."""
+    return torch.eye(count, dtype=like.dtype, device=like.device)
+
+
 class LinearOperator(ABC):
     """A linear map between tensors of fixed shapes.
 
@@ -141,12 +151,10 @@ class LinearOperator(ABC):
         Each entry is one product with 1, so nothing is rounded in classical arithmetic.
         """
         units = self.example().new_zeros(len(index), self.in_size)
-        units[torch.arange(len(index), device=units.device), index] = 1.0
+        units[positions(len(index), units), index] = 1.0
         return self.apply(units.reshape(-1, *self.in_shape)).reshape(len(index), self.out_size)
 
-    def between(
-        self, inputs: Tensor | None, outputs: Tensor | None, vectors: int
-    ) -> Callable[[Tensor], Tensor]:
+    def between(self, inputs: Tensor | None, outputs: Tensor | None, vectors: int) -> Callable[[Tensor], Tensor]:
         """`apply` on the entries `inputs` of a flattened argument (others zero), keeping the entries `outputs`.
 
         Args:
@@ -170,4 +178,4 @@ class LinearOperator(ABC):
 
     def materialise(self) -> Tensor:
         """The dense matrix, shape (out_size, in_size)."""
-        return self.columns(torch.arange(self.in_size, device=self.example().device)).T
+        return self.columns(positions(self.in_size, self.example())).T

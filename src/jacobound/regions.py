@@ -226,7 +226,7 @@ class WholeSpace(Region):
 def _outward(radius: object) -> float:
     """The smallest float that is not below the number that was meant (a float means its shortest decimal)."""
     try:
-        meant = radius if isinstance(radius, Decimal) else Decimal(radius if isinstance(radius, str) else repr(float(radius)))  # type: ignore[arg-type]
+        meant = Decimal(radius if isinstance(radius, Decimal | str) else repr(float(radius)))  # type: ignore[arg-type]
     except (InvalidOperation, TypeError, ValueError) as error:
         raise InvalidRegionError(f"the radius {radius!r} is not a number") from error
     if not meant.is_finite() or meant < 0:

@@ -116,27 +116,29 @@ def strict(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
         UnsafeArithmeticError: when an active setting can not be switched off here, or when the probe fails.
     """
     _refuse_active_settings(device)
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    saved = (cudnn.allow_tf32, cudnn.benchmark)
+    matmul = torch.backends.cuda.matmul
     reduced = (matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction)
-    try:
-        cudnn.allow_tf32, cudnn.benchmark = False, False
-        matmul.allow_fp16_reduced_precision_reduction = False
-        matmul.allow_bf16_reduced_precision_reduction = False
-        with torch.backends.nnpack.flags(enabled=False):
-            failures = list(probe(device, dtype, torch.get_num_threads()).failures)
-            # Flushing is a switch of the thread that may have been thrown since the probe, and is cheap to see.
-            if not failures and not _keeps_subnormals(dtype, device):
-                failures.append(_FLUSHES)
-            if failures:
-                raise UnsafeArithmeticError(
-                    f"arithmetic on {device} in {dtype} breaks the rounding model ({'; '.join(failures)}); "
-                    "unset fast-math flags of the process, or use float64 on the CPU"
-                )
-            yield
-    finally:
-        cudnn.allow_tf32, cudnn.benchmark = saved[0], saved[1]
-        matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction = reduced
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, benchmark=False, allow_tf32=False))
+        stack.enter_context(torch.backends.nnpack.flags(enabled=False))
+        stack.callback(_set_reduced_precision, *reduced)
+        _set_reduced_precision(False, False)
+        failures = probe(device, dtype, torch.get_num_threads()).failures
+        # Flushing is a switch of the thread that may have been thrown since the remembered probe.
+        if not failures and not _keeps_subnormals(dtype, device):
+            failures = (_FLUSHES,)
+        if failures:
+            raise UnsafeArithmeticError(
+                f"arithmetic on {device} in {dtype} breaks the rounding model ({'; '.join(failures)}); "
+                "unset fast-math flags of the process, or use float64 on the CPU"
+            )
+        yield
+
+
+def _set_reduced_precision(half: bool | str, brain: bool | str) -> None:
+    """Whether CUDA may accumulate half and bfloat16 products in reduced precision."""
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = half
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = brain
 
 
 def _refuse_active_settings(device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from jacobound.cli.grammar import parse_radii
 from jacobound.cli.inspect import summary
 from jacobound.cli.options import MethodOptions, Norm, PointOptions, RunOptions, ShowOptions, check_target, one_radius
+from jacobound.cli.points import Point
 from jacobound.cli.summaries import centre_values, say_files, say_jacobian, say_outputs, told_ball
 from jacobound.cli.text import say, say_json
 from jacobound.regions import Ball
@@ -52,7 +54,7 @@ def bound(
     if output is not None:
         save(output, outputs, jacobian)
     if show.plot is not None:
-        jacobian.plot().figure.savefig(show.plot, dpi=150)
+        _draw(show.plot, jacobian, how.names(graph)[0], place)
     if show.json:
         say_json({"output": outputs.to_dict(), "jacobian": jacobian.to_dict()})
     else:
@@ -64,6 +66,15 @@ def bound(
         say_jacobian(jacobian, names)
         say_files(output, show.plot)
     return 0 if outputs.status.certified and jacobian.status.certified else 1
+
+
+def _draw(path: Path, jacobian: JacobianBounds, name: str, place: Point) -> None:
+    """A figure of the first row, as an image when the file held one."""
+    figures = importlib.import_module("jacobound.reports.figures")  # needs matplotlib, which may be missing
+    picture = place.arranged if len([side for side in place.arranged if side != 1]) == 2 else None
+    axes = figures.plot_jacobian(jacobian, 0, shape=picture)
+    axes.set_title(f"{axes.get_title()}\noutput {name}, {place.story}", fontsize="medium")
+    axes.figure.savefig(path, dpi=150)
 
 
 def save(path: Path, outputs: OutputBounds, jacobian: JacobianBounds) -> None:

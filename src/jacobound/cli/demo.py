@@ -16,7 +16,7 @@ from torch import Tensor
 from jacobound.cli.inspect import summary
 from jacobound.cli.lipschitz import joined
 from jacobound.cli.options import FIGURES, check_target, cpu_threads
-from jacobound.cli.summaries import certain_signs, say_files, say_outputs, say_status, short
+from jacobound.cli.summaries import certain_signs, say_files, say_outputs, say_status, short, told_gap
 from jacobound.cli.text import Table, nearest, rounded_down, rounded_up, say, say_json, say_table
 from jacobound.errors import JacoboundError, MissingExtraError
 from jacobound.graph import Graph
@@ -191,7 +191,7 @@ def _line(radius: str, row: LipschitzBound, difference: LipschitzBound, unstable
     cells = [
         text
         for bound in (row, difference)
-        for text in (rounded_up(float(bound.upper)), rounded_down(float(bound.lower)), f"{float(bound.gap):.3f}")
+        for text in (rounded_up(float(bound.upper)), rounded_down(float(bound.lower)), told_gap(bound))
     ]
     seconds = f"{row.seconds + difference.seconds:.2f}"
     status = row.status if not row.status.certified else difference.status

@@ -14,6 +14,7 @@ from jacobound.cli.inspect import summary
 from jacobound.cli.options import MethodOptions, Norm, PointOptions, RunOptions, ShowOptions
 from jacobound.cli.summaries import CONSTANTS, constants_row, say_files, told_ball
 from jacobound.cli.text import say, say_json
+from jacobound.errors import JacoboundError
 from jacobound.graph import Graph
 from jacobound.methods import Budget, FastLip, Sampling
 from jacobound.methods.base import OutputMethod
@@ -52,6 +53,8 @@ def lipschitz(
         norm: Norm of the ball. [default: that of --p]
     """
     show.check()
+    if search.points < 0 or search.steps < 0 or search.ascents < 1:
+        raise JacoboundError("--points and --steps are at least 0, --ascents at least 1")
     radii, limits = parse_radii(radius), point.limits
     method = how.jacobian_method()
     graph = run.load(net)

@@ -121,11 +121,11 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
-            raise ValueError("--threads must be at least 1")
+            raise JacoboundError("--threads must be at least 1")
         if not 0 < self.memory < 1 << 20:
-            raise ValueError("--memory is a number of GiB above 0")
+            raise JacoboundError("--memory is a number of GiB above 0")
         if self.seconds is not None and not self.seconds > 0:
-            raise ValueError("--seconds must be above 0")
+            raise JacoboundError("--seconds must be above 0")
 
     def load(self, net: Path) -> Graph:
         """The network where the work is done.

@@ -29,10 +29,12 @@ class Point:
     Args:
         values: float64, of the network's input shape.
         story: where it came from and what was done to it, for the reader.
+        arranged: shape of the values in the file.
     """
 
     values: Tensor
     story: str
+    arranged: tuple[int, ...]
 
 
 def read_point(
@@ -74,7 +76,8 @@ def read_point(
         raise InvalidRegionError(f"'{path}': inputs are read from {', '.join((*readers, *IMAGES))} files")
     if index is not None:
         values, story = _entry(values, index, path), f"{story}[{index}]"
-    return Point(_moved(_fitted(values, shape, path, index), scale, shift), story + _told(scale, shift))
+    point = _moved(_fitted(values, shape, path, index), scale, shift)
+    return Point(point, story + _told(scale, shift), values.shape)
 
 
 def _fitted(values: np.ndarray, shape: tuple[int, ...], path: Path, index: int | None) -> np.ndarray:

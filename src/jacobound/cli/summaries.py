@@ -86,16 +86,22 @@ def constants_row(bound: LipschitzBound, decimal: Decimal, unstable: int) -> str
     """One line of the table of constants."""
     return CONSTANTS.row(
         (
-            f"{decimal:.6g}",
+            f"{float(decimal):g}",
             rounded_up(float(bound.upper)),
             rounded_down(float(bound.lower)) if bound.witness is not None else "-",
-            f"{float(bound.gap):.4g}" if bound.witness is not None else "-",
+            told_gap(bound) if bound.witness is not None else "-",
             unstable,
             f"{bound.seconds:.2f}",
             short(bound.status),
             bound.method,
         )
     )
+
+
+def told_gap(bound: LipschitzBound) -> str:
+    """Certified over attained, of one region."""
+    gap = float(bound.gap)
+    return f"{gap:.3f}" if gap < 1000 else f"{gap:.3g}"
 
 
 def short(status: Status) -> str:

@@ -107,7 +107,14 @@ class Call:
 
     def spread(self, value: Tensor, shape: tuple[int, ...]) -> Tensor:
         """A constant broadcast to an ONNX shape, in the shape of its node."""
+        self.fits(value, shape)
         return value.broadcast_to(shape).reshape(point_shape(shape)).clone()
+
+    def fits(self, value: Tensor, shape: tuple[int, ...]) -> None:
+        """Refuse a constant that does not broadcast to an ONNX shape."""
+        rear = shape[len(shape) - value.dim() :] if value.dim() <= len(shape) else None
+        if rear is None or any(have not in (1, want) for have, want in zip(value.shape, rear, strict=True)):
+            raise UnsupportedOpError(f"Its constant of shape {tuple(value.shape)} does not fit {shape}.")
 
     def widened(self, value: Traced) -> Node:
         """The node of an input broadcast to the shape of the result."""

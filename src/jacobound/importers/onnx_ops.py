@@ -212,6 +212,9 @@ def _batch_norm(call: Call) -> tuple[Value, ...]:
     if int(call.number("spatial", 1)) != 1 or len(value.shape) < 2 or value.shape[0] != 1:
         raise UnsupportedOpError(f"Only statistics per channel, of a batch of one, are understood, not {value.shape}.")
     gamma, beta, mean, variance = (call.needed(position) for position in (1, 2, 3, 4))
+    for parameter in (gamma, beta, mean, variance):
+        if tuple(parameter.shape) != value.shape[1:2]:
+            raise UnsupportedOpError(f"Its parameters have shape {tuple(parameter.shape)}; {value.shape[1:2]} fits.")
     epsilon = float(call.number("epsilon"))
     return call.result(call.steps.batch_norm(value.node, mean, variance, gamma, beta, epsilon, call.name))
 
@@ -270,8 +273,7 @@ def activation(call: Call) -> tuple[Value, ...]:
     for position in range(1, len(call.inputs)):
         weight = call.weight(position)
         if weight is not None:
-            if torch.broadcast_shapes(weight.shape, value.shape) != value.shape:
-                raise UnsupportedOpError(f"Its parameters of shape {tuple(weight.shape)} do not fit {value.shape}.")
+            call.fits(weight, value.shape)
             if weight.dim() == len(value.shape) > len(value.node.shape):
                 weight = weight[0]  # the axis of the batch
         parameters.append(weight)

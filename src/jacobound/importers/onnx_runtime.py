@@ -109,7 +109,16 @@ class BatchNormalization(OpRun):
 
     op_domain = ""
 
-    def _run(self, x, scale, bias, mean, variance, epsilon=None, **unused):  # noqa: ANN - the evaluator's protocol
+    def _run(
+        self,
+        x: np.ndarray,
+        scale: np.ndarray,
+        bias: np.ndarray,
+        mean: np.ndarray,
+        variance: np.ndarray,
+        epsilon: float = 1e-5,
+        **unused: object,
+    ) -> tuple[np.ndarray, ...]:
         del unused
 
         def per_channel(parameter: np.ndarray) -> np.ndarray:

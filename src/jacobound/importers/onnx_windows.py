@@ -45,8 +45,10 @@ def _image(call: Call) -> Traced:
 
 
 def convolution(call: Call) -> tuple[Value, ...]:
-    value, weight = _image(call), call.needed(1)
+    value, weight, bias = _image(call), call.needed(1), call.weight(2)
     kernel = tuple(weight.shape[2:])
+    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+        raise UnsupportedOpError(f"Its bias has shape {tuple(bias.shape)}; {(weight.shape[0],)} fits.")
     if call.integers("kernel_shape", kernel) != kernel:
         raise UnsupportedOpError(f"kernel_shape is not the shape {kernel} of its weight.")
     groups = int(call.number("group", 1))
@@ -57,7 +59,7 @@ def convolution(call: Call) -> tuple[Value, ...]:
         call.steps.convolution(
             value.node,
             weight,
-            call.weight(2),
+            bias,
             call.name,
             stride=stride,
             pads=pads,

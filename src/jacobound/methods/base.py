@@ -101,7 +101,7 @@ class JacobianMethod(ABC):
         """
 
 
-def derivative_ranges(graph: Graph, ranges: Mapping[Node, Interval]) -> dict[Node, Interval]:
+def derivative_ranges(graph: Graph, ranges: Mapping[Node, Interval]) -> Mapping[Node, Interval]:
     """The slopes that every elementwise node can have, from the range of its argument."""
     return {
         node: node.activation.derivative_range(ranges[node.source])

@@ -23,6 +23,7 @@ from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
 from jacobound.intervals import Interval
 from jacobound.methods.base import flat_indices
 from jacobound.methods.tangents import Tangents, passing_entries, push_through, underflow_of, unstable_entries
+from jacobound.operators import positions
 from jacobound.rounding import inflate, rigorous, underflow, unit, up
 
 
@@ -87,7 +88,7 @@ class _Builder:
         unread = {node: len(readers) for node, readers in graph.consumers.items()}
         for node in graph.nodes:
             if isinstance(node, Input):
-                self._start(node, node, torch.arange(size(node), device=graph.device))
+                self._start(node, node, positions(size(node), graph.example))
             elif isinstance(node, Affine):
                 self._through_affine(node)
             else:
@@ -99,7 +100,9 @@ class _Builder:
         for start, tangents in self._at[graph.output].items():
             self._transfer[graph.output, start] = tangents.on(None, size(graph.output))
         blocks = tuple(node for node in graph.nodes if isinstance(node, Elementwise) and node in self._entries)
-        core_slopes = {block: self._slopes[block].map(torch.flatten)[self._entries[block]] for block in blocks}
+        core_slopes: dict[Node, Interval] = {
+            block: self._slopes[block].map(torch.flatten)[self._entries[block]] for block in blocks
+        }
         return UnstableCore(graph, blocks, self._entries, core_slopes, self._transfer, self._error)
 
     def _start(self, node: Node, start: Node, entries: Tensor) -> None:
@@ -116,7 +119,7 @@ class _Builder:
         readers = self._graph.consumers[node]
         if node is self._graph.output or not all(isinstance(reader, Elementwise) for reader in readers):
             return None
-        alive = torch.zeros(node.shape, dtype=torch.bool, device=self._graph.device)
+        alive = self._graph.example.new_zeros(node.shape, dtype=torch.bool)
         for reader in readers:
             slope = self._slopes[reader]
             alive |= ~((slope.lower == 0) & (slope.upper == 0))
@@ -142,8 +145,13 @@ class _Builder:
                     image = sums[start] + image
                     size_of_sum = self._weights[node].flatten(1)
                     size_of_sum = size_of_sum if needed is None else size_of_sum[:, needed]
-                    self._pay(start, inflate(2 * unit(image.dtype) * (size_of_sum @ image.abs().T),
-                                             image.shape[1] + 2) if rigorous() else image.new_zeros(()), 0.0)
+                    self._pay(
+                        start,
+                        inflate(2 * unit(image.dtype) * (size_of_sum @ image.abs().T), image.shape[1] + 2)
+                        if rigorous()
+                        else image.new_zeros(()),
+                        0.0,
+                    )
                 sums[start] = image
         self._at[node] = {start: Tangents(needed, image, self._graph.example) for start, image in sums.items()}
 

@@ -4,7 +4,7 @@ Interval adjoints lose the dependence between neighbours in every layer and grow
 through layers that are perfectly linear. Here unit rows of the outputs and of every unstable neuron are pushed
 backwards through the stable slopes as plain numbers, so
 
-    |derivative with respect to node v| <= |row of the output at v| + sum_i (bound at unstable neuron i) |row of i at v|,
+    |derivative with respect to v| <= |row of the output at v| + sum_i (bound at unstable neuron i) |row of i at v|,
 
 and the bounds at unstable neurons follow from the last layer to the first. Rounding of the rows themselves is
 propagated by absolute values, which is harmless at this second order.
@@ -20,6 +20,7 @@ from torch import Tensor
 from jacobound.graph import Affine, Elementwise, Graph, Node, size
 from jacobound.intervals import Interval
 from jacobound.methods.tangents import Tangents, passing_entries, push_through, unstable_entries
+from jacobound.operators import positions
 from jacobound.rounding import inflate, rigorous, underflow, unit, up
 
 
@@ -49,7 +50,7 @@ class _Backwards:
 
     def run(self) -> dict[Node, Tensor]:
         graph, found = self._graph, {}
-        everything = torch.arange(self._outputs, device=graph.device)
+        everything = positions(self._outputs, graph.example)
         self._rows[graph.output][None] = Tangents(everything, None, graph.example)
         for node in graph.nodes:
             self._doubt[node] = graph.example.new_zeros(self._outputs, size(node))
@@ -76,9 +77,8 @@ class _Backwards:
     def _floor(self, node: Node, terms: int) -> Tensor:
         """What underflow in one push can add to any entry, over all rows at a node; shape (outputs, 1)."""
         behind = [self._behind[sink].sum(1, keepdim=True) for sink in self._rows[node] if sink is not None]
-        return inflate(torch.stack([*behind, torch.ones_like(self._doubt[node][:, :1])]).sum(0), size(node)) * underflow(
-            terms, self._graph.example
-        )
+        total = torch.stack([*behind, torch.ones_like(self._doubt[node][:, :1])]).sum(0)
+        return inflate(total, len(behind) + size(node)) * underflow(terms, total)
 
     def _through_affine(self, node: Affine, spread: Tensor) -> None:
         doubt, spread = (x.reshape(self._outputs, *node.shape) for x in (self._doubt[node], spread))

@@ -12,7 +12,7 @@ from jacobound.graph import Affine, Elementwise, Graph, Node, size
 from jacobound.intervals import Interval, interval_dot
 from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod, derivative_ranges
 from jacobound.methods.crown import CROWN
-from jacobound.operators import LinearOperator
+from jacobound.operators import LinearOperator, positions, unit_rows
 from jacobound.regions import Domain
 from jacobound.rounding import down, up
 
@@ -58,7 +58,7 @@ def interval_adjoints(
     found: dict[Node, Interval] = {}
     for node in reversed(graph.nodes):
         if node is graph.output:
-            unit = torch.eye(count, dtype=graph.dtype, device=graph.device).reshape(count, *node.shape)
+            unit = unit_rows(count, graph.example).reshape(count, *node.shape)
             found[node] = Interval.exact(unit)
         if known is not None and node in known:
             found[node] = found[node].intersect(known[node])
@@ -76,10 +76,9 @@ def interval_adjoints(
 
 def _transposed_rows(operator: LinearOperator, count: int) -> Interval:
     """Rows of the last weight: known exactly, but for what is uncertain in the weights themselves."""
-    rows = operator.transpose().columns(torch.arange(count, device=operator.example().device))
+    rows = operator.transpose().columns(positions(count, operator.example()))
     exact = rows.reshape(count, *operator.in_shape)
-    extra = operator.transpose().uncertainty(torch.eye(count, dtype=exact.dtype, device=exact.device)
-                                             .reshape(count, *operator.out_shape))
+    extra = operator.transpose().uncertainty(unit_rows(count, exact).reshape(count, *operator.out_shape))
     return Interval.exact(exact) if extra is None else Interval(down(exact - extra), up(exact + extra))
 
 

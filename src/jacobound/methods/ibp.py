@@ -1,4 +1,4 @@
-"""`IBP`: interval propagation, node by node (Gowal et al. 2018), with dual norms where a node is affine in the input."""
+"""`IBP`: interval propagation, node by node (Gowal et al. 2018); dual norms where a node is affine in the input."""
 
 from __future__ import annotations
 

@@ -50,22 +50,21 @@ class RecurJac(JacobianMethod):
     def enclose(
         self, graph: Graph, domain: Domain, budget: Budget, ranges: Mapping[Node, Interval] | None = None
     ) -> JacobianEnclosure:
+        graph = graph.with_affine_output()
         if ranges is None:
             ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
         slopes = derivative_ranges(graph, ranges)
         if not budget.fits(core_bytes(graph, slopes)):
             coarse = FastLip(self.preactivation).enclose(graph, domain, budget, ranges)
-            return JacobianEnclosure(
-                coarse.entries, coarse.along, coarse.adjoints, slopes, ranges, Status.MEMORY_LIMIT
-            )
+            return JacobianEnclosure(coarse.entries, coarse.along, coarse.adjoints, slopes, ranges, Status.MEMORY_LIMIT)
         adjoints = interval_adjoints(graph, slopes)
         core = build_core(graph, slopes, defect_weights(graph, slopes, adjoints))
         recursion = Recursion(core, adjoints, _RELAXATIONS[self.relaxation], budget)
         recursion.run()
         entries = recursion.bound(graph.input)
-        known = {block: recursion.widened(block) for block in core.blocks}
+        known: dict[Node, Interval] = {block: recursion.refined(block) for block in core.blocks}
         known[graph.input] = entries.map(lambda end: end.reshape(-1, *graph.in_shape))
-        refined = interval_adjoints(graph, slopes, known) if known else adjoints
+        refined = interval_adjoints(graph, slopes, known)
         return JacobianEnclosure(entries, recursion.along, refined, slopes, ranges)
 
 
@@ -79,7 +78,9 @@ class Recursion:
         budget: limits the memory of one chunk of columns.
     """
 
-    def __init__(self, core: UnstableCore, adjoints: Mapping[Node, Interval], relax: ProductRelaxation, budget: Budget) -> None:
+    def __init__(
+        self, core: UnstableCore, adjoints: Mapping[Node, Interval], relax: ProductRelaxation, budget: Budget
+    ) -> None:
         self._core, self._adjoints, self._relax, self._budget = core, adjoints, relax, budget
         self._outputs = size(core.graph.output)
         self._derivative: dict[Node, Interval] = {}
@@ -99,7 +100,7 @@ class Recursion:
             # Bound of the derivative with respect to the argument of the neuron: what a defect there can do.
             self._weight[block] = up(slope.magnitude() * derivative.magnitude())
 
-    def widened(self, block: Elementwise) -> Interval:
+    def refined(self, block: Elementwise) -> Interval:
         """The interval adjoint of a block's node with the bounds found for its unstable neurons put in."""
         entries, found = self._core.entries[block], self._derivative[block]
         flat = self._adjoints[block].map(lambda end: end.flatten(1))
@@ -123,7 +124,9 @@ class Recursion:
             }
             pieces.append(self._push(first, price[:, chunk]))
             self._budget.tell(chunk.stop, count, "Jacobian columns")
-        found = Interval(torch.cat([piece.lower for piece in pieces], 1), torch.cat([piece.upper for piece in pieces], 1))
+        found = Interval(
+            torch.cat([piece.lower for piece in pieces], 1), torch.cat([piece.upper for piece in pieces], 1)
+        )
         return found.intersect(known)
 
     def along(self, directions: Tensor) -> Interval:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from jacobound.activations.base import Activation, Lines
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
-from jacobound.intervals import Interval
+from jacobound.intervals import Interval, concatenated
 from jacobound.linear_bounds import BackwardPass, Relaxation
 from jacobound.methods.base import Budget, flat_indices
 from jacobound.regions import Domain
@@ -83,7 +83,7 @@ def _tighten(
     for chunk in budget.chunks(len(rows), backward.bytes_per_row(node)):
         pieces.append(backward.enclose(node, rows[chunk]))
         budget.tell(graph.nodes.index(node) + chunk.stop / len(rows), len(graph.nodes), "ranges")
-    found = Interval(torch.cat([piece.lower for piece in pieces]), torch.cat([piece.upper for piece in pieces]))
+    found = concatenated(pieces, 0)
     flat = ranges[node].reshape(size(node))
     better = found.intersect(flat[rows])
     ranges[node] = Interval(

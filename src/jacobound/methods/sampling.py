@@ -65,8 +65,13 @@ class Sampling:
             return torch.cat([attained_norm(jacobian, *norm) for jacobian in _jacobians(graph, points)])
 
     def _ascend(
-        self, graph: Graph, domain: Domain, points: Tensor, norm: tuple[float, float], scale: float,
-        generator: torch.Generator
+        self,
+        graph: Graph,
+        domain: Domain,
+        points: Tensor,
+        norm: tuple[float, float],
+        scale: float,
+        generator: torch.Generator,
     ) -> Tensor:
         """Steps of `scale` times half the width of the box: up the norm's gradient where it has one.
 
@@ -97,8 +102,14 @@ def _jacobians(graph: Graph, points: Tensor, differentiable: bool = False) -> li
         with torch.enable_grad():
             outputs = graph(x).reshape(len(chunk), -1)
             rows = [
-                torch.autograd.grad(outputs[:, j].sum(), x, create_graph=differentiable, retain_graph=True,
-                                    allow_unused=True, materialize_grads=True)[0].reshape(len(chunk), -1)
+                torch.autograd.grad(
+                    outputs[:, j].sum(),
+                    x,
+                    create_graph=differentiable,
+                    retain_graph=True,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )[0].reshape(len(chunk), -1)
                 for j in range(size(graph.output))
             ]
         found.append(torch.stack(rows, 1))

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from jacobound.intervals import Interval
 from jacobound.methods.base import flat_indices
-from jacobound.operators import LinearOperator
+from jacobound.operators import LinearOperator, positions, unit_rows
 from jacobound.rounding import rigorous, underflow
 
 Key = TypeVar("Key")
@@ -36,12 +35,12 @@ class Tangents:
         values, entries = self.values, self.entries
         if values is None:
             assert entries is not None
-            values = torch.eye(len(entries), dtype=self.like.dtype, device=self.like.device)
+            values = unit_rows(len(entries), self.like)
         if entries is None:
             return values if wanted is None else values[:, wanted]
         if wanted is not None:
-            place = torch.full((count,), -1, dtype=torch.int64, device=values.device)
-            place[entries] = torch.arange(len(entries), device=values.device)
+            place = entries.new_full((count,), -1)
+            place[entries] = positions(len(entries), values)
             position = place[wanted]
             if bool((position >= 0).all()):
                 return values[:, position]
@@ -49,9 +48,7 @@ class Tangents:
         return full if wanted is None else full[:, wanted]
 
 
-def push_through(
-    operator: LinearOperator, groups: Mapping[Key, Tangents], needed: Tensor | None
-) -> dict[Key, Tensor]:
+def push_through(operator: LinearOperator, groups: Mapping[Key, Tangents], needed: Tensor | None) -> dict[Key, Tensor]:
     """Images of several groups of vectors on the needed entries; the operator is cut down once for all of them.
 
     Images of unit vectors are columns of the operator, without rounding.

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from torch import Tensor
 
 from jacobound.errors import ShapeError
@@ -59,7 +60,7 @@ def plot_jacobian(
     picture = _picture(lower, shape)
     if picture is None:
         _bars(lower.flatten(), upper.flatten(), ax)
-        ax.set_title(f"Certified bounds of Jacobian row {row}")
+        ax.set_title(f"Jacobian row {row}: certified bounds")
     else:
         draw_middle(lower.reshape(picture), upper.reshape(picture), ax)
         ax.set_title(f"Jacobian row {row}: middle of the certified bounds")
@@ -143,6 +144,11 @@ def finish_bracket(ax: Axes, bound: LipschitzBound) -> None:
     if bound.radii and min(bound.radii) > 0:
         ax.set_xscale("log")
     ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    # Over few decades matplotlib would label with powers of ten alone, or hardly at all.
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 1000 * low else (1.0,)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("radius of the ball" if bound.radii else "region")
     ax.set_ylabel("Lipschitz constant")
     ax.grid(True, which="major", alpha=0.35)

@@ -1,0 +1,256 @@
+"""Bounds of tiny networks against exact arithmetic: rationals for piecewise linear ones, 300-bit balls for smooth ones."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from flint import fmpq
+from torch import Generator, Tensor
+
+from exact import DTYPE_NAMES, DTYPES, at_least, outside, random_floats, rational, rationals
+from jacobound import CROWN, IBP, Box, FastLin, FastLip, RecurJac, bound_jacobian, bound_output, from_layers, lipschitz
+from jacobound.activations import activation
+from jacobound.graph import Affine, Elementwise, Graph, Input, size
+from jacobound.intervals import Interval
+from jacobound.methods.base import JacobianMethod, OutputMethod
+from jacobound.operator_kinds import Dense
+from jacobound.rounding import tiny, unrounded
+from oracles import ball_values_and_jacobian, exact_derivative, exact_slopes, exact_values
+from zoo import integer
+
+OUTPUT_METHODS = (IBP(), FastLin(), CROWN())
+JACOBIAN_METHODS = (FastLip(), RecurJac("constant"), RecurJac("chord"))
+
+both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
+Draw = Callable[[tuple[int, ...], torch.dtype, Generator], Tensor]
+
+
+def plain(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Tensor:
+    return torch.randn(shape, generator=generator).to(dtype)
+
+
+def integers(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Tensor:
+    """Many zeros, ties and exact sums."""
+    return torch.randint(-2, 3, shape, generator=generator).to(dtype)
+
+
+def mixed(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Tensor:
+    """Numbers whose sums lose the small ones."""
+    return random_floats(shape, dtype, generator, (-30, 30))
+
+
+def huge(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Tensor:
+    """Products of three layers overflow."""
+    return plain(shape, dtype, generator) * math.sqrt(torch.finfo(dtype).max) * 1e-4
+
+
+def small(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Tensor:
+    """Products vanish below the normal range; some weights are subnormal themselves."""
+    weights = plain(shape, dtype, generator) * math.sqrt(tiny(dtype))
+    return torch.where(torch.rand(shape, generator=generator) < 0.2, weights * math.sqrt(tiny(dtype)) * 1e-2, weights)
+
+
+def extreme(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Tensor:
+    """All magnitudes of the dtype at once."""
+    top = 400 if dtype == torch.float64 else 40
+    return random_floats(shape, dtype, generator, (-top, top))
+
+
+FAMILIES: dict[str, Draw] = {draw.__name__: draw for draw in (plain, integers, mixed, huge, small, extreme)}
+NAMES = ("relu", "leaky_relu:0.25", "leaky_relu:0.1", "leaky_relu:-0.5")
+
+
+def layered(weights: Sequence[Tensor], biases: Sequence[Tensor | None], names: Sequence[str]) -> Graph:
+    """A plain network in the dtype of its weights."""
+    node: Input | Affine | Elementwise = Input((weights[0].shape[1],))
+    for k, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        if k:
+            node = Elementwise(activation(names[k - 1]), node, f"h{k}")
+        node = Affine(((Dense(weight), node),), bias, f"z{k + 1}")
+    return Graph(node)
+
+
+def random_network(draw: Draw, dtype: torch.dtype, generator: Generator) -> Graph:
+    widths = [integer(1, 3, generator), *(integer(1, 4, generator) for _ in range(integer(1, 3, generator))), 2]
+    weights = [draw((after, before), dtype, generator) for before, after in itertools.pairwise(widths)]
+    biases = [draw((width,), dtype, generator) if integer(0, 1, generator) else None for width in widths[1:]]
+    return layered(weights, biases, [NAMES[integer(0, 3, generator)] for _ in widths[2:]])
+
+
+def random_box(inputs: int, dtype: torch.dtype, generator: Generator) -> Box:
+    """Wide, narrow, one float wide, or a point."""
+    middle = torch.randn(inputs, generator=generator).to(dtype)
+    width = (1.0, 1e-3, float(torch.finfo(dtype).eps), 0.0)[integer(0, 3, generator)]
+    return Box(middle - width, middle + width)
+
+
+def points_inside(box: Box, generator: Generator) -> list[list[fmpq]]:
+    """Corners and random rational points, exactly inside."""
+    low, high = (rationals(torch.as_tensor(end)) for end in (box.lower, box.upper))
+    corners = [list(corner) for corner in itertools.product(*zip(low, high, strict=True))][:8]
+    shares = torch.randint(0, 1001, (4, len(low)), generator=generator).tolist()
+    inner = [[a + (b - a) * fmpq(s, 1000) for a, b, s in zip(low, high, row, strict=True)] for row in shares]
+    return corners + inner
+
+
+def violations(graph: Graph, box: Box, points: list[list[fmpq]], methods: Sequence[OutputMethod | JacobianMethod]) -> list[str]:
+    """What the methods claim and exact arithmetic denies."""
+    values = [exact_values(graph, x) for x in points]
+    slopes = [exact_slopes(graph, at) for at in values]
+    jacobians = [exact_derivative(graph, s).entries() for s in slopes if s is not None]
+    wrong = []
+    for method in methods:
+        if isinstance(method, OutputMethod):
+            found, truths = bound_output(graph, box, method), [at[graph.output] for at in values]
+        else:
+            found, truths = bound_jacobian(graph, box, method), jacobians
+        assert not bool((found.lower == math.inf).any() | (found.upper == -math.inf).any())
+        # An infinite end is no claim; `outside` would call it wrong.
+        low, high = found.lower.clamp(min=-torch.finfo(graph.dtype).max), found.upper.clamp(max=torch.finfo(graph.dtype).max)
+        claims = Interval(low, high)
+        for truth in truths:
+            capped = [_capped(entry, graph.dtype) for entry in truth]
+            wrong += [f"{method}: {line}" for line in outside(claims.lower, capped, claims.upper)]
+    return wrong
+
+
+def _capped(x: fmpq, dtype: torch.dtype) -> fmpq:
+    """Numbers beyond the largest float are compared as that float, against ends that were clamped likewise."""
+    top = rational(torch.finfo(dtype).max)
+    return max(-top, min(top, x))
+
+
+@both_dtypes
+@pytest.mark.parametrize("family", FAMILIES)
+def test_piecewise_linear_networks_stay_within_their_bounds(family: str, dtype: torch.dtype) -> None:
+    generator = Generator().manual_seed(len(family))
+    for _ in range(8):
+        graph = random_network(FAMILIES[family], dtype, generator)
+        box = random_box(size(graph.input), dtype, generator)
+        wrong = violations(graph, box, points_inside(box, generator), (*OUTPUT_METHODS, *JACOBIAN_METHODS))
+        assert not wrong, f"{len(wrong)}: {wrong[:3]}"
+
+
+def test_a_nan_bound_or_one_beyond_the_largest_float_would_be_seen() -> None:
+    top = torch.finfo(torch.float64).max
+    assert outside(torch.tensor([math.nan]), [fmpq(0)], torch.tensor([1.0]))
+    assert not outside(torch.tensor([-top]), [_capped(rational(top) * 5, torch.float64)], torch.tensor([top]).double())
+
+
+# --- the cancellation family: the small weight decides, and floats lose it ------------------------------------------
+
+
+def cancelling(dtype: torch.dtype, row: Tensor, order: Sequence[int], name: str, gain: float = 1e6) -> Graph:
+    """Three equal neurons whose sum is one of them: w + 1 - w in some order, then a gain."""
+    large = 2.0**54 if dtype == torch.float64 else 2.0**25
+    middle = torch.tensor([[large, 1.0, -large]], dtype=dtype)[:, list(order)]
+    weights = [row.to(dtype).expand(3, -1).contiguous(), middle, torch.tensor([[gain]], dtype=dtype)]
+    return layered(weights, [None, None, None], [name, name])
+
+
+def cancelling_cases(dtype: torch.dtype) -> list[tuple[Graph, Box]]:
+    generator = Generator().manual_seed(3)
+    cases = []
+    for order in itertools.permutations(range(3)):
+        for name in ("relu", "leaky_relu:0.25"):
+            row = 0.5 + torch.rand(1, 2, generator=generator)
+            lower = torch.tensor([0.1, 0.2], dtype=dtype)
+            for width in (0.0, 1e-3, 0.9):
+                cases.append((cancelling(dtype, row, order, name), Box(lower, lower + width)))
+    return cases
+
+
+@both_dtypes
+def test_cancelling_networks_stay_within_their_bounds(dtype: torch.dtype) -> None:
+    generator = Generator().manual_seed(1)
+    for graph, box in cancelling_cases(dtype):
+        wrong = violations(graph, box, points_inside(box, generator), (*OUTPUT_METHODS, *JACOBIAN_METHODS))
+        assert not wrong, f"{len(wrong)}: {wrong[:3]}"
+
+
+@both_dtypes
+@pytest.mark.parametrize("method", (*OUTPUT_METHODS, *JACOBIAN_METHODS), ids=str)
+def test_without_rounding_terms_the_same_networks_do_violate(
+    dtype: torch.dtype, method: OutputMethod | JacobianMethod
+) -> None:
+    """So that the test above can fail."""
+    generator = Generator().manual_seed(1)
+    wrong = []
+    with unrounded():
+        for graph, box in cancelling_cases(dtype):
+            wrong += violations(graph, box, points_inside(box, generator), (method,))
+    assert wrong
+
+
+@both_dtypes
+@pytest.mark.parametrize("relaxation", ("constant", "chord"))
+def test_the_constants_of_cancelling_networks_hold(dtype: torch.dtype, relaxation: str) -> None:
+    """The gradient is the gain times the row, exactly; floats may see none of it."""
+    for order in itertools.permutations(range(3)):
+        row = torch.tensor([[0.75, 1.25]])
+        graph, box = cancelling(dtype, row, order, "relu"), Box(torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.4]))
+        for norm, true in (((math.inf, math.inf), 2e6), ((1, 1), 1.25e6), ((1, math.inf), 1.25e6), ((2, 2), 1.4e6)):
+            found = lipschitz(graph, box, RecurJac(relaxation), norm=norm)  # type: ignore[arg-type]
+            assert all(at_least(float(value), rational(true)) for value in found.details.values()), found.details
+            assert bool(found.lower <= found.upper)
+
+
+# --- smooth activations ---------------------------------------------------------------------------------------------
+
+
+@both_dtypes
+@pytest.mark.parametrize("name", ("tanh", "sigmoid"))
+def test_smooth_networks_stay_within_their_bounds(name: str, dtype: torch.dtype) -> None:
+    generator = Generator().manual_seed(5)
+    for trial in range(8):
+        gain = (1.0, 3.0, 30.0, 1e-3)[trial % 4]
+        widths = [2, 3, 2, 2][: 3 + trial % 2]
+        weights = [gain * plain((b, a), dtype, generator) for a, b in itertools.pairwise(widths)]
+        biases = [gain * plain((b,), dtype, generator) for b in widths[1:]]
+        graph = layered(weights, biases, [name] * (len(weights) - 1))
+        box = random_box(2, dtype, generator)
+        truths = [ball_values_and_jacobian(weights, biases, name, x) for x in points_inside(box, generator)]
+        for method in OUTPUT_METHODS:
+            found = bound_output(graph, box, method)
+            wrong = [line for values, _ in truths for line in outside(found.lower, values, found.upper)]
+            assert not wrong, f"{method}: {wrong[:3]}"
+        for method in JACOBIAN_METHODS:
+            slopes = bound_jacobian(graph, box, method)
+            flat = [[entry for row in rows for entry in row] for _, rows in truths]
+            wrong = [line for entries in flat for line in outside(slopes.lower, entries, slopes.upper)]
+            assert not wrong, f"{method}: {wrong[:3]}"
+
+
+# --- products that vanish ------------------------------------------------------------------------------------------
+
+
+def test_a_slope_that_vanishes_in_a_product_counts_with_the_derivative_behind_it() -> None:
+    graph = from_layers([[[1e-25]], [[1e40]]], [[700.0], [0.0]], "sigmoid")
+    weights, biases = [torch.tensor([[1e-25]]).double(), torch.tensor([[1e40]]).double()], torch.tensor([[700.0], [0.0]]).double()
+    weights = [torch.tensor([[1e-25]], dtype=torch.float64), torch.tensor([[1e40]], dtype=torch.float64)]
+    _, jacobian = ball_values_and_jacobian(weights, list(biases), "sigmoid", [fmpq(0)])
+    for method in JACOBIAN_METHODS:
+        found = bound_jacobian(graph, Box([0.0], [4.5e26]), method)
+        assert not outside(found.lower, jacobian[0], found.upper), method
+
+
+@both_dtypes
+def test_a_coefficient_that_vanishes_in_a_product_counts_with_the_argument(dtype: torch.dtype) -> None:
+    power = (-664, 830) if dtype == torch.float64 else (-80, 118)
+    small_weight, large_weight = 2.0 ** power[0], 2.0 ** power[1]
+    reach = small_weight * (small_weight * large_weight)
+
+    def weight(*rows: list[float]) -> Dense:
+        return Dense(torch.tensor(rows, dtype=torch.float64).to(dtype))
+
+    x = Input((2,))
+    h = Elementwise(activation(f"leaky_relu:{small_weight!r}"), Affine(((weight([large_weight, 0.0]), x),)))
+    graph = Graph(Affine(((weight([small_weight]), h), (weight([0.0, 1.0]), x))))
+    for method in OUTPUT_METHODS:
+        found = bound_output(graph, Box([-2.0, -2 * reach], [-1.0, 2 * reach]), method)
+        assert float(found.lower) <= -4 * reach, method
+        assert float(found.upper) >= reach, method
