@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -17,11 +18,13 @@ from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
 from jacobound.intervals import Interval
 from jacobound.linear_bounds import BackwardPass, Relaxation, Rows, absorb, floor_of
 from jacobound.methods.base import Budget, derivative_ranges
-from jacobound.methods.core import UnstableCore, build_core, unstable_entries
+from jacobound.methods.core import UnstableCore, build_core
+from jacobound.methods.defects import defect_weights
 from jacobound.methods.fastlip import interval_adjoints
 from jacobound.methods.ibp import IBP
 from jacobound.methods.product_relaxation import ProductRelaxation, chord, constant
-from jacobound.methods.recurjac import Recursion
+from jacobound.methods.recurjac import RecurJac, Recursion
+from jacobound.methods.tangents import unstable_entries
 from jacobound.operator_kinds import Convolution, Dense, Scale, Scatter, Select
 from jacobound.operators import LinearOperator
 from jacobound.regions import Box, Domain
@@ -66,7 +69,7 @@ def test_an_absorbed_product_is_off_by_no_more_than_it_says(dtype: torch.dtype, 
             wanted = torch.randperm(inputs, generator=generator)[: max(1, inputs - trial)].sort().values
             rows = random_floats((20, len(covered)), dtype, generator, exponents)  # 16 rows or more take another path
             magnitude = random_floats((inputs,), dtype, generator, exponents).abs()
-            found = absorb(operator, rows, covered, wanted)
+            found = absorb(operator, covered, wanted, len(rows))(rows)
             slack = rationals(operator.slack(magnitude.reshape(operator.in_shape)))
             floor = rational(floor_of(operator, magnitude))
             exact = rational_matrix(rows) * rational_matrix(operator.materialise()[covered])
@@ -85,7 +88,7 @@ def test_absorption_through_uncertain_weights_covers_all_of_them(dtype: torch.dt
     factor, rows, magnitude = (random_floats((6,), dtype, generator, (-3, 3)) for _ in range(3))
     radius = random_floats((6,), dtype, generator, (-12, -8)).abs()
     operator, magnitude = Scale(factor, radius), magnitude.abs()
-    found = rationals(absorb(operator, rows.unsqueeze(0), None, None))
+    found = rationals(absorb(operator, None, None, 1)(rows.unsqueeze(0)))
     slack = rationals(operator.slack(magnitude))
     for side in (1, -1):
         for i, (a, w, dw, x) in enumerate(zip(*map(rationals, (rows, factor, radius, magnitude)), strict=True)):
@@ -263,6 +266,10 @@ def random_slopes(graph: Graph, dtype: torch.dtype, generator: Generator) -> dic
     return found
 
 
+def weights_of(graph: Graph, slopes: Mapping[Node, Interval]) -> dict[Node, Tensor]:
+    return defect_weights(graph, slopes, interval_adjoints(graph, slopes))
+
+
 def pick_slopes(slopes: dict[Node, Interval], generator: Generator) -> dict[Node, list[fmpq]]:
     return {node: inside(interval, generator) for node, interval in slopes.items()}
 
@@ -300,9 +307,14 @@ def test_the_core_misses_no_more_of_the_derivative_than_its_error(dtype: torch.d
     for _ in range(4):
         for graph in core_graphs(dtype, generator, exponents)[:2]:
             slopes = random_slopes(graph, dtype, generator)
-            core = build_core(graph, slopes, interval_adjoints(graph, slopes))
+            core = build_core(graph, slopes, weights_of(graph, slopes))
+            weights = weights_of(graph, slopes)
             for _ in range(3):
                 picked = pick_slopes(slopes, generator)
+                for node in graph.nodes:
+                    exact = exact_derivative(graph, picked, node).entries()
+                    bounds = rationals(weights[node])
+                    assert all(abs(true) <= bound for true, bound in zip(exact, bounds, strict=True)), node
                 for start in (graph.input, *core.blocks):
                     exact = exact_derivative(graph, picked, start)
                     said = core_derivative(core, start, picked)[graph.output]
@@ -325,12 +337,17 @@ def test_the_core_of_uncertain_weights_covers_all_of_them(dtype: torch.dtype) ->
 
     graph = network(Scale(factor, radius), Scale(factor, radius))
     slopes: dict[Node, Interval] = {graph.nodes[2]: Interval(torch.tensor([0.0, 1.0], dtype=dtype), torch.ones(2, dtype=dtype))}
-    core = build_core(graph, slopes, interval_adjoints(graph, slopes))
+    weights = weights_of(graph, slopes)
+    core = build_core(graph, slopes, weights)
     for sides in itertools.product((-1, 1), repeat=4):
         moved = [Scale(factor + radius * torch.tensor(sides[k : k + 2], dtype=dtype)) for k in (0, 2)]
         true = network(*moved)
         picked: dict[Node, list[fmpq]] = {true.nodes[2]: [fmpq(1, 3), fmpq(1)]}
         exact = exact_derivative(true, picked)
+        for node, twin in zip(graph.nodes, true.nodes, strict=True):
+            derivative = exact_derivative(true, picked, twin).entries()
+            bounds = rationals(weights[node])
+            assert all(abs(a) <= b * (1 + fmpq(1, 10**6)) for a, b in zip(derivative, bounds, strict=True))
         said = core_derivative(core, graph.input, {graph.nodes[2]: picked[true.nodes[2]]})[graph.output]
         for j, k in itertools.product(range(2), range(2)):
             # The factors themselves were rounded when they were moved: a unit or so of them.
@@ -341,8 +358,6 @@ def test_an_output_that_is_an_activation_has_its_own_place_in_the_core() -> None
     x = Input((1,))
     graph = Graph(Elementwise(activation("tanh"), Affine(((Dense(torch.ones(1, 1, dtype=torch.float64)), x),))))
     (domain,), _ = Box([-1.0], [1.0]).domains(graph)
-    from jacobound.methods.recurjac import RecurJac
-
     for relaxation in ("constant", "chord"):
         found = RecurJac(relaxation).enclose(graph, domain, Budget()).entries  # type: ignore[arg-type]
         assert float(found.lower) <= 1 - math.tanh(1.0) ** 2 and float(found.upper) >= 1.0
@@ -399,8 +414,8 @@ def test_relaxing_a_block_stays_on_the_right_side(dtype: torch.dtype, relax: Pro
     for _ in range(6):
         graph = core_graphs(dtype, generator, (-2, 1))[0]
         slopes = random_slopes(graph, dtype, generator)
-        core = build_core(graph, slopes, adjoints := interval_adjoints(graph, slopes))
-        recursion = Recursion(core, adjoints, relax, Budget())
+        core = build_core(graph, slopes, weights_of(graph, slopes))
+        recursion = Recursion(core, interval_adjoints(graph, slopes), relax, Budget())
         recursion.run()
         for block in core.blocks:
             width = len(core.entries[block])
@@ -425,5 +440,5 @@ def test_stable_neurons_are_multiplied_out_and_unstable_ones_found() -> None:
     graph = core_graphs(torch.float64, Generator().manual_seed(0), (-1, 1))[0]
     ranges = IBP().ranges(graph, Box([0.5, 0.5], [0.5, 0.5]).domains(graph)[0][0], Budget())
     slopes = derivative_ranges(graph, ranges)
-    core = build_core(graph, slopes, interval_adjoints(graph, slopes))
+    core = build_core(graph, slopes, weights_of(graph, slopes))
     assert core.neurons == 0 and list(core.transfer) == [(graph.output, graph.input)]

@@ -12,7 +12,7 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import DTYPE_NAMES, DTYPES, at_least, outside, random_floats, rational, rationals
-from jacobound import CROWN, IBP, Box, FastLin, FastLip, RecurJac, bound_jacobian, bound_output, from_layers, lipschitz
+from jacobound import CROWN, IBP, Box, FastLin, FastLip, RecurJac, Sampling, bound_jacobian, bound_output, from_layers, lipschitz
 from jacobound.activations import activation
 from jacobound.graph import Affine, Elementwise, Graph, Input, size
 from jacobound.intervals import Interval
@@ -145,22 +145,25 @@ def test_a_nan_bound_or_one_beyond_the_largest_float_would_be_seen() -> None:
 
 
 def cancelling(dtype: torch.dtype, row: Tensor, order: Sequence[int], name: str, gain: float = 1e6) -> Graph:
-    """Three equal neurons whose sum is one of them: w + 1 - w in some order, then a gain."""
+    """Three equal neurons whose sum is one of them: w + 1 - w in some order, then a gain.
+
+    The bias keeps the last activation away from its kink, so that no interval around it hides the mistake.
+    """
     large = 2.0**54 if dtype == torch.float64 else 2.0**25
     middle = torch.tensor([[large, 1.0, -large]], dtype=dtype)[:, list(order)]
     weights = [row.to(dtype).expand(3, -1).contiguous(), middle, torch.tensor([[gain]], dtype=dtype)]
-    return layered(weights, [None, None, None], [name, name])
+    return layered(weights, [None, torch.ones(1, dtype=dtype), None], [name, name])
 
 
 def cancelling_cases(dtype: torch.dtype) -> list[tuple[Graph, Box]]:
     generator = Generator().manual_seed(3)
     cases = []
-    for order in itertools.permutations(range(3)):
-        for name in ("relu", "leaky_relu:0.25"):
-            row = 0.5 + torch.rand(1, 2, generator=generator)
-            lower = torch.tensor([0.1, 0.2], dtype=dtype)
-            for width in (0.0, 1e-3, 0.9):
-                cases.append((cancelling(dtype, row, order, name), Box(lower, lower + width)))
+    for k, order in enumerate(itertools.permutations(range(3))):
+        row = 0.5 + torch.rand(1, 2, generator=generator)
+        lower = torch.tensor([0.1, 0.2], dtype=dtype)
+        for width in (0.0, 0.9):
+            graph = cancelling(dtype, row, order, ("relu", "leaky_relu:0.25")[k % 2])
+            cases.append((graph, Box(lower, lower + width)))
     return cases
 
 
@@ -190,11 +193,12 @@ def test_without_rounding_terms_the_same_networks_do_violate(
 @pytest.mark.parametrize("relaxation", ("constant", "chord"))
 def test_the_constants_of_cancelling_networks_hold(dtype: torch.dtype, relaxation: str) -> None:
     """The gradient is the gain times the row, exactly; floats may see none of it."""
-    for order in itertools.permutations(range(3)):
+    for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2)):
         row = torch.tensor([[0.75, 1.25]])
         graph, box = cancelling(dtype, row, order, "relu"), Box(torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.4]))
-        for norm, true in (((math.inf, math.inf), 2e6), ((1, 1), 1.25e6), ((1, math.inf), 1.25e6), ((2, 2), 1.4e6)):
-            found = lipschitz(graph, box, RecurJac(relaxation), norm=norm)  # type: ignore[arg-type]
+        for norm, true in (((math.inf, math.inf), 2e6), ((1, 1), 1.25e6), ((2, 2), 1.4e6)):
+            search = Sampling(points=4, steps=1)
+            found = lipschitz(graph, box, RecurJac(relaxation), norm=norm, search=search)  # type: ignore[arg-type]
             assert all(at_least(float(value), rational(true)) for value in found.details.values()), found.details
             assert bool(found.lower <= found.upper)
 
@@ -230,7 +234,7 @@ def test_smooth_networks_stay_within_their_bounds(name: str, dtype: torch.dtype)
 
 def test_a_slope_that_vanishes_in_a_product_counts_with_the_derivative_behind_it() -> None:
     graph = from_layers([[[1e-25]], [[1e40]]], [[700.0], [0.0]], "sigmoid")
-    weights, biases = [torch.tensor([[1e-25]]).double(), torch.tensor([[1e40]]).double()], torch.tensor([[700.0], [0.0]]).double()
+    biases = torch.tensor([[700.0], [0.0]], dtype=torch.float64)
     weights = [torch.tensor([[1e-25]], dtype=torch.float64), torch.tensor([[1e40]], dtype=torch.float64)]
     _, jacobian = ball_values_and_jacobian(weights, list(biases), "sigmoid", [fmpq(0)])
     for method in JACOBIAN_METHODS:

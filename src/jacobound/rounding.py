@@ -80,8 +80,9 @@ def up(x: Tensor) -> Tensor:
     """A float that is >= the exact result of which `x` is the correctly rounded value; NaN becomes +inf."""
     if not rigorous():
         return x
-    widened = torch.addcmul(x, x.abs(), torch.as_tensor(2 * unit(x.dtype), dtype=x.dtype, device=x.device))
-    return (widened + tiny(x.dtype)).nan_to_num_(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    # 2 u is a power of two: the only rounding is that of the sum, and the step is at least one unit of x.
+    widened = torch.add(x, x.abs(), alpha=2 * unit(x.dtype)).add_(tiny(x.dtype))
+    return widened.nan_to_num_(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
 def down(x: Tensor) -> Tensor:
