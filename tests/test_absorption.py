@@ -307,14 +307,15 @@ def test_the_core_misses_no_more_of_the_derivative_than_its_error(dtype: torch.d
     for _ in range(4):
         for graph in core_graphs(dtype, generator, exponents)[:2]:
             slopes = random_slopes(graph, dtype, generator)
-            core = build_core(graph, slopes, weights_of(graph, slopes))
             weights = weights_of(graph, slopes)
+            core = build_core(graph, slopes, weights)
             for _ in range(3):
                 picked = pick_slopes(slopes, generator)
                 for node in graph.nodes:
-                    exact = exact_derivative(graph, picked, node).entries()
-                    bounds = rationals(weights[node])
-                    assert all(abs(true) <= bound for true, bound in zip(exact, bounds, strict=True)), node
+                    true = exact_derivative(graph, picked, node)
+                    for j, i in itertools.product(range(true.nrows()), range(true.ncols())):
+                        dead = isinstance(node, Elementwise) and not float(slopes[node].magnitude()[i])
+                        assert dead or abs(true[j, i]) <= rational(float(weights[node][j, i])), (node.name, j, i)
                 for start in (graph.input, *core.blocks):
                     exact = exact_derivative(graph, picked, start)
                     said = core_derivative(core, start, picked)[graph.output]

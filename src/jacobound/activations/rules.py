@@ -56,10 +56,10 @@ def bent(convex: bool | Tensor) -> SlopeRule:
     def choose(curve: Curve, x: Interval) -> Slopes:
         x = tidy(x)
         point = middle(x)
-        secant, tangent = chord(curve, x), slope_at(curve, point)
-        if any(piece.curvature != "linear" for piece in curve.pieces):
-            steepness = derivative_range(curve, x)
-            secant = secant.clamp(steepness.lower, steepness.upper)  # a tiny interval leaves only noise in the chord
+        steepness = derivative_range(curve, x)
+        # A tiny interval leaves only noise in its chord, and its middle may round to a kink at its end.
+        slopes = (chord(curve, x), slope_at(curve, point))
+        secant, tangent = (k.clamp(steepness.lower, steepness.upper) for k in slopes)
         points = tuple(None if piece.curvature == "linear" else point for piece in curve.pieces)
         if isinstance(convex, Tensor):
             return Slopes(torch.where(convex, tangent, secant), torch.where(convex, secant, tangent), points)
@@ -112,10 +112,8 @@ def s_shaped(derivative: Callable[[Tensor], Tensor], steepest: Callable[[Tensor]
 def parallel(curve: Curve, x: Interval) -> Slopes:
     """The chord's slope on both sides (Fast-Lin, Weng et al. 2018)."""
     x = tidy(x)
-    secant = chord(curve, x)
-    if any(piece.curvature != "linear" for piece in curve.pieces):
-        steepness = derivative_range(curve, x)
-        secant = secant.clamp(steepness.lower, steepness.upper)
+    steepness = derivative_range(curve, x)
+    secant = chord(curve, x).clamp(steepness.lower, steepness.upper)
     return Slopes(secant, secant, tangent_points(curve, x, secant, secant))
 
 
