@@ -135,6 +135,9 @@ def test_arithmetic_with_numbers_on_either_side(dtype: torch.dtype) -> None:
         first = x[:1]
         result = number / first
         assert outside(result.lower, [exact / fmpq(3, 2)], result.upper) == []
+    nearest = torch.tensor([0.1], dtype=dtype)
+    difference = Interval.exact(nearest) - 0.1  # what a silent rounding of 0.1 would lose
+    assert outside(difference.lower, [rational(nearest.item()) - rational(0.1)], difference.upper) == []
     wide = torch.tensor([0.1, 1 / 3], dtype=torch.float64)
     result = x * wide  # a float64 tensor meets intervals of either dtype without being rounded silently
     assert outside(result.lower, [rational(1.0 * 0.1), -2 * rational(1 / 3)], result.upper) == []

@@ -89,7 +89,7 @@ class Domain:
         offset = points - self.anchor
         length = torch.linalg.vector_norm(offset.flatten(1), ord=self.p, dim=1)
         inside = self.radius - torch.linalg.vector_norm((self.anchor - self.centre).flatten(), ord=self.p)
-        shrink = (inside.clamp(min=0.0) * (1 - 1e-9) / length.clamp(min=1e-300)).clamp(max=1.0)
+        shrink = (inside.clamp(min=0.0) * (1 - 1e-9) / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(max=1.0)
         return self.anchor + offset * shrink.reshape(-1, *[1] * (points.dim() - 1))
 
 

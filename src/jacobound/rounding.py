@@ -120,7 +120,9 @@ def strict(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     matmul = torch.backends.cuda.matmul
     reduced = (matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, benchmark=False, allow_tf32=False))
+        stack.enter_context(
+            torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, benchmark=False, allow_tf32=False)
+        )
         stack.enter_context(torch.backends.nnpack.flags(enabled=False))
         stack.callback(_set_reduced_precision, *reduced)
         _set_reduced_precision(False, False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from time import monotonic
 
 import numpy as np
@@ -57,7 +58,7 @@ def bound_output(
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
         found = [method.ranges(target, domain, budget)[target.output] for domain in _told(domains, budget)]
         lower, upper = (_arranged([getattr(x, end) for x in found], lead) for end in ("lower", "upper"))
-        status = Status.of(Status.CERTIFIED, lower, upper)
+        status = Status.of(_in_time(Status.CERTIFIED, budget), lower, upper)
     return OutputBounds(lower, upper, status, _provenance(graph, method, clock()))
 
 
@@ -93,7 +94,7 @@ def bound_jacobian(
         lower = _arranged([x.entries.lower.reshape(shape) for x in found], lead)
         upper = _arranged([x.entries.upper.reshape(shape) for x in found], lead)
         unstable = torch.tensor([_unstable(x) for x in found]).reshape(lead)
-        status = Status.of(_worst([x.status for x in found]), lower, upper)
+        status = Status.of(_in_time(_worst([x.status for x in found]), budget), lower, upper)
         activations = sum(slope.lower.numel() for slope in found[0].slopes.values())
     return JacobianBounds(lower, upper, status, _provenance(graph, method, clock()), unstable, activations)
 
@@ -135,7 +136,7 @@ def lipschitz(
             if search is not None:
                 witnesses.append(search.search(target, domain, (p, q), budget))
         upper = torch.stack([torch.stack(list(values.values())).amin() for values in found])
-        status = Status.of(_worst([x.status for x in enclosures]), upper)
+        status = Status.of(_in_time(_worst([x.status for x in enclosures]), budget), upper)
         names = list(dict.fromkeys(name for values in found for name in values))
         missing = torch.full_like(upper[0], math.inf)
         details = {name: torch.stack([v.get(name, missing) for v in found]).reshape(lead) for name in names}
@@ -184,7 +185,8 @@ def _prepared(
     started = monotonic()
     with strict(graph.device, graph.dtype), torch.no_grad():
         domains, lead = region.domains(graph)
-        yield domains, lead, Budget() if budget is None else budget, lambda: monotonic() - started
+        budget = replace(Budget() if budget is None else budget, started=started)
+        yield domains, lead, budget, lambda: monotonic() - started
 
 
 def _told(domains: list[Domain], budget: Budget) -> Iterator[Domain]:
@@ -202,6 +204,11 @@ def _arranged(parts: list[Tensor], lead: tuple[int, ...]) -> Tensor:
 def _worst(statuses: list[Status]) -> Status:
     """A status that is not plainly certified, if there is one."""
     return next((status for status in statuses if status is not Status.CERTIFIED), Status.CERTIFIED)
+
+
+def _in_time(status: Status, budget: Budget) -> Status:
+    """Past the time limit methods leave refinements out, so a tighter bound may exist."""
+    return Status.TIME_LIMIT if status is Status.CERTIFIED and budget.is_over else status
 
 
 def _matrix(rows: Rows, graph: Graph) -> Tensor:

@@ -21,7 +21,7 @@ SlopeRule = Callable[[Curve, Interval], Slopes]
 
 SEARCH_STEPS = 48
 TANGENT_STEPS = 14
-GRID = 16
+GRID = 8
 POLISH_STEPS = 8
 
 

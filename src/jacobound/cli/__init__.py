@@ -10,10 +10,7 @@ from collections.abc import Sequence
 
 import cyclopts
 
-from jacobound.cli.bound import bound
-from jacobound.cli.demo import demo
-from jacobound.cli.inspect import inspect
-from jacobound.cli.lipschitz import INTERRUPTED, lipschitz
+from jacobound.cli import bound, demo, inspect, lipschitz
 from jacobound.cli.text import say
 from jacobound.errors import JacoboundError
 
@@ -30,7 +27,7 @@ def application() -> cyclopts.App:
         suppress_keyboard_interrupt=False,
         help_format="plaintext",
     )
-    for command in (demo, inspect, bound, lipschitz):
+    for command in (demo.demo, inspect.inspect, bound.bound, lipschitz.lipschitz):
         app.command(command)
     return app
 
@@ -51,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ERROR  # it has been printed
     except KeyboardInterrupt:
         say("stopped before anything was finished", error=True)
-        return INTERRUPTED
+        return lipschitz.INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

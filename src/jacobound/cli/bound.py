@@ -54,7 +54,7 @@ def bound(
     if output is not None:
         save(output, outputs, jacobian)
     if show.plot is not None:
-        _draw(show.plot, jacobian, how.names(graph)[0], place)
+        _draw(show.plot, jacobian, f"output {how.names(graph)[0]}, {point.input.name}", place)
     if show.json:
         say_json({"output": outputs.to_dict(), "jacobian": jacobian.to_dict()})
     else:
@@ -73,7 +73,7 @@ def _draw(path: Path, jacobian: JacobianBounds, name: str, place: Point) -> None
     figures = importlib.import_module("jacobound.reports.figures")  # needs matplotlib, which may be missing
     picture = place.arranged if len([side for side in place.arranged if side != 1]) == 2 else None
     axes = figures.plot_jacobian(jacobian, 0, shape=picture)
-    axes.set_title(f"{axes.get_title()}\noutput {name}, {place.story}", fontsize="medium")
+    axes.set_title(f"{axes.get_title()}\n{name}", fontsize="medium", parse_math=False)
     axes.figure.savefig(path, dpi=150)
 
 

@@ -10,6 +10,7 @@ from time import monotonic
 import torch
 from torch import Tensor
 
+from jacobound.errors import ShapeError
 from jacobound.graph import Elementwise, Graph, Node
 from jacobound.intervals import Interval
 from jacobound.regions import Domain
@@ -21,8 +22,8 @@ class Budget:
     """What a call may use.
 
     Args:
-        seconds: soft time limit of the optional refinements, in seconds; None for no limit. The bound that is held
-            when it is over is returned, with `Status.TIME_LIMIT`.
+        seconds: soft time limit of one call, in seconds; None for no limit. When it is over the remaining refinements
+            are left out, and what is known by then is returned with `Status.TIME_LIMIT`: certified, only looser.
         memory: working memory in bytes; work is cut into chunks that fit.
         progress: called with (work done, work in total, what is being done); it may raise to interrupt.
     """
@@ -31,6 +32,10 @@ class Budget:
     memory: int = 1 << 30
     progress: Callable[[float, float, str], None] | None = None
     started: float = field(default_factory=monotonic)
+
+    def __post_init__(self) -> None:
+        if not self.memory > 0 or (self.seconds is not None and not self.seconds >= 0):
+            raise ShapeError(f"a budget needs memory > 0 bytes and seconds >= 0, not {self.memory} and {self.seconds}")
 
     def chunks(self, count: int, bytes_each: int) -> Iterator[slice]:
         """Slices of range(count) whose work fits the memory, at least one item each."""

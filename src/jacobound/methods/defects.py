@@ -29,6 +29,8 @@ def defect_weights(
 ) -> dict[Node, Tensor]:
     """Certified bounds of ``|d output_j / d node|``, shape (outputs, *node shape), never above the interval adjoints.
 
+    Entries of an elementwise node whose own slope is known to be 0 are given as 0: no tangent ever reaches them.
+
     Args:
         slopes: derivative range of every elementwise node.
         adjoints: interval enclosures of the same derivatives.

@@ -10,7 +10,7 @@ bounds at all. The last step does the same for the unit tangents of the input.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -54,9 +54,10 @@ class RecurJac(JacobianMethod):
         if ranges is None:
             ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
         slopes = derivative_ranges(graph, ranges)
-        if not budget.fits(core_bytes(graph, slopes)):
+        short_of = None if budget.fits(core_bytes(graph, slopes)) else Status.MEMORY_LIMIT
+        if short_of or budget.is_over:
             coarse = FastLip(self.preactivation).enclose(graph, domain, budget, ranges)
-            return JacobianEnclosure(coarse.entries, coarse.along, coarse.adjoints, slopes, ranges, Status.MEMORY_LIMIT)
+            return replace(coarse, status=short_of or Status.TIME_LIMIT)
         adjoints = interval_adjoints(graph, slopes)
         core = build_core(graph, slopes, defect_weights(graph, slopes, adjoints))
         recursion = Recursion(core, adjoints, _RELAXATIONS[self.relaxation], budget)

@@ -77,7 +77,12 @@ def _tighten(
 ) -> None:
     """Intersect a node's interval with linear bounds, for the entries where that can change anything later."""
     rows = flat_indices(_worthwhile(graph, node, ranges, with_output))
-    if not domain.bounded or not len(rows) or (domain.centre is None and _is_one_operator_on_input(node)):
+    if (
+        budget.is_over
+        or not domain.bounded
+        or not len(rows)
+        or (domain.centre is None and _is_one_operator_on_input(node))
+    ):
         return
     pieces = []
     for chunk in budget.chunks(len(rows), backward.bytes_per_row(node)):

@@ -145,11 +145,16 @@ def _unit_ball_point(gradient: Tensor, p: float) -> Tensor:
     """The point of the l_p unit ball (p = 2 or inf) that is farthest along the gradient."""
     if p == math.inf:
         return torch.where(gradient >= 0, 1.0, -1.0).to(gradient)
-    return gradient / torch.linalg.vector_norm(gradient, dim=1, keepdim=True).clamp(min=1e-300)
+    return _normalised(gradient)
 
 
 def _dual_point(image: Tensor, q: float) -> Tensor:
     """Gradient of the l_q norm (q = 1 or 2)."""
     if q == 1:
         return torch.where(image >= 0, 1.0, -1.0).to(image)
-    return image / torch.linalg.vector_norm(image, dim=1, keepdim=True).clamp(min=1e-300)
+    return _normalised(image)
+
+
+def _normalised(x: Tensor) -> Tensor:
+    """x / |x|_2 for every point, and 0 for zero."""
+    return x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)

@@ -1,0 +1,257 @@
+"""Agreement with the RecurJac authors' code on its own pre-activation bounds, and constants of trained networks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import shared_data
+from jacobound import CROWN, IBP, Ball, FastLin, FastLip, RecurJac, from_layers, from_onnx
+from jacobound.graph import Affine, Elementwise, Graph, Node
+from jacobound.intervals import Interval
+from jacobound.linalg import induced_norm_upper
+from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod
+from jacobound.methods.constants import from_entries, merged_row_sums
+from jacobound.methods.core import unstable_entries
+from jacobound.rounding import strict
+
+PACKAGED = sorted((Path(__file__).parent / "data").glob("recurjac_*.npz"))
+KINDS = ("relu", "leaky", "tanh", "sigmoid", "arctan")
+EXACT = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """One file: a network, and what the reference found under several tags "p.._eps.._layer bounds"."""
+
+    data: Mapping[str, np.ndarray]
+    graph: Graph
+
+    @property
+    def tags(self) -> list[str]:
+        return sorted(key.removesuffix("_LB1") for key in self.data if key.endswith("_LB1"))
+
+    def get(self, key: str) -> Tensor | None:
+        return torch.as_tensor(self.data[key]) if key in self.data else None
+
+    def region(self, tag: str) -> Ball:
+        p, eps, _ = tag.split("_")
+        return Ball(self.data["x0"], float(eps.removeprefix("eps")), float(p.removeprefix("p")))
+
+    @property
+    def affine(self) -> list[Node]:
+        return [node for node in self.graph.nodes if isinstance(node, Affine)]
+
+    def ranges(self, tag: str) -> dict[Node, Interval]:
+        """The pre-activation bounds of the reference."""
+        found: dict[Node, Interval] = {self.graph.input: Interval.whole(torch.as_tensor(self.data["x0"]))}
+        for layer, node in enumerate(self.affine, 1):
+            found[node] = Interval(*(torch.as_tensor(self.data[f"{tag}_{end}{layer}"]) for end in ("LB", "UB")))
+        return found
+
+    def enclose(self, tag: str, method: JacobianMethod) -> JacobianEnclosure:
+        (domain,), _ = self.region(tag).domains(self.graph)
+        with torch.no_grad(), strict(self.graph.device, self.graph.dtype):
+            return method.enclose(self.graph, domain, Budget(), self.ranges(tag))
+
+
+@cache
+def load(path: Path) -> Reference:
+    with np.load(path) as archive:
+        data = dict(archive)
+    layers = range(1, len(data["dims"]))
+    graph = from_layers(
+        [data[f"W{k}"] for k in layers], [data[f"b{k}"] for k in layers], activation=str(data["activation"])
+    )
+    return Reference(data, graph)
+
+
+@pytest.fixture(params=[*(path.name for path in PACKAGED), *KINDS])
+def references(request: pytest.FixtureRequest) -> list[Reference]:
+    """A packaged file by its name, or all files of one activation in the reference data."""
+    if request.param.endswith(".npz"):
+        return [load(path) for path in PACKAGED if path.name == request.param]
+    found = sorted((shared_data() / "reference" / "recurjac").glob(f"small_{request.param}_seed*.npz"))
+    assert found, "the reference data has no such files"
+    return [load(path) for path in found]
+
+
+def cases(references: list[Reference], key: str) -> Iterator[tuple[Reference, str]]:
+    found = [(reference, tag) for reference in references for tag in reference.tags if f"{tag}_{key}" in reference.data]
+    assert found
+    return iter(found)
+
+
+def assert_same(ours: Tensor, theirs: Tensor | None, scale: Tensor, what: str) -> None:
+    assert theirs is not None
+    worst = float((ours - theirs).abs().max()) / max(float(scale.abs().max()), 1e-3)
+    assert worst <= EXACT, f"{what}: {worst}"
+
+
+def test_the_packaged_files_are_there() -> None:
+    assert len(PACKAGED) == 5
+
+
+def test_recurjac_with_constants_is_the_published_one(references: list[Reference]) -> None:
+    for reference, tag in cases(references, "B_L"):
+        found = reference.enclose(tag, RecurJac("constant"))
+        low, high = reference.get(f"{tag}_B_L"), reference.get(f"{tag}_B_U")
+        scale = found.entries.magnitude()
+        assert_same(found.entries.lower, low, scale, f"{tag} lower")
+        assert_same(found.entries.upper, high, scale, f"{tag} upper")
+
+
+def test_derivatives_with_respect_to_unstable_neurons_are_the_published_ones(references: list[Reference]) -> None:
+    compared = 0
+    for reference, tag in cases(references, "B_L"):
+        found = reference.enclose(tag, RecurJac("constant"))
+        for layer, node in enumerate(node for node in reference.graph.nodes if isinstance(node, Elementwise)):
+            low, high = (reference.get(f"{tag}_B_{end}_layer{layer + 2}") for end in ("L", "U"))
+            columns = unstable_entries(found.slopes[node])
+            if low is None or high is None or not len(columns):
+                continue
+            ours, scale = found.adjoints[node][:, columns], torch.maximum(low.abs(), high.abs())
+            assert_same(ours.lower, low[:, columns], scale, f"{tag} layer {layer + 2}")
+            assert_same(ours.upper, high[:, columns], scale, f"{tag} layer {layer + 2}")
+            compared += 1
+    assert compared
+
+
+def test_fastlip_is_the_published_one(references: list[Reference]) -> None:
+    if not any(f"{tag}_fastlip_L" in reference.data for reference in references for tag in reference.tags):
+        assert all("relu" not in str(r.data["activation"]) for r in references)  # they have it for ReLU
+        return
+    for reference, tag in cases(references, "fastlip_L"):
+        found = reference.enclose(tag, FastLip()).entries
+        assert_same(found.lower, reference.get(f"{tag}_fastlip_L"), found.magnitude(), tag)
+        assert_same(found.upper, reference.get(f"{tag}_fastlip_U"), found.magnitude(), tag)
+
+
+def test_merged_row_sums_are_never_looser_and_norms_are_the_published_ones(references: list[Reference]) -> None:
+    for reference, tag in cases(references, "B_linf_rows"):
+        found = reference.enclose(tag, RecurJac("constant"))
+        rows = reference.get(f"{tag}_B_linf_rows")
+        assert bool((merged_row_sums(found) <= rows * (1 + EXACT) + 1e-12).all()), tag
+        low, high = found.entries.lower, found.entries.upper
+        for name, p in (("1", 1), ("inf_naive", math.inf)):
+            theirs = reference.get(f"{tag}_B_ind_{name}")
+            assert theirs is not None
+            assert_same(induced_norm_upper(low, high, p, p), theirs, theirs, f"{tag} {name}")
+        spectral = reference.get(f"{tag}_B_ind_2")
+        assert spectral is not None  # ours also knows the signs
+        assert float(induced_norm_upper(low, high, 2, 2)) <= float(spectral) * (1 + EXACT), tag
+        for name, p in (("1", 1.0), ("2", 2.0), ("inf_naive", math.inf)):
+            theirs = reference.get(f"{tag}_B_row_{name}")
+            assert theirs is not None
+            ours = induced_norm_upper(low.unsqueeze(1), high.unsqueeze(1), p, math.inf)
+            assert_same(ours, theirs, theirs, f"{tag} row {name}")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "method"),
+    [("crown-general", CROWN()), ("crown-adaptive", CROWN()), ("interval", IBP()), ("fastlin", FastLin())],
+)
+def test_our_layer_bounds_are_never_looser(references: list[Reference], theirs: str, method: CROWN) -> None:
+    """For ReLU-like activations; the reference's lines for S-shaped ones are not sound and prove nothing."""
+    for reference in references:
+        piecewise = "relu" in str(reference.data["activation"]) or "leaky" in str(reference.data["activation"])
+        for tag in reference.tags:
+            if not tag.endswith(theirs) or not (piecewise or theirs == "interval"):
+                continue
+            (domain,), _ = reference.region(tag).domains(reference.graph)
+            with torch.no_grad(), strict(reference.graph.device, reference.graph.dtype):
+                ours = method.ranges(reference.graph, domain, Budget())
+            for node, known in reference.ranges(tag).items():
+                if node is reference.graph.input or not _worth_a_bound(reference.graph, node, ours):
+                    continue
+                slack = 1e-9 * known.magnitude().clamp(min=1.0)
+                assert bool((ours[node].lower >= known.lower - slack).all()), tag
+                assert bool((ours[node].upper <= known.upper + slack).all()), tag
+
+
+def _worth_a_bound(graph: Graph, node: Node, ranges: Mapping[Node, Interval]) -> bool:
+    """Neurons that intervals show stable are not bounded further: nothing depends on their range."""
+    if node is graph.output:
+        return True
+    reader = graph.consumers[node][0]
+    return isinstance(reader, Elementwise) and not bool(reader.activation.settled(ranges[node]).any())
+
+
+# --- trained networks -------------------------------------------------------------------------------------------
+
+ROW = 1  # the class of the image
+
+
+@cache
+def image() -> Tensor:
+    with np.load(shared_data() / "mnist" / "mnist_test.npz") as archive:
+        pixels = archive["x"][2].reshape(-1)
+    return torch.tensor(pixels / 255.0 - 0.5, dtype=torch.float32).double()
+
+
+@cache
+def trained(name: str) -> Graph:
+    graph = from_onnx(str(shared_data() / "nets" / f"{name}.onnx"))
+    row = torch.zeros(1, 10, dtype=torch.float64)
+    row[0, ROW] = 1.0
+    return graph.with_rows(row)
+
+
+def constant_of(name: str, p: float, eps: float, relaxation: str) -> float:
+    """Constant of the class's logit over a ball, with our own layer bounds."""
+    graph = trained(name)
+    (domain,), _ = Ball(image(), eps, p).domains(graph)
+    with torch.no_grad(), strict(graph.device, graph.dtype):
+        return float(from_entries(RecurJac(relaxation).enclose(graph, domain, Budget()), p, math.inf))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "name", [*(f"mnist_{depth}layer_leaky_20" for depth in range(2, 11)), "mnist_7layer_relu_1024"]
+)
+def test_constants_of_trained_networks_are_nowhere_looser(name: str) -> None:
+    path = shared_data() / "reference" / "recurjac" / "summary.json"
+    configurations = json.loads(path.read_text())["nets"][name]["configs"]
+    radii = (0.001, 0.003, 0.01, 0.1) if "1024" in name else (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+    compared = 0
+    for entry in configurations:
+        p, eps, stored = float(entry["p"]), float(entry["eps"]), entry["res"].get("B")
+        if entry["img"] != 2 or eps not in radii or stored is None:
+            continue
+        rows = stored["row_inf"] if p == math.inf else stored["row_2"]
+        known = rows[0] if len(rows) == 1 else rows[entry["cls"]]
+        assert constant_of(name, p, eps, "constant") <= known * (1 + 1e-5), (p, eps)
+        compared += 1
+    assert compared >= 6
+
+
+@pytest.mark.parametrize(
+    ("name", "eps", "known"),
+    [
+        ("mnist_5layer_leaky_20", 0.003, 303.4),
+        ("mnist_5layer_leaky_20", 0.01, 761),
+        ("mnist_5layer_leaky_20", 0.03, 4138),
+        ("mnist_10layer_leaky_20", 0.003, 1010),
+        ("mnist_10layer_leaky_20", 0.01, 7.80e4),
+        ("mnist_10layer_leaky_20", 0.03, 7.64e5),
+        ("mnist_7layer_relu_1024", 0.001, 173.8),
+        ("mnist_7layer_relu_1024", 0.003, 558.7),
+        ("mnist_7layer_relu_1024", 0.01, 1.37e6),
+        ("mnist_3layer_relu_1024", 0.003, 367.5),
+    ],
+)
+def test_chords_reach_the_values_of_the_prototype(name: str, eps: float, known: float) -> None:
+    assert constant_of(name, math.inf, eps, "chord") <= known * 1.005
+
+
+def test_exact_tangents_pay_off_on_the_tanh_network() -> None:
+    """The published lines give 258.3 here."""
+    assert constant_of("mnist_5layer_tanh_50", math.inf, 0.001, "constant") <= 184.3
