@@ -403,6 +403,20 @@ def test_scale_with_a_radius_covers_the_rational_factor(
     assert torch.all(wide <= 12 * unit(dtype) * stored.abs() * ends[0].abs() + 40 * tiny(dtype))
 
 
+@both_dtypes
+def test_scale_with_a_wide_radius(dtype: torch.dtype, generator: torch.Generator) -> None:
+    """A radius far above the roundoff: it must be paid in `enclose`, in `slack` and in the transposed product."""
+    stored = torch.full((6,), 0.1111, dtype=dtype)
+    operator = Scale(stored, torch.full((6,), 1.2e-5, dtype=dtype))
+    matrix = fmpq_mat(6, 6, [fmpq(1, 9) if i == j else fmpq(0) for i in range(6) for j in range(6)])
+    draw = reals(dtype, generator)
+    x = draw((6,))
+    image = operator.enclose(Interval.exact(x))
+    assert outside(image.lower, [fmpq(1, 9) * entry for entry in rationals(x)], image.upper) == []
+    assert wrong_slack(operator, x, matrix) == []
+    assert wrong_transposed_slack(operator, draw((3, 6)), x.abs(), matrix) == []
+
+
 def test_scale_with_a_radius_moves_to_another_dtype() -> None:
     factor = torch.tensor([1 / 9, -2 / 3, 1e-42, 0.5, 1e300], dtype=torch.float64)
     radius = torch.tensor([1e-17, 1e-9, 1e-60, 0.0, 1e290], dtype=torch.float64)

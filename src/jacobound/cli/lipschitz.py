@@ -69,7 +69,7 @@ def lipschitz(
     finished = True
     try:
         for decimal, ball in zip(radii, balls, strict=True):
-            with run.budget(f"radius {decimal}") as budget:
+            with run.budget(f"radius {float(decimal):g}") as budget:
                 exponents = (float(p), float(q))
                 bound = find_constant(graph, ball, method, norm=exponents, rows=matrix, budget=budget, search=search)
             found.append(bound)
