@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jacobound.errors import (
     InvalidModelError,
+    InvalidOptionError,
     InvalidRegionError,
     JacoboundError,
     MissingExtraError,
@@ -29,6 +30,7 @@ __all__ = [
     "FastLip",
     "Graph",
     "InvalidModelError",
+    "InvalidOptionError",
     "InvalidRegionError",
     "JacobianBounds",
     "JacoboundError",

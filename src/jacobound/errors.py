@@ -4,6 +4,7 @@
     ├── UnsupportedOpError     an operation of the user's model that is not understood; names it and its place
     ├── InvalidModelError      the model can not be certified as it is (NaN weights, training mode, ...)
     ├── InvalidRegionError     the region makes no sense (negative radius, crossed box, NaN)
+    ├── InvalidOptionError     an option has a value that it can not have
     ├── ShapeError             shapes or dtypes do not fit together
     ├── UnsafeArithmeticError  the machine's arithmetic breaks the rounding model (TF32, autocast, flushing, ...)
     ├── SolverError            a numerical solver gave nothing that can be certified
@@ -29,6 +30,10 @@ class InvalidModelError(JacoboundError, ValueError):
 
 class InvalidRegionError(JacoboundError, ValueError):
     """The input region is not a region."""
+
+
+class InvalidOptionError(JacoboundError, ValueError):
+    """An option of a method, of a budget or of a search has a value that it can not have."""
 
 
 class ShapeError(JacoboundError, ValueError):

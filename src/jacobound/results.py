@@ -1,7 +1,7 @@
 """What the library returns: `Status`, `Provenance`, `OutputBounds`, `JacobianBounds`, `LipschitzBound`.
 
-Every number says whether it is certified. Floats go to JSON as their shortest decimal and in hexadecimal, so that a
-certificate loses nothing.
+Every number says whether it is certified. Floats go to JSON as their shortest round-trip decimal, constants and small
+results in hexadecimal too, so that a certificate loses nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from torch import Tensor
 from jacobound.errors import MissingExtraError
 from jacobound.intervals import Interval
 from jacobound.rounding import rigorous
+
+# Larger results are written as decimals only.
+HEX_ENTRIES = 1000
 
 
 class Status(enum.Enum):
@@ -77,11 +80,19 @@ class _Result:
     """JSON for all results."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, lists and strings; tensors as nested lists; no information lost."""
-        return {name: _plain(value) for name, value in vars(self).items()}
+        """Plain numbers, lists and strings; tensors as nested lists of shortest round-trip decimals (lossless).
+
+        Bounds of at most `HEX_ENTRIES` numbers also stand in hexadecimal, under their name with "_hex".
+        """
+        plain = {name: _plain(value) for name, value in vars(self).items()}
+        for name in ("lower", "upper"):
+            bound = vars(self).get(name)
+            if isinstance(bound, Tensor) and bound.numel() <= HEX_ENTRIES:
+                plain[f"{name}_hex"] = _hexadecimal(bound.detach().cpu().tolist())
+        return plain
 
     def to_json(self, indent: int | None = 2) -> str:
-        """Strict JSON: infinities are the strings "inf" and "-inf", floats also stand in hexadecimal where scalar."""
+        """Strict JSON of `to_dict`: infinities are the strings "inf" and "-inf"."""
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
 
@@ -145,6 +156,8 @@ class LipschitzBound(_Result):
         method: the candidate that gave the smallest bound, for the first point.
         seconds: wall-clock time.
         details: every candidate by name with its value (certified, same shape as `upper`).
+        unstable: number of activations whose slope is not known over the region, same shape as `upper`.
+        activations: number of all activations.
         radii: the radii of the region's balls, empty when it has none.
         provenance: how it was found.
     """
@@ -157,6 +170,8 @@ class LipschitzBound(_Result):
     method: str
     seconds: float
     details: Mapping[str, Tensor]
+    unstable: Tensor
+    activations: int
     radii: tuple[float, ...]
     provenance: Provenance
 
@@ -180,6 +195,10 @@ def _figures() -> Any:
         if error.name and error.name.startswith("jacobound"):
             raise
         raise MissingExtraError("matplotlib", "report") from error
+
+
+def _hexadecimal(value: Any) -> Any:
+    return [_hexadecimal(item) for item in value] if isinstance(value, list) else float(value).hex()
 
 
 def _plain(value: Any) -> Any:

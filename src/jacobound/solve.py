@@ -95,8 +95,7 @@ def bound_jacobian(
         upper = _arranged([x.entries.upper.reshape(shape) for x in found], lead)
         unstable = torch.tensor([_unstable(x) for x in found]).reshape(lead)
         status = Status.of(_in_time(_worst([x.status for x in found]), budget), lower, upper)
-        activations = sum(slope.lower.numel() for slope in found[0].slopes.values())
-    return JacobianBounds(lower, upper, status, _provenance(graph, method, clock()), unstable, activations)
+    return JacobianBounds(lower, upper, status, _provenance(graph, method, clock()), unstable, _activations(found[0]))
 
 
 def lipschitz(
@@ -149,6 +148,8 @@ def lipschitz(
         method=min(found[0], key=lambda name: float(found[0][name])),
         seconds=clock(),
         details=details,
+        unstable=torch.tensor([_unstable(x) for x in enclosures]).reshape(lead),
+        activations=_activations(enclosures[0]),
         radii=region.radii if isinstance(region, Ball) else (),
         provenance=_provenance(graph, method, clock(), search.seed if search is not None else None),
     )
@@ -175,6 +176,10 @@ def _attained(witnesses: list[Witness], upper: Tensor) -> Tensor:
 
 def _unstable(enclosure: JacobianEnclosure) -> int:
     return sum(len(unstable_entries(slope)) for slope in enclosure.slopes.values())
+
+
+def _activations(enclosure: JacobianEnclosure) -> int:
+    return sum(slope.lower.numel() for slope in enclosure.slopes.values())
 
 
 @contextlib.contextmanager

@@ -43,9 +43,7 @@ def _where_sech_squared_is(k: Tensor) -> Tensor:
 
 def tanh() -> Activation:
     """Hyperbolic tangent."""
-    return _sigmoidal(
-        "tanh", torch.tanh, Interval.tanh, formulas.sech_squared, _sech_squared, _where_sech_squared_is
-    )
+    return _sigmoidal("tanh", torch.tanh, Interval.tanh, formulas.sech_squared, _sech_squared, _where_sech_squared_is)
 
 
 def sigmoid() -> Activation:

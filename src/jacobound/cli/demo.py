@@ -178,16 +178,15 @@ def _constants(subject: Subject, quiet: bool) -> tuple[list[LipschitzBound], lis
         ball = subject.ball(radius)
         rows.append(lipschitz(subject.graph, ball, norm=(math.inf, math.inf), rows=subject.row()))
         differences.append(lipschitz(subject.graph, ball, norm=(2, 2), rows=subject.margins()[:1]))
-        unstable = int(bound_jacobian(subject.graph, ball, rows=subject.row()).unstable)
         if not quiet:
-            say(_line(radius, rows[-1], differences[-1], unstable))
+            say(_line(radius, rows[-1], differences[-1]))
     if not quiet:
         say("\ngap: certified / attained; 1 when the constant is known. unstable: slopes not known over the region.")
         say_status(rows[0].status)
     return rows, differences
 
 
-def _line(radius: str, row: LipschitzBound, difference: LipschitzBound, unstable: int) -> str:
+def _line(radius: str, row: LipschitzBound, difference: LipschitzBound) -> str:
     cells = [
         text
         for bound in (row, difference)
@@ -195,7 +194,7 @@ def _line(radius: str, row: LipschitzBound, difference: LipschitzBound, unstable
     ]
     seconds = f"{row.seconds + difference.seconds:.2f}"
     status = row.status if not row.status.certified else difference.status
-    return TABLE.row((radius, *cells, unstable, seconds, short(status)))
+    return TABLE.row((radius, *cells, int(row.unstable), seconds, short(status)))
 
 
 def _draw(

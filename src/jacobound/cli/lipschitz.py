@@ -15,12 +15,9 @@ from jacobound.cli.options import MethodOptions, Norm, PointOptions, RunOptions,
 from jacobound.cli.summaries import CONSTANTS, constants_row, say_files, told_ball
 from jacobound.cli.text import say, say_json
 from jacobound.errors import JacoboundError
-from jacobound.graph import Graph
-from jacobound.methods import Budget, FastLip, Sampling
-from jacobound.methods.base import OutputMethod
+from jacobound.methods import Sampling
 from jacobound.regions import Ball
 from jacobound.results import LipschitzBound
-from jacobound.solve import bound_jacobian
 from jacobound.solve import lipschitz as find_constant
 
 INTERRUPTED = 130
@@ -74,7 +71,7 @@ def lipschitz(
                 bound = find_constant(graph, ball, method, norm=exponents, rows=matrix, budget=budget, search=search)
             found.append(bound)
             if not show.json:
-                say(constants_row(bound, decimal, unstable_neurons(graph, ball, how.output_method(), budget)))
+                say(constants_row(bound, decimal))
     except KeyboardInterrupt:
         finished = False
         say(f"stopped: {len(found)} of {len(radii)} radii are finished and shown", error=True)
@@ -101,13 +98,8 @@ def joined(bounds: list[LipschitzBound]) -> LipschitzBound:
         upper=torch.stack([bound.upper for bound in bounds]),
         lower=torch.stack([bound.lower for bound in bounds]),
         witness=None,
+        unstable=torch.stack([bound.unstable for bound in bounds]),
         details={},
         seconds=sum(bound.seconds for bound in bounds),
         radii=tuple(radius for bound in bounds for radius in bound.radii),
     )
-
-
-def unstable_neurons(graph: Graph, ball: Ball, preactivation: OutputMethod, budget: Budget) -> int:
-    """How many activations have a slope that is not known over the ball."""
-    first = torch.eye(1, graph.with_rows(None).out_shape[0], dtype=torch.float64)
-    return int(bound_jacobian(graph, ball, FastLip(preactivation), rows=first, budget=budget).unstable)

@@ -82,7 +82,7 @@ def centre_values(graph: Graph, point: Tensor, matrix: Tensor | None) -> Tensor:
     return graph.with_rows(matrix)(point).detach()
 
 
-def constants_row(bound: LipschitzBound, decimal: Decimal, unstable: int) -> str:
+def constants_row(bound: LipschitzBound, decimal: Decimal) -> str:
     """One line of the table of constants."""
     return CONSTANTS.row(
         (
@@ -90,7 +90,7 @@ def constants_row(bound: LipschitzBound, decimal: Decimal, unstable: int) -> str
             rounded_up(float(bound.upper)),
             rounded_down(float(bound.lower)) if bound.witness is not None else "-",
             told_gap(bound) if bound.witness is not None else "-",
-            unstable,
+            int(bound.unstable),
             f"{bound.seconds:.2f}",
             short(bound.status),
             bound.method,

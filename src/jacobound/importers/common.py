@@ -59,8 +59,14 @@ def exact_weight(weight: Tensor, name: str) -> Tensor:
 
 
 def verify(
-    graph: Graph, original: Callable[[Tensor], Tensor], *, example: Tensor, tolerance: float, subject: str,
-    dtype: torch.dtype = torch.float64, points: int = 5,
+    graph: Graph,
+    original: Callable[[Tensor], Tensor],
+    *,
+    example: Tensor,
+    tolerance: float,
+    subject: str,
+    dtype: torch.dtype = torch.float64,
+    points: int = 5,
 ) -> None:
     """Compare an imported graph with the model it came from, on random points of several scales.
 
@@ -95,9 +101,7 @@ def verify(
         _compare(expected, values[graph.output], values, tolerance, subject)
 
 
-def _compare(
-    expected: Tensor, got: Tensor, values: Mapping[Node, Tensor], tolerance: float, subject: str
-) -> None:
+def _compare(expected: Tensor, got: Tensor, values: Mapping[Node, Tensor], tolerance: float, subject: str) -> None:
     """Raise unless `got` is `expected` up to rounding; see `verify`."""
     if expected.shape != got.shape:
         raise InvalidModelError(

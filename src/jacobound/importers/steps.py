@@ -46,9 +46,7 @@ class AffineSteps:
                 "import it outside"
             )
 
-    def rearrange(
-        self, sources: Sequence[Node | Tensor], function: Callable[..., Tensor], name: str
-    ) -> Node | Tensor:
+    def rearrange(self, sources: Sequence[Node | Tensor], function: Callable[..., Tensor], name: str) -> Node | Tensor:
         """Any data movement (view, permute, slice, pad, concat, ...), by running it on tensors of positions.
 
         Args:
@@ -156,8 +154,11 @@ class AffineSteps:
         if exact.all() and torch.isfinite(reciprocal).all():
             return self.scale(node, reciprocal, name)
         enclosed = Interval.exact(divisor).reciprocal()
-        return self.scale(node, Interval(torch.where(exact, reciprocal, enclosed.lower),
-                                         torch.where(exact, reciprocal, enclosed.upper)), name)
+        return self.scale(
+            node,
+            Interval(torch.where(exact, reciprocal, enclosed.lower), torch.where(exact, reciprocal, enclosed.upper)),
+            name,
+        )
 
     def dense(self, node: Node, weight: Tensor, bias: Tensor | None, name: str) -> Node:
         """``weight @ x + bias`` on the last axis, weight (out, in); a bias of any shape that broadcasts."""
@@ -168,8 +169,16 @@ class AffineSteps:
         return self._as_affine(node, operator, name, full)
 
     def convolution(
-        self, node: Node, weight: Tensor, bias: Tensor | None, name: str, *,
-        stride: Sequence[int], pads: Sequence[tuple[int, int]], dilation: Sequence[int], groups: int,
+        self,
+        node: Node,
+        weight: Tensor,
+        bias: Tensor | None,
+        name: str,
+        *,
+        stride: Sequence[int],
+        pads: Sequence[tuple[int, int]],
+        dilation: Sequence[int],
+        groups: int,
     ) -> Node:
         """Cross-correlation of a node (channels, *size) over one or two axes.
 
@@ -182,17 +191,25 @@ class AffineSteps:
             flat = [amount for pair in reversed(pads) for amount in pair]
             node = self.move(node, lambda x: torch.nn.functional.pad(x, flat), f"{name}.pad")
             pads = [(0, 0) for _ in pads]
-        operator = Convolution(weight, node.shape, tuple(stride), tuple(before for before, _ in pads),
-                               tuple(dilation), groups)
+        operator = Convolution(
+            weight, node.shape, tuple(stride), tuple(before for before, _ in pads), tuple(dilation), groups
+        )
         if bias is not None:
             bias = bias.reshape(-1, *(1 for _ in pads)).broadcast_to(operator.out_shape).clone()
         return self._as_affine(node, operator, name, bias)
 
     def batch_norm(
-        self, node: Node, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float,
+        self,
+        node: Node,
+        mean: Tensor,
+        variance: Tensor,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        eps: float,
         name: str,
     ) -> Node:
         """``gamma (x - mean) / sqrt(variance + eps) + beta`` per channel (axis 0 of the node), without rounding."""
+
         def per_channel(x: Tensor) -> Tensor:
             return x.reshape(-1, *(1 for _ in node.shape[1:])).broadcast_to(node.shape).clone()
 
@@ -205,15 +222,22 @@ class AffineSteps:
         return self.scale(centred, factor.map(per_channel), name, None if beta is None else per_channel(beta))
 
     def average_pool(
-        self, node: Node, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], name: str, *,
-        ceil_mode: bool = False, count_padding: bool = True, divisor: int | None = None,
+        self,
+        node: Node,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        name: str,
+        *,
+        ceil_mode: bool = False,
+        count_padding: bool = True,
+        divisor: int | None = None,
     ) -> Node:
         """Means over windows of a node (channels, *size): a depthwise convolution of ones, divided by window sizes."""
         size = node.shape[1:]
         spans = list(zip(size, kernel, stride, padding, strict=True))
         lengths = [_pooled_length(n, k, s, p, ceil_mode) for n, k, s, p in spans]
-        pads = [(p, max(p, (length - 1) * s + k - n - p))
-                for (n, k, s, p), length in zip(spans, lengths, strict=True)]
+        pads = [(p, max(p, (length - 1) * s + k - n - p)) for (n, k, s, p), length in zip(spans, lengths, strict=True)]
         counts = self.like.new_ones(())
         for (n, k, s, p), length in zip(spans, lengths, strict=True):
             begin = torch.arange(length, dtype=torch.float64, device=self.like.device) * s - p
@@ -221,8 +245,9 @@ class AffineSteps:
             inside = (stop - begin) if count_padding else stop.clamp(max=n) - begin.clamp(min=0)
             counts = counts.unsqueeze(-1) * inside
         ones = self.like.new_ones(node.shape[0], 1, *kernel)
-        total = self.convolution(node, ones, None, f"{name}.sum", stride=stride, pads=pads,
-                                 dilation=[1] * len(size), groups=node.shape[0])
+        total = self.convolution(
+            node, ones, None, f"{name}.sum", stride=stride, pads=pads, dilation=[1] * len(size), groups=node.shape[0]
+        )
         window = counts if divisor is None else torch.full_like(counts, float(divisor))
         return self.divide(total, window.broadcast_to(total.shape), name)
 
@@ -283,7 +308,8 @@ class AffineSteps:
                 break
             node = source
         in_order = index.numel() == prod(node.shape) and torch.equal(
-            index.flatten(), torch.arange(index.numel(), device=index.device))
+            index.flatten(), torch.arange(index.numel(), device=index.device)
+        )
         if in_order:
             return Identity(node.shape, tuple(index.shape), self.like), node
         return Select(index, node.shape, self.like), node

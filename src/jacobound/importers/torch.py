@@ -75,8 +75,13 @@ def from_torch(module: nn.Module, example: Tensor, *, batched: bool = True) -> G
 
 def _refuse_training(module: nn.Module) -> None:
     """Layers that behave differently in training must be in evaluation mode already."""
-    kinds = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d,
-             nn.FractionalMaxPool3d)
+    kinds = (
+        nn.modules.batchnorm._NormBase,
+        nn.modules.dropout._DropoutNd,
+        nn.RReLU,
+        nn.FractionalMaxPool2d,
+        nn.FractionalMaxPool3d,
+    )
     for name, layer in module.named_modules():
         if layer.training and isinstance(layer, kinds):
             raise InvalidModelError(
@@ -100,8 +105,11 @@ def _as_example(module: nn.Module, example: Tensor, batched: bool) -> Tensor:
     if example.dtype not in (torch.float32, torch.float64):
         raise ShapeError(
             f"the example is {example.dtype}; bounds are for inputs of real numbers: pass float32 or float64"
-            + (", and import the part of the model behind the embedding or table"
-               if not example.is_floating_point() else "")
+            + (
+                ", and import the part of the model behind the embedding or table"
+                if not example.is_floating_point()
+                else ""
+            )
         )
     if batched and (example.dim() == 0 or example.shape[0] == 0):
         raise ShapeError(
@@ -132,10 +140,16 @@ def _try(module: nn.Module, traced: Tensor, batched: bool) -> None:
     try:
         result = module(traced)
     except Exception as error:
-        taken = f"a batch of {len(traced)} points of shape {tuple(traced.shape[1:])}" if batched else (
-            f"one point of shape {tuple(traced.shape)}")
-        other = "if it takes one point without batch axis, pass batched=False" if batched else (
-            "if it takes a batch, pass batched=True")
+        taken = (
+            f"a batch of {len(traced)} points of shape {tuple(traced.shape[1:])}"
+            if batched
+            else (f"one point of shape {tuple(traced.shape)}")
+        )
+        other = (
+            "if it takes one point without batch axis, pass batched=False"
+            if batched
+            else ("if it takes a batch, pass batched=True")
+        )
         raise ShapeError(
             f"the module does not take {taken}: {_first_line(error)}. Pass an example of the right shape; {other}"
         ) from error
@@ -201,8 +215,7 @@ def _compare_in_mode(graph: Graph, module: nn.Module, points: Tensor, batched: b
         if double:
             tolerance = 1e-5 if lowered.rounded else 1e-9
             return verify(graph, run, example=points, tolerance=tolerance, subject=subject)
-    return verify(graph, _runner(module, batched), example=points, tolerance=1e-4, subject=subject,
-                  dtype=points.dtype)
+    return verify(graph, _runner(module, batched), example=points, tolerance=1e-4, subject=subject, dtype=points.dtype)
 
 
 def _in_double(module: nn.Module) -> nn.Module | None:
@@ -220,8 +233,11 @@ def _runner(module: nn.Module, batched: bool) -> Callable[[Tensor], Tensor]:
 def _user_line(error: Exception) -> str:
     """The innermost line outside torch and this package that led to an error: " at model.py:41"."""
     ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__)
-              if frame.filename.endswith(".py") and not frame.filename.startswith(ours)]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename.endswith(".py") and not frame.filename.startswith(ours)
+    ]
     return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 

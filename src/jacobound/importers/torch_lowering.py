@@ -72,8 +72,11 @@ def lower(program: ExportedProgram, steps: AffineSteps, shape: tuple[int, ...]) 
 def _placeholders(program: ExportedProgram, source: Input) -> dict[Step, Value]:
     """The input node and the weights, checked under the names they have in the module."""
     signature = program.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
-             **signature.inputs_to_lifted_tensor_constants}
+    names = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
     found: dict[Step, Value] = {}
     for step in program.graph_module.graph.nodes:
         if step.op != "placeholder":
@@ -101,8 +104,10 @@ def _needed(program: ExportedProgram) -> set[Step]:
 
 
 def _output(program: ExportedProgram, step: Step, values: Mapping[Step, Value]) -> Node:
-    changed = [*program.graph_signature.buffers_to_mutate.values(),
-               *program.graph_signature.user_inputs_to_mutate.values()]
+    changed = [
+        *program.graph_signature.buffers_to_mutate.values(),
+        *program.graph_signature.user_inputs_to_mutate.values(),
+    ]
     if changed:
         raise InvalidModelError(
             f"the module changes '{changed[0]}' when it is called, so it is not one function; remove that, or call "
@@ -114,9 +119,7 @@ def _output(program: ExportedProgram, step: Step, values: Mapping[Step, Value]) 
     return results[0]
 
 
-def _evaluate(
-    step: Step, name: str, args: tuple[Value, ...], kwargs: Mapping[str, Value], steps: AffineSteps
-) -> Value:
+def _evaluate(step: Step, name: str, args: tuple[Value, ...], kwargs: Mapping[str, Value], steps: AffineSteps) -> Value:
     """The value of one operation."""
     op = str(step.target)
     if step.target is operator.getitem:
@@ -237,8 +240,11 @@ def place(step: Step) -> str:
             inside = f"{short}.forward"
         inside += f" ('{path}')" if path else ""
     home = str(Path(torch.__file__).parent)
-    frames = [frame for frame in FRAME.finditer(step.meta.get("stack_trace") or "")
-              if not frame["file"].startswith((home, "<"))]
+    frames = [
+        frame
+        for frame in FRAME.finditer(step.meta.get("stack_trace") or "")
+        if not frame["file"].startswith((home, "<"))
+    ]
     line = f"{Path(frames[-1]['file']).name}:{frames[-1]['line']}" if frames else ""
     return " in ".join(part for part in (line, inside) if part)
 
@@ -246,5 +252,3 @@ def place(step: Step) -> str:
 def _at(step: Step) -> str:
     where = place(step)
     return f" at {where}" if where else ""
-
-

@@ -39,8 +39,10 @@ def movement(call: Call, indices: frozenset[int]) -> Value:
         def replace(leaf: Value) -> Value:
             return next(remaining) if is_node(leaf) or isinstance(leaf, Tensor) else leaf
 
-        args = [argument if position in indices else map_values(argument, replace)
-                for position, argument in enumerate(call.args)]
+        args = [
+            argument if position in indices else map_values(argument, replace)
+            for position, argument in enumerate(call.args)
+        ]
         return call.target(*args, **call.kwargs)
 
     if not isinstance(call.result, (list, tuple)):
@@ -79,9 +81,12 @@ def where(call: Call) -> Value:
         mask, chosen, other = chosen, other, mask
     if is_node(mask):
         raise UnsupportedOpError("Which entries it takes depends on the input.")
-    sources = [value if is_node(value) or isinstance(value, Tensor)
-               else torch.tensor(value, dtype=call.result.dtype, device=call.result.device)
-               for value in (chosen, other)]
+    sources = [
+        value
+        if is_node(value) or isinstance(value, Tensor)
+        else torch.tensor(value, dtype=call.result.dtype, device=call.result.device)
+        for value in (chosen, other)
+    ]
     return _with_batch(call, call.steps.rearrange(sources, lambda a, b: torch.where(mask, a, b), call.name))
 
 
@@ -92,19 +97,32 @@ def pad(call: Call) -> Value:
     mode = "constant" if constant else call.argument(2, "mode", "constant")
     if mode != "constant":
         # Some of these kernels know no integers; positions are exact in float64.
-        return _with_batch(call, call.steps.rearrange(
-            [call.args[0]], lambda x: torch.nn.functional.pad(x.double(), amounts, mode).long(), call.name))
+        return _with_batch(
+            call,
+            call.steps.rearrange(
+                [call.args[0]], lambda x: torch.nn.functional.pad(x.double(), amounts, mode).long(), call.name
+            ),
+        )
     value = call.argument(2 if constant else 3, "value", 0) or 0
     filler = torch.tensor([float(value)], dtype=call.result.dtype, device=call.result.device)
-    return _with_batch(call, call.steps.rearrange(
-        [call.args[0], filler],
-        lambda x, code: torch.nn.functional.pad(x, amounts, value=int(code) if value else 0), call.name))
+    return _with_batch(
+        call,
+        call.steps.rearrange(
+            [call.args[0], filler],
+            lambda x, code: torch.nn.functional.pad(x, amounts, value=int(code) if value else 0),
+            call.name,
+        ),
+    )
 
 
 def resize(call: Call) -> Value:
     """Nearest-neighbour resizing copies entries; its kernels know no integers."""
-    return _with_batch(call, call.steps.rearrange(
-        [call.args[0]], lambda x: call.target(x.double(), *call.args[1:], **call.kwargs).long(), call.name))
+    return _with_batch(
+        call,
+        call.steps.rearrange(
+            [call.args[0]], lambda x: call.target(x.double(), *call.args[1:], **call.kwargs).long(), call.name
+        ),
+    )
 
 
 def _with_batch(call: Call, value: Node | Tensor) -> Node | Tensor:

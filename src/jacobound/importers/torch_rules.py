@@ -112,8 +112,13 @@ def convolution(call: Call) -> Node:
         pads = [(span // 2, span - span // 2) for span in spans]
     else:
         pads = [(p, p) for p in _per_axis(0 if padding == "valid" else padding, count)]
-    return _on_image(call, count, lambda image: call.steps.convolution(
-        image, weight, bias, call.name, stride=stride, pads=pads, dilation=dilation, groups=groups))
+    return _on_image(
+        call,
+        count,
+        lambda image: call.steps.convolution(
+            image, weight, bias, call.name, stride=stride, pads=pads, dilation=dilation, groups=groups
+        ),
+    )
 
 
 def batch_norm(call: Call) -> Value:
@@ -128,8 +133,9 @@ def batch_norm(call: Call) -> Value:
     mean, variance = call.weight(call.args[3], "running_mean"), call.weight(call.args[4], "running_var")
     source = call.args[0]
     count = len(source.shape) - 2 + call.front
-    node = _on_image(call, count, lambda image: call.steps.batch_norm(
-        image, mean, variance, gamma, beta, eps, call.name))
+    node = _on_image(
+        call, count, lambda image: call.steps.batch_norm(image, mean, variance, gamma, beta, eps, call.name)
+    )
     return node if call.op == "aten.batch_norm.default" else [node, None, None]
 
 
@@ -138,10 +144,20 @@ def average_pool(call: Call) -> Node:
     kernel = _per_axis(call.args[1], count)
     stride = _per_axis(call.argument(2, "stride") or kernel, count)
     padding = _per_axis(call.argument(3, "padding", 0), count)
-    return _on_image(call, count, lambda image: call.steps.average_pool(
-        image, kernel, stride, padding, call.name, ceil_mode=call.argument(4, "ceil_mode", False),
-        count_padding=call.argument(5, "count_include_pad", True),
-        divisor=call.argument(6, "divisor_override")))
+    return _on_image(
+        call,
+        count,
+        lambda image: call.steps.average_pool(
+            image,
+            kernel,
+            stride,
+            padding,
+            call.name,
+            ceil_mode=call.argument(4, "ceil_mode", False),
+            count_padding=call.argument(5, "count_include_pad", True),
+            divisor=call.argument(6, "divisor_override"),
+        ),
+    )
 
 
 def adaptive_average_pool(call: Call) -> Node:
@@ -150,8 +166,7 @@ def adaptive_average_pool(call: Call) -> Node:
     if any(n % m for n, m in zip(size, wanted, strict=True)):
         raise UnsupportedOpError(f"Only output sizes that divide the input's {tuple(size)} are understood.")
     kernel = [n // m for n, m in zip(size, wanted, strict=True)]
-    return _on_image(call, count, lambda image: call.steps.average_pool(
-        image, kernel, kernel, [0] * count, call.name))
+    return _on_image(call, count, lambda image: call.steps.average_pool(image, kernel, kernel, [0] * count, call.name))
 
 
 def reduce(call: Call) -> Node:
@@ -216,21 +231,30 @@ def _table() -> Mapping[str, Rule]:
     enter(matmul, "matmul.default mm.default mv.default")
     enter(addmm, "addmm.default")
     enter(convolution, "conv1d.default conv1d.padding conv2d.default conv2d.padding convolution.default")
-    enter(batch_norm, "batch_norm.default native_batch_norm.default _native_batch_norm_legit.default "
+    enter(
+        batch_norm,
+        "batch_norm.default native_batch_norm.default _native_batch_norm_legit.default "
         "_native_batch_norm_legit.no_stats _native_batch_norm_legit_no_training.default "
-        "_native_batch_norm_legit_functional.default")
+        "_native_batch_norm_legit_functional.default",
+    )
     enter(average_pool, "avg_pool1d.default avg_pool2d.default")
-    enter(adaptive_average_pool,
-        "adaptive_avg_pool1d.default adaptive_avg_pool2d.default _adaptive_avg_pool2d.default")
+    enter(adaptive_average_pool, "adaptive_avg_pool1d.default adaptive_avg_pool2d.default _adaptive_avg_pool2d.default")
     enter(reduce, "mean.default mean.dim sum.default sum.dim_IntList")
-    enter(keep, "clone.default contiguous.default detach.default alias.default lift_fresh_copy.default fill.Tensor "
-        "dropout.default feature_dropout.default alpha_dropout.default feature_alpha_dropout.default")
+    enter(
+        keep,
+        "clone.default contiguous.default detach.default alias.default lift_fresh_copy.default fill.Tensor "
+        "dropout.default feature_dropout.default alpha_dropout.default feature_alpha_dropout.default",
+    )
     enter(cast, "_to_copy.default to.dtype to.dtype_layout to.device to.other type_as.default")
-    enter(like, "zeros_like.default ones_like.default full_like.default new_zeros.default new_ones.default "
-        "new_full.default fill.Scalar")
+    enter(
+        like,
+        "zeros_like.default ones_like.default full_like.default new_zeros.default new_ones.default "
+        "new_full.default fill.Scalar",
+    )
     enter(pad, "constant_pad_nd.default pad.default")
     enter(resize, "upsample_nearest1d.default upsample_nearest1d.vec upsample_nearest2d.default upsample_nearest2d.vec")
-    enter(move,
+    enter(
+        move,
         "view.default reshape.default _unsafe_view.default flatten.using_ints unflatten.int ravel.default "
         "permute.default transpose.int t.default numpy_T.default mT.default swapaxes.default swapdims.default "
         "movedim.int movedim.intlist moveaxis.int moveaxis.intlist squeeze.default squeeze.dim squeeze.dims "
@@ -242,7 +266,8 @@ def _table() -> Mapping[str, Rule]:
         "unsafe_chunk.default pixel_shuffle.default pixel_unshuffle.default channel_shuffle.default "
         "unfold.default diagonal.default tril.default triu.default view_as.default reshape_as.default "
         "slice_scatter.default select_scatter.default diagonal_scatter.default copy.default fill.Tensor "
-        "select_copy.int slice_copy.Tensor view_copy.default permute_copy.default expand_copy.default")
+        "select_copy.int slice_copy.Tensor view_copy.default permute_copy.default expand_copy.default",
+    )
     enter(index, "index.Tensor")
     enter(take, "index_select.default gather.default")
     enter(put, "index_put.default")

@@ -10,7 +10,7 @@ from time import monotonic
 import torch
 from torch import Tensor
 
-from jacobound.errors import ShapeError
+from jacobound.errors import InvalidOptionError
 from jacobound.graph import Elementwise, Graph, Node
 from jacobound.intervals import Interval
 from jacobound.regions import Domain
@@ -35,7 +35,9 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not self.memory > 0 or (self.seconds is not None and not self.seconds >= 0):
-            raise ShapeError(f"a budget needs memory > 0 bytes and seconds >= 0, not {self.memory} and {self.seconds}")
+            raise InvalidOptionError(
+                f"a budget needs memory > 0 bytes and seconds >= 0, not {self.memory} and {self.seconds}"
+            )
 
     def chunks(self, count: int, bytes_each: int) -> Iterator[slice]:
         """Slices of range(count) whose work fits the memory, at least one item each."""

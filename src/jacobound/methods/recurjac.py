@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from jacobound.errors import InvalidOptionError
 from jacobound.graph import Elementwise, Graph, Node, size
 from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod, derivative_ranges
@@ -45,7 +46,7 @@ class RecurJac(JacobianMethod):
 
     def __post_init__(self) -> None:
         if self.relaxation not in _RELAXATIONS:
-            raise ValueError(f"relaxation must be one of {sorted(_RELAXATIONS)}, not {self.relaxation!r}")
+            raise InvalidOptionError(f"relaxation must be one of {sorted(_RELAXATIONS)}, not {self.relaxation!r}")
 
     def enclose(
         self, graph: Graph, domain: Domain, budget: Budget, ranges: Mapping[Node, Interval] | None = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jacobound.errors import InvalidOptionError
 from jacobound.graph import Graph, size
 from jacobound.methods.base import Budget
 from jacobound.regions import Domain
@@ -41,6 +42,13 @@ class Sampling:
     steps: int = 8
     ascents: int = 6
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.points < 1 or self.ascents < 1 or self.steps < 0:
+            raise InvalidOptionError(
+                f"a search needs points >= 1, steps >= 0 and ascents >= 1, not {self.points}, {self.steps} "
+                f"and {self.ascents}"
+            )
 
     def search(self, graph: Graph, domain: Domain, norm: tuple[float, float], budget: Budget) -> Witness:
         """The best point found; only the anchor is tried when the domain is unbounded."""
