@@ -242,7 +242,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "threads": (("bound", NET, *IMAGE, "--radius", "0.1", "--threads", "0"), "--threads"),
     "memory": (("bound", NET, *IMAGE, "--radius", "0.1", "--memory", "nan"), "--memory"),
     "seconds": (("bound", NET, *IMAGE, "--radius", "0.1", "--seconds", "-1"), "--seconds"),
-    "search": (("lipschitz", NET, *IMAGE, "--radius", "0.1", "--points", "-1"), "--points"),
+    "search": (("lipschitz", NET, *IMAGE, "--radius", "0.1", "--points", "-1"), "points >= 0"),
     "figure elsewhere": (("bound", NET, *IMAGE, "--radius", "0.1", "--plot", "nowhere/a.png"), "nowhere"),
     "figure of another kind": (("bound", NET, *IMAGE, "--radius", "0.1", "--plot", "a.txt"), "a.txt"),
     "arrays of another kind": (("bound", NET, *IMAGE, "--radius", "0.1", "--output", "a.csv"), "a.csv"),

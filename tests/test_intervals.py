@@ -378,7 +378,9 @@ def dots(dtype: torch.dtype, generator: torch.Generator) -> list[tuple[Tensor, I
         weights = torch.tensor(order, dtype=dtype)
         cases += [(weights, Interval.exact(ones)), (weights, Interval(ones * 0.999, ones))]
     lost = math.sqrt(tiny(dtype) * torch.finfo(dtype).eps) / 2  # its square is rounded to zero
-    cases += [(torch.full((n,), lost, dtype=dtype), Interval.exact(torch.full((n,), lost, dtype=dtype))) for n in (1, 8)]
+    for count in (1, 8):
+        zero_products = torch.full((count,), lost, dtype=dtype)
+        cases.append((zero_products, Interval.exact(zero_products)))
     vanishing = torch.tensor([small, -small, small], dtype=dtype)
     return [*cases, (vanishing, Interval.exact(vanishing)), (vanishing, Interval(-vanishing.abs(), vanishing.abs()))]
 

@@ -35,7 +35,7 @@ from jacobound.linalg import (
     spectral_norm_upper_interval,
     vector_norm_upper,
 )
-from jacobound.rounding import tiny, unrounded
+from jacobound.rounding import tiny, unit, unrounded
 
 INF = math.inf
 EXPONENTS = (1, 2, INF)
@@ -68,6 +68,16 @@ def test_vector_norms_hold_and_are_tight(p: float, dtype: torch.dtype, generator
             assert holds(bound, entries, p)
             smaller = bound * (1 - (1e-6 if dtype == torch.float32 else 1e-12)) - 4 * tiny(dtype)
             assert smaller <= 0 or not holds(smaller, entries, p)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_vector_norms_cover_the_worst_sum(p: float) -> None:
+    """One large term and many of one unit of roundoff, a good part of which the computed sum loses."""
+    term = 0.99 * unit(torch.float64)
+    for count in (10, 100, 400, 1000):
+        x = torch.full((count,), term if p == 1 else term**0.5, dtype=torch.float64)
+        x[0] = 1.0
+        assert holds(vector_norm_upper(x, p).item(), rationals(x), p)
 
 
 @both_dtypes
@@ -173,6 +183,19 @@ def test_spectral_norms_do_not_depend_on_scale(scale: float) -> None:
                         rel_tol=1e-6 if scale < 1e-250 else 1e-14)
 
 
+def test_the_estimate_is_not_believed(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    """Whatever the eigenvalue routine says, the bound holds; an estimate that is a little low costs a little."""
+    matrix = torch.randn(4, 3, dtype=torch.float64, generator=generator)
+    exact, truth = rational_matrix(matrix), spectral_norm_upper(matrix).item()
+    eigenvalues, roundoff = torch.linalg.eigvalsh, unit(torch.float64)
+    for too_low in (*(j * roundoff for j in range(300)), 1e-12, 1e-9, 1e-3, 0.5, 1.0, math.nan, -1.0):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.linalg, "eigvalsh", lambda x, factor=1 - too_low: eigenvalues(x) * factor)
+            bound = spectral_norm_upper(matrix).item()
+        assert bounds_spectral_norm(exact, bound), too_low
+        assert not too_low < 1e-6 or bound <= truth * (1 + 8 * too_low + 1e-13)
+
+
 @both_dtypes
 def test_spectral_norms_of_degenerate_matrices(dtype: torch.dtype) -> None:
     assert spectral_norm_upper(torch.zeros(3, 2, dtype=dtype)) == 0
@@ -257,6 +280,29 @@ def test_no_matrix_is_proved_definite_that_is_not(generator: torch.Generator) ->
         fooled += not truth and bool(torch.linalg.cholesky_ex(matrix).info == 0)
     assert fooled > 0, "plain Cholesky should have been fooled by some of these"
     assert proved > 0
+
+
+@pytest.mark.parametrize("size", [8, 32, 64, 300])
+def test_sums_that_round_away_do_not_fool_the_proof(size: int) -> None:
+    """Identity with a last row (1, e, ..., e), e^2 about one unit of roundoff: subtracted after the 1, they vanish.
+
+    The matrix is definite exactly if its corner is larger than the sum of squares of that row.
+    """
+    roundoff = unit(torch.float64)
+    row = torch.full((size - 1,), (0.99 * roundoff) ** 0.5, dtype=torch.float64)
+    row[0] = 1.0
+    needed = sum((entry**2 for entry in rationals(row)), fmpq(0))
+    matrix = torch.eye(size, dtype=torch.float64)
+    matrix[-1, :-1] = row
+    fooled = 0
+    for steps in range(0, size, 2):
+        matrix[-1, -1] = 1.0 + 2 * roundoff * steps
+        if rational(matrix[-1, -1].item()) <= needed:
+            fooled += int(torch.linalg.cholesky_ex(matrix).info == 0)
+            assert not is_positive_definite(matrix)
+    assert fooled > 0, "plain Cholesky should have been fooled"
+    matrix[-1, -1] = 1.0 + 1e-9
+    assert is_positive_definite(matrix)
 
 
 def test_definite_matrices_are_proved(generator: torch.Generator) -> None:

@@ -50,8 +50,6 @@ def lipschitz(
         norm: Norm of the ball. [default: that of --p]
     """
     show.check()
-    if search.points < 0 or search.steps < 0 or search.ascents < 1:
-        raise JacoboundError("--points and --steps are at least 0, --ascents at least 1")
     radii, limits = parse_radii(radius), point.limits
     method = how.jacobian_method()
     graph = run.load(net)

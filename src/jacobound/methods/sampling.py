@@ -44,9 +44,9 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.points < 1 or self.ascents < 1 or self.steps < 0:
+        if self.points < 0 or self.ascents < 1 or self.steps < 0:
             raise InvalidOptionError(
-                f"a search needs points >= 1, steps >= 0 and ascents >= 1, not {self.points}, {self.steps} "
+                f"a search needs points >= 0, steps >= 0 and ascents >= 1, not {self.points}, {self.steps} "
                 f"and {self.ascents}"
             )
 
