@@ -7,20 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+QUESTIONS = ("row", "rows", "full")
 TOOLS = ("auto_LiRPA", "auto_LiRPA, alpha", "RecurJac, reference code", "attained")
 
 
 def peer_results(data: Path | None) -> dict[str, dict[str, dict[str, dict[str, dict[str, float | None]]]]]:
-    """Numbers by question ("row" or "full"), name of the network's point, radius and tool.
+    """Numbers by question, name of the network's point, radius and tool.
 
-    The question "row" is the largest l1 norm of one output's gradient over an l_inf ball, "full" all entries of the
-    Jacobian with the largest row sum of their absolute bounds as the number that is compared. "attained" is a value
-    that the network reaches: no correct bound lies below it.
+    The questions: "row", the largest l1 norm of one output's gradient over an l_inf ball; "rows", the same for all
+    outputs, of which the largest is compared; "full", all entries of the Jacobian, compared by the largest row sum of
+    their absolute bounds. "attained" is a value that the network reaches: no correct bound lies below it.
 
     Returns:
         ``found[question][point][radius][tool]`` with "bound", "cpu" (seconds of one thread) and "megabytes".
     """
-    found: dict[str, Any] = {"row": {}, "full": {}}
+    found: dict[str, Any] = {question: {} for question in QUESTIONS}
     path = None if data is None else data / "reference" / "peers" / "results.json"
     if path is None or not path.is_file():
         return found
@@ -50,4 +51,4 @@ def _entries(row: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, float | 
         if "all_rows" in row:
             cpu = row.get("cpu_all_s", row.get("time_all_s"))
             entry = {"bound": row["all_rows"]["linf_linf"], "cpu": cpu, "megabytes": memory}
-            yield "full", "RecurJac, reference code", entry
+            yield "rows", "RecurJac, reference code", entry

@@ -22,7 +22,7 @@ class Task:
     """One measurement; each runs in a process of its own.
 
     Args:
-        kind: "target" (limits, rounding on and off), "network" (constants) or "peers" (one row, several radii).
+        kind: "target" (limits, rounding on and off), "network" (constants) or "peers" (several radii).
         name: key of `NETWORKS` below.
         radii: of l_inf balls; one, except for "peers".
         rows: "all" outputs, or the output of the image's "class".
@@ -31,7 +31,6 @@ class Task:
         label: how the tables call it.
         seconds: most CPU seconds that are wanted, None where nothing is promised.
         megabytes: most peak memory of the process that is wanted, None where nothing is promised.
-        full: radii at which "peers" also measures the whole Jacobian.
     """
 
     kind: Literal["target", "network", "peers"]
@@ -43,7 +42,6 @@ class Task:
     label: str = ""
     seconds: float | None = None
     megabytes: float | None = None
-    full: tuple[float, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -51,7 +49,7 @@ class Task:
     @staticmethod
     def of(given: dict[str, Any]) -> Task:
         """The task that `as_dict` told of, also after a journey through JSON."""
-        return Task(**{**given, "radii": tuple(given["radii"]), "full": tuple(given.get("full", ()))})
+        return Task(**{**given, "radii": tuple(given["radii"])})
 
 
 @dataclass(frozen=True)
@@ -138,5 +136,5 @@ def tasks(data: Path | None) -> list[Task]:
         return [demo, Task("target", DEMO, (0.01,), label=DEMO, threads=2), *table]
     targets = [replace(task, threads=threads) for threads in (1, 2) for task in TARGETS]
     table = [Task("network", name, (radius,)) for name in IN_THE_TABLE for radius in RADII]
-    peers = [Task("peers", name, PEER_RADII, "class", full=PEER_RADII) for name in WITH_PEERS]
+    peers = [Task("peers", name, PEER_RADII, "class") for name in WITH_PEERS]
     return targets + table + peers

@@ -59,10 +59,14 @@ def test_tables_put_other_tools_beside_ours(results: dict[str, Any]) -> None:
     run = {
         "task": {**results["runs"][2]["task"], "name": name},
         "row": {"0.001": {"bound": 3.0, "cpu": 0.25}},
+        "rows": {},
         "full": {},
     }
     theirs = {NETWORKS[name].point: {"0.001": {"auto_LiRPA": {"bound": 4.0, "cpu": 0.5, "megabytes": 1.0}}}}
-    kinds = {"runs": [{**run, "task": {**run["task"], "kind": "peers"}}], "peers": {"row": theirs, "full": {}}}
+    kinds = {
+        "runs": [{**run, "task": {**run["task"], "kind": "peers"}}],
+        "peers": {"row": theirs, "rows": {}, "full": {}},
+    }
     text = tables.render({**results, **kinds})
     assert "| 3, 0.250 s | 4, 0.500 s |" in text
 

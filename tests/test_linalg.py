@@ -193,7 +193,24 @@ def test_the_estimate_is_not_believed(monkeypatch: pytest.MonkeyPatch, generator
             patch.setattr(torch.linalg, "eigvalsh", lambda x, factor=1 - too_low: eigenvalues(x) * factor)
             bound = spectral_norm_upper(matrix).item()
         assert bounds_spectral_norm(exact, bound), too_low
-        assert not too_low < 1e-6 or bound <= truth * (1 + 8 * too_low + 1e-13)
+        assert not 0 <= too_low < 1e-6 or bound <= truth * (1 + 8 * too_low + 1e-13)
+
+
+def test_a_gram_matrix_that_lost_something_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Squares that round away in the Gram matrix: with an estimate that is low as well, only its error bound helps."""
+    rows, roundoff = 400, unit(torch.float64)
+    matrix = torch.zeros(rows, 2, dtype=torch.float64)
+    matrix[:, 0] = (0.99 * roundoff) ** 0.5
+    matrix[0, 0] = 1.0
+    matrix[0, 1] = 2.0**-30
+    lost = sum((entry**2 for entry in rationals(matrix[:, 0])), fmpq(0)) - rational((matrix.T @ matrix)[0, 0].item())
+    exact, eigenvalues = rational_matrix(matrix), torch.linalg.eigvalsh
+    assert lost > 10 * rational(roundoff)
+    for steps in range(0, 8 * rows, 8):
+        with monkeypatch.context() as patch:
+            low = 1 - steps * roundoff
+            patch.setattr(torch.linalg, "eigvalsh", lambda x, factor=low: eigenvalues(x) * factor)
+            assert bounds_spectral_norm(exact, spectral_norm_upper(matrix).item()), steps
 
 
 @both_dtypes

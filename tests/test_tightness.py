@@ -111,7 +111,8 @@ def test_where_the_signs_are_known_recurjac_is_exact() -> None:
     """Positive weights: every derivative behind is positive, so nothing is relaxed at all."""
     weights, _ = network((3, 5, 5, 2), 1)
     weights = [weight.abs() for weight in weights]
-    graph = from_layers(weights, [-0.5 * torch.ones(len(weight), dtype=torch.float64) for weight in weights])
+    biases = [-0.2 * weights[0].sum(1), torch.full((5,), -0.05, dtype=torch.float64), torch.zeros(2).double()]
+    graph = from_layers(weights, biases)
     for method in METHODS[1:]:
         found = enclose(graph, Ball(torch.full((3,), 0.2), 0.3), method)
         assert int(sum((slope.lower != slope.upper).sum() for slope in found.slopes.values())) >= 4
@@ -119,18 +120,19 @@ def test_where_the_signs_are_known_recurjac_is_exact() -> None:
 
 
 def test_stable_layers_in_between_cost_nothing() -> None:
-    """An unstable layer, then two layers of active neurons: exact for RecurJac, not for intervals."""
-    weights, _ = network((2, 5, 6, 6, 1), 3)
-    biases = [torch.zeros(5), torch.full((6,), 50.0), torch.full((6,), 500.0), torch.zeros(1)]
-    graph = from_layers(weights, [bias.double() for bias in biases])
-    product = [weights[0], weights[3] @ weights[2] @ weights[1]]
+    """Two layers of active neurons before an unstable one: exact for RecurJac, not for intervals."""
+    weights, _ = network((2, 6, 6, 5, 1), 3)
+    shifts = [torch.full((6,), 50.0).double(), torch.full((6,), 500.0).double()]
+    at_zero = weights[2] @ (weights[1] @ shifts[0] + shifts[1])
+    graph = from_layers(weights, [*shifts, -at_zero, torch.zeros(1).double()])
+    terms = weights[3].T * (weights[2] @ weights[1] @ weights[0])  # of each unstable neuron, with slope 1
+    best = Interval(terms.clamp(max=0).sum(0, keepdim=True), terms.clamp(min=0).sum(0, keepdim=True))
     for method in METHODS[1:]:
         found = enclose(graph, Ball(torch.zeros(2), 1.0), method)
-        low = torch.where(product[1].T * product[0] < 0, product[1].T * product[0], 0.0).sum(0)
-        high = torch.where(product[1].T * product[0] > 0, product[1].T * product[0], 0.0).sum(0)
-        assert close(found.entries, Interval(low.unsqueeze(0), high.unsqueeze(0)))
+        assert int(sum((slope.lower != slope.upper).sum() for slope in found.slopes.values())) == 5
+        assert close(found.entries, best)
     intervals = enclose(graph, Ball(torch.zeros(2), 1.0), FastLip()).entries
-    assert float((intervals.upper - intervals.lower).sum()) > 1.5 * float((high - low).sum())
+    assert float((intervals.upper - intervals.lower).sum()) > 1.5 * float((best.upper - best.lower).sum())
 
 
 @pytest.mark.parametrize("activation", ("relu", "leaky_relu:0.3", "tanh"))

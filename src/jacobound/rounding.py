@@ -204,7 +204,8 @@ def probe(device: torch.device, dtype: torch.dtype, threads: int) -> ArithmeticR
         failures.append("a sum of three terms lost what it must keep")
     if not _keeps_subnormals(dtype, device):
         failures.append(_FLUSHES)
-    if not _classical_convolution(dtype, device):
+    # On accelerators `Convolution` spells its products out and never asks the library.
+    if device.type == "cpu" and not _classical_convolution(dtype, device):
         failures.append("convolution is not componentwise accurate (Winograd or FFT)")
     return ArithmeticReport(str(device), str(dtype), tuple(failures))
 

@@ -14,7 +14,6 @@ from jacobound.cli.inspect import summary
 from jacobound.cli.options import MethodOptions, Norm, PointOptions, RunOptions, ShowOptions
 from jacobound.cli.summaries import CONSTANTS, constants_row, say_files, told_ball
 from jacobound.cli.text import say, say_json
-from jacobound.errors import JacoboundError
 from jacobound.methods import Sampling
 from jacobound.regions import Ball
 from jacobound.results import LipschitzBound

@@ -1,0 +1,216 @@
+"""Regions contain what was asked for, in exact arithmetic; senseless ones are refused with a typed error."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from decimal import Decimal
+
+import numpy as np
+import pytest
+import torch
+from flint import fmpq
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Generator, Tensor
+
+from exact import DTYPE_NAMES, DTYPES, random_floats, rational, rationals
+from jacobound import Ball, Box, Graph, InvalidRegionError, JacoboundError, ShapeError, WholeSpace, from_layers
+from jacobound.regions import Domain
+from zoo import integer, normal
+
+both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
+
+
+def network(inputs: int, dtype: torch.dtype = torch.float64) -> Graph:
+    return from_layers([torch.ones(1, inputs)]).to(dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Ball([0.0], -0.1),
+        lambda: Ball([0.0], math.nan),
+        lambda: Ball([0.0], math.inf),
+        lambda: Ball([0.0], "1e999"),
+        lambda: Ball([0.0], "ten"),
+        lambda: Ball([0.0], None),  # type: ignore[arg-type]
+        lambda: Ball([0.0], []),
+        lambda: Ball([0.0], [0.1, -0.1]),
+        lambda: Ball([math.nan], 0.1),
+        lambda: Ball([math.inf], 0.1),
+        lambda: Ball([0.0], 0.1, 3),
+        lambda: Ball([0.0], 0.1, math.nan),
+        lambda: Ball([0.0], 0.1, clip=(1.0, 0.0)),
+        lambda: Ball([0.0], 0.1, clip=(math.nan, 1.0)),
+        lambda: Ball([5.0], 0.1, clip=(0.0, 1.0)).domains(network(1)),
+        lambda: Box([1.0], [0.0]),
+        lambda: Box([math.nan], [1.0]),
+        lambda: Box([0.0], [math.nan]),
+        lambda: Box([math.inf], [math.inf]),
+        lambda: Box([-math.inf], [-math.inf]),
+    ],
+)
+def test_senseless_regions_are_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(InvalidRegionError) as caught:
+        make()
+    assert len(str(caught.value)) > 20
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Box([0.0, 0.0], [1.0]),
+        lambda: Ball([0.0, 1.0], 0.1).domains(network(3)),
+        lambda: Ball(0.5, 0.1).domains(network(1)),
+        lambda: Box([0.0], [1.0]).domains(network(2)),
+        lambda: Ball(["a"], 0.1),  # type: ignore[list-item]
+        lambda: Ball(torch.tensor([1j]), 0.1),
+        lambda: Ball(torch.tensor([True]), 0.1),
+    ],
+)
+def test_points_of_the_wrong_kind_are_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(ShapeError):
+        make()
+
+
+@pytest.mark.parametrize(
+    "radius", (0.1, "0.1", Decimal("0.1"), np.float64(0.1), torch.tensor(0.1, dtype=torch.float64), np.array(0.1))
+)
+def test_a_decimal_radius_is_not_rounded_inward(radius: object) -> None:
+    region = Ball([0.0], radius)  # type: ignore[arg-type]
+    assert fmpq(1, 10) <= rational(region.radii[0]) <= fmpq(1, 10) + fmpq(1, 10**16)
+    domains, lead = region.domains(network(1))
+    assert len(domains) == 1 and lead == ()
+
+
+@pytest.mark.parametrize("text", ("0.3", "0.7", "1e-3", "0.30000000000000004", "1e-320", "12345678901234567890.1"))
+@both_dtypes
+def test_every_decimal_radius_is_covered(text: str, dtype: torch.dtype) -> None:
+    (domain,), _ = Ball([0.0, 0.0], text, 2).domains(network(2, dtype))
+    meant = fmpq(*Decimal(text).as_integer_ratio())
+    assert rational(domain.radius) >= meant
+    assert rational(float(domain.box.upper[0])) >= meant and rational(float(domain.box.lower[0])) <= -meant
+
+
+@both_dtypes
+@pytest.mark.parametrize("p", (1, 2, math.inf))
+def test_a_ball_contains_its_points_exactly(p: float, dtype: torch.dtype) -> None:
+    """Also when float32 moves the centre: far ends along the axes, in rationals."""
+    generator = Generator().manual_seed(1)
+    for exponents in ((-2, 2), (-60, 10), (-30, -29)):
+        centre = random_floats((3,), torch.float64, generator, exponents)
+        for radius in (1.0, 0.1, 2.0**-30, 0.0):
+            (domain,), _ = Ball(centre, radius, p).domains(network(3, dtype))
+            exact, meant = rationals(centre), rational(radius) if radius != 0.1 else fmpq(1, 10)
+            for k, sign in itertools.product(range(3), (-1, 1)):
+                point = list(exact)
+                point[k] += sign * meant
+                assert inside(domain, point), (exponents, radius)
+
+
+def inside(domain: Domain, point: list[fmpq]) -> bool:
+    low, high = rationals(domain.box.lower), rationals(domain.box.upper)
+    in_box = all(a <= x <= b for a, x, b in zip(low, point, high, strict=True))
+    if domain.centre is None:
+        return in_box
+    offsets = [abs(x - c) for x, c in zip(point, rationals(domain.centre), strict=True)]
+    radius = rational(domain.radius)
+    if domain.p == 1:
+        return in_box and sum(offsets, fmpq(0)) <= radius
+    return in_box and sum((d * d for d in offsets), fmpq(0)) <= radius * radius
+
+
+@both_dtypes
+def test_boxes_are_rounded_outward_and_may_have_no_width(dtype: torch.dtype) -> None:
+    generator = Generator().manual_seed(2)
+    ends = random_floats((2, 5), torch.float64, generator, (-20, 20)).sort(0).values
+    ends[1, 0] = ends[0, 0]
+    ends[0, 1], ends[1, 2] = -math.inf, math.inf
+    (domain,), _ = Box(ends[0], ends[1]).domains(network(5, dtype))
+    assert bool((domain.box.lower.double() <= ends[0]).all() & (domain.box.upper.double() >= ends[1]).all())
+    width = (domain.box.upper.double() - domain.box.lower.double())[[0, 3, 4]]
+    assert bool((width <= (ends[1] - ends[0])[[0, 3, 4]] + 2 * ends.abs().amax(0)[[0, 3, 4]] * torch.finfo(dtype).eps).all())
+    assert not domain.bounded
+
+
+@both_dtypes
+def test_ranges_of_linear_functions_cover_the_extremes_and_little_more(dtype: torch.dtype) -> None:
+    """c . x over a ball in rationals: centre ± radius times the dual norm."""
+    generator = Generator().manual_seed(3)
+    for p, trial in itertools.product((1, 2, math.inf), range(6)):
+        exponents = ((-3, 3), (-30, 30))[trial % 2]
+        centre = random_floats((4,), dtype, generator, exponents)
+        radius = (0.5, 2.0**-20, 0.0)[trial % 3]
+        coefficients = random_floats((3, 4), dtype, generator, exponents)
+        (domain,), _ = Ball(centre.double(), radius, p).domains(network(4, dtype))
+        found = domain.range_of(coefficients)
+        for row, low, high in zip(coefficients, found.lower.tolist(), found.upper.tolist(), strict=True):
+            c = rationals(row)
+            middle = sum((a * x for a, x in zip(c, rationals(centre), strict=True)), fmpq(0))
+            squared = sum((a * a for a in c), fmpq(0))
+            dual = {1: max(map(abs, c)), math.inf: sum(map(abs, c), fmpq(0))}.get(p)
+            above, below = rational(high) - middle, middle - rational(low)
+            for side in (above, below):
+                if dual is None:
+                    assert side >= 0 and side * side >= rational(radius) ** 2 * squared
+                else:
+                    assert side >= rational(radius) * dual
+            loose = sum((abs(a * x) for a, x in zip(c, rationals(centre), strict=True)), fmpq(0)) + sum(map(abs, c), fmpq(0))
+            reach = dual if dual is not None else fmpq(*math.sqrt(float(squared)).as_integer_ratio())
+            assert above <= rational(radius) * reach * (1 + fmpq(1, 10**5)) + loose * 40 * rational(torch.finfo(dtype).eps)
+
+
+def test_a_clipped_l2_ball_takes_the_tighter_of_ball_and_box() -> None:
+    (domain,), _ = Ball([0.5, 0.5], 0.4, 2, clip=(0.0, 0.6)).domains(network(2))
+    found = domain.range_of(torch.tensor([[1.0, 0.0], [-1.0, -1.0]], dtype=torch.float64))
+    assert found.upper[0] == pytest.approx(0.6) and found.lower[0] == pytest.approx(0.1)
+    assert found.upper[1] == pytest.approx(-1.0 + 0.4 * math.sqrt(2)) and found.lower[1] == pytest.approx(-1.2)
+
+
+@given(seed=st.integers(0, 2**30), p=st.sampled_from((1, 2, math.inf)), single=st.booleans(), clip=st.booleans())
+def test_samples_lie_in_the_region(seed: int, p: float, single: bool, clip: bool) -> None:
+    generator = Generator().manual_seed(seed)
+    inputs = integer(1, 6, generator)
+    centre, radius = normal((inputs,), generator), 10.0 ** -integer(0, 6, generator)
+    graph = network(inputs, torch.float32 if single else torch.float64)
+    box = (centre - radius / 2, centre + 2 * radius) if clip else None
+    (domain,), _ = Ball(centre, radius, p, clip=box).domains(graph)
+    points = domain.sample(20, generator)
+    assert bool((points >= domain.box.lower).all() & (points <= domain.box.upper).all())
+    if domain.centre is not None:
+        distance = torch.linalg.vector_norm((points - domain.centre).double(), ord=p, dim=1)
+        assert bool((distance <= domain.radius * (1 + 1e-6) + 1e-7 * float(centre.abs().max()) * single).all())
+
+
+def test_batches_and_lists_of_radii_come_in_order() -> None:
+    centres = torch.arange(4.0).reshape(2, 2, 1)
+    domains, lead = Ball(centres, [0.0, 1.0, 2.0]).domains(network(1))
+    assert lead == (3, 2, 2) and len(domains) == 12
+    assert [float(domain.anchor) for domain in domains[:4]] == [0.0, 1.0, 2.0, 3.0]
+    assert [float(domain.box.upper - domain.box.lower) for domain in domains[::4]] == pytest.approx([0.0, 2.0, 4.0])
+    assert Ball([0.0], [0.5]).domains(network(1))[1] == (1,)
+    assert Box(centres, centres + 1).domains(network(1))[1] == (2, 2)
+    domains, lead = WholeSpace().domains(network(2))
+    assert lead == () and not domains[0].bounded
+
+
+def test_a_centre_that_float32_can_not_hold_is_not_forgotten() -> None:
+    """Too large for the dtype: the set is unbounded then, never wrong."""
+    for p in (1, 2, math.inf):
+        (domain,), _ = Ball([1e300], 1.0, p).domains(network(1, torch.float32))
+        assert float(domain.box.upper) == math.inf
+        found = domain.range_of(torch.ones(1, 1))
+        assert float(found.upper) == math.inf and not math.isnan(float(found.lower))
+
+
+def test_anchor_is_a_point_of_the_region() -> None:
+    def check(domain: Domain) -> Tensor:
+        assert bool(domain.box.contains(domain.anchor).all())
+        return domain.anchor
+
+    assert check(Ball([0.5], 1.0, 2, clip=(0.6, 1.0)).domains(network(1))[0][0]) == pytest.approx(0.6)
+    assert check(Box([-math.inf], [math.inf]).domains(network(1))[0][0]) == 0
+    assert check(Box([3.0], [math.inf]).domains(network(1))[0][0]) == 3
+    assert issubclass(InvalidRegionError, JacoboundError)
