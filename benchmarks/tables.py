@@ -48,7 +48,7 @@ def _targets(runs: Sequence[Results]) -> list[str]:
             "at most",
             "wall s",
             "first call",
-            "pre-activation share",
+            "CROWN",
         ),
         (
             (

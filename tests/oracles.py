@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 from flint import arb, fmpq, fmpq_mat
-from torch import Tensor
+from torch import Generator, Tensor
 
-from exact import ball, rational, rational_matrix
+from exact import ball, rational, rational_matrix, rationals
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
 from jacobound.intervals import Interval
 
@@ -48,7 +48,9 @@ def observe(graph: Graph, points: Tensor) -> Observation:
     for node in graph.nodes:
         if isinstance(node, Input):
             value_error[node] = torch.zeros_like(points)
-            tangent[node] = torch.eye(inputs, dtype=points.dtype).expand(count, -1, -1).reshape(count, inputs, *node.shape)
+            tangent[node] = (
+                torch.eye(inputs, dtype=points.dtype).expand(count, -1, -1).reshape(count, inputs, *node.shape)
+            )
             error[node] = torch.zeros_like(tangent[node])
         elif isinstance(node, Affine):
             bias = torch.zeros(node.shape, dtype=points.dtype) if node.bias is None else node.bias
@@ -116,6 +118,17 @@ def not_enclosed(bounds: Interval, truth: Tensor, error: Tensor) -> list[str]:
 # --- exact -----------------------------------------------------------------------------------------------------
 
 
+def dot(a: Sequence[fmpq], b: Sequence[fmpq]) -> fmpq:
+    return sum((x * y for x, y in zip(a, b, strict=True)), fmpq(0))
+
+
+def point_inside(interval: Interval, generator: Generator) -> list[fmpq]:
+    """A rational point of an interval: an end or between, entry by entry."""
+    ends = zip(rationals(interval.lower), rationals(interval.upper), strict=True)
+    shares = torch.randint(0, 5, (interval.lower.numel(),), generator=generator).tolist()
+    return [low + (high - low) * fmpq(share, 4) for (low, high), share in zip(ends, shares, strict=True)]
+
+
 def leaky_slope(node: Elementwise) -> fmpq:
     """The slope for negative arguments of relu or leaky relu, as the number that it is."""
     name, _, number = node.activation.name.partition(":")
@@ -164,9 +177,7 @@ def exact_slopes(graph: Graph, values: Mapping[Node, list[fmpq]]) -> dict[Node, 
     return found
 
 
-def exact_derivative(
-    graph: Graph, slopes: Mapping[Node, list[fmpq]], start: Node | None = None
-) -> fmpq_mat:
+def exact_derivative(graph: Graph, slopes: Mapping[Node, list[fmpq]], start: Node | None = None) -> fmpq_mat:
     """Derivative of the outputs with respect to a node (the input when None), for given slopes; (outputs, entries)."""
     start = graph.input if start is None else start
     weights = matrices(graph)
@@ -181,7 +192,8 @@ def exact_derivative(
         elif isinstance(node, Elementwise):
             before = found[node.source]
             found[node] = fmpq_mat(
-                size(node), size(start),
+                size(node),
+                size(start),
                 [slopes[node][i] * before[i, k] for i in range(size(node)) for k in range(size(start))],
             )
         else:
@@ -199,9 +211,9 @@ SMOOTH: Mapping[str, tuple[Function, Function]] = {
 }
 
 
-def ball_values_and_jacobian(weights: Sequence[Tensor], biases: Sequence[Tensor], name: str, x: Sequence[fmpq]) -> tuple[
-    list[arb], list[list[arb]]
-]:
+def ball_values_and_jacobian(
+    weights: Sequence[Tensor], biases: Sequence[Tensor], name: str, x: Sequence[fmpq]
+) -> tuple[list[arb], list[list[arb]]]:
     """Outputs and Jacobian of a plain network with one smooth activation, by 300-bit balls."""
     value, slope = SMOOTH[name]
     h = [ball(entry) for entry in x]

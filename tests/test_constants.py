@@ -15,8 +15,13 @@ from jacobound.graph import Elementwise, Graph
 from jacobound.intervals import Interval, interval_dot
 from jacobound.methods.base import Budget, JacobianEnclosure
 from jacobound.methods.constants import (
-    crossings, from_entries, merged_row_sums, norms_before, operator_norm, split_products,
-)  # fmt: skip
+    crossings,
+    from_entries,
+    merged_row_sums,
+    norms_before,
+    operator_norm,
+    split_products,
+)
 from jacobound.operator_kinds import Dense, Scale, Select
 from jacobound.rounding import strict
 from oracles import NORMS, autodiff

@@ -1,4 +1,4 @@
-"""Bounds of tiny networks against exact arithmetic: rationals for piecewise linear ones, 300-bit balls for smooth ones."""
+"""Bounds of tiny networks against exact arithmetic: rationals for piecewise linear ones, 300-bit balls otherwise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,19 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import DTYPE_NAMES, DTYPES, at_least, outside, random_floats, rational, rationals
-from jacobound import CROWN, IBP, Box, FastLin, FastLip, RecurJac, Sampling, bound_jacobian, bound_output, from_layers, lipschitz
+from jacobound import (
+    CROWN,
+    IBP,
+    Box,
+    FastLin,
+    FastLip,
+    RecurJac,
+    Sampling,
+    bound_jacobian,
+    bound_output,
+    from_layers,
+    lipschitz,
+)
 from jacobound.activations import activation
 from jacobound.graph import Affine, Elementwise, Graph, Input, size
 from jacobound.intervals import Interval
@@ -97,7 +109,9 @@ def points_inside(box: Box, generator: Generator) -> list[list[fmpq]]:
     return corners + inner
 
 
-def violations(graph: Graph, box: Box, points: list[list[fmpq]], methods: Sequence[OutputMethod | JacobianMethod]) -> list[str]:
+def violations(
+    graph: Graph, box: Box, points: list[list[fmpq]], methods: Sequence[OutputMethod | JacobianMethod]
+) -> list[str]:
     """What the methods claim and exact arithmetic denies."""
     values = [exact_values(graph, x) for x in points]
     slopes = [exact_slopes(graph, at) for at in values]
@@ -110,7 +124,10 @@ def violations(graph: Graph, box: Box, points: list[list[fmpq]], methods: Sequen
             found, truths = bound_jacobian(graph, box, method), jacobians
         assert not bool((found.lower == math.inf).any() | (found.upper == -math.inf).any())
         # An infinite end is no claim; `outside` would call it wrong.
-        low, high = found.lower.clamp(min=-torch.finfo(graph.dtype).max), found.upper.clamp(max=torch.finfo(graph.dtype).max)
+        low, high = (
+            found.lower.clamp(min=-torch.finfo(graph.dtype).max),
+            found.upper.clamp(max=torch.finfo(graph.dtype).max),
+        )
         claims = Interval(low, high)
         for truth in truths:
             capped = [_capped(entry, graph.dtype) for entry in truth]

@@ -167,7 +167,9 @@ def test_merged_row_sums_are_never_looser_and_norms_are_the_published_ones(refer
         ("fastlin", Activation.parallel_lines),
     ],
 )
-def test_linear_bounds_on_their_ranges_are_not_looser(references: list[Reference], theirs: str, lines_of: LinesOf) -> None:
+def test_linear_bounds_on_their_ranges_are_not_looser(
+    references: list[Reference], theirs: str, lines_of: LinesOf
+) -> None:
     """Every layer from the reference's bounds of the layers before it, for ReLU-like activations.
 
     (The reference's lines for S-shaped ones are not sound and prove nothing. With our own ranges single entries may

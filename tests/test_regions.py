@@ -131,7 +131,9 @@ def test_boxes_are_rounded_outward_and_may_have_no_width(dtype: torch.dtype) -> 
     (domain,), _ = Box(ends[0], ends[1]).domains(network(5, dtype))
     assert bool((domain.box.lower.double() <= ends[0]).all() & (domain.box.upper.double() >= ends[1]).all())
     width = (domain.box.upper.double() - domain.box.lower.double())[[0, 3, 4]]
-    assert bool((width <= (ends[1] - ends[0])[[0, 3, 4]] + 2 * ends.abs().amax(0)[[0, 3, 4]] * torch.finfo(dtype).eps).all())
+    assert bool(
+        (width <= (ends[1] - ends[0])[[0, 3, 4]] + 2 * ends.abs().amax(0)[[0, 3, 4]] * torch.finfo(dtype).eps).all()
+    )
     assert not domain.bounded
 
 
@@ -157,9 +159,13 @@ def test_ranges_of_linear_functions_cover_the_extremes_and_little_more(dtype: to
                     assert side >= 0 and side * side >= rational(radius) ** 2 * squared
                 else:
                     assert side >= rational(radius) * dual
-            loose = sum((abs(a * x) for a, x in zip(c, rationals(centre), strict=True)), fmpq(0)) + sum(map(abs, c), fmpq(0))
+            loose = sum((abs(a * x) for a, x in zip(c, rationals(centre), strict=True)), fmpq(0)) + sum(
+                map(abs, c), fmpq(0)
+            )
             reach = dual if dual is not None else fmpq(*math.sqrt(float(squared)).as_integer_ratio())
-            assert above <= rational(radius) * reach * (1 + fmpq(1, 10**5)) + loose * 40 * rational(torch.finfo(dtype).eps)
+            assert above <= rational(radius) * reach * (1 + fmpq(1, 10**5)) + loose * 40 * rational(
+                torch.finfo(dtype).eps
+            )
 
 
 def test_a_clipped_l2_ball_takes_the_tighter_of_ball_and_box() -> None:

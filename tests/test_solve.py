@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -10,9 +11,25 @@ import torch
 from torch import Generator, Tensor
 
 from jacobound import (
-    CROWN, IBP, Ball, Box, Budget, FastLin, FastLip, Graph, InvalidModelError, RecurJac, ShapeError, Status,
-    UnsafeArithmeticError, WholeSpace, bound_jacobian, bound_output, from_layers, lipschitz,
-)  # fmt: skip
+    CROWN,
+    IBP,
+    Ball,
+    Box,
+    Budget,
+    FastLin,
+    FastLip,
+    Graph,
+    InvalidModelError,
+    RecurJac,
+    ShapeError,
+    Status,
+    UnsafeArithmeticError,
+    WholeSpace,
+    bound_jacobian,
+    bound_output,
+    from_layers,
+    lipschitz,
+)
 from jacobound.rounding import unrounded
 from zoo import normal
 
@@ -23,7 +40,7 @@ JACOBIANS = (FastLip(), RecurJac("constant"), RecurJac("chord"))
 
 def network(seed: int = 0, activation: str = "relu", widths: tuple[int, ...] = (3, 8, 8, 2)) -> Graph:
     generator = Generator().manual_seed(seed)
-    weights = [normal((b, a), generator, 1 / math.sqrt(a)) for a, b in zip(widths, widths[1:], strict=False)]
+    weights = [normal((b, a), generator, 1 / math.sqrt(a)) for a, b in itertools.pairwise(widths)]
     return from_layers(weights, [normal((len(w),), generator, 0.3) for w in weights], activation)
 
 

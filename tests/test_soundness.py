@@ -62,7 +62,11 @@ def check_directions(enclosure: JacobianEnclosure, seen: Observation, name: str)
 
 
 def check_constants(
-    graph: Graph, enclosure: JacobianEnclosure, norms: list[tuple[float, float]], points: Tensor, seen: Observation,
+    graph: Graph,
+    enclosure: JacobianEnclosure,
+    norms: list[tuple[float, float]],
+    points: Tensor,
+    seen: Observation,
     twin: Graph,
 ) -> None:
     """Slopes between pairs of points stay below every constant."""
@@ -106,7 +110,9 @@ def test_values_jacobians_and_slopes_stay_within_their_bounds(kind: str, region:
 @given(
     kind=st.sampled_from(sorted(KINDS)), region=regions, seed=seeds, single=st.booleans(), norm=st.sampled_from(NORMS)
 )
-def test_the_bracket_of_lipschitz_is_one(kind: str, region: str, seed: int, single: bool, norm: tuple[float, float]) -> None:
+def test_the_bracket_of_lipschitz_is_one(
+    kind: str, region: str, seed: int, single: bool, norm: tuple[float, float]
+) -> None:
     generator = Generator().manual_seed(seed)
     graph = KINDS[kind](generator)
     described, points = REGIONS[region](graph.in_shape, generator)

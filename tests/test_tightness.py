@@ -10,8 +10,18 @@ import torch
 from torch import Generator, Tensor
 
 from jacobound import (
-    CROWN, IBP, Ball, Box, FastLin, FastLip, RecurJac, bound_jacobian, bound_output, from_layers, lipschitz,
-)  # fmt: skip
+    CROWN,
+    IBP,
+    Ball,
+    Box,
+    FastLin,
+    FastLip,
+    RecurJac,
+    bound_jacobian,
+    bound_output,
+    from_layers,
+    lipschitz,
+)
 from jacobound.graph import Elementwise, Graph
 from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod
@@ -99,7 +109,9 @@ def test_three_layers_come_close_to_the_best_and_are_never_wider_than_intervals(
         best = over_all_patterns(weights, tight, graph)
         slack = 1e-11
         for found in (published.entries, tight.entries):
-            assert bool((found.lower >= wide.entries.lower - slack).all() & (found.upper <= wide.entries.upper + slack).all())
+            assert bool(
+                (found.lower >= wide.entries.lower - slack).all() & (found.upper <= wide.entries.upper + slack).all()
+            )
             assert bool((found.lower <= best.lower + slack).all() & (found.upper >= best.upper - slack).all())
         excess = [float((x.upper - x.lower).sum()) for x in (best, tight.entries, published.entries, wide.entries)]
         ratios.append([entry / excess[0] for entry in excess])
@@ -145,7 +157,9 @@ def test_chords_are_not_worse_than_constants(activation: str) -> None:
         slack = 1e-11
         assert bool((tight.entries.lower >= published.entries.lower - slack).all())
         assert bool((tight.entries.upper <= published.entries.upper + slack).all())
-        assert float(from_entries(tight, math.inf, math.inf)) <= float(from_entries(published, math.inf, math.inf)) + slack
+        assert (
+            float(from_entries(tight, math.inf, math.inf)) <= float(from_entries(published, math.inf, math.inf)) + slack
+        )
 
 
 @methods

@@ -98,9 +98,7 @@ def input_skip(generator: Generator) -> Graph:
 def node_used_twice(generator: Generator) -> Graph:
     """W h + V h as two terms of one node, and of the output."""
     h = any_activation(dense(Input((3,)), 4, generator), generator)
-    both = Affine(
-        tuple((Dense(normal((4, 4), generator, 0.5)), h) for _ in range(2)), normal((4,), generator), "both"
-    )
+    both = Affine(tuple((Dense(normal((4, 4), generator, 0.5)), h) for _ in range(2)), normal((4,), generator), "both")
     last = any_activation(both, generator)
     return Graph(Affine(tuple((Dense(normal((2, 4), generator)), last) for _ in range(2)), None, "out"))
 
@@ -110,8 +108,12 @@ def convolution(generator: Generator) -> Graph:
     x = Input((2, 5, 4))
     groups = integer(1, 2, generator)
     kernel = Convolution(
-        normal((4, 2 // groups, 3, 2), generator, 0.4), (2, 5, 4), (integer(1, 2, generator), 1), (1, 1),
-        (1, integer(1, 2, generator)), groups,
+        normal((4, 2 // groups, 3, 2), generator, 0.4),
+        (2, 5, 4),
+        (integer(1, 2, generator), 1),
+        (1, 1),
+        (1, integer(1, 2, generator)),
+        groups,
     )
     node = any_activation(Affine(((kernel, x),), normal(kernel.out_shape, generator, 0.3), "conv"), generator)
     ones = torch.ones(4, 1, 2, 2, dtype=torch.float64)
@@ -166,8 +168,16 @@ def several_consumers(generator: Generator) -> Graph:
 KINDS: dict[str, Callable[[Generator], Graph]] = {
     function.__name__: function
     for function in (
-        mlp, residual, dense_connections, input_skip, node_used_twice, convolution, batch_norm, elementwise_input,
-        elementwise_chain, several_consumers,
+        mlp,
+        residual,
+        dense_connections,
+        input_skip,
+        node_used_twice,
+        convolution,
+        batch_norm,
+        elementwise_input,
+        elementwise_chain,
+        several_consumers,
     )
 }
 

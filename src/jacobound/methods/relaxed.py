@@ -33,80 +33,74 @@ def propagate(
     Returns:
         Certified interval of every node, of the node's shape.
     """
-    ranges: dict[Node, Interval] = {}
-    relaxations: dict[Node, Relaxation] = {}
-    backward = BackwardPass(graph, domain, ranges, relaxations)
-    reachable = set()  # nodes that a backward pass can reach from
-    for done, node in enumerate(graph.nodes):
-        budget.tell(done, len(graph.nodes), "ranges")
-        if isinstance(node, Input):
-            ranges[node] = domain.box
-            reachable.add(node)
-        elif isinstance(node, Affine):
-            ranges[node] = _enclose(node, ranges)
-            if all(source in reachable for source in node.sources):
+    return _Sweep(graph, domain, budget, lines_of, with_output).run()
+
+
+class _Sweep:
+    """The sweep; lives for one call."""
+
+    def __init__(
+        self, graph: Graph, domain: Domain, budget: Budget, lines_of: LinesOf | None, with_output: bool
+    ) -> None:
+        self._graph, self._domain, self._budget = graph, domain, budget
+        self._lines_of, self._with_output = lines_of, with_output
+        self._ranges: dict[Node, Interval] = {}
+        self._relaxations: dict[Node, Relaxation] = {}
+        self._backward = BackwardPass(graph, domain, self._ranges, self._relaxations)
+
+    def run(self) -> dict[Node, Interval]:
+        reachable = set()  # nodes that a backward pass can start from
+        for done, node in enumerate(self._graph.nodes):
+            self._budget.tell(done, len(self._graph.nodes), "ranges")
+            if isinstance(node, Input):
+                self._ranges[node] = self._domain.box
                 reachable.add(node)
-                _tighten(graph, node, domain, budget, ranges, backward, with_output)
-        else:
-            ranges[node] = node.activation.range(ranges[node.source])
-            if lines_of is not None and domain.bounded:
-                argument = ranges[node.source]
-                relaxations[node] = Relaxation(lines_of(node.activation, argument), argument.magnitude())
-                reachable.add(node)
-    return ranges
+            elif isinstance(node, Affine):
+                self._ranges[node] = self._enclose(node)
+                if self._domain.bounded and all(source in reachable for source in node.sources):
+                    reachable.add(node)
+                    self._tighten(done, node)
+            else:
+                argument = self._ranges[node.source]
+                self._ranges[node] = node.activation.range(argument)
+                if self._lines_of is not None and node.source in reachable:
+                    lines = self._lines_of(node.activation, argument)
+                    self._relaxations[node] = Relaxation(lines, argument.magnitude())
+                    reachable.add(node)
+        return self._ranges
 
+    def _enclose(self, node: Affine) -> Interval:
+        """Interval image of an affine node."""
+        images = [operator.enclose(self._ranges[source]) for operator, source in node.terms]
+        total = sum(images[1:], images[0])
+        return total if node.bias is None else total + node.bias
 
-def _enclose(node: Affine, ranges: dict[Node, Interval]) -> Interval:
-    """Interval image of an affine node."""
-    total: Interval | None = None
-    for operator, source in node.terms:
-        image = operator.enclose(ranges[source])
-        total = image if total is None else total + image
-    assert total is not None
-    return total if node.bias is None else total + node.bias
+    def _tighten(self, done: int, node: Affine) -> None:
+        """Intersect a node's interval with linear bounds, for the entries where that can change anything later."""
+        rows = flat_indices(self._worthwhile(node))
+        if not len(rows) or self._budget.is_over:
+            return
+        pieces = []
+        for chunk in self._budget.chunks(len(rows), self._backward.bytes_per_row(node)):
+            pieces.append(self._backward.enclose(node, rows[chunk]))
+            self._budget.tell(done + chunk.stop / len(rows), len(self._graph.nodes), "ranges")
+        flat = self._ranges[node].reshape(size(node))
+        better = concatenated(pieces, 0).intersect(flat[rows])
+        lower, upper = flat.lower.index_copy(0, rows, better.lower), flat.upper.index_copy(0, rows, better.upper)
+        self._ranges[node] = Interval(lower, upper).reshape(*node.shape)
 
-
-def _tighten(
-    graph: Graph,
-    node: Affine,
-    domain: Domain,
-    budget: Budget,
-    ranges: dict[Node, Interval],
-    backward: BackwardPass,
-    with_output: bool,
-) -> None:
-    """Intersect a node's interval with linear bounds, for the entries where that can change anything later."""
-    rows = flat_indices(_worthwhile(graph, node, ranges, with_output))
-    if (
-        budget.is_over
-        or not domain.bounded
-        or not len(rows)
-        or (domain.centre is None and _is_one_operator_on_input(node))
-    ):
-        return
-    pieces = []
-    for chunk in budget.chunks(len(rows), backward.bytes_per_row(node)):
-        pieces.append(backward.enclose(node, rows[chunk]))
-        budget.tell(graph.nodes.index(node) + chunk.stop / len(rows), len(graph.nodes), "ranges")
-    found = concatenated(pieces, 0)
-    flat = ranges[node].reshape(size(node))
-    better = found.intersect(flat[rows])
-    ranges[node] = Interval(
-        flat.lower.index_copy(0, rows, better.lower), flat.upper.index_copy(0, rows, better.upper)
-    ).reshape(*node.shape)
-
-
-def _worthwhile(graph: Graph, node: Affine, ranges: dict[Node, Interval], with_output: bool) -> Tensor:
-    """Entries whose tighter range can change a line or a slope: arguments of activations that are not settled."""
-    wanted = torch.zeros_like(ranges[node].lower, dtype=torch.bool)
-    if node is graph.output and with_output:
-        return ~wanted
-    for reader in graph.consumers[node]:
-        if isinstance(reader, Elementwise):
-            wanted |= ~reader.activation.settled(ranges[node])
-    return wanted
-
-
-def _is_one_operator_on_input(node: Affine) -> bool:
-    """On a box the interval image of a single operator is already exact (up to rounding)."""
-    return len(node.terms) == 1 and isinstance(node.terms[0][1], Input)
+    def _worthwhile(self, node: Affine) -> Tensor:
+        """Entries whose tighter range can change a line, a slope or a later interval."""
+        every = torch.ones_like(self._ranges[node].lower, dtype=torch.bool)
+        first = all(isinstance(source, Input) for source in node.sources)
+        if first and len(node.terms) == 1 and self._domain.centre is None:
+            return ~every  # on a box the interval image of one operator is exact already, up to rounding
+        if node is self._graph.output and self._with_output:
+            return every
+        readers = [reader for reader in self._graph.consumers[node] if isinstance(reader, Elementwise)]
+        if first and readers:
+            return every  # dual norms cost little, and intervals of later layers start from here
+        wanted = ~every
+        for reader in readers:
+            wanted |= ~reader.activation.settled(self._ranges[node])
+        return wanted
