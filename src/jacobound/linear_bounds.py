@@ -166,8 +166,7 @@ class BackwardPass:
         # Rows of the weight are the exact coefficients: no product, no rounding (but for uncertain weights).
         for operator, source in target.terms:
             entries = self._entries(source)
-            first = operator.transpose().columns(rows)
-            state.coefficient[source] = (entries, (first if entries is None else first[:, entries]).unsqueeze(0))
+            state.coefficient[source] = (entries, operator.transpose().columns(rows, entries).unsqueeze(0))
             extra = operator.uncertainty(self._magnitude(source))
             if extra is not None:
                 state = Rows(state.coefficient, state.constant, up(state.error + extra.flatten()[rows]))

@@ -108,18 +108,25 @@ class Dense(LinearOperator):
     def parameters(self) -> tuple[Tensor, ...]:
         return (self.weight,)
 
-    def columns(self, index: Tensor) -> Tensor:
-        return super().columns(index) if self.lead else self.weight.T[index]
+    def columns(self, index: Tensor, outputs: Tensor | None = None) -> Tensor:
+        return super().columns(index, outputs) if self.lead else self._part(outputs, index).T
 
     def between(self, inputs: Tensor | None, outputs: Tensor | None, vectors: int) -> Callable[[Tensor], Tensor]:
         """Products with the submatrix only, so that dead neurons cost nothing; few vectors are not worth its copy."""
         if self.lead or vectors < 16:
             return super().between(inputs, outputs, vectors)
-        weight, by_rows = self.weight, self.weight.stride(1) == 1
-        for axis in (0, 1) if by_rows else (1, 0):  # along the memory first
-            index = outputs if axis == 0 else inputs
-            weight = weight if index is None else weight.index_select(axis, index)
+        weight = self._part(outputs, inputs)
         return lambda x: x @ weight.T
+
+    def _part(self, outputs: Tensor | None, inputs: Tensor | None) -> Tensor:
+        """The submatrix of the given outputs and inputs, read along the memory whichever way the weight lies."""
+        flipped = self.weight.stride(1) != 1
+        base, rows, columns = (self.weight.T, inputs, outputs) if flipped else (self.weight, outputs, inputs)
+        if rows is not None:
+            base = base.index_select(0, rows)
+        if columns is not None:
+            base = base.gather(1, columns.expand(len(base), -1))
+        return base.T if flipped else base
 
 
 @dataclass(frozen=True, eq=False)

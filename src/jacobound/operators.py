@@ -17,7 +17,7 @@ from torch import Tensor
 
 from jacobound.errors import UnsafeArithmeticError
 from jacobound.intervals import Interval
-from jacobound.rounding import down, gamma, inflate, underflow, up
+from jacobound.rounding import down, gamma, inflate, smallest, underflow, up
 
 
 def convert_exactly(x: Tensor, device: torch.device, dtype: torch.dtype, what: str) -> Tensor:
@@ -33,6 +33,10 @@ def convert_exactly(x: Tensor, device: torch.device, dtype: torch.dtype, what: s
             "keep float64, or round the model's weights yourself first"
         )
     return moved
+
+
+# Argument and image of one chunk of vectors hold at most this many numbers (32 MiB in float64).
+CHUNK_ENTRIES = 1 << 22
 
 
 def positions(count: int, like: Tensor) -> Tensor:
@@ -104,7 +108,7 @@ class LinearOperator(ABC):
         """The larger of `terms` of this operator and of its transpose."""
         return max(self.terms, self.transpose().terms)
 
-    def slack(self, magnitude: Tensor, summands: int = 0) -> Tensor:
+    def slack(self, magnitude: Tensor, doubt: Tensor | None = None) -> Tensor:
         """How far the computed `apply` may be from the exact image of any x with ``|x| <= magnitude``.
 
         The same vector bounds the error of the transposed product: if A' is the computed ``A W`` then
@@ -112,17 +116,18 @@ class LinearOperator(ABC):
 
         Args:
             magnitude: non-negative, shape (*lead, *in_shape); infinite entries give infinite slack.
-            summands: further terms that the caller adds to each output entry (a bias, other operators).
+            doubt: how far the argument itself may be off, same shape; its image is added in the same product.
 
         Returns:
             Shape (*lead, *out_shape), rounded up.
         """
-        terms = self.longest_sum + summands if self.longest_sum else summands
-        if terms == 0:
-            slack = magnitude.new_zeros(*magnitude.shape[: magnitude.dim() - len(self.in_shape)], *self.out_shape)
+        if self.longest_sum == 0:
+            slack = torch.zeros_like(self.apply(magnitude)) if doubt is None else self.apply(doubt)
         else:
-            size = self.abs().apply(magnitude)
-            slack = inflate(size * gamma(terms + 2, size), self.terms + 3) + underflow(terms, size)
+            # Scaled before the product, so that both go through it at once; large weights see its underflow.
+            parts = magnitude * gamma(self.longest_sum + 2, magnitude) + smallest(magnitude)
+            size = self.abs().apply(parts if doubt is None else parts + doubt)
+            slack = inflate(size, self.terms + 4) + underflow(self.longest_sum, size)
         extra = self.uncertainty(magnitude)
         return slack if extra is None else up(slack + extra)
 
@@ -136,23 +141,23 @@ class LinearOperator(ABC):
             return x.map(self.apply)  # only moves entries: no rounding, and no negative weights
         centre, radius = x.midpoint_and_radius()
         middle = self.apply(centre)
-        if not radius.any():
-            spread = self.slack(centre.abs())
-        else:
-            reach = inflate(self.abs().apply(radius), self.terms + 1)
-            spread = up(reach + self.slack(up(centre.abs() + radius)))
+        spread = self.slack(up(centre.abs() + radius), radius)
         spread = torch.where(torch.isfinite(middle), spread, torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf)
         middle = middle.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         return Interval.safe(down(middle - spread), up(middle + spread))
 
-    def columns(self, index: Tensor) -> Tensor:
-        """Images of unit vectors, exactly: shape (len(index), out_size).
+    def columns(self, index: Tensor, outputs: Tensor | None = None) -> Tensor:
+        """Images of unit vectors, exactly: shape (len(index), len(outputs) or out_size).
 
         Each entry is one product with 1, so nothing is rounded in classical arithmetic.
+
+        Args:
+            index: flat indices into in_shape.
+            outputs: flat indices into out_shape, or None for all.
         """
         units = self.example().new_zeros(len(index), self.in_size)
         units[positions(len(index), units), index] = 1.0
-        return self.apply(units.reshape(-1, *self.in_shape)).reshape(len(index), self.out_size)
+        return self.between(None, outputs, len(index))(units)
 
     def between(self, inputs: Tensor | None, outputs: Tensor | None, vectors: int) -> Callable[[Tensor], Tensor]:
         """`apply` on the entries `inputs` of a flattened argument (others zero), keeping the entries `outputs`.
@@ -166,15 +171,22 @@ class LinearOperator(ABC):
             A function from shape (*lead, len(inputs) or in_size) to (*lead, len(outputs) or out_size).
         """
         del vectors
+        step = max(1, CHUNK_ENTRIES // (self.in_size + self.out_size))
 
         def push(x: Tensor) -> Tensor:
-            lead = x.shape[:-1]
-            if inputs is not None:
-                x = x.new_zeros(*lead, self.in_size).index_copy_(-1, inputs, x)
-            image = self.apply(x.reshape(*lead, *self.in_shape)).reshape(*lead, self.out_size)
-            return image if outputs is None else image[..., outputs]
+            # A few vectors at a time: only what is wanted of an image is kept.
+            parts = [self._pushed(part, inputs, outputs) for part in x.reshape(-1, x.shape[-1]).split(step)]
+            image = parts[0] if len(parts) == 1 else torch.cat(parts)
+            return image.reshape(*x.shape[:-1], image.shape[-1])
 
         return push
+
+    def _pushed(self, x: Tensor, inputs: Tensor | None, outputs: Tensor | None) -> Tensor:
+        """`between` for one chunk of vectors, shape (vectors, entries)."""
+        if inputs is not None:
+            x = x.new_zeros(len(x), self.in_size).index_copy_(1, inputs, x)
+        image = self.apply(x.reshape(len(x), *self.in_shape)).reshape(len(x), self.out_size)
+        return image if outputs is None else image[:, outputs]
 
     def materialise(self) -> Tensor:
         """The dense matrix, shape (out_size, in_size)."""

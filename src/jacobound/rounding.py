@@ -76,6 +76,11 @@ def underflow(terms: int, like: Tensor) -> float:
     return 2.0 * (terms + 2) * tiny(like.dtype) if rigorous() else 0.0
 
 
+def smallest(like: Tensor) -> float:
+    """The smallest positive number, which covers the underflow of one product."""
+    return tiny(like.dtype) * torch.finfo(like.dtype).eps if rigorous() else 0.0
+
+
 def up(x: Tensor) -> Tensor:
     """A float that is >= the exact result of which `x` is the correctly rounded value; NaN becomes +inf."""
     if not rigorous():

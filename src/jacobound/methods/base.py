@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from time import monotonic
 
 import torch
@@ -29,7 +30,7 @@ class Budget:
     """
 
     seconds: float | None = None
-    memory: int = 1 << 30
+    memory: int = 1 << 31
     progress: Callable[[float, float, str], None] | None = None
     started: float = field(default_factory=monotonic)
 
@@ -70,6 +71,26 @@ class OutputMethod(ABC):
         Args:
             with_output: also tighten the output node; callers that need only pre-activations switch it off.
         """
+
+
+class Deferred(Mapping[Node, Interval]):
+    """Intervals of nodes that are found when one of them is first asked for."""
+
+    def __init__(self, find: Callable[[], Mapping[Node, Interval]]) -> None:
+        self._find = find
+
+    @cached_property
+    def _found(self) -> Mapping[Node, Interval]:
+        return self._find()
+
+    def __getitem__(self, node: Node) -> Interval:
+        return self._found[node]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from torch import Tensor
 from jacobound.errors import InvalidOptionError
 from jacobound.graph import Elementwise, Graph, Node, size
 from jacobound.intervals import Interval
-from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod, derivative_ranges
+from jacobound.methods.base import Budget, Deferred, JacobianEnclosure, JacobianMethod, OutputMethod, derivative_ranges
 from jacobound.methods.core import UnstableCore, build_core, core_bytes
 from jacobound.methods.crown import CROWN
 from jacobound.methods.defects import defect_weights
@@ -64,10 +64,13 @@ class RecurJac(JacobianMethod):
         recursion = Recursion(core, adjoints, _RELAXATIONS[self.relaxation], budget)
         recursion.run()
         entries = recursion.bound(graph.input)
-        known: dict[Node, Interval] = {block: recursion.refined(block) for block in core.blocks}
-        known[graph.input] = entries.map(lambda end: end.reshape(-1, *graph.in_shape))
-        refined = interval_adjoints(graph, slopes, known)
-        return JacobianEnclosure(entries, recursion.along, refined, slopes, ranges)
+
+        def refined() -> Mapping[Node, Interval]:
+            known: dict[Node, Interval] = {block: recursion.refined(block) for block in core.blocks}
+            known[graph.input] = entries.map(lambda end: end.reshape(-1, *graph.in_shape))
+            return interval_adjoints(graph, slopes, known)
+
+        return JacobianEnclosure(entries, recursion.along, Deferred(refined), slopes, ranges)
 
 
 class Recursion:

@@ -62,8 +62,7 @@ def push_through(operator: LinearOperator, groups: Mapping[Key, Tangents], neede
     for key, group in groups.items():
         if group.values is None:
             assert group.entries is not None
-            image = operator.columns(group.entries)
-            images[key] = image if needed is None else image[:, needed]
+            images[key] = operator.columns(group.entries, needed)
         elif push is not None and group.entries is moving[0].entries:
             images[key] = push(group.values)
         else:
