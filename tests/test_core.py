@@ -17,7 +17,7 @@ from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
 from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, derivative_ranges
 from jacobound.methods.core import UnstableCore, build_core
-from jacobound.methods.defects import defect_weights
+from jacobound.methods.defects import _Backwards, defect_weights
 from jacobound.methods.fastlip import interval_adjoints
 from jacobound.methods.ibp import IBP
 from jacobound.methods.product_relaxation import ProductRelaxation, chord, constant
@@ -65,14 +65,17 @@ def random_slopes(graph: Graph, dtype: torch.dtype, generator: Generator) -> dic
     for node in graph.nodes:
         if isinstance(node, Elementwise):
             ends = random_floats((2, size(node)), dtype, generator, (-2, 1)).sort(0).values
-            kind = torch.randint(0, 5, (size(node),), generator=generator)
+            kind = torch.randint(0, 6, (size(node),), generator=generator)
             fixed = torch.where(kind == 0, 0.0, torch.where(kind == 1, 1.0, ends[0]))
-            found[node] = Interval(torch.where(kind < 3, fixed, ends[0]), torch.where(kind < 3, fixed, ends[1]))
+            low = torch.where(kind == 5, -ends[1].abs(), ends[0])  # as |z| has it
+            high = torch.where(kind == 5, ends[1].abs(), ends[1])
+            found[node] = Interval(torch.where(kind < 3, fixed, low), torch.where(kind < 3, fixed, high))
     return found
 
 
 def weights_of(graph: Graph, slopes: Mapping[Node, Interval]) -> dict[Node, Tensor]:
-    return defect_weights(graph, slopes, interval_adjoints(graph, slopes))
+    """By the backward sweep, which `defect_weights` leaves out while interval adjoints are good enough."""
+    return _Backwards(graph, slopes, interval_adjoints(graph, slopes)).run()
 
 
 def pick_slopes(slopes: dict[Node, Interval], generator: Generator) -> dict[Node, list[fmpq]]:
@@ -195,6 +198,9 @@ def test_product_lines_hold_at_all_slopes_and_derivatives(
     dust = torch.full((3, 40), 1e-3, dtype=dtype)
     lines = relax(slope, derivative, dust)
     assert bool((lines.upper_offset >= 0).all()) and bool((lines.lower_offset <= 0).all())
+    fixed = slope.lower == slope.upper
+    assert bool((lines.upper_slope == slope.upper)[:, fixed].all() & (lines.lower_slope == slope.lower)[:, fixed].all())
+    assert not bool(lines.upper_offset[:, fixed].any()) and not bool(lines.lower_offset[:, fixed].any())
     for j, i in itertools.product(range(3), range(40)):
         s_ends = [rational(float(end[i])) for end in (slope.lower, slope.upper)]
         y_ends = [rational(float(end[j, i])) for end in (derivative.lower, derivative.upper)]
@@ -257,3 +263,62 @@ def test_stable_neurons_are_multiplied_out_and_unstable_ones_found() -> None:
     slopes = derivative_ranges(graph, ranges)
     core = build_core(graph, slopes, weights_of(graph, slopes))
     assert core.neurons == 0 and list(core.transfer) == [(graph.output, graph.input)]
+
+
+@both_dtypes
+@pytest.mark.parametrize("relax", (constant, chord))
+def test_the_recursion_reaches_no_less_than_the_best_slopes(dtype: torch.dtype, relax: ProductRelaxation) -> None:
+    """Derivatives behind are positive, so the extreme slopes are known: the bound must hold for them without rounding.
+
+    Weights of the first layer have both signs and all sizes: the sums of the recursion cancel, and round.
+    """
+    generator = Generator().manual_seed(11)
+    for _ in range(8):
+        x = Input((2,))
+        first = Dense(random_floats((12, 2), dtype, generator, (-3, 3)))
+        h = Elementwise(activation("relu"), Affine(((first, x),)))
+        second = Dense(random_floats((6, 12), dtype, generator, (-3, 3)).abs())
+        g = Elementwise(activation("relu"), Affine(((second, h),)))
+        graph = Graph(Affine(((Dense(random_floats((1, 6), dtype, generator, (-3, 3)).abs()), g),)))
+        slopes: dict[Node, Interval] = {}
+        for node in (h, g):
+            low = 0.5 + torch.rand(size(node), generator=generator).to(dtype)
+            slopes[node] = Interval(low, low + torch.rand(size(node), generator=generator).to(dtype) / 8)
+        recursion = Recursion(
+            build_core(graph, slopes, weights_of(graph, slopes)), interval_adjoints(graph, slopes), relax, Budget()
+        )
+        recursion.run()
+        found = recursion.bound(x)
+        for k, side in itertools.product(range(2), (1, -1)):
+            tangent = rationals(first.weight[:, k])
+            for node, weight in ((h, second.weight), (g, graph.output.terms[0][0].weight)):
+                low, high = rationals(slopes[node].lower), rationals(slopes[node].upper)
+                picked = [c if (t > 0) == (side > 0) else a for t, a, c in zip(tangent, low, high, strict=True)]
+                after = [s * t for s, t in zip(picked, tangent, strict=True)]
+                tangent = [dot(rationals(row), after) for row in weight]
+            bound = rational(float((found.upper if side > 0 else found.lower)[0, k]))
+            assert side * bound >= side * tangent[0]
+
+
+def test_weights_do_not_blow_up_through_layers_without_doubt() -> None:
+    """Interval adjoints grow by the row sums of every layer; the backward sweep knows that nothing is uncertain."""
+    generator = Generator().manual_seed(12)
+    node: Node = Input((16,))
+    for layer in range(12):
+        rotation = torch.linalg.qr(torch.randn(16, 16, generator=generator).double()).Q
+        shift = torch.zeros(16, dtype=torch.float64) if layer == 11 else torch.full((16,), 40.0, dtype=torch.float64)
+        affine = Affine(((Dense(rotation), node),), shift)
+        node = Elementwise(activation("relu"), affine) if layer < 11 else affine
+    graph = Graph(node)
+    slopes: dict[Node, Interval] = {}
+    for each in graph.nodes:
+        if isinstance(each, Elementwise):
+            low = torch.ones(16, dtype=torch.float64)
+            low[0] = 0.0 if len(slopes) == 10 else 1.0  # one unstable neuron in the last hidden layer
+            slopes[each] = Interval(low, torch.ones(16, dtype=torch.float64))
+    adjoints = interval_adjoints(graph, slopes)
+    weights = defect_weights(graph, slopes, adjoints)
+    assert float(adjoints[graph.input].magnitude().max()) > 1e3
+    assert all(float(weight.max()) <= 3.0 for weight in weights.values())
+    for node in graph.nodes:
+        assert bool((weights[node] <= adjoints[node].magnitude()).all())

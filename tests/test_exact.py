@@ -73,7 +73,7 @@ def extreme(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) ->
 
 
 FAMILIES: dict[str, Draw] = {draw.__name__: draw for draw in (plain, integers, mixed, huge, small, extreme)}
-NAMES = ("relu", "leaky_relu:0.25", "leaky_relu:0.1", "leaky_relu:-0.5")
+NAMES = ("relu", "leaky_relu:0.25", "leaky_relu:0.1", "leaky_relu:-0.5", "leaky_relu:-1")
 
 
 def layered(weights: Sequence[Tensor], biases: Sequence[Tensor | None], names: Sequence[str]) -> Graph:
@@ -90,7 +90,7 @@ def random_network(draw: Draw, dtype: torch.dtype, generator: Generator) -> Grap
     widths = [integer(1, 3, generator), *(integer(1, 4, generator) for _ in range(integer(1, 3, generator))), 2]
     weights = [draw((after, before), dtype, generator) for before, after in itertools.pairwise(widths)]
     biases = [draw((width,), dtype, generator) if integer(0, 1, generator) else None for width in widths[1:]]
-    return layered(weights, biases, [NAMES[integer(0, 3, generator)] for _ in widths[2:]])
+    return layered(weights, biases, [NAMES[integer(0, len(NAMES) - 1, generator)] for _ in widths[2:]])
 
 
 def random_box(inputs: int, dtype: torch.dtype, generator: Generator) -> Box:

@@ -358,17 +358,6 @@ def test_slack_covers_the_worst_order_of_a_long_sum(dtype: torch.dtype, transpos
 
 
 @both_dtypes
-def test_slack_of_further_summands(dtype: torch.dtype, generator: torch.Generator) -> None:
-    """A bias that the caller adds: with ``gamma |bias|`` paid by the caller, the sum is covered."""
-    draw = reals(dtype, generator)
-    operator = Dense(draw((4, 5)))
-    x = draw((5,))
-    assert torch.all(operator.slack(x.abs(), summands=2) > operator.slack(x.abs()))
-    assert not Identity((3,), (3,), x).slack(x[:3].abs()).any()
-    assert torch.all(Identity((3,), (3,), x).slack(x[:3].abs(), summands=1) >= unit(dtype) * x[:3].abs())
-
-
-@both_dtypes
 @every_kind
 def test_slack_of_infinite_magnitudes(kind: str, dtype: torch.dtype) -> None:
     operator = KINDS[kind](lambda shape: torch.ones(*shape, dtype=dtype))

@@ -171,11 +171,12 @@ class LinearOperator(ABC):
             A function from shape (*lead, len(inputs) or in_size) to (*lead, len(outputs) or out_size).
         """
         del vectors
-        step = max(1, CHUNK_ENTRIES // (self.in_size + self.out_size))
+        step = max(1, CHUNK_ENTRIES // max(1, self.in_size + self.out_size))
 
         def push(x: Tensor) -> Tensor:
             # A few vectors at a time: only what is wanted of an image is kept.
-            parts = [self._pushed(part, inputs, outputs) for part in x.reshape(-1, x.shape[-1]).split(step)]
+            flat = x.reshape(prod(x.shape[:-1]), x.shape[-1])
+            parts = [self._pushed(part, inputs, outputs) for part in flat.split(step)]
             image = parts[0] if len(parts) == 1 else torch.cat(parts)
             return image.reshape(*x.shape[:-1], image.shape[-1])
 
