@@ -53,9 +53,7 @@ def load(folder: Path, part: str) -> Digits:
     """Read ``mnist_<part>.npz`` (part is "train" or "test")."""
     path = folder / f"mnist_{part}.npz"
     if not path.is_file():
-        raise SystemExit(
-            f"{path} does not exist; give the folder with mnist_train.npz and mnist_test.npz as argument"
-        )
+        raise SystemExit(f"{path} does not exist; give the folder with mnist_train.npz and mnist_test.npz as argument")
     with np.load(path) as file:
         return Digits(file["x"], file["y"].astype(np.int64))
 
@@ -96,9 +94,7 @@ def to_onnx(model: nn.Sequential) -> onnx.ModelProto:
         if isinstance(layer, nn.Linear):
             names = (f"weight_{index}", f"bias_{index}")
             arrays = (layer.weight.detach().numpy(), layer.bias.detach().numpy())
-            tensors += [
-                numpy_helper.from_array(array, name) for array, name in zip(arrays, names, strict=True)
-            ]
+            tensors += [numpy_helper.from_array(array, name) for array, name in zip(arrays, names, strict=True)]
             nodes.append(helper.make_node("Gemm", [value, *names], [result], transB=1))
         else:
             nodes.append(helper.make_node("Relu", [value], [result]))
@@ -127,12 +123,8 @@ def default_folder() -> Path:
 def main() -> None:
     """Train, measure and write both files."""
     parser = argparse.ArgumentParser(description="Train the demo network of jacobound and write it as ONNX.")
-    parser.add_argument(
-        "mnist", nargs="?", type=Path, default=default_folder(), help="folder of the two npz files"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=REPOSITORY / "src" / "jacobound" / "data", help="where to write"
-    )
+    parser.add_argument("mnist", nargs="?", type=Path, default=default_folder(), help="folder of the two npz files")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "src" / "jacobound" / "data", help="where to write")
     arguments = parser.parse_args()
     model = train(load(arguments.mnist, "train"))
     test = load(arguments.mnist, "test")

@@ -333,8 +333,11 @@ HEAD = [node("MatMul", "x w", "logits"), node("Softmax", "logits", "y")]
 
 def test_softmax_is_cut_where_the_message_says() -> None:
     data = model(HEAD, (1, 4), {"w": weight(4, 3)})
-    with pytest.raises(UnsupportedOpError, match=r"Op 'Softmax' \(node 'node_y', output 'y'\) at position 1.*"
-                       r"cut the network before it with from_onnx\(path, until='logits'\)"):
+    with pytest.raises(
+        UnsupportedOpError,
+        match=r"Op 'Softmax' \(node 'node_y', output 'y'\) at position 1.*"
+        r"cut the network before it with from_onnx\(path, until='logits'\)",
+    ):
         from_onnx(data)
     for until in ("logits", "node_logits"):
         assert [entry.name for entry in from_onnx(data, until=until).nodes] == ["x", "logits"]

@@ -52,8 +52,17 @@ def test_graph_is_the_module(name: str) -> None:
     assert all(torch.equal(tensor, before[key]) for key, tensor in module.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["mlp", "residual, input skip, layer called twice", "cnn with batch norm and pooling",
-                                  "dense block", "adaptive pool", "stack, split, chunk"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mlp",
+        "residual, input skip, layer called twice",
+        "cnn with batch norm and pooling",
+        "dense block",
+        "adaptive pool",
+        "stack, split, chunk",
+    ],
+)
 def test_no_rounding_is_added(name: str) -> None:
     module, shape = built(name)
     assert_same_function(from_torch(module, torch.zeros(2, *shape)), module, shape, 1e-12)
@@ -68,11 +77,20 @@ def test_activations(name: str) -> None:
     assert [node.activation.name.split(":")[0] for node in graph.nodes if isinstance(node, Elementwise)]
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding", "ceil", "counted", "divisor"), [
-    (2, 2, 0, False, True, None), (3, 2, 1, False, True, None), (3, 2, 1, False, False, None),
-    ((3, 2), (1, 2), 1, True, True, None), ((3, 2), (2, 1), (1, 0), True, False, None), (2, 2, 1, True, True, None),
-    (2, 3, 1, True, False, None), (3, 1, 1, False, False, 5), (3, 2, 0, True, True, 4),
-])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "ceil", "counted", "divisor"),
+    [
+        (2, 2, 0, False, True, None),
+        (3, 2, 1, False, True, None),
+        (3, 2, 1, False, False, None),
+        ((3, 2), (1, 2), 1, True, True, None),
+        ((3, 2), (2, 1), (1, 0), True, False, None),
+        (2, 2, 1, True, True, None),
+        (2, 3, 1, True, False, None),
+        (3, 1, 1, False, False, 5),
+        (3, 2, 0, True, True, 4),
+    ],
+)
 def test_average_pooling(
     kernel: Any, stride: Any, padding: Any, ceil: bool, counted: bool, divisor: int | None
 ) -> None:
@@ -133,12 +151,14 @@ def test_weights_are_taken_exactly_and_nothing_is_folded() -> None:
 
 
 def test_movements_are_composed() -> None:
-    graph = from_torch(image(lambda x: x.permute(0, 2, 1, 3).flip(1).flatten(1)[:, 3:17].view(-1, 7, 2)).eval(),
-                       torch.zeros(1, *IMAGE))
+    graph = from_torch(
+        image(lambda x: x.permute(0, 2, 1, 3).flip(1).flatten(1)[:, 3:17].view(-1, 7, 2)).eval(), torch.zeros(1, *IMAGE)
+    )
     assert [type(node) for node in graph.nodes] == [Input, Affine, Affine]
     assert isinstance(graph.output, Affine) and isinstance(graph.output.terms[0][0], Select)
-    there_and_back = from_torch(image(lambda x: x.transpose(1, 3).transpose(1, 3).contiguous().flatten(1)).eval(),
-                                torch.zeros(1, *IMAGE)).output
+    there_and_back = from_torch(
+        image(lambda x: x.transpose(1, 3).transpose(1, 3).contiguous().flatten(1)).eval(), torch.zeros(1, *IMAGE)
+    ).output
     assert isinstance(there_and_back, Affine) and isinstance(there_and_back.terms[0][0], Identity)
 
 
@@ -169,8 +189,10 @@ def test_module_is_left_in_its_mode() -> None:
 
 def test_example_only_gives_the_shape() -> None:
     module = nn.Linear(4, 3)
-    prints = {from_torch(module, example).fingerprint
-              for example in (torch.zeros(1, 4), torch.ones(5, 4), torch.ones(2, 4, dtype=torch.float64))}
+    prints = {
+        from_torch(module, example).fingerprint
+        for example in (torch.zeros(1, 4), torch.ones(5, 4), torch.ones(2, 4, dtype=torch.float64))
+    }
     assert len(prints) == 1
 
 
@@ -239,8 +261,11 @@ REFUSED: dict[str, tuple[Callable[[Tensor], object], type[Exception], str]] = {
     "integers": (lambda x: x.long(), UnsupportedOpError, r"torch.int64"),
     "dropout for ever": (functional.dropout, InvalidModelError, r"random numbers.*module.eval\(\)"),
     "noise": (lambda x: x + torch.randn(4), InvalidModelError, r"random numbers"),
-    "batch statistics": (lambda x: functional.batch_norm(x, None, None, training=True), UnsupportedOpError,
-                         r"running statistics"),
+    "batch statistics": (
+        lambda x: functional.batch_norm(x, None, None, training=True),
+        UnsupportedOpError,
+        r"running statistics",
+    ),
     "two outputs": (lambda x: (x, x), InvalidModelError, r"returns 2 values"),
     "one output in a dictionary": (lambda x: {"out": x}, InvalidModelError, r"returns 1 values \(dict\)"),
     "no tensor": (lambda x: None, InvalidModelError, r"returns no tensor \(NoneType\)"),
@@ -330,16 +355,19 @@ def with_weight(weight: Tensor) -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize(("weight", "text"), [
-    (torch.full((2, 3), float("nan")), "'2.weight' has a NaN or infinite"),
-    (torch.full((2, 3), float("inf")), "'2.weight' has a NaN or infinite"),
-    (torch.ones(2, 3).half(), r"'2.weight' is torch.float16.*module.double\(\)"),
-    (torch.ones(2, 3).bfloat16(), r"'2.weight' is torch.bfloat16.*module.double\(\)"),
-    (torch.ones(2, 3).int(), "'2.weight' is torch.int32"),
-    (torch.ones(2, 3, dtype=torch.complex64), "'2.weight' is torch.complex64"),
-    (torch.ones(2, 3).to_sparse(), "'2.weight' is sparse"),
-    (torch.ones(2, 3, device="meta"), "'2.weight' is on the meta device"),
-])
+@pytest.mark.parametrize(
+    ("weight", "text"),
+    [
+        (torch.full((2, 3), float("nan")), "'2.weight' has a NaN or infinite"),
+        (torch.full((2, 3), float("inf")), "'2.weight' has a NaN or infinite"),
+        (torch.ones(2, 3).half(), r"'2.weight' is torch.float16.*module.double\(\)"),
+        (torch.ones(2, 3).bfloat16(), r"'2.weight' is torch.bfloat16.*module.double\(\)"),
+        (torch.ones(2, 3).int(), "'2.weight' is torch.int32"),
+        (torch.ones(2, 3, dtype=torch.complex64), "'2.weight' is torch.complex64"),
+        (torch.ones(2, 3).to_sparse(), "'2.weight' is sparse"),
+        (torch.ones(2, 3, device="meta"), "'2.weight' is on the meta device"),
+    ],
+)
 def test_weights_that_are_refused(weight: Tensor, text: str) -> None:
     with pytest.raises(InvalidModelError, match=text):
         from_torch(with_weight(weight), torch.zeros(1, 4))
@@ -358,14 +386,17 @@ def test_lazy_and_derived_weights() -> None:
         from_torch(broken, torch.zeros(1, 4))
 
 
-@pytest.mark.parametrize(("example", "text"), [
-    (torch.zeros(1, 4, dtype=torch.int64), "torch.int64"),
-    (torch.zeros(1, 4).half(), "torch.float16"),
-    (torch.zeros(()), "batch of points"),
-    (torch.zeros(0, 4), "n >= 1"),
-    (torch.zeros(1, 5), r"does not take a batch of 3 points of shape \(5,\)"),
-    (torch.zeros(4), "batched=False"),
-])
+@pytest.mark.parametrize(
+    ("example", "text"),
+    [
+        (torch.zeros(1, 4, dtype=torch.int64), "torch.int64"),
+        (torch.zeros(1, 4).half(), "torch.float16"),
+        (torch.zeros(()), "batch of points"),
+        (torch.zeros(0, 4), "n >= 1"),
+        (torch.zeros(1, 5), r"does not take a batch of 3 points of shape \(5,\)"),
+        (torch.zeros(4), "batched=False"),
+    ],
+)
 def test_examples_that_are_refused(example: Tensor, text: str) -> None:
     with pytest.raises(ShapeError, match=text):
         from_torch(nn.Linear(4, 3), example)

@@ -193,12 +193,14 @@ def arguments(name: str, dtype: torch.dtype, generator: torch.Generator) -> Tens
     """Floats of the function's domain: special, of all scales, of ordinary size, and close to its lower end."""
     _, low, high = ELEMENTARY[name]
     exponents = (-1060, 1000) if dtype == torch.float64 else (-140, 120)
-    x = torch.cat((
-        torch.tensor(special_numbers(dtype), dtype=dtype),
-        random_floats((200,), dtype, generator, exponents),
-        random_floats((300,), dtype, generator, (-6, 6)),
-        random_floats((100,), dtype, generator, (-30, 0)).abs() + (low if math.isfinite(low) else 0.0),
-    ))
+    x = torch.cat(
+        (
+            torch.tensor(special_numbers(dtype), dtype=dtype),
+            random_floats((200,), dtype, generator, exponents),
+            random_floats((300,), dtype, generator, (-6, 6)),
+            random_floats((100,), dtype, generator, (-30, 0)).abs() + (low if math.isfinite(low) else 0.0),
+        )
+    )
     return x[(x > low) & (x < high)]
 
 

@@ -179,8 +179,11 @@ def test_spectral_norms_of_larger_matrices_are_tight(rows: int, columns: int) ->
 def test_spectral_norms_do_not_depend_on_scale(scale: float) -> None:
     matrix = torch.randn(6, 4, dtype=torch.float64)
     power = 2.0 ** round(math.log2(scale))
-    assert math.isclose(spectral_norm_upper(matrix * power).item() / power, spectral_norm_upper(matrix).item(),
-                        rel_tol=1e-6 if scale < 1e-250 else 1e-14)
+    assert math.isclose(
+        spectral_norm_upper(matrix * power).item() / power,
+        spectral_norm_upper(matrix).item(),
+        rel_tol=1e-6 if scale < 1e-250 else 1e-14,
+    )
 
 
 def test_the_estimate_is_not_believed(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:

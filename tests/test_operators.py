@@ -110,9 +110,7 @@ def test_transpose_is_the_adjoint(kind: str, dtype: torch.dtype, generator: torc
 
 @both_dtypes
 @every_kind
-def test_apply_is_the_matrix_and_keeps_leading_axes(
-    kind: str, dtype: torch.dtype, generator: torch.Generator
-) -> None:
+def test_apply_is_the_matrix_and_keeps_leading_axes(kind: str, dtype: torch.dtype, generator: torch.Generator) -> None:
     draw = integers(dtype, generator)
     operator = KINDS[kind](draw)
     matrix = operator.materialise()
@@ -218,9 +216,7 @@ SCALES = {"ordinary": (-3, 3), "mixed": (-40, 40), "vanishing": (-520, -500), "v
 @both_dtypes
 @pytest.mark.parametrize("scale", SCALES)
 @every_kind
-def test_enclose_holds_the_exact_image(
-    kind: str, scale: str, dtype: torch.dtype, generator: torch.Generator
-) -> None:
+def test_enclose_holds_the_exact_image(kind: str, scale: str, dtype: torch.dtype, generator: torch.Generator) -> None:
     draw = reals(dtype, generator, SCALES[scale])
     operator = KINDS[kind](draw)
     matrix = exact_matrix(operator)
@@ -269,8 +265,10 @@ def test_enclose_of_unbounded_and_overflowing_intervals(
         assert torch.all((result.upper >= largest)[used] | result.upper[used].isnan())
         assert torch.all((result.lower <= -largest)[used] | result.lower[used].isnan())
         assert torch.all(result.lower < math.inf) or operator.terms == 0
-    single = Interval(torch.zeros_like(ones), torch.zeros_like(ones).flatten().index_fill(
-        0, torch.tensor([0]), math.inf).reshape(operator.in_shape))
+    single = Interval(
+        torch.zeros_like(ones),
+        torch.zeros_like(ones).flatten().index_fill(0, torch.tensor([0]), math.inf).reshape(operator.in_shape),
+    )
     result = operator.enclose(single)
     assert not result.upper.isnan().any()
     touched = operator.columns(torch.tensor([0])).reshape(operator.out_shape)

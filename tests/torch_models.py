@@ -134,20 +134,38 @@ MATRIX = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)), VECTOR),
-    "nested sequential": (lambda: nn.Sequential(
-        nn.Sequential(nn.Linear(4, 5), nn.Sequential(nn.ReLU(), nn.Linear(5, 5))), nn.ReLU(inplace=True),
-        nn.Linear(5, 2, bias=False)), VECTOR),
+    "nested sequential": (
+        lambda: nn.Sequential(
+            nn.Sequential(nn.Linear(4, 5), nn.Sequential(nn.ReLU(), nn.Linear(5, 5))),
+            nn.ReLU(inplace=True),
+            nn.Linear(5, 2, bias=False),
+        ),
+        VECTOR,
+    ),
     "residual, input skip, layer called twice": (Residual, (5,)),
     "dense block": (DenseBlock, (2, 4, 4)),
     "in place": (InPlace, VECTOR),
     "constants": (OwnConstants, VECTOR),
-    "float64": (lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), Applied(lambda x: x * 0.1, nn.Identity())).double(),
-                VECTOR),
+    "float64": (
+        lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), Applied(lambda x: x * 0.1, nn.Identity())).double(),
+        VECTOR,
+    ),
     "linear on a sequence": (lambda: nn.Sequential(nn.Linear(9, 5), nn.ReLU(), nn.Linear(5, 2)), SEQUENCE),
-    "cnn with batch norm and pooling": (lambda: nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(2), nn.Dropout(),
-        nn.Conv2d(4, 4, 2, groups=2, dilation=2, bias=False), nn.BatchNorm2d(4, affine=False), nn.ReLU(),
-        nn.Flatten(), nn.Linear(4, 3)), IMAGE),
+    "cnn with batch norm and pooling": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+            nn.Dropout(),
+            nn.Conv2d(4, 4, 2, groups=2, dilation=2, bias=False),
+            nn.BatchNorm2d(4, affine=False),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(4, 3),
+        ),
+        IMAGE,
+    ),
     "batch norm of vectors": (lambda: nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3), nn.BatchNorm1d(3)), VECTOR),
     "batch norm of sequences": (lambda: nn.Sequential(nn.BatchNorm1d(3), nn.Conv1d(3, 2, 3, stride=2)), SEQUENCE),
     "strided convolution": (lambda: nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 0)), IMAGE),
@@ -156,8 +174,12 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "padding by reflection": (lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), IMAGE),
     "padding circular": (lambda: nn.Conv1d(3, 2, 3, padding=1, padding_mode="circular"), SEQUENCE),
     "prelu per channel": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.PReLU(3, 0.1), nn.PReLU()), IMAGE),
-    "weight norm": (lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 5)), nn.ReLU(),
-                                          parametrizations.spectral_norm(nn.Linear(5, 2))), VECTOR),
+    "weight norm": (
+        lambda: nn.Sequential(
+            parametrizations.weight_norm(nn.Linear(4, 5)), nn.ReLU(), parametrizations.spectral_norm(nn.Linear(5, 2))
+        ),
+        VECTOR,
+    ),
     "adaptive pool": (lambda: nn.Sequential(nn.AdaptiveAvgPool2d((3, 2)), nn.Flatten(), nn.Linear(12, 2)), IMAGE),
     "global pool": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), IMAGE),
     "adaptive pool of sequences": (lambda: nn.AdaptiveAvgPool1d(3), SEQUENCE),
@@ -176,35 +198,64 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "vector and matrix": (lambda: image(lambda x: torch.matmul(MATRIX[:, 0].to(x), x)), IMAGE),
     "addmm": (lambda: Applied(lambda x: torch.addmm(MATRIX[0].to(x), x, MATRIX[:4].to(x))), VECTOR),
     "integers in arithmetic": (lambda: Applied(lambda x: x * torch.arange(4) + torch.ones(4).bool()), VECTOR),
-    "permute, slice, pad": (lambda: image(lambda x: functional.pad(
-        x.permute(0, 2, 3, 1)[:, 1:, ::2, :-1].contiguous(), (1, 0, 2, 1), value=0.7).transpose(1, 3)), IMAGE),
-    "stack, split, chunk": (lambda: image(lambda x: torch.stack(
-        [x.chunk(2, dim=1)[1], torch.split(x, [2, 1, 1], dim=1)[0], x[:, :2]], dim=2)), IMAGE),
+    "permute, slice, pad": (
+        lambda: image(
+            lambda x: functional.pad(
+                x.permute(0, 2, 3, 1)[:, 1:, ::2, :-1].contiguous(), (1, 0, 2, 1), value=0.7
+            ).transpose(1, 3)
+        ),
+        IMAGE,
+    ),
+    "stack, split, chunk": (
+        lambda: image(
+            lambda x: torch.stack([x.chunk(2, dim=1)[1], torch.split(x, [2, 1, 1], dim=1)[0], x[:, :2]], dim=2)
+        ),
+        IMAGE,
+    ),
     "unbind, select, squeeze": (lambda: image(lambda x: x.unbind(1)[2].unsqueeze(1).squeeze(1)[..., 3]), IMAGE),
     "roll, flip, repeat": (lambda: image(lambda x: x.roll((1, 2), (2, 3)).flip(1).repeat(1, 2, 1, 1)), IMAGE),
     "expand, unflatten": (lambda: Applied(lambda x: x.unflatten(1, (2, 2)).unsqueeze(1).expand(-1, 3, -1, -1)), VECTOR),
     "pixel shuffle": (lambda: image(lambda x: functional.pixel_unshuffle(functional.pixel_shuffle(x, 2), 4)), IMAGE),
     "nearest upsampling": (lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(2, 1, 3)), IMAGE),
-    "gather, index_select": (lambda: Applied(lambda x: torch.cat(
-        [x.index_select(1, torch.tensor([2, 0])), x.gather(1, torch.tensor([[1, 1]]).expand(len(x), -1))], 1)), VECTOR),
+    "gather, index_select": (
+        lambda: Applied(
+            lambda x: torch.cat(
+                [x.index_select(1, torch.tensor([2, 0])), x.gather(1, torch.tensor([[1, 1]]).expand(len(x), -1))], 1
+            )
+        ),
+        VECTOR,
+    ),
     "where, triangle": (lambda: image(lambda x: torch.where(MATRIX[:, :1] > 0, x, 0.5) + x.tril()), IMAGE),
-    "masks": (lambda: image(lambda x: torch.where(MATRIX[:, :1] > 0, x, x.flip(3)).masked_fill(MATRIX[:, 1] < 0, 3.0)),
-              IMAGE),
+    "masks": (
+        lambda: image(lambda x: torch.where(MATRIX[:, :1] > 0, x, x.flip(3)).masked_fill(MATRIX[:, 1] < 0, 3.0)),
+        IMAGE,
+    ),
     "assignment": (lambda: Applied(assigned), VECTOR),
     "unfold": (lambda: sequence(lambda x: x.unfold(2, 3, 2).movedim(1, 3)), SEQUENCE),
     "tied weights": (Tied, VECTOR),
     "batch size in shapes": (lambda: image(lambda x: x.view(x.size(0), x.shape[1], -1).reshape(len(x), -1)), IMAGE),
-    "zeros of the batch": (lambda: Applied(lambda x: torch.cat(
-        [torch.zeros(len(x), 2), x, x.new_full((len(x), 1), 2.5)], dim=1)), VECTOR),
+    "zeros of the batch": (
+        lambda: Applied(lambda x: torch.cat([torch.zeros(len(x), 2), x, x.new_full((len(x), 1), 2.5)], dim=1)),
+        VECTOR,
+    ),
 }
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": functional.relu, "leaky_relu": lambda x: functional.leaky_relu(x, 0.3), "elu": functional.elu,
-    "elu alpha": lambda x: functional.elu(x, 1.7), "celu": lambda x: functional.celu(x, 0.5),
-    "selu": functional.selu, "gelu": functional.gelu,
-    "gelu tanh": lambda x: functional.gelu(x, approximate="tanh"), "softplus": functional.softplus,
-    "softplus beta": lambda x: functional.softplus(x, beta=2.0), "hardsigmoid": functional.hardsigmoid,
-    "sigmoid": torch.sigmoid, "tanh": Tensor.tanh, "arctan": torch.arctan, "atan": Tensor.atan,
+    "relu": functional.relu,
+    "leaky_relu": lambda x: functional.leaky_relu(x, 0.3),
+    "elu": functional.elu,
+    "elu alpha": lambda x: functional.elu(x, 1.7),
+    "celu": lambda x: functional.celu(x, 0.5),
+    "selu": functional.selu,
+    "gelu": functional.gelu,
+    "gelu tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "softplus": functional.softplus,
+    "softplus beta": lambda x: functional.softplus(x, beta=2.0),
+    "hardsigmoid": functional.hardsigmoid,
+    "sigmoid": torch.sigmoid,
+    "tanh": Tensor.tanh,
+    "arctan": torch.arctan,
+    "atan": Tensor.atan,
 }
 
 
