@@ -322,3 +322,33 @@ def test_weights_do_not_blow_up_through_layers_without_doubt() -> None:
     assert all(float(weight.max()) <= 3.0 for weight in weights.values())
     for node in graph.nodes:
         assert bool((weights[node] <= adjoints[node].magnitude()).all())
+
+
+@both_dtypes
+@pytest.mark.parametrize("relax", (constant, chord))
+@pytest.mark.parametrize("unstable", ("summands", "source"))
+def test_long_sums_in_the_recursion_are_paid_for(dtype: torch.dtype, relax: ProductRelaxation, unstable: str) -> None:
+    """1 + u + u + ... : a float sum loses most of the small terms, whichever way it goes.
+
+    Either every summand is an unstable neuron, and the recursion sums; or the sum goes through stable neurons behind
+    one unstable neuron, and the core sums.
+    """
+    count = 4096
+    terms = torch.full((count, 1), 0.9 * unit(dtype), dtype=dtype)
+    terms[0] = 1.0
+    x = Input((1,))
+    h = Elementwise(activation("relu"), Affine(((Dense(torch.ones(1, 1, dtype=dtype)), x),)))
+    g = Elementwise(activation("relu"), Affine(((Dense(terms), h),)))
+    graph = Graph(Affine(((Dense(torch.ones(1, count, dtype=dtype)), g),)))
+    slopes: dict[Node, Interval] = {}
+    for node, loose in ((h, unstable == "source"), (g, unstable == "summands")):
+        one = torch.ones(node.shape, dtype=dtype)
+        slopes[node] = Interval(0.5 * one if loose else one, one)
+    adjoints = interval_adjoints(graph, slopes)
+    core = build_core(graph, slopes, weights_of(graph, slopes))
+    recursion = Recursion(core, adjoints, relax, Budget())
+    recursion.run()
+    exact = sum(rationals(terms), fmpq(0))
+    for found in (recursion.bound(x), recursion.along(torch.ones(1, 1, dtype=dtype)).map(lambda end: end.unsqueeze(1))):
+        assert rational(float(found.upper)) >= exact
+        assert rational(float(found.lower)) <= exact / 2
