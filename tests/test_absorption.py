@@ -17,7 +17,7 @@ from jacobound.intervals import Interval
 from jacobound.linear_bounds import BackwardPass, Relaxation, Rows, absorb, floor_of
 from jacobound.methods.base import Budget
 from jacobound.methods.ibp import IBP
-from jacobound.operator_kinds import Convolution, Dense, Scale, Scatter, Select
+from jacobound.operator_kinds import Convolution, Dense, Identity, Scale, Scatter, Select
 from jacobound.operators import LinearOperator
 from jacobound.regions import Box, Domain
 from oracles import dot, point_inside
@@ -233,3 +233,21 @@ def test_products_that_vanish_count_with_the_values_behind_them(dtype: torch.dty
     assert not bool(state.coefficient[x][1].any())
     lost = 4 * rational(small) * rational(small) * rational(large)
     assert rational(float(state.error[0, 0])) >= lost and rational(float(state.error[1, 0])) >= lost
+
+
+@both_dtypes
+def test_coefficients_that_meet_at_a_node_are_added_with_their_rounding(dtype: torch.dtype) -> None:
+    """Through an identity nothing rounds but the sum with what is pending already."""
+    generator = Generator().manual_seed(7)
+    x = Input((5,))
+    node = Affine(((Identity((5,), (5,), torch.zeros((), dtype=dtype)), x),), None, "y")
+    graph = Graph(node)
+    (domain,), _ = Box(torch.ones(5), torch.full((5,), 2.0)).domains(graph)
+    rows, pending = random_floats((2, 1, 20, 5), dtype, generator, (-6, 6))
+    zeros = torch.zeros(2, 20, dtype=dtype)
+    steps = BackwardPass(graph, domain, {x: domain.box, node: domain.box}, {})
+    state = steps._through_affine(Rows({x: (None, pending)}, zeros, zeros), node, None, rows)
+    for row in range(20):
+        parts = zip(*(rationals(part[0, row]) for part in (rows, pending, state.coefficient[x][1])), strict=True)
+        lost = sum((abs(a + b - total) * 2 for a, b, total in parts), fmpq(0))
+        assert lost <= rational(float(state.error[0, row]))

@@ -15,7 +15,6 @@ from jacobound.graph import Elementwise, Graph
 from jacobound.intervals import Interval, interval_dot
 from jacobound.methods.base import Budget, JacobianEnclosure
 from jacobound.methods.constants import (
-    crossings,
     from_entries,
     merged_row_sums,
     norms_before,
@@ -136,13 +135,13 @@ def test_the_norm_of_an_uncertain_scale_covers_its_radius() -> None:
 def test_crossings_are_the_nodes_that_all_paths_use() -> None:
     generator = Generator().manual_seed(1)
     chain = from_layers([normal((3, 2), generator), normal((3, 3), generator), normal((1, 3), generator)])
-    assert crossings(chain) == [node for node in chain.nodes if isinstance(node, Elementwise)]
+    assert chain.crossings == tuple(node for node in chain.nodes if isinstance(node, Elementwise))
     skip = KINDS["input_skip"](generator)
     hidden = [node for node in skip.nodes if isinstance(node, Elementwise)]
-    assert crossings(skip) == hidden[1:]  # the input passes beside the first one
-    assert crossings(KINDS["dense_connections"](generator)) == []
+    assert skip.crossings == tuple(hidden[1:])  # the input passes beside the first one
+    assert KINDS["dense_connections"](generator).crossings == ()
     several = KINDS["several_consumers"](generator)
-    assert crossings(several) == [several.nodes[-2]]
+    assert several.crossings == (several.nodes[-2],)
 
 
 @pytest.mark.parametrize("kind", ("mlp", "residual", "input_skip", "node_used_twice", "elementwise_input"))
@@ -158,7 +157,7 @@ def test_norms_before_bound_the_derivative_of_every_node(kind: str, p: float) ->
         for node in graph.nodes[1:]:
             steepest = max(float(torch.linalg.matrix_norm(j, p)) for j in autodiff(Graph(node), sample))
             # Rows that the next activation can not pass on are left out on purpose, so only crossings are bounds.
-            if node in crossings(graph) or node is graph.output:
+            if node in graph.crossings or node is graph.output:
                 assert steepest <= float(before[node]) * (1 + 1e-12)
 
 

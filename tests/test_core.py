@@ -21,7 +21,8 @@ from jacobound.methods.defects import _Backwards, defect_weights
 from jacobound.methods.fastlip import interval_adjoints
 from jacobound.methods.ibp import IBP
 from jacobound.methods.product_relaxation import ProductRelaxation, chord, constant
-from jacobound.methods.recurjac import RecurJac, Recursion
+from jacobound.methods.recurjac import RecurJac
+from jacobound.methods.recursion import Recursion
 from jacobound.methods.tangents import unstable_entries
 from jacobound.operator_kinds import Dense, Scale
 from jacobound.regions import Box
@@ -337,13 +338,16 @@ def test_long_sums_in_the_recursion_are_paid_for(dtype: torch.dtype, relax: Prod
     terms = torch.full((count, 1), 0.9 * unit(dtype), dtype=dtype)
     terms[0] = 1.0
     x = Input((1,))
-    h = Elementwise(activation("relu"), Affine(((Dense(torch.ones(1, 1, dtype=dtype)), x),)))
-    g = Elementwise(activation("relu"), Affine(((Dense(terms), h),)))
-    graph = Graph(Affine(((Dense(torch.ones(1, count, dtype=dtype)), g),)))
+    one = torch.ones(1, dtype=dtype)
     slopes: dict[Node, Interval] = {}
-    for node, loose in ((h, unstable == "source"), (g, unstable == "summands")):
-        one = torch.ones(node.shape, dtype=dtype)
-        slopes[node] = Interval(0.5 * one if loose else one, one)
+    source: Node = x
+    if unstable == "source":
+        source = Elementwise(activation("relu"), Affine(((Dense(one.reshape(1, 1)), x),)))
+        slopes[source] = Interval(0.5 * one, one)
+    g = Elementwise(activation("relu"), Affine(((Dense(terms), source),)))
+    many = one.expand(count)
+    slopes[g] = Interval(0.5 * many if unstable == "summands" else many, many)
+    graph = Graph(Affine(((Dense(torch.ones(1, count, dtype=dtype)), g),)))
     adjoints = interval_adjoints(graph, slopes)
     core = build_core(graph, slopes, weights_of(graph, slopes))
     recursion = Recursion(core, adjoints, relax, Budget())

@@ -21,7 +21,14 @@ from oracles import NORMS, Observation, not_enclosed, observe
 from zoo import KINDS, REGIONS, integer, realised
 
 OUTPUT_METHODS = (IBP(), FastLin(), CROWN())
-JACOBIAN_METHODS = (FastLip(), RecurJac("constant"), RecurJac("chord"), RecurJac("chord", IBP()))
+JACOBIAN_METHODS = (
+    FastLip(),
+    RecurJac("constant"),
+    RecurJac("chord"),
+    RecurJac("chord", IBP()),
+    RecurJac("constant", direction="forward-shifted"),
+    RecurJac(direction="both"),
+)
 
 kinds = pytest.mark.parametrize("kind", KINDS)
 some = settings(max_examples=max(1, settings().max_examples // 3))

@@ -165,6 +165,17 @@ class Graph:
         return {node: tuple(found) for node, found in readers.items()}
 
     @cached_property
+    def crossings(self) -> tuple[Elementwise, ...]:
+        """Elementwise nodes, other than the output, that every path from the input to the output goes through."""
+        position = {node: k for k, node in enumerate(self.nodes)}
+        found, reach = [], 0  # how far an edge goes that starts earlier
+        for node in self.nodes:
+            if isinstance(node, Elementwise) and reach <= position[node] and node is not self.output:
+                found.append(node)
+            reach = max([reach, *(position[reader] for reader in self.consumers[node])])
+        return tuple(found)
+
+    @cached_property
     def example(self) -> Tensor:
         """A tensor of the graph's dtype and device."""
         for node in self.nodes:

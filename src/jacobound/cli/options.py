@@ -70,12 +70,14 @@ class MethodOptions:
         method: How the Jacobian is bounded.
         preactivation: How the ranges of the neurons are bounded.
         relaxation: How recurjac bounds slope times derivative. [default: chord]
+        direction: Which way recurjac goes; forward is dear with many inputs. [default: backward]
         rows: Outputs and margins: 3 is output 3, 3,5 two outputs, 3-5 output 3 minus output 5. [default: all]
     """
 
     method: Literal["recurjac", "fastlip"] = "recurjac"
     preactivation: Literal["crown", "fastlin", "ibp"] = "crown"
     relaxation: Literal["chord", "constant"] | None = None
+    direction: Literal["backward", "forward", "forward-shifted", "both"] | None = None
     rows: str | None = None
 
     def output_method(self) -> OutputMethod:
@@ -86,9 +88,11 @@ class MethodOptions:
         """The method with its parts."""
         preactivation = self.output_method()
         if self.method == "recurjac":
-            return RecurJac(self.relaxation or "chord", preactivation)
-        if self.relaxation is not None:
-            raise JacoboundError("--relaxation belongs to --method recurjac; leave it out with fastlip")
+            return RecurJac(self.relaxation or "chord", preactivation, self.direction or "backward")
+        if self.relaxation is not None or self.direction is not None:
+            raise JacoboundError(
+                "--relaxation and --direction belong to --method recurjac; leave them out with fastlip"
+            )
         return FastLip(preactivation)
 
     def matrix(self, graph: Graph) -> Tensor | None:

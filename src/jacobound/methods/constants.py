@@ -63,21 +63,9 @@ def split_products(graph: Graph, enclosure: JacobianEnclosure, p: float, q: floa
     """
     before = norms_before(graph, enclosure.slopes, p)
     found = {}
-    for node in crossings(graph):
+    for node in graph.crossings:
         behind = enclosure.adjoints[node].map(lambda end: end.flatten(1))
         found[node.name] = up(induced_norm_upper(behind.lower, behind.upper, p, q) * before[node])
-    return found
-
-
-def crossings(graph: Graph) -> list[Elementwise]:
-    """Elementwise nodes that every path from the input to the output goes through."""
-    position = {node: k for k, node in enumerate(graph.nodes)}
-    reach = 0  # how far an edge that starts earlier goes
-    found = []
-    for node in graph.nodes:
-        if isinstance(node, Elementwise) and reach <= position[node] and node is not graph.output:
-            found.append(node)
-        reach = max([reach, *(position[reader] for reader in graph.consumers[node])])
     return found
 
 

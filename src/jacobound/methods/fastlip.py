@@ -39,7 +39,10 @@ class FastLip(JacobianMethod):
 
 
 def interval_adjoints(
-    graph: Graph, slopes: Mapping[Node, Interval], known: Mapping[Node, Interval] | None = None
+    graph: Graph,
+    slopes: Mapping[Node, Interval],
+    known: Mapping[Node, Interval] | None = None,
+    behind: Interval | None = None,
 ) -> dict[Node, Interval]:
     """Enclosures of the derivative of every output with respect to every node, by the interval chain rule.
 
@@ -50,23 +53,23 @@ def interval_adjoints(
         graph: with a one-axis output.
         slopes: derivative range of every elementwise node.
         known: further enclosures (outputs, *node shape) to intersect with on the way.
+        behind: enclosure of what the graph's own output is multiplied by, (outputs, *output shape); the unit matrix
+            when None.
 
     Returns:
         For every node an interval of shape (outputs, *node shape).
     """
-    count = size(graph.output)
-    found: dict[Node, Interval] = {}
+    count, output = size(graph.output), graph.output
+    unit = Interval.exact(unit_rows(count, graph.example).reshape(count, *output.shape))
+    found: dict[Node, Interval] = {output: unit if behind is None else behind}
     for node in reversed(graph.nodes):
-        if node is graph.output:
-            unit = unit_rows(count, graph.example).reshape(count, *node.shape)
-            found[node] = Interval.exact(unit)
         if known is not None and node in known:
             found[node] = found[node].intersect(known[node])
         if isinstance(node, Elementwise):
             _add(found, node.source, times_slope(slopes[node], found[node]))
         elif isinstance(node, Affine):
             for operator, source in node.terms:
-                if node is graph.output:
+                if node is output and behind is None:
                     image = _transposed_rows(operator, count)
                 else:
                     image = operator.transpose().enclose(found[node])
