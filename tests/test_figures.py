@@ -38,6 +38,17 @@ def drawn(axes: figures.Axes) -> bytes:
     return stream.getvalue()
 
 
+def test_output_bars(graph: jb.Graph) -> None:
+    bounds = jb.bound_output(graph, jb.Ball(np.full((2, 6), 0.1), [0.1, 0.2]))
+    axes = bounds.plot()
+    assert axes.get_xlabel() == "output" and axes.get_ylabel()
+    ends = np.concatenate([collection.get_segments() for collection in axes.collections])
+    ends = ends[ends[:, 0, 0].argsort()]
+    np.testing.assert_allclose(ends[:, 0, 1], bounds.lower[0, 0].numpy())
+    np.testing.assert_allclose(ends[:, 1, 1], bounds.upper[0, 0].numpy())
+    assert drawn(axes).startswith(b"\x89PNG")
+
+
 def test_jacobian_bars(jacobian: jb.JacobianBounds) -> None:
     axes = jacobian.plot(row=1)
     assert axes.get_xlabel() and axes.get_ylabel() and "row 1" in axes.get_title()

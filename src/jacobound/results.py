@@ -101,15 +101,21 @@ class OutputBounds(_Result):
     """Bounds of the network's outputs (or of chosen combinations of them) over a region.
 
     Args:
-        lower, upper: shape (*radii, *batch, *output shape).
+        lower, upper: shape (*lead, *output shape).
         status: certified or why not.
         provenance: how they were found.
+        lead: (*radii, *batch), the leading shape of the region's sets.
     """
 
     lower: Tensor
     upper: Tensor
     status: Status
     provenance: Provenance
+    lead: tuple[int, ...] = ()
+
+    def plot(self, ax: Any = None) -> Any:
+        """Bounds of every output at the first point and radius; returns the axes."""
+        return _figures().plot_output(self, ax)
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,11 +42,13 @@ def unrounded() -> Iterator[None]:
         _RIGOROUS.reset(token)
 
 
+@functools.cache
 def unit(dtype: torch.dtype) -> float:
     """Unit roundoff u: half the distance from 1 to the next float."""
     return torch.finfo(dtype).eps / 2
 
 
+@functools.cache
 def tiny(dtype: torch.dtype) -> float:
     """Smallest normal number: an absolute error that also covers results flushed to zero."""
     return torch.finfo(dtype).tiny
@@ -103,7 +105,7 @@ def inflate(x: Tensor, roundings: int) -> Tensor:
     """
     if not rigorous():
         return x
-    grown = x * (1 + 2 * gamma(roundings + 2, x)) + underflow(roundings, x)
+    grown = torch.mul(x, 1 + 2 * gamma(roundings + 2, x)).add_(underflow(roundings, x))
     return grown.nan_to_num_(nan=torch.inf, posinf=torch.inf)
 
 

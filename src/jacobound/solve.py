@@ -59,7 +59,7 @@ def bound_output(
         found = [method.ranges(target, domain, budget)[target.output] for domain in _told(domains, budget)]
         lower, upper = (_arranged([getattr(x, end) for x in found], lead) for end in ("lower", "upper"))
         status = Status.of(_in_time(Status.CERTIFIED, budget), lower, upper)
-    return OutputBounds(lower, upper, status, _provenance(graph, method, clock()))
+    return OutputBounds(lower, upper, status, _provenance(graph, method, clock()), lead)
 
 
 def bound_jacobian(

@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from torch import Tensor
 
 from jacobound.errors import ShapeError
-from jacobound.results import JacobianBounds, LipschitzBound
+from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds
 
 # Colours that people with any kind of colour vision can tell apart (Okabe and Ito).
 BLUE = "#0072B2"
@@ -64,6 +64,26 @@ def plot_jacobian(
     else:
         draw_middle(lower.reshape(picture), upper.reshape(picture), ax)
         ax.set_title(f"Jacobian row {row}: middle of the certified bounds")
+    return ax
+
+
+def plot_output(bounds: OutputBounds, ax: Axes | None = None) -> Axes:
+    """Certified bounds of every output, for the first point and radius, as bars; blue where the sign is certified.
+
+    Args:
+        bounds: what `bound_output` returned.
+        ax: where to draw; None for a new figure.
+
+    Returns:
+        The axes.
+    """
+    ax = new_figure().add_subplot() if ax is None else ax
+    first = (0,) * len(bounds.lead)
+    lower, upper = (end[first].detach().cpu().double().flatten() for end in (bounds.lower, bounds.upper))
+    _bars(lower, upper, ax)
+    ax.set_xlabel("output")
+    ax.set_ylabel("value")
+    ax.set_title("Certified bounds of the outputs")
     return ax
 
 
@@ -195,7 +215,7 @@ def plot_demo(
 
 
 def _bars(lower: Tensor, upper: Tensor, ax: Axes) -> None:
-    """Every entry as a vertical bar from lower to upper; orange where the sign is certified."""
+    """Every entry as a vertical bar from lower to upper; blue where the sign is certified."""
     index = np.arange(len(lower))
     certain = ((lower > 0) | (upper < 0)).numpy()
     low, high = lower.numpy(), upper.numpy()
