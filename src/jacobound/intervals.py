@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from jacobound.errors import ShapeError
-from jacobound.rounding import down, gamma, inflate, rigorous, safe_interval, tiny, underflow, unit, up
+from jacobound.rounding import down, gamma, inflate, outward, rigorous, safe_interval, tiny, underflow, unit, up
 
 # Widths in units in the last place, at least four times the worst error measured on CPU in both dtypes.
 ULPS = {"exp": 4, "expm1": 4, "log": 4, "log1p": 4, "tanh": 4, "atan": 4, "erf": 4, "sqrt": 4}
@@ -48,6 +48,11 @@ class Interval:
     def safe(lower: Tensor, upper: Tensor) -> Interval:
         """From ends that may have overflowed: NaN and impossible infinities become bounds that hold."""
         return Interval(*safe_interval(lower, upper))
+
+    @staticmethod
+    def outward(lower: Tensor, upper: Tensor) -> Interval:
+        """From correctly rounded ends: each one step outward, and safe."""
+        return Interval(*outward(lower, upper))
 
     @staticmethod
     def whole(like: Tensor) -> Interval:
@@ -112,7 +117,7 @@ class Interval:
 
     def __add__(self, other: Interval | Tensor | float) -> Interval:
         other = _as_interval(other, self.lower)
-        return Interval.safe(down(self.lower + other.lower), up(self.upper + other.upper))
+        return Interval.outward(self.lower + other.lower, self.upper + other.upper)
 
     __radd__ = __add__
 
@@ -125,7 +130,7 @@ class Interval:
     def __mul__(self, other: Interval | Tensor | float) -> Interval:
         other = _as_interval(other, self.lower)
         products = torch.stack([_product(a, b) for a in (self.lower, self.upper) for b in (other.lower, other.upper)])
-        return Interval.safe(down(products.amin(0)), up(products.amax(0)))
+        return Interval.outward(products.amin(0), products.amax(0))
 
     __rmul__ = __mul__
 
@@ -204,7 +209,7 @@ def _as_interval(x: Interval | Tensor | float, like: Tensor) -> Interval:
     moved = given.to(device=like.device, dtype=like.dtype)
     if given.dtype == like.dtype or bool((moved.to(given.dtype) == given).all()):
         return Interval.exact(moved)
-    return Interval.safe(down(moved), up(moved))
+    return Interval.outward(moved, moved)
 
 
 def concatenated(parts: Sequence[Interval], axis: int) -> Interval:
@@ -232,7 +237,7 @@ def interval_dot(weights: Tensor, x: Interval) -> Interval:
         ).sum(-1)
 
     slack = dot_slack(_product(weights.abs(), x.magnitude()), terms)  # infinite where a weight is NaN
-    return Interval.safe(down(total(x.lower, x.upper) - slack), up(total(x.upper, x.lower) + slack))
+    return Interval.outward(total(x.lower, x.upper) - slack, total(x.upper, x.lower) + slack)
 
 
 def dot_slack(absolute_products: Tensor, terms: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from jacobound.errors import UnsafeArithmeticError
 from jacobound.intervals import Interval
-from jacobound.rounding import down, gamma, inflate, smallest, underflow, up
+from jacobound.rounding import gamma, inflate, smallest, underflow, up
 
 
 def convert_exactly(x: Tensor, device: torch.device, dtype: torch.dtype, what: str) -> Tensor:
@@ -144,7 +144,7 @@ class LinearOperator(ABC):
         spread = self.slack(up(centre.abs() + radius), radius)
         spread = torch.where(torch.isfinite(middle), spread, torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf)
         middle = middle.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-        return Interval.safe(down(middle - spread), up(middle + spread))
+        return Interval.outward(middle - spread, middle + spread)
 
     def columns(self, index: Tensor, outputs: Tensor | None = None) -> Tensor:
         """Images of unit vectors, exactly: shape (len(index), len(outputs) or out_size).

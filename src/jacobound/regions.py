@@ -101,7 +101,7 @@ def dot_error(absolute: Tensor, magnitude: Tensor) -> Tensor:
 def _around(middle: Tensor, reach: Tensor, error: Tensor) -> Interval:
     """middle ± (reach + error); `reach` is a computed non-negative sum whose own rounding `error` dominates."""
     spread = up(up(reach) + 2 * error)
-    return Interval.safe(down(middle - spread), up(middle + spread))
+    return Interval.outward(middle - spread, middle + spread)
 
 
 class Region(ABC):

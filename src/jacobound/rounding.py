@@ -62,12 +62,15 @@ def gamma(terms: int, like: Tensor) -> float:
     """
     if not rigorous() or terms <= 0:
         return 0.0
-    scale = 1 if like.device.type == "cpu" else 2
-    nu = terms * unit(like.dtype) * scale
+    return _gamma(terms, like.dtype, like.is_cpu)
+
+
+@functools.cache
+def _gamma(terms: int, dtype: torch.dtype, on_cpu: bool) -> float:
+    nu = terms * unit(dtype) * (1 if on_cpu else 2)
     if nu >= 0.25:
         raise UnsafeArithmeticError(
-            f"a sum of {terms} products is too long for {like.dtype}: its rounding error can not be bounded; "
-            "use float64"
+            f"a sum of {terms} products is too long for {dtype}: its rounding error can not be bounded; use float64"
         )
     # The quotient itself is rounded (and later multiplied) in float64; 1e-6 relative covers that many times over.
     return nu / (1 - nu) * (1 + 1e-6)
@@ -85,16 +88,26 @@ def smallest(like: Tensor) -> float:
 
 def up(x: Tensor) -> Tensor:
     """A float that is >= the exact result of which `x` is the correctly rounded value; NaN becomes +inf."""
-    if not rigorous():
-        return x
-    # 2 u is a power of two: the only rounding is that of the sum, and the step is at least one unit of x.
-    widened = torch.add(x, x.abs(), alpha=2 * unit(x.dtype)).add_(tiny(x.dtype))
-    return widened.nan_to_num_(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return _stepped_up(x).nan_to_num_(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf) if rigorous() else x
 
 
 def down(x: Tensor) -> Tensor:
     """A float that is <= the exact result of which `x` is the correctly rounded value; NaN becomes -inf."""
-    return -up(-x) if rigorous() else x
+    return _stepped_down(x).nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf) if rigorous() else x
+
+
+def outward(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """`down` of one end and `up` of the other; NaN and impossible infinities become bounds that hold."""
+    return safe_interval(_stepped_down(lower), _stepped_up(upper)) if rigorous() else safe_interval(lower, upper)
+
+
+def _stepped_up(x: Tensor) -> Tensor:
+    # 2 u is a power of two: the only rounding is that of the sum, and the step is at least one unit of x.
+    return torch.add(x, x.abs(), alpha=2 * unit(x.dtype)).add_(tiny(x.dtype))
+
+
+def _stepped_down(x: Tensor) -> Tensor:
+    return torch.sub(x, x.abs(), alpha=2 * unit(x.dtype)).sub_(tiny(x.dtype))
 
 
 def inflate(x: Tensor, roundings: int) -> Tensor:
