@@ -171,7 +171,9 @@ def test_split_products_beat_entries_at_large_radii() -> None:
         enclosure = RecurJac(preactivation=CROWN()).enclose(graph, domain, Budget())
         split = split_products(graph, enclosure, 2, 2)
         product = float(norms_before(graph, enclosure.slopes, 2)[graph.output])
-    assert list(split) == ["layer1.activation", "layer2.activation", "layer3.activation"]
+    places = [f"derivative behind layer{k}.activation, product of norms before" for k in (1, 2, 3)]
+    assert list(split) == ["product of norms", *places]
+    assert float(split["product of norms"]) == product
     plain = math.prod(float(torch.linalg.matrix_norm(weight, 2)) for weight in weights)
     assert product == pytest.approx(plain, rel=1e-6)
     assert min(float(value) for value in split.values()) < float(from_entries(enclosure, 2, 2))

@@ -20,7 +20,7 @@ from torch import Tensor
 from jacobound.errors import ShapeError
 from jacobound.graph import Graph, size
 from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod
-from jacobound.methods.constants import from_entries, norms_before, split_products
+from jacobound.methods.constants import from_entries, split_products
 from jacobound.methods.crown import CROWN
 from jacobound.methods.recurjac import RecurJac
 from jacobound.methods.sampling import Sampling, Witness
@@ -157,12 +157,7 @@ def lipschitz(
 
 def _candidates(graph: Graph, enclosure: JacobianEnclosure, name: str, p: float, q: float) -> dict[str, Tensor]:
     """Every certified constant that is at hand, by name."""
-    values = {name: from_entries(enclosure, p, q)}
-    for node, value in split_products(graph, enclosure, p, q).items():
-        values[f"{name} after {node}, product of norms before"] = value
-    if p == q:
-        values["product of norms"] = norms_before(graph, enclosure.slopes, p)[graph.output]
-    return values
+    return {name: from_entries(enclosure, p, q), **split_products(graph, enclosure, p, q)}
 
 
 def _attained(witnesses: list[Witness], upper: Tensor) -> Tensor:

@@ -58,14 +58,16 @@ def split_products(graph: Graph, enclosure: JacobianEnclosure, p: float, q: floa
     """For every node that all paths cross: norm of the derivative behind it times a product of norms before it.
 
     Returns:
-        Certified constants by name of the node; splitting right before the last layer is the plain product of norms
-        with local slopes.
+        Certified constants by description; splitting right before the last layer is the product of norms with local
+        slopes, and for p = q the plain product over the whole graph is there too.
     """
     before = norms_before(graph, enclosure.slopes, p)
-    found = {}
+    found = {"product of norms": before[graph.output]} if p == q else {}
     for node in graph.crossings:
         behind = enclosure.adjoints[node].map(lambda end: end.flatten(1))
-        found[node.name] = up(induced_norm_upper(behind.lower, behind.upper, p, q) * before[node])
+        value = up(induced_norm_upper(behind.lower, behind.upper, p, q) * before[node])
+        name = f"derivative behind {node.name}, product of norms before"
+        found[name] = torch.minimum(value, found[name]) if name in found else value
     return found
 
 

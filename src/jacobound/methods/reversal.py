@@ -21,6 +21,7 @@ from jacobound.methods.product_relaxation import ProductRelaxation
 from jacobound.methods.recursion import recur
 from jacobound.operator_kinds import Identity
 from jacobound.operators import LinearOperator
+from jacobound.results import Status
 
 Slopes = Mapping[Node, Interval]
 
@@ -113,5 +114,5 @@ def both(graph: Graph, slopes: Slopes, ranges: Slopes, relax: ProductRelaxation,
         known = {node: one.adjoints[node].intersect(other.adjoints[node]) for node in graph.nodes}
         return interval_adjoints(graph, slopes, known)
 
-    status = one.status if one.status is not other.status and not one.entries.is_finite() else other.status
+    status = one.status if one.status is not Status.CERTIFIED else other.status
     return JacobianEnclosure(entries, along, Deferred(adjoints), slopes, ranges, status)
