@@ -124,7 +124,7 @@ class BackwardPass:
     Args:
         graph: the network.
         domain: where the input is.
-        ranges: enclosures of the nodes; must hold all ancestors of a target when `rows` is called for it.
+        ranges: enclosures of the nodes; must hold all ancestors of a target when `enclose` is called for it.
         relaxations: lines of the elementwise nodes, filled in by the caller as they become known.
     """
 

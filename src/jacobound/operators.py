@@ -17,7 +17,7 @@ from torch import Tensor
 
 from jacobound.errors import UnsafeArithmeticError
 from jacobound.intervals import Interval
-from jacobound.rounding import gamma, inflate, smallest, underflow, up
+from jacobound.rounding import gamma, inflate, rigorous, smallest, underflow, up
 
 
 def convert_exactly(x: Tensor, device: torch.device, dtype: torch.dtype, what: str) -> Tensor:
@@ -121,8 +121,11 @@ class LinearOperator(ABC):
         Returns:
             Shape (*lead, *out_shape), rounded up.
         """
-        if self.longest_sum == 0:
-            slack = torch.zeros_like(self.apply(magnitude)) if doubt is None else self.apply(doubt)
+        if not rigorous() and doubt is not None:
+            return self.abs().apply(doubt)
+        if self.longest_sum == 0 or not rigorous():
+            lead = magnitude.shape[: magnitude.dim() - len(self.in_shape)]
+            slack = magnitude.new_zeros((*lead, *self.out_shape)) if doubt is None else self.apply(doubt)
         else:
             # Scaled before the product, so that both go through it at once; large weights see its underflow.
             parts = magnitude * gamma(self.longest_sum + 2, magnitude) + smallest(magnitude)

@@ -22,7 +22,14 @@ from torch import Tensor
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
 from jacobound.intervals import Interval
 from jacobound.methods.base import flat_indices
-from jacobound.methods.tangents import Tangents, passing_entries, push_through, underflow_of, unstable_entries
+from jacobound.methods.tangents import (
+    Tangents,
+    can_differ,
+    passing_entries,
+    push_through,
+    underflow_of,
+    unstable_entries,
+)
 from jacobound.operators import positions
 from jacobound.rounding import inflate, rigorous, underflow, unit, up
 
@@ -114,6 +121,12 @@ class _Builder:
         """Add to the error of a start's columns; `price` has shape (outputs, columns)."""
         self._error[start] = up(self._error[start] + price + floor)
 
+    def _pay_products(self, start: Node, weight: Tensor, values: Tensor) -> None:
+        """Pay for one rounding of every entry of `values` (columns, entries), underflow included."""
+        if rigorous():
+            price = inflate(2 * unit(values.dtype) * (weight @ values.abs().T), values.shape[1] + 2)
+            self._pay(start, price, underflow(1, values) * weight.sum(1, keepdim=True))
+
     def _needed(self, node: Node) -> Tensor | None:
         """Entries of an affine node that some reader can pass on; None when all may be."""
         readers = self._graph.consumers[node]
@@ -121,8 +134,7 @@ class _Builder:
             return None
         alive = self._graph.example.new_zeros(node.shape, dtype=torch.bool)
         for reader in readers:
-            slope = self._slopes[reader]
-            alive |= ~((slope.lower == 0) & (slope.upper == 0))
+            alive |= can_differ(self._slopes[reader])
         return None if bool(alive.all()) else flat_indices(alive)
 
     def _through_affine(self, node: Affine) -> None:
@@ -136,22 +148,16 @@ class _Builder:
             images = push_through(operator, self._at[source], needed)
             for start, tangents in self._at[source].items():
                 image = images[start]
-                if tangents.values is not None:
+                if tangents.values is not None and rigorous():
                     wanted = price if tangents.entries is None else price[:, tangents.entries]
                     self._pay(start, inflate(wanted @ tangents.values.abs().T, wanted.shape[1] + 1), floor)
-                elif doubt is not None:
+                elif tangents.values is None and doubt is not None:
                     self._pay(start, doubt.flatten(1)[:, tangents.entries], 0.0)
                 if start in sums:
                     image = sums[start] + image
-                    size_of_sum = self._weights[node].flatten(1)
-                    size_of_sum = size_of_sum if needed is None else size_of_sum[:, needed]
-                    self._pay(
-                        start,
-                        inflate(2 * unit(image.dtype) * (size_of_sum @ image.abs().T), image.shape[1] + 2)
-                        if rigorous()
-                        else image.new_zeros(()),
-                        0.0,
-                    )
+                    weight = self._weights[node].flatten(1)
+                    weight = weight if needed is None else weight[:, needed]
+                    self._pay_products(start, weight, image)
                 sums[start] = image
         self._at[node] = {start: Tangents(needed, image, self._graph.example) for start, image in sums.items()}
 
@@ -170,10 +176,7 @@ class _Builder:
             values = tangents.on(passing, size(node))
             if inexact:
                 values = values * steepness
-                if rigorous():
-                    weight = self._weights[node].flatten(1)[:, passing]
-                    price = inflate(2 * unit(values.dtype) * (weight @ values.abs().T), len(passing) + 2)
-                    self._pay(start, price, underflow(1, values) * weight.sum(1, keepdim=True))
+                self._pay_products(start, self._weights[node].flatten(1)[:, passing], values)
             self._at[node][start] = Tangents(passing, values, self._graph.example)
         if len(unstable):
             self._entries[node] = unstable

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from jacobound.graph import Affine, Elementwise, Graph, Node, size
 from jacobound.intervals import Interval
-from jacobound.methods.tangents import Tangents, passing_entries, push_through, unstable_entries
+from jacobound.methods.base import flat_indices
+from jacobound.methods.tangents import Tangents, can_differ, passing_entries, push_through, unstable_entries
 from jacobound.operators import positions
 from jacobound.rounding import inflate, rigorous, underflow, unit, up
 
@@ -102,8 +103,7 @@ class _Backwards:
         """Entries of an elementwise node with a slope that can differ from zero; None for other nodes."""
         if not isinstance(node, Elementwise):
             return None
-        slope = self._slopes[node]
-        return (~((slope.lower == 0) & (slope.upper == 0))).flatten().nonzero().squeeze(1)
+        return flat_indices(can_differ(self._slopes[node]))
 
     def _through_elementwise(self, node: Elementwise, weight: Tensor, spread: Tensor) -> None:
         slope, source = self._slopes[node].map(torch.flatten), node.source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, Ou
 from jacobound.methods.crown import CROWN
 from jacobound.operators import LinearOperator, positions, unit_rows
 from jacobound.regions import Domain
+from jacobound.results import Status
 from jacobound.rounding import down, up
 
 
@@ -33,9 +35,19 @@ class FastLip(JacobianMethod):
         if ranges is None:
             ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
         slopes = derivative_ranges(graph, ranges)
-        adjoints = interval_adjoints(graph, slopes)
-        entries = adjoints[graph.input].map(lambda end: end.flatten(1))
-        return JacobianEnclosure(entries, lambda u: interval_dot(u, entries), adjoints, slopes, ranges)
+        return by_intervals(graph, slopes, ranges, interval_adjoints(graph, slopes))
+
+
+def by_intervals(
+    graph: Graph,
+    slopes: Mapping[Node, Interval],
+    ranges: Mapping[Node, Interval],
+    adjoints: Mapping[Node, Interval],
+    status: Status = Status.CERTIFIED,
+) -> JacobianEnclosure:
+    """What the interval adjoints alone say of the Jacobian."""
+    entries = adjoints[graph.input].map(lambda end: end.flatten(1))
+    return JacobianEnclosure(entries, partial(interval_dot, x=entries), adjoints, slopes, ranges, status)
 
 
 def interval_adjoints(

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from jacobound.graph import Elementwise, Graph, Node, size
-from jacobound.intervals import Interval, concatenated, interval_dot
+from jacobound.intervals import Interval, concatenated
 from jacobound.methods.base import Budget, Deferred, JacobianEnclosure
 from jacobound.methods.core import UnstableCore, build_core, core_bytes
 from jacobound.methods.defects import defect_weights
-from jacobound.methods.fastlip import interval_adjoints
+from jacobound.methods.fastlip import by_intervals, interval_adjoints
 from jacobound.methods.product_relaxation import ProductLines, ProductRelaxation
 from jacobound.results import Status
 from jacobound.rounding import down, gamma, inflate, rigorous, underflow, unit, up
@@ -43,9 +43,7 @@ def recur(
     adjoints = interval_adjoints(graph, slopes)
     short_of = None if budget.fits(core_bytes(graph, slopes)) else Status.MEMORY_LIMIT
     if short_of or budget.is_over:
-        entries = adjoints[graph.input].map(lambda end: end.flatten(1))
-        status = short_of or Status.TIME_LIMIT
-        return JacobianEnclosure(entries, lambda u: interval_dot(u, entries), adjoints, slopes, ranges, status)
+        return by_intervals(graph, slopes, ranges, adjoints, short_of or Status.TIME_LIMIT)
     core = build_core(graph, slopes, defect_weights(graph, slopes, adjoints))
     recursion = Recursion(core, adjoints, relax, budget)
     recursion.run()
@@ -167,12 +165,13 @@ class Recursion:
         error = price.unsqueeze(0)
         total = self._at_output(pending.pop(output), own) if output in pending else torch.zeros_like(error)
         for block in core.blocks:
-            if block not in pending or block not in self._lines:
+            if block not in pending:
                 continue
             tangents, added = self._through(block, pending.pop(block))
             offset = torch.stack((up(offset[0] + added[0]), down(offset[1] + added[1])))
-            cost = (tangents.abs() @ self._price_of(block).unsqueeze(2)).squeeze(3)
-            error = up(error + inflate(cost, tangents.shape[-1] + 1))
+            if rigorous():
+                cost = (tangents.abs() @ self._price_of(block).unsqueeze(2)).squeeze(3)
+                error = up(error + inflate(cost, tangents.shape[-1] + 1))
             for (target, source), matrix in core.transfer.items():
                 if source is not block:
                     continue

@@ -75,6 +75,11 @@ def unstable_entries(slope: Interval) -> Tensor:
     return flat_indices(~(slope.lower == slope.upper))
 
 
+def can_differ(slope: Interval) -> Tensor:
+    """Mask of the neurons whose slope can differ from zero (NaN counts)."""
+    return ~((slope.lower == 0) & (slope.upper == 0))
+
+
 def passing_entries(slope: Interval) -> Tensor:
     """Flat positions of neurons with one known slope that is not zero."""
     return flat_indices((slope.lower == slope.upper) & (slope.lower != 0))
