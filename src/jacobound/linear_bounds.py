@@ -52,15 +52,19 @@ class Relaxation:
     Args:
         lines: valid lines, of the node's shape.
         magnitude: bound of the node's argument, of the node's shape.
+        noise: what the execution of the node may add to its value, or None.
     """
 
     lines: Lines
     magnitude: Tensor
+    noise: Tensor | None = None
 
     @cached_property
     def alive(self) -> Tensor | None:
         """Flat entries that are not identically zero; None when all are."""
         dead = (self.upper_slope == 0) & (self.lower_slope == 0) & (self.upper_offset == 0) & (self.lower_offset == 0)
+        if self.noise is not None:
+            dead = dead & (self.noise.flatten() == 0)
         return None if not bool(dead.any()) else (~dead).nonzero().squeeze(1)
 
     @cached_property
@@ -126,12 +130,19 @@ class BackwardPass:
         domain: where the input is.
         ranges: enclosures of the nodes; must hold all ancestors of a target when `enclose` is called for it.
         relaxations: lines of the elementwise nodes, filled in by the caller as they become known.
+        noise: what the execution of a node may add to its value (see `methods.executed`), filled in likewise.
     """
 
     def __init__(
-        self, graph: Graph, domain: Domain, ranges: Mapping[Node, Interval], relaxations: Mapping[Node, Relaxation]
+        self,
+        graph: Graph,
+        domain: Domain,
+        ranges: Mapping[Node, Interval],
+        relaxations: Mapping[Node, Relaxation],
+        noise: Mapping[Node, Tensor],
     ) -> None:
         self._graph, self._domain, self._ranges, self._relaxations = graph, domain, ranges, relaxations
+        self._noise = noise
         self._slack: dict[Node, tuple[Tensor, float]] = {}
         self._products: dict[LinearOperator, tuple[Tensor | None, Tensor | None, int, Callable[[Tensor], Tensor]]] = {}
         self._position = {node: k for k, node in enumerate(graph.nodes)}
@@ -146,6 +157,8 @@ class BackwardPass:
         state = self._start(target, rows)
         while True:
             node = max(state.coefficient, key=self._position.__getitem__)
+            if node in self._noise:
+                state = self._through_noise(state, node)
             if isinstance(node, Input):
                 return self._concretise(state)
             entries, values = state.coefficient.pop(node)
@@ -170,6 +183,8 @@ class BackwardPass:
             extra = operator.uncertainty(self._magnitude(source))
             if extra is not None:
                 state = Rows(state.coefficient, state.constant, up(state.error + extra.flatten()[rows]))
+        if target in self._noise:
+            state = Rows(state.coefficient, state.constant, up(state.error + self._noise[target].flatten()[rows]))
         if target.bias is None:
             return state
         return Rows(state.coefficient, state.constant + target.bias.flatten()[rows], state.error)
@@ -194,6 +209,14 @@ class BackwardPass:
                 floor += underflow(size(node), node.bias)
             self._slack[node] = slack.flatten(), floor
         return self._slack[node]
+
+    def _through_noise(self, state: Rows, node: Node) -> Rows:
+        """The value of an executed node is off from its exact function by noise: counted with the coefficients."""
+        entries, values = state.coefficient[node]
+        noise = self._noise[node].flatten()
+        noise = noise if entries is None else noise[entries]
+        added = torch.where(values == 0, 0.0, values.abs() * noise).sum(-1)
+        return Rows(state.coefficient, state.constant, up(state.error + inflate(added, len(noise) + 1)))
 
     def _through_affine(self, state: Rows, node: Affine, entries: Tensor | None, values: Tensor) -> Rows:
         constant, error = state.constant, state.error
