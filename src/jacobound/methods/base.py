@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
 from time import monotonic
 
 import torch
@@ -52,6 +53,11 @@ class Budget:
     @property
     def is_over(self) -> bool:
         return self.seconds is not None and monotonic() - self.started > self.seconds
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the time limit; negative when it is over, infinite without one."""
+        return inf if self.seconds is None else self.seconds - (monotonic() - self.started)
 
     def tell(self, done: float, total: float, what: str) -> None:
         """Report progress."""
@@ -105,6 +111,8 @@ class JacobianEnclosure:
         slopes: derivative range of every elementwise node.
         ranges: the enclosures of the nodes' values that were used.
         status: `Status.CERTIFIED`, or why the bound is looser than the method could do.
+        across: the same for columns: for exact floats u of shape (outputs, inputs) a certified interval of shape
+            (inputs,) that holds ``sum_j J[j, k] u[j, k]``; None when it knows no more than the entries do.
     """
 
     entries: Interval
@@ -113,6 +121,7 @@ class JacobianEnclosure:
     slopes: Mapping[Node, Interval]
     ranges: Mapping[Node, Interval]
     status: Status = Status.CERTIFIED
+    across: Callable[[Tensor], Interval] | None = None
 
 
 class JacobianMethod(ABC):

@@ -1,14 +1,14 @@
 """Lipschitz constants from Jacobian enclosures and from products of norms; all certified.
 
 Every function returns an upper bound of ``sup ||J||_{p->q}`` over a convex domain, which bounds the Lipschitz
-constant by the mean value theorem. Sources: RecurJac (AAAI 2019) eqs. 22-23 for merged columns; the chord of |.| and
-the split products are ours (ARCHITECTURE.md).
+constant by the mean value theorem. Sources: RecurJac (AAAI 2019) eqs. 22-23 for merged columns; merged rows, the chord
+of |.| and the split products are ours (ARCHITECTURE.md).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -31,8 +31,24 @@ def merged_row_sums(enclosure: JacobianEnclosure) -> Tensor:
     ``sum_k s_k J_k`` is one directional derivative, bounded as a whole. The minimum with the published choice (s = 0
     where the sign is unknown) and with the plain row sum is returned.
     """
-    low, high = enclosure.entries.lower, enclosure.entries.upper
-    sizes = enclosure.entries.magnitude()
+    return _merged_sums(enclosure.entries, enclosure.along, -1)
+
+
+def merged_column_sums(enclosure: JacobianEnclosure) -> Tensor:
+    """Upper bounds of ``sum_j |J[j, k]|`` for every input k, shape (inputs,).
+
+    The mirror image of `merged_row_sums` (ours): a column is summed with signs over the outputs, and the sum is bounded
+    as the derivative of one more output. Never above the plain column sum; equal to it for a single output, and for
+    enclosures that know their entries alone.
+    """
+    if enclosure.across is None or enclosure.entries.shape[0] < 2:
+        return vector_norm_upper(enclosure.entries.magnitude(), 1, dim=-2)
+    return _merged_sums(enclosure.entries, enclosure.across, -2)
+
+
+def _merged_sums(entries: Interval, signed: Callable[[Tensor], Interval], axis: int) -> Tensor:
+    """Sums of absolute values over an axis, from bounds of the sums with given weights."""
+    low, high, sizes = entries.lower, entries.upper, entries.magnitude()
     signs = torch.where(low >= 0, 1.0, torch.where(high <= 0, -1.0, 0.0)).to(low)
     uncertain = signs == 0
     slopes = ((high + low) / (high - low)).nan_to_num(nan=0.0).clamp(-1.0, 1.0)
@@ -40,18 +56,22 @@ def merged_row_sums(enclosure: JacobianEnclosure) -> Tensor:
     # The offset must cover |x| - s x at both ends; it is convex, so nowhere is it larger.
     at_high, at_low = up(high - down(slopes * high)), up(-low - down(slopes * low))
     offsets = torch.where(uncertain, torch.maximum(at_high, at_low).clamp(min=0.0), 0.0)
-    plain = vector_norm_upper(sizes, 1, dim=-1)
-    published = up(enclosure.along(signs).upper + vector_norm_upper(torch.where(uncertain, sizes, 0.0), 1, dim=-1))
-    chorded = up(enclosure.along(chords).upper + vector_norm_upper(offsets, 1, dim=-1))
+    plain = vector_norm_upper(sizes, 1, dim=axis)
+    published = up(signed(signs).upper + vector_norm_upper(torch.where(uncertain, sizes, 0.0), 1, dim=axis))
+    chorded = up(signed(chords).upper + vector_norm_upper(offsets, 1, dim=axis))
     return torch.minimum(plain, torch.minimum(published, chorded))
 
 
 def from_entries(enclosure: JacobianEnclosure, p: float, q: float) -> Tensor:
-    """Constant from element-wise bounds, with merged columns for p = inf."""
+    """Constant from element-wise bounds, with merged columns for p = inf and merged rows for 1 -> 1 and 2 -> 1."""
     plain = induced_norm_upper(enclosure.entries.lower, enclosure.entries.upper, p, q)
-    if p != math.inf:
-        return plain
-    return torch.minimum(plain, vector_norm_upper(merged_row_sums(enclosure), q, dim=-1))
+    if p == math.inf:
+        return torch.minimum(plain, vector_norm_upper(merged_row_sums(enclosure), q, dim=-1))
+    if q == 1:
+        # 1 -> 1 is the largest column sum; for 2 -> 1 the vector of column sums bounds |J x| summed over outputs.
+        sums = merged_column_sums(enclosure)
+        return torch.minimum(plain, vector_norm_upper(sums, math.inf if p == 1 else 2, dim=-1))
+    return plain
 
 
 def split_products(graph: Graph, enclosure: JacobianEnclosure, p: float, q: float) -> dict[str, Tensor]:
