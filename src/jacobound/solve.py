@@ -63,10 +63,11 @@ def bound_output(
     """
     method = CROWN() if method is None else method
     meant = _meant(graph, semantics)
-    target = meant if rows is None else meant.with_rows(_matrix(rows, graph))
+    target = (meant if rows is None else meant.with_rows(_matrix(rows, graph))).expanded()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
         found = [method.ranges(target, domain, budget)[target.output] for domain in _told(domains, budget)]
-        lower, upper = (_arranged([getattr(x, end) for x in found], lead) for end in ("lower", "upper"))
+        shape = graph.out_shape if rows is None else target.out_shape
+        lower, upper = (_arranged([getattr(x, end).reshape(shape) for x in found], lead) for end in ("lower", "upper"))
         status = Status.of(_in_time(Status.CERTIFIED, budget), lower, upper)
     return OutputBounds(lower, upper, status, _provenance(graph, method, clock(), semantics=semantics), lead)
 
@@ -96,7 +97,7 @@ def bound_jacobian(
         UnsafeArithmeticError: when the machine's settings break the rounding model.
     """
     method = RecurJac() if method is None else method
-    target = graph.with_rows(None if rows is None else _matrix(rows, graph))
+    target = graph.with_rows(None if rows is None else _matrix(rows, graph)).expanded()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
         found = [method.enclose(target, domain, budget) for domain in _told(domains, budget)]
         shape = (size(target.output), *graph.in_shape)
@@ -139,7 +140,7 @@ def lipschitz(
     """
     method = RecurJac() if method is None else method
     p, q = _norm(norm)
-    target = graph.with_rows(None if rows is None else _matrix(rows, graph))
+    target = graph.with_rows(None if rows is None else _matrix(rows, graph)).expanded()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
         found, enclosures, witnesses = [], [], []
         for domain in _told(domains, budget):
@@ -154,7 +155,7 @@ def lipschitz(
         details = {name: torch.stack([v.get(name, missing) for v in found]).reshape(lead) for name in names}
         delta = None
         if semantics != "real":
-            run = _meant(graph, semantics).with_rows(None if rows is None else _matrix(rows, graph))
+            run = _meant(graph, semantics).with_rows(None if rows is None else _matrix(rows, graph)).expanded()
             errors = [execution_error(run, domain, budget, CROWN(), q) for domain in domains]
             delta, status = torch.stack(errors).reshape(lead), Status.of(status, *errors)
     return LipschitzBound(
@@ -217,7 +218,7 @@ def _told(domains: list[Domain], budget: Budget) -> Iterator[Domain]:
 
 
 def _arranged(parts: list[Tensor], lead: tuple[int, ...]) -> Tensor:
-    return torch.stack(parts).reshape(*lead, *parts[0].shape)
+    return torch.stack(parts).reshape((*lead, *parts[0].shape))
 
 
 def _worst(statuses: list[Status]) -> Status:

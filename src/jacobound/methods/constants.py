@@ -137,4 +137,14 @@ def operator_norm(operator: LinearOperator, p: float, kept: Tensor | None = None
     matrix = matrix if kept is None else matrix[kept.flatten()]
     if matrix.numel() == 0:
         return example.new_zeros(())
-    return torch.minimum(bound, spectral_norm_upper(matrix))
+    return torch.minimum(bound, up(spectral_norm_upper(matrix) + _norm_of_doubt(operator)))
+
+
+def _norm_of_doubt(operator: LinearOperator) -> Tensor:
+    """Upper bound of the spectral norm of what exact weights may differ from the stored ones by."""
+    ones = operator.example().new_ones
+    rows = operator.uncertainty(ones(operator.in_shape))
+    columns = operator.transpose().uncertainty(ones(operator.out_shape))
+    if rows is None or columns is None:
+        return operator.example().new_zeros(())
+    return inflate(torch.sqrt(inflate(rows.amax() * columns.amax(), 2)), 4)
