@@ -134,6 +134,7 @@ CASES = {
     "sigmoid": Case(activation("sigmoid"), sigma, lambda z: sigma(z) * sigma(-z)),
     "tanh": Case(activation("tanh"), lambda z: z.tanh(), lambda z: 1 / z.cosh() ** 2),
     "arctan": Case(activation("arctan"), lambda z: z.atan(), lambda z: 1 / (1 + z * z)),
+    "arsinh": Case(activation("arsinh"), lambda z: z.asinh(), lambda z: 1 / (1 + z * z).sqrt()),
     "elu": Case(activation("elu"), *exponential(1.0, 1.0, 1.0), (0.0,)),
     "elu_scaled": Case(activation("elu:0.5,1.5,0.7"), *exponential(0.5, 1.5, 0.7), (0.0,)),
     "elu_steep": Case(activation("elu:2"), *exponential(2.0, 1.0, 1.0), (0.0,)),

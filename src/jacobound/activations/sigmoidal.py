@@ -1,4 +1,4 @@
-"""S-shaped activations, convex left of zero and concave right of it: sigmoid, tanh, arctan, softsign, erf."""
+"""S-shaped activations, convex left of zero, concave right of it: sigmoid, tanh, arctan, arsinh, softsign, erf."""
 
 from __future__ import annotations
 
@@ -115,6 +115,39 @@ def erf() -> Activation:
     )
 
 
+def _arsinh_of_size(x: Interval) -> Interval:
+    """arsinh x for x >= 0: log1p(x + x^2 / (1 + root)) below 1, log x + log(1 + sqrt(1 + 1 / x^2)) above."""
+    near, far = x.clamp(upper=1.0), x.clamp(lower=1.0)
+    square, inverse = near.square(), far.reciprocal().clamp(0.0, 1.0)
+    small = (near + square / ((square + 1.0).sqrt() + 1.0)).log1p()
+    large = Interval(far.lower.clamp(max=torch.finfo(far.lower.dtype).max), far.upper).log()
+    large = large + (inverse.square() + 1.0).sqrt().log1p()
+    return Interval(
+        torch.where(x.lower < 1, small.lower, large.lower), torch.where(x.upper < 1, small.upper, large.upper)
+    ).clamp(lower=0.0)
+
+
+def _arsinh_enclosure(x: Interval) -> Interval:
+    right, left = _arsinh_of_size(x.clamp(lower=0.0)), _arsinh_of_size((-x).clamp(lower=0.0))
+    # One of the two is exactly zero where the sign is known, and must not widen the other.
+    return Interval(
+        torch.where(x.lower >= 0, right.lower, -left.upper), torch.where(x.upper <= 0, -left.lower, right.upper)
+    )
+
+
+def arsinh() -> Activation:
+    """Inverse hyperbolic sine, log(z + sqrt(z^2 + 1))."""
+    return _sigmoidal(
+        "arsinh",
+        torch.asinh,
+        _arsinh_enclosure,
+        lambda x: formulas.cauchy(x).sqrt().clamp(upper=1.0),
+        lambda z: 1 / torch.hypot(z, torch.ones_like(z)),
+        lambda k: ((1 - k).clamp(min=0.0) * (1 + k)).sqrt() / k,
+        lambda z, slope: z * slope.square(),
+    )
+
+
 def _spellings(names: tuple[str, ...], build: Callable[[], Activation]) -> dict[str, Callable[..., Activation]]:
     return {f"aten.{name}{suffix}.default": build for name in names for suffix in ("", "_")}
 
@@ -134,5 +167,8 @@ register(
     )
 )
 register(Family("arctan", arctan, _spellings(("atan", "arctan"), arctan), {"Atan": arctan}, aliases=("atan",)))
+register(
+    Family("arsinh", arsinh, _spellings(("asinh", "arcsinh"), arsinh), {"Asinh": arsinh}, aliases=("asinh", "arcsinh"))
+)
 register(Family("softsign", softsign, {"aten.softsign.default": softsign}, {"Softsign": softsign}))
 register(Family("erf", erf, _spellings(("erf",), erf) | _special("erf", erf), {"Erf": erf}))
