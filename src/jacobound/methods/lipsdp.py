@@ -1,0 +1,219 @@
+"""`LipSDP`: Lipschitz constants by semidefinite certificates on the unstable core, local and global alike."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+
+import torch
+from torch import Tensor
+
+from jacobound.errors import InvalidOptionError
+from jacobound.graph import Graph, Node
+from jacobound.intervals import Interval
+from jacobound.linalg import dual_exponent
+from jacobound.methods.base import Budget, OutputMethod, derivative_ranges
+from jacobound.methods.crown import CROWN
+from jacobound.methods.sdp_barrier import Barrier, Weights
+from jacobound.methods.sdp_certificate import SdpCertificate, certified_constant, certify
+from jacobound.methods.sdp_core import SdpCore, sdp_bytes, sdp_core
+from jacobound.methods.sdp_search import FIRST, WARM, feasible_start, search, warm_start
+from jacobound.regions import Domain
+from jacobound.results import Status
+
+# Up to so many rows (columns, entries) a maximum over them is taken one by one where one problem would do too.
+FEW = 64
+
+
+@dataclass(frozen=True, eq=False)
+class ConstantBound:
+    """What a Lipschitz method knows.
+
+    Args:
+        value: certified upper bound of ``sup ||J||_{p->q}``, 0-d float64; inf when nothing was proved.
+        status: `Status.CERTIFIED`, or why the bound is looser than the method could do.
+        details: constants of the parts that the value is the maximum of, by name.
+        certificates: what proves each part, in the same order; empty when nothing was proved.
+        slopes: derivative range of every elementwise node that was used.
+        ranges: the enclosures of the nodes' values.
+    """
+
+    value: Tensor
+    status: Status
+    details: Mapping[str, Tensor]
+    certificates: tuple[SdpCertificate, ...]
+    slopes: Mapping[Node, Interval]
+    ranges: Mapping[Node, Interval]
+
+
+class LipschitzMethod(ABC):
+    """Bounds a Lipschitz constant over a domain without going through the entries of the Jacobian."""
+
+    @abstractmethod
+    def constant(
+        self,
+        graph: Graph,
+        domain: Domain,
+        norm: tuple[float, float],
+        budget: Budget,
+        ranges: Mapping[Node, Interval] | None = None,
+    ) -> ConstantBound:
+        """A certified constant of the graph over the domain.
+
+        Args:
+            norm: (p, q), each 1, 2 or inf: ``||f(x) - f(y)||_q <= value ||x - y||_p``.
+            ranges: known enclosures of the nodes, in place of the method's own pre-activation bounds.
+        """
+
+
+@dataclass(frozen=True)
+class LipSDP(LipschitzMethod):
+    """Certified constants by the SDP of LipSDP-neuron on the unstable core, with the local slopes of every neuron.
+
+    Over the whole space this is LipSDP-neuron (Fazlyab et al. 2019), on a region its local version; for p = inf every
+    input has a weight of its own. With q = inf (and, for few inputs, p = 1) one problem per row (column) is solved.
+    The search is interrupted by the budget; what it has found by then is certified.
+
+    Args:
+        preactivation: how the ranges of the nodes are found.
+        tolerance: relative distance to the SDP's own optimum at which the search may end.
+        seconds: time limit of one constant, besides the budget's.
+    """
+
+    preactivation: OutputMethod = field(default_factory=CROWN)
+    tolerance: float = 1e-3
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance < 1 or (self.seconds is not None and not self.seconds >= 0):
+            raise InvalidOptionError(
+                f"LipSDP needs 0 < tolerance < 1 and seconds >= 0, not {self.tolerance} and {self.seconds}"
+            )
+
+    def constant(
+        self,
+        graph: Graph,
+        domain: Domain,
+        norm: tuple[float, float],
+        budget: Budget,
+        ranges: Mapping[Node, Interval] | None = None,
+    ) -> ConstantBound:
+        started = monotonic()
+        if ranges is None:
+            ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
+        slopes = derivative_ranges(graph, ranges)
+        nothing = torch.tensor(math.inf, dtype=torch.float64)
+        if not budget.fits(sdp_bytes(graph, slopes)):
+            return ConstantBound(nothing, Status.MEMORY_LIMIT, {}, (), slopes, ranges)
+        parts = problems(sdp_core(graph, slopes), norm)
+        limit = min(started + (math.inf if self.seconds is None else self.seconds), monotonic() + budget.remaining)
+        solver = _Solver(self.tolerance, limit, budget)
+        found = solver.solve(parts)
+        values = {name: torch.tensor(found[name].value, dtype=torch.float64) for name in parts}
+        value = torch.stack(list(values.values())).max() if values else torch.zeros_like(nothing)
+        status = Status.TIME_LIMIT if solver.interrupted else Status.CERTIFIED
+        return ConstantBound(
+            value, Status.of(status, value), values, tuple(found[name] for name in parts), slopes, ranges
+        )
+
+
+def recheck(
+    graph: Graph,
+    slopes: Mapping[Node, Interval],
+    norm: tuple[float, float],
+    certificates: tuple[SdpCertificate, ...],
+) -> float:
+    """The constant that stored multipliers prove, computed anew from the graph; inf where they prove nothing.
+
+    Uses nothing of the search: the core is built, one matrix per certificate is proved positive definite.
+    """
+    parts = problems(sdp_core(graph, slopes), norm)
+    if len(parts) != len(certificates):
+        return math.inf
+    pairs = zip(parts.values(), certificates, strict=True)
+    return max((certified_constant(core, c.weights, kind) for (core, kind), c in pairs), default=0.0)
+
+
+Problems = dict[str, tuple[SdpCore, tuple[float, float]]]
+
+
+def problems(core: SdpCore, norm: tuple[float, float]) -> Problems:
+    """Cores and norms whose largest constant is the one that is asked for, by name.
+
+    The transposed core has the dual norms; it is taken where it makes the problem smaller or splits it into columns.
+    """
+    p, q = norm
+    turned = (dual_exponent(q), dual_exponent(p))
+    if q == math.inf:
+        rows = {f"row {j}": core.rows(torch.tensor([j])) for j in range(core.outputs)}
+        if p == 1 and core.outputs * core.inputs <= FEW:
+            columns = {name: problems(row.transposed(), (math.inf, math.inf)) for name, row in rows.items()}
+            return {f"{name}, {k}": part for name, parts in columns.items() for k, part in parts.items()}
+        return {name: (row, (p, 2.0)) for name, row in rows.items()}
+    if p == 1 and core.inputs <= FEW:
+        columns = problems(core.transposed(), turned)
+        return {name.replace("row", "column"): part for name, part in columns.items()}
+    if core.outputs > core.inputs:
+        return {"all": (core.transposed(), turned)}
+    return {"all": (core, norm)}
+
+
+@dataclass
+class _Solver:
+    """Solves the parts of a maximum, largest first; lives for one call.
+
+    Args:
+        tolerance: of the largest part; smaller parts stop once they are below the largest.
+        limit: monotonic time at which it should have ended.
+        interrupted: whether a search was cut short.
+        before: multipliers of the part solved last.
+    """
+
+    tolerance: float
+    limit: float
+    budget: Budget
+    interrupted: bool = False
+    before: Weights | None = None
+
+    def solve(self, parts: Problems) -> dict[str, SdpCertificate]:
+        found: dict[str, SdpCertificate] = {}
+        sizes = {name: float(core.matrix[: core.outputs, : core.inputs].norm()) for name, (core, _) in parts.items()}
+        largest = 0.0
+        for done, name in enumerate(sorted(parts, key=lambda name: -sizes[name])):
+            self.budget.tell(done, len(parts), "certificates")
+            found[name] = self._solve(*parts[name], largest, len(parts) - done)
+            largest = max(largest, found[name].value)
+        return found
+
+    def _solve(self, core: SdpCore, norm: tuple[float, float], largest: float, left: int) -> SdpCertificate:
+        barrier = Barrier(core, norm[0] == math.inf, norm[1] == 1 and core.outputs > 1)
+        began = monotonic()
+        if not (core.is_finite and core.inputs and core.outputs):
+            return certify(barrier, None, None, norm)
+        warm = None if self.before is None else warm_start(barrier, self.before)
+        start = warm if warm is not None else feasible_start(barrier)
+        if start is None:
+            return certify(barrier, None, None, norm)
+        # Each proof at the end takes about as long as the start, and a few may be tried.
+        deadline = began + max(0.0, (self.limit - began) / left) - 4 * (monotonic() - began)
+        enough = 2 * math.log(largest) - 1e-6 if 0 < largest < math.inf else -math.inf
+        first = FIRST if warm is None else WARM
+        result = search(barrier, start, self.tolerance, enough, self._over(deadline), first)
+        self.interrupted |= not result.converged
+        self.before = barrier.weights(result.point)
+        return certify(barrier, self.before, barrier.weights(start), norm)
+
+    def _over(self, deadline: float) -> Callable[[], bool]:
+        before, longest = monotonic(), 0.0
+
+        def over() -> bool:
+            nonlocal before, longest
+            self.budget.tell(0, 1, "multipliers")
+            now = monotonic()
+            longest, before = max(longest, now - before), now
+            return now + longest > deadline  # the next step takes about as long as the longest so far
+
+        return over

@@ -1,0 +1,279 @@
+"""`LipSDP`: above what networks do, near what is known, stoppable at any time, and checkable without the search."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from jacobound import CROWN, IBP, Ball, Budget, InvalidOptionError, RecurJac, WholeSpace, from_layers, from_onnx
+from jacobound.graph import Graph
+from jacobound.methods.base import derivative_ranges
+from jacobound.methods.constants import from_entries
+from jacobound.methods.lipsdp import ConstantBound, LipSDP, recheck
+from jacobound.methods.sdp_barrier import Weights
+from jacobound.methods.sdp_certificate import SdpCertificate
+from jacobound.regions import Region
+from jacobound.results import Status
+from oracles import observe
+from test_sdp_certificate import norm_of
+from zoo import KINDS, REGIONS, realised
+
+INF = math.inf
+NORMS = tuple((p, q) for p in (1.0, 2.0, INF) for q in (1.0, 2.0, INF))
+
+
+def network(widths: tuple[int, ...], seed: int, activation: str = "relu") -> Graph:
+    generator = Generator().manual_seed(seed)
+    weights = [
+        torch.randn(after, before, generator=generator, dtype=torch.float64) * math.sqrt(2 / before)
+        for before, after in itertools.pairwise(widths)
+    ]
+    biases = [0.3 * torch.randn(width, generator=generator, dtype=torch.float64) for width in widths[1:]]
+    return from_layers(weights, biases, activation=activation)
+
+
+def bound(
+    graph: Graph, region: Region, norm: tuple[float, float], method: LipSDP | None = None, budget: Budget | None = None
+) -> ConstantBound:
+    (domain,), _ = region.domains(graph)
+    return (LipSDP() if method is None else method).constant(graph, domain, norm, budget or Budget())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("region", REGIONS)
+def test_no_jacobian_of_a_region_is_larger(kind: str, region: str) -> None:
+    """Random graphs of every kind; all norms in turn; the evaluated Jacobians with a bound of their own error."""
+    generator = Generator().manual_seed(len(kind) + 31 * len(region))
+    finite = 0
+    for k in range(2):
+        graph = KINDS[kind](generator).with_rows(None)
+        sets, points = REGIONS[region](graph.in_shape, generator)
+        norm = NORMS[(5 * k + len(kind) + 2 * len(region)) % len(NORMS)]
+        found = bound(graph, sets, norm)
+        seen = observe(realised(graph, generator), points)
+        sure = (seen.jacobian.abs() - seen.jacobian_error).clamp(min=0) * seen.jacobian.sign()
+        if norm[0] == 2 and norm[1] != INF:
+            attained = float(norm_of(seen.jacobian, *norm).max() - seen.jacobian_error.flatten(1).norm(dim=1).max())
+        elif norm[0] == 1 or norm[1] == INF:
+            attained = float(norm_of(sure, *norm).max())
+        else:
+            attained = float(norm_of(seen.jacobian, *norm).max() - seen.jacobian_error.flatten(1).sum(1).max())
+        assert not float(found.value) < attained * (1 - 1e-9), (k, norm)
+        assert found.status.certified == (float(found.value) < INF)
+        finite += found.status.certified
+    assert finite or region == "huge"
+
+
+@pytest.mark.parametrize("norm", [(2.0, 2.0), (INF, INF), (INF, 2.0), (2.0, 1.0)])
+def test_tighter_than_the_recursion_where_much_is_unstable(norm: tuple[float, float]) -> None:
+    graph = network((8, 16, 16, 16, 3), 1)
+    (domain,), _ = Ball(torch.zeros(8), 0.5).domains(graph)
+    entries = from_entries(RecurJac().enclose(graph, domain, Budget()), *norm)
+    assert float(LipSDP().constant(graph, domain, norm, Budget()).value) < 0.6 * float(entries)
+
+
+def test_radius_zero_gives_the_norm_of_the_jacobian() -> None:
+    graph = network((5, 12, 12, 3), 2, "tanh")
+    point = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    jacobian = torch.func.jacrev(graph)(point).unsqueeze(0)
+    for norm in ((2.0, 2.0), (INF, INF), (1.0, 2.0), (1.0, INF), (2.0, INF), (1.0, 1.0)):
+        found = float(bound(graph, Ball(point, 0.0), norm).value)
+        assert found == pytest.approx(float(norm_of(jacobian, *norm)), rel=2e-3), norm
+
+
+def test_more_inputs_than_outputs_or_the_other_way_round_are_the_same_problem() -> None:
+    """A network and its transposed weights have the same linear core on the whole space, with dual norms."""
+    generator = Generator().manual_seed(4)
+    first, last = (torch.randn(6, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    one = from_layers([first, last.T.contiguous()[:2]], [torch.zeros(6), torch.zeros(2)], activation="relu")
+    two = from_layers([last[:, :2].contiguous(), first.T.contiguous()], [torch.zeros(6), torch.zeros(4)], "relu")
+    for norm, dual in (((2.0, 2.0), (2.0, 2.0)), ((INF, 2.0), (2.0, 1.0)), ((1.0, 2.0), (2.0, INF))):
+        a, b = bound(one, WholeSpace(), norm).value, bound(two, WholeSpace(), dual).value
+        assert float(a) == pytest.approx(float(b), rel=2e-3)
+
+
+def test_rows_are_maximised_and_columns_too() -> None:
+    graph = network((3, 8, 8, 4), 5)
+    rows = bound(graph, Ball(torch.zeros(3), 0.4), (2.0, INF))
+    assert set(rows.details) == {f"row {j}" for j in range(4)}
+    assert float(rows.value) == max(float(value) for value in rows.details.values())
+    columns = bound(graph, Ball(torch.zeros(3), 0.4), (1.0, 2.0))
+    assert set(columns.details) == {f"column {k}" for k in range(3)}
+    assert float(columns.value) <= float(bound(graph, Ball(torch.zeros(3), 0.4), (2.0, 2.0)).value) * (1 + 2e-3)
+    entries = bound(graph, Ball(torch.zeros(3), 0.4), (1.0, INF))
+    assert len(entries.details) == 12 and float(entries.value) <= float(rows.value) * (1 + 2e-3)
+
+
+def test_monotone_in_the_radius_and_global_at_last() -> None:
+    graph = network((6, 20, 20, 2), 6)
+    values = [float(bound(graph, Ball(torch.zeros(6), radius), (INF, INF)).value) for radius in (0.01, 0.1, 1.0, 1e4)]
+    values.append(float(bound(graph, WholeSpace(), (INF, INF)).value))
+    assert all(a <= b * (1 + 2e-3) for a, b in itertools.pairwise(values))
+    assert values[0] < 0.7 * values[-1]
+
+
+@pytest.mark.parametrize("norm", [(2.0, 2.0), (INF, INF), (1.0, 2.0)])
+def test_certificates_are_checked_again_without_the_search(norm: tuple[float, float]) -> None:
+    graph = network((4, 10, 10, 3), 7)
+    found = bound(graph, Ball(torch.zeros(4), 0.3), norm)
+    assert recheck(graph, found.slopes, norm, found.certificates) == float(found.value)
+    first = found.certificates[0]
+    smaller = Weights(first.weights.neurons, first.weights.inputs, first.weights.outputs * 0.99)
+    forged = (replace(first, weights=smaller), *found.certificates[1:])
+    assert recheck(graph, found.slopes, norm, forged) == INF
+    assert recheck(graph, found.slopes, norm, found.certificates[1:]) == INF
+    wider = bound(graph, Ball(torch.zeros(4), 1.0), norm)
+    assert recheck(graph, wider.slopes, norm, found.certificates) == INF
+
+
+def test_stored_values_are_not_believed() -> None:
+    graph = network((4, 10, 10, 3), 7)
+    found = bound(graph, Ball(torch.zeros(4), 0.3), (2.0, 2.0))
+    lies = tuple(SdpCertificate(0.1, c.weights, c.norm) for c in found.certificates)
+    assert recheck(graph, found.slopes, (2.0, 2.0), lies) == float(found.value)
+
+
+def test_stopped_at_once_it_is_certified_and_loose() -> None:
+    graph = network((6, 30, 30, 30, 3), 8)
+    region = Ball(torch.zeros(6), 0.3)
+    best, hasty = bound(graph, region, (2.0, 2.0)), bound(graph, region, (2.0, 2.0), LipSDP(seconds=0.0))
+    assert hasty.status is Status.TIME_LIMIT and best.status is Status.CERTIFIED
+    assert float(best.value) < float(hasty.value) < INF
+    late = bound(graph, region, (INF, INF), budget=Budget(seconds=0.0))
+    assert late.status is Status.TIME_LIMIT and float(late.value) < INF
+
+
+def test_too_little_memory_gives_no_bound_and_says_so() -> None:
+    found = bound(network((6, 30, 30, 3), 8), WholeSpace(), (2.0, 2.0), budget=Budget(memory=1000))
+    assert float(found.value) == INF and not found.certificates
+    assert found.status is Status.MEMORY_LIMIT
+
+
+def test_progress_can_interrupt_the_search() -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(done: float, total: float, what: str) -> None:
+        if what == "multipliers":
+            raise Enough
+
+    with pytest.raises(Enough):
+        bound(network((6, 30, 30, 3), 8), WholeSpace(), (2.0, 2.0), budget=Budget(progress=stop))
+
+
+def test_the_same_call_gives_the_same_number() -> None:
+    graph = network((6, 30, 30, 3), 9)
+    values = {float(bound(graph, Ball(torch.zeros(6), 0.2), (INF, 2.0)).value) for _ in range(2)}
+    assert len(values) == 1
+
+
+def test_options_that_make_no_sense_are_refused() -> None:
+    for tolerance, seconds in ((0.0, None), (math.nan, None), (1e-3, -1.0), (2.0, None)):
+        with pytest.raises(InvalidOptionError):
+            LipSDP(tolerance=tolerance, seconds=seconds)
+
+
+def test_float32_networks_and_constant_ones() -> None:
+    graph = network((4, 10, 3), 7)
+    single = from_layers(
+        [torch.randn(5, 4, generator=Generator().manual_seed(1)), torch.ones(2, 5)], [torch.zeros(5), torch.zeros(2)]
+    ).to(dtype=torch.float32)
+    same = single.to(dtype=torch.float64)
+    one, two = (bound(g, WholeSpace(), (2.0, 2.0)).value for g in (single, same))
+    assert float(one) == pytest.approx(float(two), rel=1e-6)
+    zero = graph.with_rows(torch.zeros(1, 3))
+    for norm in NORMS:
+        assert float(bound(zero, Ball(torch.zeros(4), 0.3), norm).value) == 0.0
+
+
+def test_ranges_and_the_method_behind_them_are_taken_as_given() -> None:
+    graph = network((6, 20, 20, 2), 6)
+    (domain,), _ = Ball(torch.zeros(6), 0.1).domains(graph)
+    ranges = IBP().ranges(graph, domain, Budget())
+    given = LipSDP().constant(graph, domain, (2.0, 2.0), Budget(), ranges)
+    asked = LipSDP(preactivation=IBP()).constant(graph, domain, (2.0, 2.0), Budget())
+    assert given.ranges is ranges and float(given.value) == float(asked.value)
+    assert float(LipSDP().constant(graph, domain, (2.0, 2.0), Budget()).value) < float(given.value)
+    assert all(
+        torch.equal(given.slopes[node].lower, slope.lower) for node, slope in derivative_ranges(graph, ranges).items()
+    )
+
+
+# --- known values ------------------------------------------------------------------------------------------------
+
+
+def stored(shared_data: Path, name: str, row: int | None = None) -> Graph:
+    graph = from_onnx(shared_data / "nets" / f"{name}.onnx")
+    return graph if row is None else graph.with_rows(torch.eye(10, dtype=torch.float64)[[row]])
+
+
+def image(shared_data: Path, graph: Graph) -> Tensor:
+    with np.load(shared_data / "mnist" / "mnist_test.npz") as images:
+        return torch.as_tensor(images["x"][2] / 255 - 0.5, dtype=torch.float64).reshape(graph.in_shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "radius", "known"),
+    [
+        ("mnist_5layer_leaky_20", 0.003, 292.5),
+        ("mnist_5layer_leaky_20", 0.01, 505.1),
+        ("mnist_5layer_leaky_20", 0.03, 1092),
+        ("mnist_5layer_leaky_20", 0.1, 1416),
+        ("mnist_10layer_leaky_20", 0.003, 860.5),
+        ("mnist_10layer_leaky_20", 0.01, 5712),
+        ("mnist_10layer_leaky_20", 0.03, 1.586e4),
+        ("mnist_7layer_relu_1024", 0.001, 158.1),
+        ("mnist_7layer_relu_1024", 0.003, 191.4),
+        ("mnist_3layer_relu_1024", 0.003, 135.8),
+    ],
+)
+def test_local_constants_of_trained_networks(shared_data: Path, name: str, radius: float, known: float) -> None:
+    """l_inf balls, one logit; a first-order search to convergence gave these values."""
+    graph = stored(shared_data, name, 1)
+    found = bound(graph, Ball(image(shared_data, graph), radius), (INF, INF))
+    assert float(found.value) <= known * 1.003
+    assert found.status is Status.CERTIFIED
+
+
+@pytest.mark.parametrize(("name", "known"), [("mnist_7layer_leaky_20", 354.034)])
+def test_global_constants_of_trained_networks(shared_data: Path, name: str, known: float) -> None:
+    """A conic solver's optimum of LipSDP-neuron: the same problem, so neither much above nor below."""
+    found = float(bound(stored(shared_data, name), WholeSpace(), (2.0, 2.0)).value)
+    assert known * (1 - 1e-5) <= found <= known * 1.002
+
+
+def test_global_constants_of_small_networks_agree_with_conic_solvers(shared_data: Path) -> None:
+    """LipSDP-neuron for (2, 2), and for every row the SDP of GeoLIP for (inf, inf), both by Clarabel."""
+    with (shared_data / "reference" / "peers" / "results.json").open() as file:
+        rows = json.load(file)["rows"]
+    seen = 0
+    for row in rows:
+        euclidean = row["tool"].startswith("LipSDP-Neuron (cvxpy")
+        uniform = row["tool"].startswith("GeoLIP linf")
+        if not (euclidean or uniform) or not row["net"].startswith("tiny") or "value" not in row:
+            continue
+        with np.load(shared_data / "reference" / "peers" / f"{row['net']}.npz") as file:
+            count = sum(name.startswith("W") for name in file)
+            weights = [torch.as_tensor(file[f"W{k + 1}"], dtype=torch.float64) for k in range(count)]
+            biases = [torch.as_tensor(file[f"b{k + 1}"], dtype=torch.float64) for k in range(count)]
+        found = float(bound(from_layers(weights, biases), WholeSpace(), (2.0, 2.0) if euclidean else (INF, INF)).value)
+        assert found == pytest.approx(row["value"], rel=2e-3) if euclidean else found <= row["value"] * 1.002
+        seen += 1
+    assert seen >= 5
+
+
+@pytest.mark.parametrize("name", ["mnist_7layer_leaky_20", "mnist_5layer_tanh_50"])
+def test_global_rows_are_no_looser_than_a_conversion_of_the_euclidean_ones(shared_data: Path, name: str) -> None:
+    with (shared_data / "reference" / "peers" / "results.json").open() as file:
+        rows = [row for row in json.load(file)["rows"] if row["file"] == "rowsdp" and row["net"] == name]
+    graph = stored(shared_data, name, rows[0]["c"])
+    found = float(bound(graph, WholeSpace(), (INF, INF), LipSDP(preactivation=CROWN())).value)
+    assert found <= rows[0]["linf_from_lipsdp"]
