@@ -165,6 +165,7 @@ class BackwardPass:
             if isinstance(node, Affine):
                 state = self._through_affine(state, node, entries, values)
             else:
+                assert isinstance(node, Elementwise), "expand the graph first"  # skipping a node would lose a term
                 state = self._through_elementwise(state, node, values)
 
     def _start(self, target: Node, rows: Tensor) -> Rows:

@@ -98,7 +98,7 @@ class _Builder:
                 self._start(node, node, positions(size(node), graph.example))
             elif isinstance(node, Affine):
                 self._through_affine(node)
-            else:
+            elif isinstance(node, Elementwise):
                 self._through_elementwise(node)
             for source in dict.fromkeys(node.sources):
                 unread[source] -= 1

@@ -62,7 +62,7 @@ class _Sweep:
                 if self._domain.bounded and all(source in reachable for source in node.sources):
                     reachable.add(node)
                     self._tighten(done, node)
-            else:
+            elif isinstance(node, Elementwise):
                 argument = self._ranges[node.source]
                 node.activation.require(argument, node.name)
                 self._set(node, node.activation.range(argument))

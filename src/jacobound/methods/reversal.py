@@ -166,7 +166,7 @@ def interval_tangents(graph: Graph, slopes: Slopes, directions: Tensor) -> dict[
             found[node] = Interval.exact(directions.reshape(len(directions), *node.shape))
         elif isinstance(node, Elementwise):
             found[node] = times_slope(slopes[node], found[node.source])
-        else:
+        elif isinstance(node, Affine):
             images = [operator.enclose(found[source]) for operator, source in node.terms]
             found[node] = sum(images[1:], images[0])
     return found
