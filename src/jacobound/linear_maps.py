@@ -25,7 +25,7 @@ from jacobound.rounding import down, gamma, inflate, rigorous, underflow, up
 
 # A Gram matrix of at most this order is factorised (a little above 1 GiB while it is), with at most so many products.
 LARGEST_ORDER = 6144
-MOST_WORK = 1 << 37
+MOST_WORK = 5 << 36
 SMALL_ORDER = 192  # up to here all eigenvalues are cheaper than a Lanczos iteration
 WIDEST_SLACK = 1e-2
 
@@ -72,8 +72,11 @@ class LinearMap:
     @cached_property
     def gram_work(self) -> int:
         """Products of `gram_norm`, about."""
-        order = min(self.in_size, self.out_size)
-        return order * (self.work + self.transposed.work) + order**3 // 3
+        wide = self.out_size < self.in_size
+        forth, back = (self.transposed, self) if wide else (self, self.transposed)
+        # The columns of a single operator cost nothing.
+        images = 0 if len(self.chains) == 1 and len(self.chains[0]) == 1 else forth.work
+        return forth.in_size * (images + back.work) + forth.in_size**3 // 3
 
     @cached_property
     def like(self) -> Tensor:

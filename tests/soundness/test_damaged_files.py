@@ -209,3 +209,19 @@ def test_an_image_header_that_ends_early_is_refused(tmp_path: Path) -> None:
     at = whole.index(b"IHDR") - 4
     short = checksummed(whole[:at] + (5).to_bytes(4, "big") + whole[at + 4 : at + 13] + bytes(4) + whole[at + 25 :])
     refuse(tmp_path, "x.png", short)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gemm_wide_c", "does not fit"),  # a Gemm whose C is wider than the result
+        ("split_outputs", "outputs, not 2"),  # a Split with more outputs than it promises, which ended the process
+        ("resize_infinite", "no finite number"),
+        ("resize_nan", "no finite number"),
+    ],
+)
+def test_files_that_once_ended_in_foreign_errors(name: str, message: str) -> None:
+    import jacobound as jb
+
+    with pytest.raises(JacoboundError, match=message):
+        jb.from_onnx((Path(__file__).parent / "damaged" / f"{name}.onnx").read_bytes())

@@ -11,7 +11,7 @@ import numpy as np
 from jacobound.errors import InvalidRegionError, MissingExtraError, ShapeError
 
 IMAGES = (".png", ".jpg", ".jpeg")
-MOST_PIXELS = 1 << 26
+MOST_PIXELS = 1 << 24
 
 
 def read_image(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
@@ -35,7 +35,7 @@ def read_image(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
             if image.width * image.height > MOST_PIXELS:
                 raise InvalidRegionError(f"'{path}' has {image.width} x {image.height} pixels; that is too large")
             pixels = _pixels(image, path)
-    except (OSError, SyntaxError, ValueError, EOFError, pillow.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, pillow.DecompressionBombError) as error:
         if isinstance(error, InvalidRegionError):
             raise
         raise InvalidRegionError(f"'{path}' is not a PNG or JPEG image, or damaged: {error}") from error

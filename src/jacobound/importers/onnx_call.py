@@ -112,17 +112,20 @@ class Call:
         self.fits(value, shape)
         return value.broadcast_to(shape).reshape(point_shape(shape)).clone()
 
-    def fits(self, value: Tensor, shape: tuple[int, ...]) -> None:
-        """Refuse a constant that does not broadcast to an ONNX shape."""
-        rear = shape[len(shape) - value.dim() :] if value.dim() <= len(shape) else None
-        if rear is None or any(have not in (1, want) for have, want in zip(value.shape, rear, strict=True)):
-            raise UnsupportedOpError(f"Its constant of shape {tuple(value.shape)} does not fit {shape}.")
+    def fits(self, value: Tensor | Traced, shape: tuple[int, ...]) -> None:
+        """Refuse an input that does not broadcast to an ONNX shape."""
+        given = tuple(value.shape)
+        rear = shape[len(shape) - len(given) :] if len(given) <= len(shape) else None
+        if rear is None or any(have not in (1, want) for have, want in zip(given, rear, strict=True)):
+            what = "constant" if isinstance(value, Tensor) else "input"
+            raise UnsupportedOpError(f"Its {what} of shape {given} does not fit {shape}.")
 
     def widened(self, value: Traced) -> Node:
         """The node of an input broadcast to the shape of the result."""
         if value.shape == self.shape:
             return value.node
         target = self.shape
+        self.fits(value, target)
         return self.steps.move(
             value.node,
             lambda x: x.reshape(value.shape).broadcast_to(target).reshape(point_shape(target)),

@@ -53,6 +53,7 @@ def result_shapes(
         InvalidModelError: when the inputs do not fit the operation or a result is too large.
     """
     _check_equation(node)
+    _check_split(node)
     described: dict[str, TypeProto] = {}
     values: dict[str, TensorProto] = {}
     for name, kind, value in zip(node.input, types, known, strict=True):
@@ -150,6 +151,13 @@ def _known_shape(kind: TypeProto | None) -> tuple[int, ...] | None:
         return None
     dims = kind.tensor_type.shape.dim
     return tuple(dim.dim_value for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None
+
+
+def _check_split(node: NodeProto) -> None:
+    """Refuse a Split with other outputs than it promises: ONNX's shape inference would end the process."""
+    promised = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "num_outputs"), None)
+    if node.op_type == "Split" and promised is not None and promised != len(node.output):
+        raise InvalidModelError(f"{describe(node)}: it has {len(node.output)} outputs, not {promised}; export it again")
 
 
 def _check_equation(node: NodeProto) -> None:

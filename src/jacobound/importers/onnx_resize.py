@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -31,7 +32,7 @@ def resize(call: Call) -> tuple[Value, ...]:
     rule = "asymmetric" if simple else call.text("coordinate_transformation_mode", RULES)
     rounding = "floor" if simple else call.text("nearest_mode", ROUNDINGS)
     exclude = call.flag("exclude_outside")
-    cubic = Fraction(float(call.number("cubic_coeff_a", -0.75)))
+    cubic = _rational(call.number("cubic_coeff_a", -0.75), "cubic_coeff_a")
     dropped = len(value.shape) - len(value.node.shape)
     matrices = {}
     for axis, scale in _scales(call).items():
@@ -52,6 +53,17 @@ def resize(call: Call) -> tuple[Value, ...]:
     return call.result(call.steps.resample(value.node, matrices, call.name) if matrices else value.node)
 
 
+def _rational(value: float, what: str) -> Fraction:
+    """A number of the file, exactly.
+
+    Raises:
+        UnsupportedOpError: when it is NaN or infinite.
+    """
+    if not math.isfinite(value):
+        raise UnsupportedOpError(f"Its {what} holds {value}, which is no finite number.")
+    return Fraction(float(value))
+
+
 ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
@@ -68,7 +80,7 @@ def _scales(call: Call) -> dict[int, Fraction]:
     if scales is not None and scales.size:
         if scales.size != len(axes) or not bool((scales > 0).all()):
             raise UnsupportedOpError(f"Its scales {np.ravel(scales).tolist()} do not fit.")
-        return {axis: Fraction(float(scale)) for axis, scale in zip(axes, np.ravel(scales), strict=True)}
+        return {axis: _rational(scale, "scales") for axis, scale in zip(axes, np.ravel(scales), strict=True)}
     sizes = call.constant(3)
     if sizes is None or sizes.size != len(axes):
         raise UnsupportedOpError("It has neither scales nor sizes that fit.")
