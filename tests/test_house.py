@@ -27,6 +27,7 @@ LAYERS = (
     "activations.*",
     "activations",
     "graph",
+    "domains",
     "regions",
     "results",
     "linear_bounds",

@@ -93,12 +93,14 @@ def s_shaped(derivative: Callable[[Tensor], Tensor], steepest: Callable[[Tensor]
         whole = secant(right)
         flattest = torch.minimum(derivative(left), derivative(right))
         whole = whole.clamp(flattest, derivative(right.clamp(max=0.0) + left.clamp(min=0.0))).nan_to_num(nan=0.0)
-        touch = right
+        touch, done = right, torch.zeros_like(right, dtype=torch.bool)
         for step in range(TANGENT_STEPS):
             closer = torch.minimum(steepest(secant(touch)).nan_to_num(nan=0.0, posinf=torch.inf), touch).clamp(min=0.0)
-            if step % 3 == 2 and bool((touch - closer <= 1e-9 * touch).all()):
-                break
-            touch = closer
+            if step % 3 == 2:  # every entry stops by itself: its lines do not depend on its neighbours
+                done = done | (touch - closer <= 1e-9 * touch)
+                if bool(done.all()):
+                    break
+            touch = torch.where(done, touch, closer)
         point = torch.maximum(touch, centre)
         by_chord = (right <= 0) | ((left < 0) & (derivative(right) >= whole))
         point = torch.where(by_chord, right, point)
@@ -175,15 +177,16 @@ def _best_slope(points: Sequence[Tensor], heights: Sequence[Tensor], slope: Tens
     # While the middle itself is the contact, the slope may be anything between these two.
     most = slopes(left, left_height, middle_point, middle_height, torch.inf).amin(0)
     least = slopes(right, right_height, middle_point, middle_height, -torch.inf).amax(0)
-    anchor, height, bridge = left[0], left_height[0], slope
+    anchor, height, bridge, done = left[0], left_height[0], slope, torch.zeros_like(slope, dtype=torch.bool)
     for _ in range(POLISH_STEPS):
         index = slopes(right, right_height, anchor, height, -torch.inf).argmax(0, keepdim=True)
         anchor, height = right.gather(0, index)[0], right_height.gather(0, index)[0]
         best, index = slopes(left, left_height, anchor, height, torch.inf).min(0, keepdim=True)
         anchor, height = left.gather(0, index)[0], left_height.gather(0, index)[0]
-        if bool((best[0] == bridge).all()):
+        done = done | (best[0] == bridge)  # every entry stops by itself
+        if bool(done.all()):
             break
-        bridge = best[0]
+        bridge = torch.where(done, bridge, best[0])
     inside = torch.minimum(torch.maximum(slope, least), most)
     return torch.where(least <= most, inside, bridge).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
@@ -212,6 +215,7 @@ def _where_slope_is(curve: Curve, k: Tensor, sign: Tensor, first: Tensor, last: 
 
     low, high, below, above, t = first, last, excess(first), excess(last), first
     at_first, at_last = below >= 0, above <= 0
+    done, found = torch.zeros_like(at_first), first
     for step in range(SEARCH_STEPS):
         t = low + (high - low) * 0.5 if step % 3 == 2 else low - below * (high - low) / (above - below)
         t = torch.minimum(torch.maximum(t.nan_to_num(nan=0.0), low), high)
@@ -224,9 +228,12 @@ def _where_slope_is(curve: Curve, k: Tensor, sign: Tensor, first: Tensor, last: 
             torch.where(rising, above * 0.5, here),
             torch.where(rising, high, t),
         )
-        if step % 4 == 3 and bool(((high - low <= 1e-7 * (last - first)) | (here == 0) | at_first | at_last).all()):
-            break
-    return torch.where(at_first, first, torch.where(at_last, last, t))
+        found = torch.where(done, found, t)
+        if step % 4 == 3:  # every entry stops by itself: its result does not depend on its neighbours
+            done = done | (high - low <= 1e-7 * (last - first)) | (here == 0) | at_first | at_last
+            if bool(done.all()):
+                break
+    return torch.where(at_first, first, torch.where(at_last, last, found))
 
 
 def _gradient(curve: Curve, z: Tensor) -> Tensor:
