@@ -18,7 +18,7 @@ from jacobound.intervals import Interval
 from jacobound.results import Status
 
 # Working memory of one step beyond which it does not pay to share the step among more sets.
-SHARED_BYTES_CPU = 1 << 24
+SHARED_BYTES_CPU = 1 << 25
 SHARED_BYTES = 1 << 30
 
 

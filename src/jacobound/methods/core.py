@@ -76,7 +76,8 @@ def unstable_counts(graph: Graph, slopes: Mapping[Node, Interval]) -> Tensor:
 
 def core_bytes(graph: Graph, unstable: int) -> int:
     """Upper estimate of the memory that the core of one set with so many unstable neurons needs, in bytes."""
-    columns, widest = size(graph.input) + unstable, max(size(node) for node in graph.nodes)
+    columns = size(graph.input) + unstable
+    widest = max((size(node) for node in graph.nodes if not isinstance(node, Input)), default=0)
     matrices = unstable * (size(graph.input) + unstable // 2)
     return (matrices + 3 * columns * widest) * graph.example.element_size()
 
