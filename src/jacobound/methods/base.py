@@ -13,13 +13,13 @@ from torch import Tensor
 
 from jacobound.domains import Domain
 from jacobound.errors import InvalidOptionError
-from jacobound.graph import Elementwise, Graph, Node, size
+from jacobound.graph import Affine, Elementwise, Graph, Node, size
 from jacobound.intervals import Interval
 from jacobound.results import Status
 
-# Working memory of one step beyond which it does not pay to share the step among more sets.
-SHARED_BYTES_CPU = 1 << 25
-SHARED_BYTES = 1 << 30
+# Products in one evaluation of the network, over all sets that go together, beyond which more sets do not pay.
+SHARED_PRODUCTS = 1 << 22
+SHARED_PRODUCTS_ACCELERATOR = 1 << 34
 
 
 @dataclass(frozen=True)
@@ -156,13 +156,19 @@ class JacobianMethod(ABC):
         return ranges_bytes(graph) + adjoints
 
 
-def sets_worth(graph: Graph, bytes_each: int) -> int:
-    """How many sets are worth working on together, when each keeps so much memory busy.
+def sets_worth(graph: Graph) -> int:
+    """How many sets are worth working on together.
 
-    Sharing saves the overhead of small operations. Sets that are large by themselves gain nothing, and lose that each
+    Sharing saves the overhead of small operations. Sets of a large network gain nothing on a CPU, and lose that each
     leaves its own dead neurons out of the matrix products.
     """
-    return max(1, (SHARED_BYTES_CPU if graph.device.type == "cpu" else SHARED_BYTES) // max(1, bytes_each))
+    products = sum(
+        operator.out_size * max(1, operator.terms)
+        for node in graph.nodes
+        if isinstance(node, Affine)
+        for operator, _ in node.terms
+    )
+    return max(1, (SHARED_PRODUCTS if graph.device.type == "cpu" else SHARED_PRODUCTS_ACCELERATOR) // products)
 
 
 def derivative_ranges(graph: Graph, ranges: Mapping[Node, Interval]) -> Mapping[Node, Interval]:

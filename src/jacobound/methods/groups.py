@@ -29,7 +29,7 @@ def grouped(graph: Graph, counts: Tensor, budget: Budget) -> list[Tensor]:
     sets = counts.shape[1]
     if sets == 1:
         return [torch.zeros(1, dtype=torch.int64)]
-    totals = counts.sum(0)
+    totals, together = counts.sum(0), sets_worth(graph)
     alone = [core_bytes(graph, int(total)) for total in totals]
     groups: list[list[int]] = []
     longest = counts[:, 0]
@@ -37,7 +37,7 @@ def grouped(graph: Graph, counts: Tensor, budget: Budget) -> list[Tensor]:
         padded = torch.maximum(longest, counts[:, one])
         if groups:
             each, members = core_bytes(graph, int(padded.sum())), [*groups[-1], one]
-            enough = len(members) > sets_worth(graph, each)
+            enough = len(members) > together
             wasteful = len(members) * each > PADDING * sum(alone[k] for k in members)
             if not enough and not wasteful and budget.fits(len(members) * each):
                 groups[-1], longest = members, padded
