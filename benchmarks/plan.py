@@ -58,19 +58,23 @@ class Network:
 
     Args:
         file: path below the data folder.
+        images: where the point is from; "none" takes the zero vector.
         images: "mnist" or "cifar".
-        preparation: "centred" pixels (x/255 - 0.5), or CIFAR's "standardised" ones by channel.
+        preparation: what the file expects: "centred" pixels (x/255 - 0.5), CIFAR's "standardised" ones by channel,
+            "unit" (x/255) or "bytes" (x).
         order: "hwc" for flattened images with channels last, else "chw".
         image: index of the test image; None takes the first one that is classified correctly.
         point: name under which the other tools' points are stored; goes before `image`.
+        until: tensor whose value becomes the output, where the file ends in a softmax.
     """
 
     file: str
-    images: Literal["mnist", "cifar"] = "mnist"
-    preparation: Literal["centred", "standardised"] = "centred"
+    images: Literal["mnist", "cifar", "none"] = "mnist"
+    preparation: Literal["centred", "standardised", "unit", "bytes"] = "centred"
     order: Literal["chw", "hwc"] = "chw"
     image: int | None = 0
     point: str | None = None
+    until: str | None = None
 
 
 NETWORKS: dict[str, Network] = {
@@ -85,7 +89,19 @@ NETWORKS: dict[str, Network] = {
     "cifar_10layer_relu_2048": Network("nets/cifar_10layer_relu_2048.onnx", "cifar", order="hwc", image=None),
     "resnet_2b": Network("third_party/resnet_2b.onnx", "cifar", "standardised"),
     "oval21_cifar_base_kw": Network("third_party/oval21_cifar_base_kw.onnx", "cifar", "standardised"),
+    "mnist_cnn": Network("nets/mnist_cnn.onnx"),
     "mnist_cnn_avg": Network("nets/mnist_cnn_avg.onnx"),
+    "ACASXU_2_2": Network("third_party/ACASXU_run2a_2_2_batch_2000.onnx", "none"),
+    "mnist_relu_9_200": Network("third_party/mnist_relu_9_200.onnx", preparation="unit"),
+    "ffnnSIGMOID_6x200": Network("third_party/ffnnSIGMOID__Point_6x200.onnx", preparation="unit"),
+    "tansig_200_50": Network("third_party/tansig_200_50_onnx.onnx", preparation="bytes", until="softmax_3_Flatten"),
+    "logsig_200_100_50": Network(
+        "third_party/logsig_200_100_50_onnx.onnx", preparation="bytes", until="softmax_4_Flatten"
+    ),
+    "Convnet_avgpool": Network("third_party/Convnet_avgpool.onnx", preparation="unit"),
+    "Convnet_maxpool": Network("third_party/Convnet_maxpool.onnx", preparation="unit"),
+    "cifar10_small": Network("third_party/cifar10_small.onnx", "cifar", "unit", "hwc", image=None),
+    "vnncomp2020_cifar_base_kw": Network("third_party/vnncomp2020_cifar_base_kw.onnx", "cifar", "standardised"),
 }
 """By the name that the tables show; `DEMO`, the network of the package, is known besides."""
 
@@ -99,9 +115,20 @@ IN_THE_TABLE = (
     "mnist_3layer_relu_1024",
     "mnist_5layer_tanh_50",
     "mnist-net_256x4",
+    "mnist-net_256x2",
+    "mnist_relu_9_200",
+    "ffnnSIGMOID_6x200",
+    "tansig_200_50",
+    "logsig_200_100_50",
     "ACASXU_1_1",
+    "ACASXU_2_2",
+    "Convnet_avgpool",
+    "Convnet_maxpool",
     "resnet_2b",
     "oval21_cifar_base_kw",
+    "vnncomp2020_cifar_base_kw",
+    "cifar10_small",
+    "mnist_cnn",
     "mnist_cnn_avg",
 )
 

@@ -51,11 +51,14 @@ def problem(name: str) -> Problem:
     if data is None:
         raise FileNotFoundError(f"'{name}' needs the data folder; set JACOBOUND_SHARED_DATA to it")
     network = NETWORKS[name]
-    graph = jb.from_onnx(data / network.file)
+    graph = jb.from_onnx(data / network.file, until=network.until)
     if network.point is not None:
         with np.load(data / "reference" / "peers" / "points.npz") as points:
             centre, label = points[f"{network.point}__x0_0"], int(points[f"{network.point}__c_0"])
         return Problem(graph, torch.as_tensor(centre).reshape(graph.in_shape), label)
+    if network.images == "none":
+        centre = torch.zeros(graph.in_shape, dtype=torch.float64)
+        return Problem(graph, centre, int(graph(centre).argmax()))
     images, labels = _images(network, data)
     images = images.reshape(-1, *graph.in_shape)
     index = network.image
@@ -79,7 +82,9 @@ def _images(network: Network, data: Path) -> tuple[Tensor, Tensor]:
         pixels, labels = stored["x"][:500] / 255, stored["y"][:500]
     if network.preparation == "centred":
         pixels = pixels - 0.5
-    else:
+    elif network.preparation == "bytes":
+        pixels = pixels * 255
+    elif network.preparation == "standardised":
         pixels = (pixels - np.array(CHANNEL_MEANS)) / np.array(CHANNEL_DEVIATIONS)
     if network.images == "cifar" and network.order == "chw":
         pixels = pixels.transpose(0, 3, 1, 2)

@@ -163,6 +163,17 @@ def test_lipschitz_json_is_a_list_of_results(capsys: Capture) -> None:
         assert result["provenance"]["seed"] == 7 and len(result["witness"]) == 784
 
 
+def test_executed_semantics_widen_outputs_and_add_delta(capsys: Capture) -> None:
+    given = (NET, *IMAGE, "--radius", "0", "--rows", "0", "--json")
+    _, exact, _ = run(capsys, "bound", *given)
+    code, rounded, _ = run(capsys, "bound", *given, "--executed", "float32")
+    exact, rounded = strict_json(exact)["output"], strict_json(rounded)["output"]
+    assert code == 0 and rounded["provenance"]["semantics"] == "executed in float32"
+    assert exact["upper"][0] - exact["lower"][0] < 1e-10 < 1e-6 < rounded["upper"][0] - rounded["lower"][0] < 0.1
+    code, shown, _ = run(capsys, "lipschitz", NET, *IMAGE, "--radius", "0.01", "--executed", "float16")
+    assert code == 0 and "executed in float16: |F(x) - F(y)| <= constant |x - y| + 2 delta" in shown
+
+
 def test_a_bound_that_is_not_certified_gives_1(capsys: Capture) -> None:
     code, shown, _ = run(capsys, "bound", NET, *IMAGE, "--radius", "1e308", "--rows", "0", "--preactivation", "ibp")
     assert code == 1 and "nothing certified" in shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,16 +12,22 @@ from torch import Generator, Tensor
 
 from jacobound import CROWN, Ball, FastLip, RecurJac, from_layers
 from jacobound.convolution import Convolution
-from jacobound.graph import Elementwise, Graph
+from jacobound.graph import Elementwise, Graph, Node
 from jacobound.intervals import Interval, interval_dot
+from jacobound.linalg import vector_norm_upper
+from jacobound.methods import directions
 from jacobound.methods.base import Budget, JacobianEnclosure
 from jacobound.methods.constants import (
     from_entries,
+    merged_column_sums,
     merged_row_sums,
     norms_before,
     operator_norm,
     split_products,
 )
+from jacobound.methods.product_relaxation import chord
+from jacobound.methods.recursion import MOST_ROWS, recur, sums_across
+from jacobound.methods.reversal import forward, forward_shifted
 from jacobound.operator_kinds import Dense, Scale, Select
 from jacobound.rounding import strict
 from oracles import NORMS, autodiff
@@ -104,6 +111,104 @@ def test_merged_sums_hold_over_random_networks() -> None:
         for method in (FastLip(), RecurJac("constant"), RecurJac("chord")):
             merged = merged_row_sums(method.enclose(graph, domain, Budget()))
             assert bool((attained <= merged * (1 + 1e-10) + 1e-12).all())
+
+
+def chain(widths: tuple[int, ...], seed: int, known: float) -> tuple[Graph, dict[Node, Interval], list[Tensor]]:
+    """A layered network, slopes of its activations (a part of them known), and its weights."""
+    generator = Generator().manual_seed(seed)
+    weights = [normal((b, a), generator, 1 / math.sqrt(a)) for a, b in itertools.pairwise(widths)]
+    graph = from_layers(weights).with_rows(None)
+    slopes: dict[Node, Interval] = {}
+    for node in graph.nodes:
+        if isinstance(node, Elementwise):
+            low = torch.where(torch.rand(node.shape, generator=generator) < known, 1.0, 0.25).double()
+            slopes[node] = Interval(low, torch.ones_like(low))
+    return graph, slopes, weights
+
+
+def jacobians_at_corners(weights: list[Tensor], slopes: dict[Node, Interval], ends: int = 12) -> Tensor:
+    """Jacobians for all choices of end slopes; sums of absolute values are convex in each slope, so these suffice."""
+    low = torch.cat([slope.lower for slope in slopes.values()])
+    free = (low != 1).nonzero().squeeze(1)
+    assert 1 <= len(free) <= ends
+    patterns = low.new_ones(2 ** len(free), len(low))
+    patterns[:, free] = torch.tensor(list(itertools.product((0.25, 1.0), repeat=len(free)))).double()
+    matrix, start = weights[0].expand(len(patterns), -1, -1), 0
+    for weight in weights[1:]:
+        matrix = weight @ (patterns[:, start : start + weight.shape[1]].unsqueeze(2) * matrix)
+        start += weight.shape[1]
+    return matrix
+
+
+RUNS = (recur, forward, forward_shifted, directions.both)
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.__name__)
+def test_merged_sums_hold_in_every_row_and_column_of_every_direction(run: Callable[..., JacobianEnclosure]) -> None:
+    """Against enumeration. The published forward versions repeat the first row's bound for all rows."""
+    worst = []
+    for seed in range(6):
+        graph, slopes, weights = chain((4, 5, 5, 5, 3), seed, 0.5)
+        corners_ = jacobians_at_corners(weights, slopes)
+        found = run(graph, slopes, {}, chord, Budget())
+        for sums, plain, true in (
+            (merged_row_sums(found), found.entries.magnitude().sum(1), corners_.abs().sum(2).amax(0)),
+            (merged_column_sums(found), found.entries.magnitude().sum(0), corners_.abs().sum(1).amax(0)),
+        ):
+            assert bool((true <= sums * (1 + 1e-13)).all()), (seed, true, sums)
+            assert bool((sums <= plain * (1 + 1e-13)).all())
+            worst.append(float((sums / true).max()))
+    assert sum(worst) / len(worst) <= (1.65 if run is forward_shifted else 1.2)
+
+
+def test_the_published_forward_row_sums_would_be_wrong() -> None:
+    """What the row sums of several outputs are if the first row's bound is repeated: below attained values."""
+    graph, slopes, weights = chain((4, 5, 5, 5, 3), 1, 0.5)
+    attained = jacobians_at_corners(weights, slopes).abs().sum(2).amax(0)
+    for run in (forward, forward_shifted):
+        rows = merged_row_sums(run(graph, slopes, {}, chord, Budget()))
+        assert bool((rows >= attained).all())
+        assert bool((rows[0] < attained).any())
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.__name__)
+def test_merged_columns_gain_where_outputs_share_neurons(run: Callable[..., JacobianEnclosure]) -> None:
+    gains = []
+    for seed in range(4):
+        graph, slopes, _ = chain((4, 6, 6, 6), seed, 0.4)
+        found = run(graph, slopes, {}, chord, Budget())
+        plain, merged = vector_norm_upper(found.entries.magnitude(), 1, dim=-2), merged_column_sums(found)
+        assert bool((merged <= plain).all())
+        gains.append(float(plain.max() / merged.max()))
+        for p in (1.0, 2.0):
+            wanted = float(vector_norm_upper(merged, math.inf if p == 1 else 2))
+            assert float(from_entries(found, p, 1)) <= wanted
+    assert max(gains) >= 1.02
+
+
+def test_columns_with_one_direction_share_a_row_and_few_rows_are_formed() -> None:
+    graph, slopes, _ = chain((30, 6, 6, 5), 2, 0.5)
+    entries = recur(graph, slopes, {}, chord, Budget()).entries
+    asked = []
+
+    def bound(merged: Graph) -> Interval:
+        asked.append(merged.out_shape[0])
+        return recur(merged, slopes, {}, chord, Budget()).entries
+
+    u = torch.tensor([1.0, -1.0, 0.0, 1.0, 1.0]).double().unsqueeze(1).repeat(1, 30)
+    u[:, ::2] *= -1
+    u[:, 7] = torch.tensor([0.0, 0.0, 0.0, -1.0, 0.0])  # one term: nothing to merge
+    found = sums_across(graph, entries, u, bound, Budget())
+    plain = interval_dot(u.T, entries.map(torch.t))
+    assert asked == [1]
+    assert bool((found.lower >= plain.lower).all() & (found.upper <= plain.upper).all())
+    assert bool((found.upper < plain.upper).any())
+    assert float(found.upper[7]) == float(plain.upper[7])
+    u = normal((5, 30), Generator().manual_seed(0))
+    sums_across(graph, entries, u, bound, Budget())
+    assert asked[1:] == [MOST_ROWS]
+    late = sums_across(graph, entries, u, bound, Budget(seconds=0.0, started=-1e9))
+    assert len(asked) == 2 and torch.equal(late.upper, interval_dot(u.T, entries.map(torch.t)).upper)
 
 
 @pytest.mark.parametrize("p", (1.0, 2.0, math.inf))

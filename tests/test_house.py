@@ -18,6 +18,9 @@ PACKAGE = REPOSITORY / "src" / "jacobound"
 # other without a circle. The bare name of a package is its __init__.py; "__init__" is that of jacobound.
 LAYERS = (
     "errors",
+    "files",
+    "vnnlib_syntax",
+    "vnnlib",
     "rounding",
     "intervals",
     "linalg",
@@ -26,6 +29,7 @@ LAYERS = (
     "operator_kinds",
     "activations.*",
     "activations",
+    "execution",
     "graph",
     "domains",
     "regions",

@@ -163,6 +163,28 @@ def test_merged_row_sums_are_never_looser_and_norms_are_the_published_ones(refer
             assert_same(ours, theirs, theirs, f"{tag} row {name}")
 
 
+@pytest.mark.parametrize(("name", "direction"), [("F0", "forward"), ("F1", "forward-shifted")])
+def test_merged_row_sums_of_the_forward_versions_are_the_published_ones(
+    name: str, direction: Literal["forward", "forward-shifted"]
+) -> None:
+    """Row 0 alone: the reference repeats its bound for every other row, which is wrong (brute force, test_constants).
+
+    Where merging makes the reference's forward bound longer than its plain row sum, ours is the row sum.
+    """
+    folder = shared_data() / "reference" / "recurjac"
+    references = [load(path) for kind in KINDS for path in sorted(folder.glob(f"small_{kind}_seed*.npz"))]
+    for reference, tag in cases(references, f"{name}_linf_rows"):
+        found = reference.enclose(tag, RecurJac("constant", direction=direction))
+        rows = reference.get(f"{tag}_{name}_linf_rows")
+        assert rows is not None
+        low, high, sizes = found.entries.lower, found.entries.upper, found.entries.magnitude()
+        signs = torch.where(low >= 0, 1.0, torch.where(high <= 0, -1.0, 0.0)).to(low)
+        ours = found.along(signs).upper + torch.where(signs == 0, sizes, 0.0).sum(1)
+        theirs = torch.minimum(rows[0], sizes[0].sum())
+        assert_same(ours[0], theirs, theirs, f"{tag} {name}")
+        assert float(merged_row_sums(found)[0]) <= float(theirs) * (1 + EXACT) + 1e-12, tag
+
+
 @pytest.mark.parametrize(
     ("theirs", "lines_of"),
     [

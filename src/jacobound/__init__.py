@@ -13,6 +13,7 @@ from jacobound.errors import (
     UnsafeArithmeticError,
     UnsupportedOpError,
 )
+from jacobound.execution import Executed
 from jacobound.graph import Graph
 from jacobound.importers import from_layers, from_onnx, from_torch
 from jacobound.methods import CROWN, IBP, Budget, FastLin, FastLip, RecurJac, Sampling
@@ -26,6 +27,7 @@ __all__ = [
     "Ball",
     "Box",
     "Budget",
+    "Executed",
     "FastLin",
     "FastLip",
     "Graph",

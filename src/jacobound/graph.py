@@ -17,6 +17,7 @@ from torch import Tensor
 
 from jacobound.activations.base import Activation
 from jacobound.errors import InvalidModelError, ShapeError
+from jacobound.execution import Execution
 from jacobound.operator_kinds import Dense, Identity, convert_exactly
 from jacobound.operators import LinearOperator
 
@@ -105,6 +106,7 @@ class Graph:
     Args:
         output: the last node.
         checked: nodes whose weights are known to be finite, because another graph holds them.
+        execution: which nodes stand for rounded values of an inference engine; None for real numbers throughout.
 
     Raises:
         InvalidModelError: when a weight is NaN or infinite, there is not exactly one input, or weights are spread
@@ -113,6 +115,7 @@ class Graph:
 
     output: Node
     checked: frozenset[Node] = frozenset()
+    execution: Execution | None = None
 
     def __post_init__(self) -> None:
         inputs = [node for node in self.nodes if isinstance(node, Input)]
@@ -236,14 +239,14 @@ class Graph:
                 )
             weight = convert_exactly(rows, self.device, self.dtype, "a row combination")
             output = Affine(((Dense(weight), output),), name="rows")
-        return Graph(output, frozenset(self.nodes))
+        return Graph(output, frozenset(self.nodes), self.execution)
 
     def with_affine_output(self) -> Graph:
         """The same network with an affine last node: derivatives start from there."""
         if isinstance(self.output, Affine):
             return self
         last = Identity(self.output.shape, self.output.shape, self.example)
-        return Graph(Affine(((last, self.output),), name="output"), frozenset(self.nodes))
+        return Graph(Affine(((last, self.output),), name="output"), frozenset(self.nodes), self.execution)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Graph:
         """A copy elsewhere; refuses a dtype that cannot hold the weights exactly.

@@ -60,16 +60,19 @@ class Relaxation:
     Args:
         lines: valid lines, of shape (N, *node shape).
         magnitude: bound of the node's argument, same shape.
+        noise: what the execution of the node may add to its value, same shape, or None.
     """
 
     lines: Lines
     magnitude: Tensor
+    noise: Tensor | None = None
 
     @cached_property
     def alive(self) -> Tensor | None:
         """Flat entries that are not identically zero over all sets; None when there are no others."""
         slopes, offsets = (self.upper_slope != 0) | (self.lower_slope != 0), self._has_offset
-        alive = (slopes | offsets).any(0)
+        alive = slopes | offsets if self.noise is None else slopes | offsets | (self.noise.flatten(1) != 0)
+        alive = alive.any(0)
         return None if bool(alive.all()) else alive.nonzero().squeeze(1)
 
     @cached_property
@@ -141,12 +144,19 @@ class BackwardPass:
         domain: where the input is, N sets.
         ranges: enclosures (N, *node shape); must hold all ancestors of a target when `enclose` is called for it.
         relaxations: lines of the elementwise nodes, filled in by the caller as they become known.
+        noise: what the execution of a node may add to its value (see `methods.executed`), filled in likewise.
     """
 
     def __init__(
-        self, graph: Graph, domain: Domain, ranges: Mapping[Node, Interval], relaxations: Mapping[Node, Relaxation]
+        self,
+        graph: Graph,
+        domain: Domain,
+        ranges: Mapping[Node, Interval],
+        relaxations: Mapping[Node, Relaxation],
+        noise: Mapping[Node, Tensor],
     ) -> None:
         self._graph, self._domain, self._ranges, self._relaxations = graph, domain, ranges, relaxations
+        self._noise = noise
         self._slack: dict[Node, tuple[Tensor, Tensor]] = {}
         self._products: dict[LinearOperator, tuple[Tensor | None, Tensor | None, int, Callable[[Tensor], Tensor]]] = {}
         self._position = {node: k for k, node in enumerate(graph.nodes)}
@@ -161,6 +171,8 @@ class BackwardPass:
         state = self._start(target, rows, owners)
         while True:
             node = max(state.coefficient, key=self._position.__getitem__)
+            if node in self._noise:
+                state = self._through_noise(state, node)
             if isinstance(node, Input):
                 return self._concretise(state)
             entries, values = state.coefficient.pop(node)
@@ -185,6 +197,8 @@ class BackwardPass:
             extra = operator.uncertainty(self._magnitude(source))
             if extra is not None:
                 state = replace(state, error=up(state.error + owners.at(extra.flatten(1), rows)))
+        if target in self._noise:
+            state = replace(state, error=up(state.error + owners.at(self._noise[target].flatten(1), rows)))
         if target.bias is None:
             return state
         return replace(state, constant=state.constant + target.bias.flatten()[rows])
@@ -210,6 +224,14 @@ class BackwardPass:
                 floor = floor + underflow(size(node), node.bias)
             self._slack[node] = slack.flatten(1), floor
         return self._slack[node]
+
+    def _through_noise(self, state: Rows, node: Node) -> Rows:
+        """The value of an executed node is off from its exact function by noise: counted with the coefficients."""
+        entries, values = state.coefficient[node]
+        noise = state.owners.pick(self._noise[node].flatten(1))
+        noise = noise if entries is None else noise[..., entries]
+        added = torch.where(values == 0, 0.0, values.abs() * noise).sum(-1)
+        return replace(state, error=up(state.error + inflate(added, noise.shape[-1] + 1)))
 
     def _through_affine(self, state: Rows, node: Affine, entries: Tensor | None, values: Tensor) -> Rows:
         constant, error, owners = state.constant, state.error, state.owners

@@ -62,6 +62,7 @@ class Provenance:
         torch_version, python_version, cpu: versions and the processor's capability, on which kernels depend.
         threads: number of torch threads.
         seed: seed of the search for a lower bound, or None where nothing is random.
+        semantics: what the network means: "real" or "executed" with the dtype.
     """
 
     method: str
@@ -74,6 +75,7 @@ class Provenance:
     cpu: str = field(default_factory=torch.backends.cpu.get_cpu_capability)
     threads: int = field(default_factory=torch.get_num_threads)
     seed: int | None = None
+    semantics: str = "real"
 
 
 class _Result:
@@ -166,6 +168,8 @@ class LipschitzBound(_Result):
         activations: number of all activations.
         radii: the radii of the region's balls, empty when it has none.
         provenance: how it was found.
+        delta: for executed semantics how far executed outputs are from the exact ones at most (l_q norm, certified,
+            same shape as `upper`): ``||F(x) - F(y)||_q <= upper ||x - y||_p + 2 delta``; None for real semantics.
     """
 
     upper: Tensor
@@ -180,6 +184,7 @@ class LipschitzBound(_Result):
     activations: int
     radii: tuple[float, ...]
     provenance: Provenance
+    delta: Tensor | None = None
 
     @property
     def gap(self) -> Tensor:

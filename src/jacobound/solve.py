@@ -12,19 +12,21 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from jacobound.domains import Domain, Domains
-from jacobound.errors import ShapeError
+from jacobound.errors import InvalidOptionError, ShapeError
+from jacobound.execution import Executed
 from jacobound.graph import Elementwise, Graph, size
 from jacobound.intervals import Interval, concatenated
 from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod, sets_worth
 from jacobound.methods.constants import from_entries, split_products
 from jacobound.methods.crown import CROWN
+from jacobound.methods.executed import executed, execution_error
 from jacobound.methods.recurjac import RecurJac
 from jacobound.methods.sampling import Sampling, Witness
 from jacobound.methods.tangents import is_unstable
@@ -37,6 +39,7 @@ LEAST_MEMORY = 1 << 22
 
 Found = TypeVar("Found")
 Rows = Tensor | np.ndarray | Sequence[Sequence[float]]
+Semantics = Literal["real", "executed"] | Executed
 
 
 def bound_output(
@@ -46,6 +49,7 @@ def bound_output(
     *,
     rows: Rows | None = None,
     budget: Budget | None = None,
+    semantics: Semantics = "real",
 ) -> OutputBounds:
     """Certified bounds of the network's outputs over a region.
 
@@ -55,13 +59,17 @@ def bound_output(
         method: `IBP`, `FastLin` or `CROWN` (the default).
         rows: combinations of the flattened outputs, shape (k, outputs); None for the outputs as they are.
         budget: time, memory and progress.
+        semantics: "real" for the exact network with the stored weights; "executed" (float32) or `Executed(dtype)` for
+            what an inference engine computes, inputs rounded first, sums in any order; rows are then exact
+            combinations of the executed outputs.
 
     Raises:
         ShapeError, InvalidRegionError: when region or rows do not fit the network.
         UnsafeArithmeticError: when the machine's settings break the rounding model.
     """
     method = CROWN() if method is None else method
-    target = graph if rows is None else graph.with_rows(_matrix(rows, graph))
+    meant = _meant(graph, semantics)
+    target = meant if rows is None else meant.with_rows(_matrix(rows, graph))
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> Interval:
@@ -70,7 +78,7 @@ def bound_output(
         found = concatenated(_in_runs(work, domains, target, budget, method.bytes_per_set(target)), 0)
         lower, upper = (end.reshape(*lead, *target.out_shape) for end in (found.lower, found.upper))
         status = Status.of(_in_time(Status.CERTIFIED, budget), lower, upper)
-    return OutputBounds(lower, upper, status, _provenance(graph, method, clock()), lead)
+    return OutputBounds(lower, upper, status, _provenance(graph, method, clock(), semantics=semantics), lead)
 
 
 def bound_jacobian(
@@ -123,6 +131,7 @@ def lipschitz(
     rows: Rows | None = None,
     budget: Budget | None = None,
     search: Sampling | None = Sampling(),  # noqa: B008 - a frozen value
+    semantics: Semantics = "real",
 ) -> LipschitzBound:
     """A Lipschitz constant over a region, as a bracket: a certified upper bound and an attained lower one.
 
@@ -135,6 +144,9 @@ def lipschitz(
         rows: combinations of the flattened outputs, shape (k, outputs); None for all outputs.
         budget: time, memory and progress.
         search: how the lower bound is found; None leaves it out (0 is returned).
+        semantics: "real" for the exact network. An executed network is a step function without a useful derivative;
+            with "executed" (float32) or `Executed(dtype)` the result has a certified `delta` besides, for which
+            ``||F(x) - F(y)||_q <= upper ||x - y||_p + 2 delta`` holds for the executed network F.
 
     Raises:
         ShapeError, InvalidRegionError: when region, rows or norm do not fit.
@@ -157,6 +169,15 @@ def lipschitz(
         status = Status.of(_in_time(_worst([one.status for one in found]), budget), upper)
         witnesses = [one.witness for one in found if one.witness is not None]
         details = {name: torch.cat([one.known[name] for one in found]).reshape(lead) for name in found[0].known}
+        delta = None
+        if semantics != "real":
+            run = _meant(graph, semantics).with_rows(None if rows is None else _matrix(rows, graph))
+
+            def error(domain: Domain, budget: Budget) -> Tensor:
+                return execution_error(run, domain, budget, CROWN(), q)
+
+            delta = torch.cat(_in_runs(error, domains, run, budget, method.bytes_per_set(run))).reshape(lead)
+            status = Status.of(status, delta)
     return LipschitzBound(
         upper=upper.reshape(lead),
         lower=_attained(witnesses, upper).reshape(lead),
@@ -169,7 +190,8 @@ def lipschitz(
         unstable=torch.cat([one.unstable for one in found]).reshape(lead),
         activations=_activations(target),
         radii=region.radii if isinstance(region, Ball) else (),
-        provenance=_provenance(graph, method, clock(), search.seed if search is not None else None),
+        provenance=_provenance(graph, method, clock(), search.seed if search is not None else None, semantics),
+        delta=delta,
     )
 
 
@@ -271,5 +293,20 @@ def _norm(norm: tuple[float, float]) -> tuple[float, float]:
     return p, q
 
 
-def _provenance(graph: Graph, method: object, seconds: float, seed: int | None = None) -> Provenance:
-    return Provenance(repr(method), graph.fingerprint, str(graph.device), str(graph.dtype), seconds, seed=seed)
+def _meant(graph: Graph, semantics: Semantics) -> Graph:
+    """The graph whose values are meant: exact ones, or those of an execution."""
+    if semantics == "real":
+        return graph
+    if semantics != "executed" and not isinstance(semantics, Executed):
+        raise InvalidOptionError(f"semantics is 'real', 'executed' or Executed(dtype), not {semantics!r}")
+    return executed(graph, Executed() if semantics == "executed" else semantics)
+
+
+def _provenance(
+    graph: Graph, method: object, seconds: float, seed: int | None = None, semantics: Semantics = "real"
+) -> Provenance:
+    meaning = f"executed in {semantics.dtype}" if isinstance(semantics, Executed) else semantics
+    meaning = "executed in float32" if meaning == "executed" else meaning
+    return Provenance(
+        repr(method), graph.fingerprint, str(graph.device), str(graph.dtype), seconds, seed=seed, semantics=meaning
+    )

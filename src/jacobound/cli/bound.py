@@ -49,7 +49,7 @@ def bound(
     place, matrix = point.point(graph), how.matrix(graph)
     ball = Ball(place.values, decimal, float(norm), limits)
     with run.budget("bound") as budget:
-        outputs = bound_output(graph, ball, how.output_method(), rows=matrix, budget=budget)
+        outputs = bound_output(graph, ball, how.output_method(), rows=matrix, budget=budget, semantics=how.semantics)
         jacobian = bound_jacobian(graph, ball, method, rows=matrix, budget=budget)
     if output is not None:
         save(output, outputs, jacobian)
@@ -62,6 +62,8 @@ def bound(
         say(f"network   {net}: {summary(graph)}")
         say(f"region    {told_ball(ball, decimal, place.story)}")
         say(f"method    {jacobian.provenance.method}\n")
+        if how.executed is not None:
+            say(f"outputs   as {outputs.provenance.semantics}; the Jacobian is that of the exact network")
         say_outputs(outputs, names, centre_values(graph, place.values, matrix))
         say_jacobian(jacobian, names)
         say_files(output, show.plot)

@@ -13,7 +13,7 @@ from jacobound.cli.grammar import parse_radii
 from jacobound.cli.inspect import summary
 from jacobound.cli.options import MethodOptions, Norm, PointOptions, RunOptions, ShowOptions
 from jacobound.cli.summaries import CONSTANTS, constants_row, say_files, told_ball
-from jacobound.cli.text import say, say_json
+from jacobound.cli.text import rounded_up, say, say_json
 from jacobound.methods import Sampling
 from jacobound.regions import Ball
 from jacobound.results import LipschitzBound
@@ -65,7 +65,16 @@ def lipschitz(
         for decimal, ball in zip(radii, balls, strict=True):
             with run.budget(f"radius {float(decimal):g}") as budget:
                 exponents = (float(p), float(q))
-                bound = find_constant(graph, ball, method, norm=exponents, rows=matrix, budget=budget, search=search)
+                bound = find_constant(
+                    graph,
+                    ball,
+                    method,
+                    norm=exponents,
+                    rows=matrix,
+                    budget=budget,
+                    search=search,
+                    semantics=how.semantics,
+                )
             found.append(bound)
             if not show.json:
                 say(constants_row(bound, decimal))
@@ -85,6 +94,9 @@ def _close(found: list[LipschitzBound], show: ShowOptions) -> None:
         return
     for meaning in dict.fromkeys(bound.status.value for bound in found):
         say(f"\nstatus: {meaning}")
+    if any(bound.delta is not None for bound in found):
+        errors = ", ".join(rounded_up(float(bound.delta)) for bound in found if bound.delta is not None)
+        say(f"{found[0].provenance.semantics}: |F(x) - F(y)| <= constant |x - y| + 2 delta, delta <= {errors}")
     say_files(show.plot if found else None)
 
 

@@ -18,10 +18,12 @@ from jacobound.cli.grammar import parse_clip, parse_fraction, parse_rows, row_ma
 from jacobound.cli.points import Point, read_point
 from jacobound.cli.progress import progress
 from jacobound.errors import InvalidRegionError, JacoboundError, MissingExtraError
+from jacobound.execution import Executed
 from jacobound.graph import Graph, size
 from jacobound.importers import from_onnx
 from jacobound.methods import CROWN, IBP, Budget, FastLin, FastLip, RecurJac
 from jacobound.methods.base import JacobianMethod, OutputMethod
+from jacobound.solve import Semantics
 
 Norm = Literal["1", "2", "inf"]
 FIGURES = (".png", ".pdf", ".svg")
@@ -72,6 +74,8 @@ class MethodOptions:
         relaxation: How recurjac bounds slope times derivative. [default: chord]
         direction: Which way recurjac goes; forward is dear with many inputs. [default: backward]
         rows: Outputs and margins: 3 is output 3, 3,5 two outputs, 3-5 output 3 minus output 5. [default: all]
+        executed: Number format that the network runs in; outputs and pairs of points then include its rounding.
+            [default: exact real numbers]
     """
 
     method: Literal["recurjac", "fastlip"] = "recurjac"
@@ -79,6 +83,12 @@ class MethodOptions:
     relaxation: Literal["chord", "constant"] | None = None
     direction: Literal["backward", "forward", "forward-shifted", "both"] | None = None
     rows: str | None = None
+    executed: Literal["float64", "float32", "float16", "bfloat16"] | None = None
+
+    @property
+    def semantics(self) -> Semantics:
+        """Which values of the network are meant."""
+        return "real" if self.executed is None else Executed(self.executed)
 
     def output_method(self) -> OutputMethod:
         """How the outputs and the arguments of the activations are bounded."""

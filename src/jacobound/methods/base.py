@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import inf
 from time import monotonic
 
 import torch
@@ -57,6 +58,11 @@ class Budget:
     @property
     def is_over(self) -> bool:
         return self.seconds is not None and monotonic() - self.started > self.seconds
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the time limit; negative when it is over, infinite without one."""
+        return inf if self.seconds is None else self.seconds - (monotonic() - self.started)
 
     def tell(self, done: float, total: float, what: str) -> None:
         """Report progress."""
@@ -120,6 +126,8 @@ class JacobianEnclosure:
         slopes: derivative range of every elementwise node, (N, *node shape).
         ranges: the enclosures of the nodes' values that were used, (N, *node shape).
         status: `Status.CERTIFIED`, or why the bound of some set is looser than the method could do.
+        across: the same for columns: for exact floats u of shape (N, outputs, inputs) a certified interval of shape
+            (N, inputs) that holds ``sum_j J[j, k] u[n, j, k]``; None when it knows no more than the entries do.
     """
 
     entries: Interval
@@ -128,6 +136,7 @@ class JacobianEnclosure:
     slopes: Mapping[Node, Interval]
     ranges: Mapping[Node, Interval]
     status: Status = Status.CERTIFIED
+    across: Callable[[Tensor], Interval] | None = None
 
     def over(self, sets: int) -> JacobianEnclosure:
         """The same with entries written out for every set, where the derivative is the same for all of them."""

@@ -1,14 +1,14 @@
 """Lipschitz constants from Jacobian enclosures and from products of norms; all certified.
 
 Every function returns an upper bound of ``sup ||J||_{p->q}`` over a convex domain, which bounds the Lipschitz
-constant by the mean value theorem. Sources: RecurJac (AAAI 2019) eqs. 22-23 for merged columns; the chord of |.| and
-the split products are ours (ARCHITECTURE.md).
+constant by the mean value theorem. Sources: RecurJac (AAAI 2019) eqs. 22-23 for merged columns; merged rows, the chord
+of |.| and the split products are ours (ARCHITECTURE.md).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -25,14 +25,30 @@ DENSE_ENTRIES = 1 << 23
 
 
 def merged_row_sums(enclosure: JacobianEnclosure) -> Tensor:
-    """Upper bounds of ``sum_k |J[j, k]|`` for every output j, shape (outputs,).
+    """Upper bounds of ``sum_k |J[j, k]|`` for every set and output j, shape (N, outputs).
 
     ``|J_k| <= s_k J_k + t_k`` holds with s = ±1, t = 0 where the sign is known, and with the chord of |.| elsewhere;
     ``sum_k s_k J_k`` is one directional derivative, bounded as a whole. The minimum with the published choice (s = 0
     where the sign is unknown) and with the plain row sum is returned.
     """
-    low, high = enclosure.entries.lower, enclosure.entries.upper
-    sizes = enclosure.entries.magnitude()
+    return _merged_sums(enclosure.entries, enclosure.along, -1)
+
+
+def merged_column_sums(enclosure: JacobianEnclosure) -> Tensor:
+    """Upper bounds of ``sum_j |J[j, k]|`` for every set and input k, shape (N, inputs).
+
+    The mirror image of `merged_row_sums` (ours): a column is summed with signs over the outputs, and the sum is bounded
+    as the derivative of one more output. Never above the plain column sum; equal to it for a single output, and for
+    enclosures that know their entries alone.
+    """
+    if enclosure.across is None or enclosure.entries.shape[1] < 2:
+        return vector_norm_upper(enclosure.entries.magnitude(), 1, dim=-2)
+    return _merged_sums(enclosure.entries, enclosure.across, -2)
+
+
+def _merged_sums(entries: Interval, signed: Callable[[Tensor], Interval], axis: int) -> Tensor:
+    """Sums of absolute values over an axis, from bounds of the sums with given weights."""
+    low, high, sizes = entries.lower, entries.upper, entries.magnitude()
     signs = torch.where(low >= 0, 1.0, torch.where(high <= 0, -1.0, 0.0)).to(low)
     uncertain = signs == 0
     slopes = ((high + low) / (high - low)).nan_to_num(nan=0.0).clamp(-1.0, 1.0)
@@ -40,31 +56,35 @@ def merged_row_sums(enclosure: JacobianEnclosure) -> Tensor:
     # The offset must cover |x| - s x at both ends; it is convex, so nowhere is it larger.
     at_high, at_low = up(high - down(slopes * high)), up(-low - down(slopes * low))
     offsets = torch.where(uncertain, torch.maximum(at_high, at_low).clamp(min=0.0), 0.0)
-    plain = vector_norm_upper(sizes, 1, dim=-1)
-    published = up(enclosure.along(signs).upper + vector_norm_upper(torch.where(uncertain, sizes, 0.0), 1, dim=-1))
-    chorded = up(enclosure.along(chords).upper + vector_norm_upper(offsets, 1, dim=-1))
+    plain = vector_norm_upper(sizes, 1, dim=axis)
+    published = up(signed(signs).upper + vector_norm_upper(torch.where(uncertain, sizes, 0.0), 1, dim=axis))
+    chorded = up(signed(chords).upper + vector_norm_upper(offsets, 1, dim=axis))
     return torch.minimum(plain, torch.minimum(published, chorded))
 
 
 def from_entries(enclosure: JacobianEnclosure, p: float, q: float) -> Tensor:
-    """Constant from element-wise bounds, with merged columns for p = inf."""
+    """Constant from element-wise bounds, with merged columns for p = inf and merged rows for 1 -> 1 and 2 -> 1."""
     plain = induced_norm_upper(enclosure.entries.lower, enclosure.entries.upper, p, q)
-    if p != math.inf:
-        return plain
-    return torch.minimum(plain, vector_norm_upper(merged_row_sums(enclosure), q, dim=-1))
+    if p == math.inf:
+        return torch.minimum(plain, vector_norm_upper(merged_row_sums(enclosure), q, dim=-1))
+    if q == 1:
+        # 1 -> 1 is the largest column sum; for 2 -> 1 the vector of column sums bounds |J x| summed over outputs.
+        sums = merged_column_sums(enclosure)
+        return torch.minimum(plain, vector_norm_upper(sums, math.inf if p == 1 else 2, dim=-1))
+    return plain
 
 
 def split_products(graph: Graph, enclosure: JacobianEnclosure, p: float, q: float) -> dict[str, Tensor]:
     """For every node that all paths cross: norm of the derivative behind it times a product of norms before it.
 
     Returns:
-        Certified constants by description; splitting right before the last layer is the product of norms with local
-        slopes, and for p = q the plain product over the whole graph is there too.
+        Certified constants by description, shapes (N or 1,); splitting right before the last layer is the product of
+        norms with local slopes, and for p = q the plain product over the whole graph is there too.
     """
     before = norms_before(graph, enclosure.slopes, p)
     found = {"product of norms": before[graph.output]} if p == q else {}
     for node in graph.crossings:
-        behind = enclosure.adjoints[node].map(lambda end: end.flatten(1))
+        behind = enclosure.adjoints[node].map(lambda end: end.flatten(2))
         value = up(induced_norm_upper(behind.lower, behind.upper, p, q) * before[node])
         name = f"derivative behind {node.name}, product of norms before"
         found[name] = torch.minimum(value, found[name]) if name in found else value
@@ -72,25 +92,30 @@ def split_products(graph: Graph, enclosure: JacobianEnclosure, p: float, q: floa
 
 
 def norms_before(graph: Graph, slopes: Mapping[Node, Interval], p: float) -> dict[Node, Tensor]:
-    """Certified l_p Lipschitz constants of every node as a function of the input, by sums and products of norms."""
+    """Certified l_p Lipschitz constants of every node as a function of the input, by sums and products of norms.
+
+    Returns:
+        Shapes (N or 1,).
+    """
     like = graph.example
     found: dict[Node, Tensor] = {}
     for node in graph.nodes:
         if isinstance(node, Input):
-            found[node] = like.new_ones(())
+            found[node] = like.new_ones(1)
         elif isinstance(node, Affine):
-            total = like.new_zeros(())
+            total = like.new_zeros(1)
             for operator, source in node.terms:
                 total = up(total + up(operator_norm(operator, p, _gate(graph, node, slopes)) * found[source]))
             found[node] = total
         else:
-            steepest = slopes[node].magnitude().amax() if slopes[node].lower.numel() else like.new_zeros(())
+            steepest = slopes[node].magnitude().flatten(1)
+            steepest = steepest.amax(1) if steepest.shape[1] else like.new_zeros(1)
             found[node] = up(found[node.source] * steepest)
     return found
 
 
 def _gate(graph: Graph, node: Affine, slopes: Mapping[Node, Interval]) -> Tensor | None:
-    """Entries of an affine node that its only reader, an activation, can pass on; None when all count."""
+    """Entries (N, *shape) of an affine node that its only reader, an activation, passes on; None when all count."""
     readers = graph.consumers[node]
     if len(readers) != 1 or node is graph.output or not isinstance(readers[0], Elementwise):
         return None
@@ -98,14 +123,23 @@ def _gate(graph: Graph, node: Affine, slopes: Mapping[Node, Interval]) -> Tensor
 
 
 def operator_norm(operator: LinearOperator, p: float, kept: Tensor | None = None) -> Tensor:
-    """Certified upper bound of an operator's norm from l_p to l_p, of the rows `kept` alone when given."""
+    """Certified upper bounds of an operator's norm from l_p to l_p, of some of its rows alone when given.
+
+    Args:
+        kept: mask of the rows that count in every set, (N, *operator.out_shape).
+
+    Returns:
+        Shape (N,), or (1,) without `kept`.
+    """
     absolute = operator.abs()
     example = operator.example()
     rows = absolute.apply(example.new_ones(operator.in_shape))
-    mask = torch.ones_like(rows) if kept is None else kept.to(rows)
+    mask = torch.ones_like(rows).unsqueeze(0) if kept is None else kept.to(rows)
     columns = absolute.transpose().apply(mask)
-    largest_row = inflate((rows * mask).amax(), operator.terms + 1)
-    largest_column = inflate(columns.amax(), operator.transpose().terms + 1)
+    if not rows.numel() or not columns.numel():
+        return example.new_zeros(len(mask))
+    largest_row = inflate((rows * mask).flatten(1).amax(1), operator.terms + 1)
+    largest_column = inflate(columns.flatten(1).amax(1), operator.transpose().terms + 1)
     if p == math.inf:
         return largest_row
     if p == 1:
@@ -113,8 +147,10 @@ def operator_norm(operator: LinearOperator, p: float, kept: Tensor | None = None
     bound = inflate(torch.sqrt(inflate(largest_row * largest_column, 2)), 4)
     if operator.terms <= 1 or operator.in_size * operator.out_size > DENSE_ENTRIES:
         return bound
-    matrix = operator.materialise()
-    matrix = matrix if kept is None else matrix[kept.flatten()]
-    if matrix.numel() == 0:
-        return example.new_zeros(())
-    return torch.minimum(bound, spectral_norm_upper(matrix))
+    return torch.minimum(bound, _spectral_norms(operator.materialise(), mask.flatten(1) != 0))
+
+
+def _spectral_norms(matrix: Tensor, kept: Tensor) -> Tensor:
+    """Upper bounds of the spectral norm of the kept rows of a matrix, for every mask (N, rows); equal masks once."""
+    different, place = torch.unique(kept, dim=0, return_inverse=True)
+    return torch.stack([spectral_norm_upper(matrix[rows]) for rows in different])[place]

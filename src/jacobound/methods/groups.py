@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -49,6 +49,17 @@ def grouped(graph: Graph, counts: Tensor, budget: Budget) -> list[Tensor]:
     return [torch.tensor(group, device=graph.device) for group in groups]
 
 
+def only(found: Mapping[Node, Interval], sets: Tensor) -> dict[Node, Interval]:
+    """Intervals (N or 1, *rest) of nodes for some of the sets."""
+    return {node: x[sets] if len(x.lower) > 1 else x for node, x in found.items()}
+
+
+def one_by_one(found: Mapping[Node, Interval], sets: int) -> Iterator[dict[Node, Interval]]:
+    """Intervals (N, *rest) of nodes for every single set, (1, *rest)."""
+    for k in range(sets):
+        yield {node: x[k : k + 1] for node, x in found.items()}
+
+
 def joined(
     graph: Graph,
     groups: Sequence[Tensor],
@@ -65,9 +76,14 @@ def joined(
     def adjoints() -> Mapping[Node, Interval]:
         return {node: put_back(groups, [part.adjoints[node] for part in parts]) for node in graph.nodes}
 
+    def across(directions: Tensor) -> Interval:
+        pairs = zip(groups, parts, strict=True)
+        return put_back(groups, [part.across(directions[sets]) for sets, part in pairs if part.across is not None])
+
     entries = put_back(groups, [part.entries for part in parts])
     status = next((part.status for part in parts if part.status is not Status.CERTIFIED), Status.CERTIFIED)
-    return JacobianEnclosure(entries, along, Deferred(adjoints), slopes, ranges, status)
+    merges = all(part.across is not None for part in parts)
+    return JacobianEnclosure(entries, along, Deferred(adjoints), slopes, ranges, status, across if merges else None)
 
 
 def put_back(groups: Sequence[Tensor], found: Sequence[Interval]) -> Interval:

@@ -12,9 +12,10 @@ from jacobound.graph import Graph, Node
 from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod, derivative_ranges
 from jacobound.methods.crown import CROWN
+from jacobound.methods.directions import both
 from jacobound.methods.product_relaxation import chord, constant
 from jacobound.methods.recursion import recur
-from jacobound.methods.reversal import both, forward, forward_shifted
+from jacobound.methods.reversal import forward, forward_shifted
 
 _RELAXATIONS = {"constant": constant, "chord": chord}
 _DIRECTIONS = {"backward": recur, "forward": forward, "forward-shifted": forward_shifted, "both": both}
@@ -27,8 +28,11 @@ class RecurJac(JacobianMethod):
     Args:
         relaxation: "chord" (tighter, the default) or "constant" (as published).
         preactivation: how the ranges of the nodes are found.
-        direction: "backward" (the default), "forward" (F0 of the paper; much dearer with many inputs),
-            "forward-shifted" (F1), or "both" (backward and forward, entry by entry the narrower).
+        direction: "backward" (the default; cost grows with the number of outputs), "forward" (F0 of the paper; cost
+            grows with the number of inputs), "forward-shifted" (F1: cost grows with the width of the first layer), or
+            "both": backward and forward and a second sweep of each, entry by entry the narrowest. Where three or more
+            layers are unstable and the second sweep is not too dear, it gains some percent in width at most; see
+            `jacobound.methods.directions.both`.
     """
 
     relaxation: Literal["constant", "chord"] = "chord"

@@ -9,21 +9,25 @@ bounds at all. The last step does the same for the unit tangents of the input. S
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from jacobound.graph import Elementwise, Graph, Node, size
-from jacobound.intervals import Interval, concatenated
-from jacobound.methods.base import Budget, Deferred, JacobianEnclosure
+from jacobound.intervals import Interval, concatenated, interval_dot
+from jacobound.methods.base import Budget, Deferred, JacobianEnclosure, flat_indices
 from jacobound.methods.core import UnstableCore, build_core, core_bytes, unstable_counts
 from jacobound.methods.defects import defect_weights
 from jacobound.methods.fastlip import by_intervals, interval_adjoints
-from jacobound.methods.groups import grouped, joined
+from jacobound.methods.groups import grouped, joined, one_by_one, only
 from jacobound.methods.product_relaxation import ProductLines, ProductRelaxation
+from jacobound.operators import positions
 from jacobound.results import Status
 from jacobound.rounding import down, gamma, inflate, rigorous, underflow, unit, up
+
+# Sums over outputs are merged for at most so many directions at once, each of which costs what one output does.
+MOST_ROWS = 8
 
 
 def recur(
@@ -32,6 +36,7 @@ def recur(
     ranges: Mapping[Node, Interval],
     relax: ProductRelaxation,
     budget: Budget,
+    known: Mapping[Node, Interval] | None = None,
 ) -> JacobianEnclosure:
     """Bounds of a graph's derivative over N sets; by intervals alone when memory or time do not allow the recursion.
 
@@ -40,14 +45,17 @@ def recur(
         slopes: derivative range of every elementwise node, (N, *node shape).
         ranges: enclosures of the nodes' values, passed on in the result.
         relax: how slope times derivative is bounded by lines.
+        known: enclosures of the outputs' derivatives with respect to some nodes, (N, outputs, *node shape), to be
+            intersected with those found here: narrower ones give better lines.
     """
     groups = grouped(graph, unstable_counts(graph, slopes), budget)
+    known = {} if known is None else known
     if len(groups) == 1:
-        return _recur_together(graph, slopes, ranges, relax, budget)
-    parts = []
-    for sets in groups:
-        own = {node: slope[sets] for node, slope in slopes.items()}
-        parts.append(_recur_together(graph, own, {}, relax, budget))
+        return _recur_together(graph, slopes, ranges, relax, budget, known)
+    parts = [
+        _recur_together(graph, only(slopes, sets), only(ranges, sets), relax, budget, only(known, sets))
+        for sets in groups
+    ]
     return joined(graph, groups, parts, slopes, ranges)
 
 
@@ -57,9 +65,10 @@ def _recur_together(
     ranges: Mapping[Node, Interval],
     relax: ProductRelaxation,
     budget: Budget,
+    known: Mapping[Node, Interval],
 ) -> JacobianEnclosure:
     """`recur` for sets whose lists of unstable neurons are padded to one length."""
-    adjoints = interval_adjoints(graph, slopes)
+    adjoints = interval_adjoints(graph, slopes, known)
     counts = unstable_counts(graph, slopes)
     needed = counts.shape[1] * core_bytes(graph, int(counts.amax(1).sum()))
     short_of = None if budget.fits(needed) else Status.MEMORY_LIMIT
@@ -71,11 +80,71 @@ def _recur_together(
     entries = recursion.bound(graph.input)
 
     def refined() -> Mapping[Node, Interval]:
-        known: dict[Node, Interval] = {block: recursion.refined(block) for block in core.blocks}
-        known[graph.input] = entries.map(lambda end: end.reshape(*end.shape[:2], *graph.in_shape))
-        return interval_adjoints(graph, slopes, known)
+        found: dict[Node, Interval] = {block: recursion.refined(block) for block in core.blocks}
+        found[graph.input] = entries.map(lambda end: end.reshape(*end.shape[:2], *graph.in_shape))
+        return interval_adjoints(graph, slopes, found)
 
-    return JacobianEnclosure(entries, recursion.along, Deferred(refined), slopes, ranges)
+    def across(directions: Tensor) -> Interval:
+        def rows(merged: Graph, own: Mapping[Node, Interval]) -> Interval:
+            return recur(merged, own, {}, relax, budget).entries
+
+        return sums_across(graph, slopes, entries, directions, rows, budget)
+
+    return JacobianEnclosure(entries, recursion.along, Deferred(refined), slopes, ranges, across=across)
+
+
+def sums_across(
+    graph: Graph,
+    slopes: Mapping[Node, Interval],
+    entries: Interval,
+    directions: Tensor,
+    bound: Callable[[Graph, Mapping[Node, Interval]], Interval],
+    budget: Budget,
+) -> Interval:
+    """Certified range of ``sum_j J[j, k] directions[n, j, k]`` for every set n and input k, shape (N, inputs).
+
+    A direction becomes one more row behind the graph, set by set. Inputs with the same direction (up to its sign) share
+    the row, and at most `MOST_ROWS` rows (or as many as there are outputs) are formed, for the inputs with the longest
+    columns; the other inputs get what the entries say.
+
+    Args:
+        slopes: derivative range of every elementwise node, (N, *node shape).
+        entries: enclosure of the Jacobian, (N or 1, outputs, inputs).
+        directions: exact floats, shape (N, outputs, inputs).
+        bound: encloses the Jacobian of the graph with those rows behind it, over one set with the given slopes.
+    """
+    found = []
+    for k, own in enumerate(one_by_one(slopes, len(directions))):
+        sets = slice(k, k + 1) if len(entries.lower) > 1 else slice(0, 1)
+        found.append(_sums_across(graph, entries[sets][0], directions[k], lambda g, own=own: bound(g, own), budget))
+    return Interval(torch.stack([one.lower for one in found]), torch.stack([one.upper for one in found]))
+
+
+def _sums_across(
+    graph: Graph, entries: Interval, directions: Tensor, bound: Callable[[Graph], Interval], budget: Budget
+) -> Interval:
+    """`sums_across` for one set: entries and directions (outputs, inputs), result (inputs,)."""
+    plain = interval_dot(directions.T, entries.map(torch.t))
+    columns = flat_indices((directions != 0).sum(0) > 1)  # a sum of one term is as good as its entry
+    if budget.is_over or not len(columns):
+        return plain
+    wanted = directions.T[columns]
+    first = wanted.gather(1, (wanted != 0).to(torch.int8).argmax(1, keepdim=True))
+    turn = torch.sign(first)  # the row of u serves -u as well
+    rows, row_of = torch.unique(wanted * turn + 0.0, dim=0, return_inverse=True)
+    sizes = entries.magnitude().sum(0)[columns]
+    largest = sizes.new_zeros(len(rows)).scatter_reduce(0, row_of, sizes, "amax")
+    chosen = largest.topk(min(len(rows), max(MOST_ROWS, len(directions)))).indices
+    place = torch.full_like(largest, -1, dtype=torch.int64)
+    place[chosen] = positions(len(chosen), place)
+    served = flat_indices(place[row_of] >= 0)
+    merged = bound(graph.with_rows(rows[chosen]))[0][place[row_of[served]], columns[served]]
+    turned = turn[served, 0] < 0
+    merged = Interval(
+        torch.where(turned, -merged.upper, merged.lower), torch.where(turned, -merged.lower, merged.upper)
+    ).intersect(plain[columns[served]])
+    where = columns[served]
+    return Interval(plain.lower.index_copy(0, where, merged.lower), plain.upper.index_copy(0, where, merged.upper))
 
 
 class Recursion:

@@ -16,6 +16,7 @@ from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
 from jacobound.intervals import Interval, concatenated
 from jacobound.linear_bounds import BackwardPass, Relaxation
 from jacobound.methods.base import Budget
+from jacobound.methods.noise import noise_of, widened
 
 LinesOf = Callable[[Activation, Interval], Lines]
 
@@ -46,7 +47,8 @@ class _Sweep:
         self._lines_of, self._with_output = lines_of, with_output
         self._ranges: dict[Node, Interval] = {}
         self._relaxations: dict[Node, Relaxation] = {}
-        self._backward = BackwardPass(graph, domain, self._ranges, self._relaxations)
+        self._noise: dict[Node, Tensor] = {}
+        self._backward = BackwardPass(graph, domain, self._ranges, self._relaxations, self._noise)
 
     def run(self) -> dict[Node, Interval]:
         reachable = set()  # nodes that a backward pass can start from
@@ -54,21 +56,29 @@ class _Sweep:
         for done, node in enumerate(self._graph.nodes):
             self._budget.tell(done, len(self._graph.nodes), "ranges")
             if isinstance(node, Input):
-                self._ranges[node] = self._domain.box
+                self._set(node, self._domain.box)
                 reachable.add(node)
             elif isinstance(node, Affine):
-                self._ranges[node] = self._enclose(node)
+                self._set(node, self._enclose(node))
                 if bounded and all(source in reachable for source in node.sources):
                     reachable.add(node)
                     self._tighten(done, node)
             else:
                 argument = self._ranges[node.source]
-                self._ranges[node] = node.activation.range(argument)
+                self._set(node, node.activation.range(argument))
                 if self._lines_of is not None and node.source in reachable:
                     lines = self._lines_of(node.activation, argument)
-                    self._relaxations[node] = Relaxation(lines, argument.magnitude())
+                    self._relaxations[node] = Relaxation(lines, argument.magnitude(), self._noise.get(node))
                     reachable.add(node)
         return self._ranges
+
+    def _set(self, node: Node, found: Interval) -> None:
+        """Record the range of a node, with the noise of its execution if it has any."""
+        self._ranges[node] = found
+        noise = noise_of(self._graph, node, self._ranges)
+        if noise is not None:
+            self._noise[node] = noise
+            self._ranges[node] = widened(found, noise)
 
     def _enclose(self, node: Affine) -> Interval:
         """Interval image of an affine node."""

@@ -8,20 +8,20 @@ Source: RecurJac (AAAI 2019), "forward" bounds with shift 0 and 1.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.intervals import Interval, interval_dot
+from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
+from jacobound.intervals import Interval, concatenated, interval_dot
 from jacobound.methods.base import Budget, Deferred, JacobianEnclosure
-from jacobound.methods.fastlip import interval_adjoints
+from jacobound.methods.fastlip import interval_adjoints, times_slope
+from jacobound.methods.groups import one_by_one
+from jacobound.methods.operations import interval_operations, recursion_operations
 from jacobound.methods.product_relaxation import ProductRelaxation
-from jacobound.methods.recursion import recur
-from jacobound.operator_kinds import Identity
-from jacobound.operators import LinearOperator
-from jacobound.results import Status
+from jacobound.methods.recursion import recur, sums_across
+from jacobound.operator_kinds import Identity, Select
+from jacobound.operators import LinearOperator, positions
 
 Slopes = Mapping[Node, Interval]
 
@@ -50,17 +50,48 @@ def reversed_graph(graph: Graph, slopes: Slopes) -> tuple[Graph, Slopes]:
     return backwards.with_affine_output(), their_slopes
 
 
-def tail(graph: Graph, start: Elementwise, slopes: Slopes) -> tuple[Graph, Slopes]:
-    """The part of a graph behind a node that all paths cross, as a network of that node."""
+def tail(graph: Graph, start: Elementwise, slopes: Slopes, entries: Tensor | None = None) -> tuple[Graph, Slopes]:
+    """The part of a graph behind a node, as a network of that node; what does not depend on the node is left out.
+
+    The derivative is that of the outputs with respect to the node. Values agree where all paths cross the node.
+
+    Args:
+        entries: flat positions of the node that become the input; None for the node as it is.
+    """
     copies: dict[Node, Node] = {start: Input(start.shape, start.name)}
+    if entries is not None:
+        index = entries.new_full((size(start),), -1)
+        index[entries] = positions(len(entries), entries)
+        spread = Select(index.reshape(start.shape), (len(entries),), graph.example)
+        copies[start] = Affine(((spread, Input((len(entries),), start.name)),), name=start.name)
     their_slopes: dict[Node, Interval] = {}
     for node in graph.nodes[graph.nodes.index(start) + 1 :]:
         if isinstance(node, Affine):
-            copies[node] = Affine(tuple((o, copies[source]) for o, source in node.terms), node.bias, node.name)
-        elif isinstance(node, Elementwise):
+            terms = tuple((operator, copies[source]) for operator, source in node.terms if source in copies)
+            if terms:
+                copies[node] = Affine(terms, node.bias, node.name)
+        elif isinstance(node, Elementwise) and node.source in copies:
             copies[node] = Elementwise(node.activation, copies[node.source], node.name)
             their_slopes[copies[node]] = slopes[node]
     return Graph(copies[graph.output], frozenset(copies.values())), their_slopes
+
+
+def operations(graph: Graph, slopes: Slopes) -> dict[str, float]:
+    """Counted multiplications and additions of every direction, by name; rounding work is left out.
+
+    Args:
+        graph: with an affine last node.
+        slopes: derivative range of every elementwise node over one set, (1, *node shape).
+    """
+    found = {"backward": recursion_operations(graph, slopes)}
+    found["forward"] = recursion_operations(*reversed_graph(graph, slopes))
+    found["forward-shifted"] = found["forward"]
+    if graph.crossings:
+        first = graph.crossings[0]
+        head = graph.nodes[: graph.nodes.index(first)]
+        step = interval_operations(head, size(graph.output))
+        found["forward-shifted"] = recursion_operations(*reversed_graph(*tail(graph, first, slopes))) + step
+    return found
 
 
 def forward(
@@ -69,18 +100,30 @@ def forward(
     """RecurJac-F0: the recursion from the input to the outputs, by the reversed graph."""
     backwards, their_slopes = reversed_graph(graph, slopes)
     found = recur(backwards, their_slopes, {}, relax, budget)
-    entries = found.entries.map(lambda end: end.T.contiguous())
+    entries = found.entries.map(lambda end: end.mT.contiguous())
 
     def along(directions: Tensor) -> Interval:
         """Each direction becomes one more affine node behind the reversed graph; output j matters for direction j."""
-        merged = recur(backwards.with_rows(directions), their_slopes, {}, relax, budget)
-        return merged.entries.map(torch.diagonal).intersect(interval_dot(directions, entries))
+        sums = []
+        for own, rows in zip(one_by_one(their_slopes, len(directions)), directions, strict=True):
+            merged = recur(backwards.with_rows(rows), own, {}, relax, budget).entries
+            sums.append(merged.map(lambda end: torch.diagonal(end, dim1=1, dim2=2)))
+        return concatenated(sums, 0).intersect(interval_dot(directions, entries))
 
-    def adjoints() -> Mapping[Node, Interval]:
-        known: dict[Node, Interval] = {graph.input: entries.map(lambda end: end.reshape(-1, *graph.in_shape))}
-        return interval_adjoints(graph, slopes, known)
+    def across(directions: Tensor) -> Interval:
+        """Cheap here: one vector for every input, pushed through the reversed graph."""
+        turned = directions.mT.contiguous()
+        return found.along(turned).intersect(interval_dot(turned, found.entries))
 
-    return JacobianEnclosure(entries, along, Deferred(adjoints), slopes, ranges, found.status)
+    def adjoints() -> Slopes:
+        return interval_adjoints(graph, slopes, {graph.input: _shaped(entries, graph.in_shape)})
+
+    return JacobianEnclosure(entries, along, Deferred(adjoints), slopes, ranges, found.status, across)
+
+
+def _shaped(entries: Interval, shape: tuple[int, ...]) -> Interval:
+    """(N, outputs, size) as (N, outputs, *shape)."""
+    return entries.map(lambda end: end.reshape(*end.shape[:2], *shape))
 
 
 def forward_shifted(
@@ -91,28 +134,46 @@ def forward_shifted(
         return forward(graph, slopes, ranges, relax, budget)
     first = graph.crossings[0]
     behind = forward(*tail(graph, first, slopes), {}, relax, budget)
-    matrix = behind.entries.map(lambda end: end.reshape(-1, *first.shape))
-    head = interval_adjoints(Graph(first, frozenset(graph.nodes)), slopes, behind=matrix)
-    entries = head[graph.input].map(lambda end: end.flatten(1))
-
-    def adjoints() -> Mapping[Node, Interval]:
-        return interval_adjoints(graph, slopes, {first: matrix})
-
-    along = partial(interval_dot, x=entries)
-    return JacobianEnclosure(entries, along, Deferred(adjoints), slopes, ranges, behind.status)
-
-
-def both(graph: Graph, slopes: Slopes, ranges: Slopes, relax: ProductRelaxation, budget: Budget) -> JacobianEnclosure:
-    """Backward and forward, entry by entry the narrower (neither dominates the other)."""
-    one, other = recur(graph, slopes, ranges, relax, budget), forward(graph, slopes, ranges, relax, budget)
-    entries = one.entries.intersect(other.entries)
+    matrix = _shaped(behind.entries, first.shape)
+    head = Graph(first, frozenset(graph.nodes))
+    entries = interval_adjoints(head, slopes, behind=matrix)[graph.input].map(lambda end: end.flatten(2))
+    passed = times_slope(slopes[first].map(lambda end: end.unsqueeze(1)), matrix)
 
     def along(directions: Tensor) -> Interval:
-        return one.along(directions).intersect(other.along(directions))
+        """The interval step with one column in place of all: ``W^1 u`` where the first layer is W^1."""
+        before = interval_tangents(head, slopes, directions)[first.source]
+        products = (passed * before).map(lambda end: end.flatten(2))
+        whole = interval_dot(torch.ones_like(products.lower), products)
+        return whole.intersect(interval_dot(directions, entries))
 
-    def adjoints() -> Mapping[Node, Interval]:
-        known = {node: one.adjoints[node].intersect(other.adjoints[node]) for node in graph.nodes}
-        return interval_adjoints(graph, slopes, known)
+    def across(directions: Tensor) -> Interval:
+        def rows(merged: Graph, own: Slopes) -> Interval:
+            return forward_shifted(merged, own, {}, relax, budget).entries
 
-    status = one.status if one.status is not Status.CERTIFIED else other.status
-    return JacobianEnclosure(entries, along, Deferred(adjoints), slopes, ranges, status)
+        return sums_across(graph, slopes, entries, directions, rows, budget)
+
+    def adjoints() -> Slopes:
+        return interval_adjoints(graph, slopes, {first: matrix})
+
+    return JacobianEnclosure(entries, along, Deferred(adjoints), slopes, ranges, behind.status, across)
+
+
+def interval_tangents(graph: Graph, slopes: Slopes, directions: Tensor) -> dict[Node, Interval]:
+    """Enclosures of every node's derivative along input directions, by the interval chain rule.
+
+    Args:
+        directions: exact floats, shape (N, vectors, inputs).
+
+    Returns:
+        For every node an interval of shape (N, vectors, *node shape).
+    """
+    found: dict[Node, Interval] = {}
+    for node in graph.nodes:
+        if isinstance(node, Input):
+            found[node] = Interval.exact(directions.reshape(*directions.shape[:2], *node.shape))
+        elif isinstance(node, Elementwise):
+            found[node] = times_slope(slopes[node].map(lambda end: end.unsqueeze(1)), found[node.source])
+        else:
+            images = [operator.enclose(found[source]) for operator, source in node.terms]
+            found[node] = sum(images[1:], images[0])
+    return found

@@ -137,6 +137,11 @@ def is_unstable(slope: Interval) -> Tensor:
     return ~(slope.lower == slope.upper)
 
 
+def unstable_entries(slope: Interval) -> Tensor:
+    """Flat positions of the unstable neurons."""
+    return flat_indices(is_unstable(slope))
+
+
 def can_differ(slope: Interval) -> Tensor:
     """Mask of the neurons whose slope can differ from zero (NaN counts)."""
     return ~((slope.lower == 0) & (slope.upper == 0))
