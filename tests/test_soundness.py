@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -18,6 +19,7 @@ from jacobound.methods.constants import from_entries, split_products
 from jacobound.regions import Domain
 from jacobound.rounding import strict
 from oracles import NORMS, Observation, not_enclosed, observe
+from single import nth, together
 from zoo import KINDS, REGIONS, integer, realised
 
 OUTPUT_METHODS = (IBP(), FastLin(), CROWN())
@@ -36,24 +38,26 @@ seeds = st.integers(0, 2**30)
 regions = st.sampled_from(sorted(REGIONS))
 
 
-def check_ranges(graph: Graph, domain: Domain, seen: Observation, nodes: list) -> None:
+def check_ranges(graph: Graph, domain: Domain, seen: list[Observation], nodes: list) -> None:
     """`nodes` are those of the graph that was observed, in the order of the graph that is bounded."""
     with torch.no_grad(), strict(graph.device, graph.dtype):
         for method in OUTPUT_METHODS:
             ranges = method.ranges(graph, domain, Budget())
-            for node, twin in zip(graph.nodes, nodes, strict=True):
-                wrong = not_enclosed(ranges[node], seen.values[twin], seen.value_error[twin])
-                assert not wrong, f"{method}, node {node.name}: {wrong[:3]}"
+            for (node, twin), (k, one) in itertools.product(zip(graph.nodes, nodes, strict=True), enumerate(seen)):
+                wrong = not_enclosed(ranges[node][k], one.values[twin], one.value_error[twin])
+                assert not wrong, f"{method}, node {node.name}, set {k}: {wrong[:3]}"
 
 
-def check_jacobians(graph: Graph, domain: Domain, seen: Observation) -> list[JacobianEnclosure]:
+def check_jacobians(graph: Graph, domain: Domain, seen: list[Observation]) -> list[JacobianEnclosure]:
     found = []
     with torch.no_grad(), strict(graph.device, graph.dtype):
         for method in JACOBIAN_METHODS:
             enclosure = method.enclose(graph, domain, Budget())
-            wrong = not_enclosed(enclosure.entries, seen.jacobian, seen.jacobian_error)
-            assert not wrong, f"{method}: {wrong[:3]}"
-            check_directions(enclosure, seen, str(method))
+            assert len(enclosure.entries.lower) == len(seen)
+            for k, one in enumerate(seen):
+                wrong = not_enclosed(enclosure.entries[k], one.jacobian, one.jacobian_error)
+                assert not wrong, f"{method}, set {k}: {wrong[:3]}"
+                check_directions(nth(enclosure, k), one, f"{method}, set {k}")
             found.append(enclosure)
     return found
 
@@ -80,8 +84,9 @@ def check_constants(
     points: Tensor,
     seen: Observation,
     twin: Graph,
+    k: int,
 ) -> None:
-    """Slopes between pairs of points stay below every constant."""
+    """Slopes between pairs of points of the k-th set stay below every constant."""
     outputs = seen.values[twin.output].flatten(1)
     spread = 2 * seen.value_error[twin.output].flatten(1).amax(0)
     half = len(points) // 2
@@ -96,26 +101,31 @@ def check_constants(
             doubt = torch.linalg.vector_norm(spread, ord=q) + 1e-13 * height
             constants = {"entries": from_entries(enclosure, p, q), **split_products(graph, enclosure, p, q)}
             for name, constant in constants.items():
-                allowed = float(constant) * run * (1 + 1e-13) + doubt
+                allowed = float(nth(constant, k)) * run * (1 + 1e-13) + doubt
                 assert bool((height <= allowed).all()), f"{(p, q)} {name}: {height} > {allowed}"
 
 
 @kinds
 @some
-@given(region=regions, seed=seeds, single=st.booleans())
-def test_values_jacobians_and_slopes_stay_within_their_bounds(kind: str, region: str, seed: int, single: bool) -> None:
+@given(region=regions, seed=seeds, single=st.booleans(), more=st.integers(0, 2))
+def test_values_jacobians_and_slopes_stay_within_their_bounds(
+    kind: str, region: str, seed: int, single: bool, more: int
+) -> None:
+    """Over one set or several at once: balls of one norm, or boxes of every kind, unbounded ones among them."""
     generator = Generator().manual_seed(seed)
     graph = KINDS[kind](generator)
-    described, points = REGIONS[region](graph.in_shape, generator)
+    alike = (region, "radius_zero") if region in ("l1", "l2") else tuple(set(REGIONS) - {"l1", "l2"})
+    names = [region, *(sorted(alike)[integer(0, len(alike) - 1, generator)] for _ in range(more))]
+    drawn = [REGIONS[name](graph.in_shape, generator) for name in names]
     twin = realised(graph, generator).with_rows(None)
     graph = (graph.to(dtype=torch.float32) if single else graph).with_rows(None)
-    seen = observe(twin, points)
-    domains, lead = described.domains(graph)
-    assert lead == () and len(domains) == 1
-    check_ranges(graph, domains[0], seen, list(twin.nodes))
-    enclosures = check_jacobians(graph, domains[0], seen)
+    seen = [observe(twin, points) for _, points in drawn]
+    domain = together([described.domains(graph)[0][:] for described, _ in drawn])
+    check_ranges(graph, domain, seen, list(twin.nodes))
+    enclosures = check_jacobians(graph, domain, seen)
     norms = [NORMS[integer(0, 8, generator)], NORMS[integer(0, 8, generator)]]
-    check_constants(graph, enclosures[integer(0, len(enclosures) - 1, generator)], norms, points, seen, twin)
+    enclosure, k = enclosures[integer(0, len(enclosures) - 1, generator)], integer(0, more, generator)
+    check_constants(graph, enclosure, norms, drawn[k][1], seen[k], twin, k)
 
 
 @some

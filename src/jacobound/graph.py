@@ -266,7 +266,16 @@ class Graph:
                 moved[node] = Elementwise(node.activation.to(device, dtype), moved[node.source], node.name)
             else:
                 moved[node] = node
-        return Graph(moved[self.output])
+        return Graph(moved[self.output], execution=None if self.execution is None else self.execution.on(moved))
+
+    @cached_property
+    def single(self) -> Graph:
+        """The same network in float32, made once.
+
+        Raises:
+            UnsafeArithmeticError: when a weight would change.
+        """
+        return self if self.dtype == torch.float32 else self.to(dtype=torch.float32)
 
     def table(self) -> Iterator[dict[str, object]]:
         """One row per node: name, kind, operators or activation, shape, parameters, sources."""

@@ -94,6 +94,8 @@ class Ball(Region):
             given = points[place % len(points)], radii[place // len(points)]
             return self._domain(*given, graph.dtype, valid)
 
+        if valid is not None:  # the smallest balls must meet it, whichever are asked for first
+            self._domain(points, radii.amin().expand(len(points)), graph.dtype, valid)
         count = len(self.radii) * len(points)
         return Domains(count, make), ((len(self.radii),) if self._several else ()) + batch
 
