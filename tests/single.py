@@ -12,7 +12,7 @@ from torch import Tensor
 from jacobound.domains import Domain
 from jacobound.graph import Graph
 from jacobound.intervals import Interval
-from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod
+from jacobound.methods.base import Budget, Deferred, JacobianEnclosure, JacobianMethod
 from jacobound.methods.core import UnstableCore
 from jacobound.methods.product_relaxation import ProductLines
 from jacobound.regions import Region
@@ -56,7 +56,7 @@ def _enclosure(x: JacobianEnclosure, turn: Callable[[Any], Any], back: Callable[
         entries=turn(x.entries),
         along=sums(x.along),
         across=None if x.across is None else sums(x.across),
-        adjoints=turn(x.adjoints),
+        adjoints=Deferred(lambda: turn(x.adjoints)),
         slopes=turn(x.slopes),
         ranges=turn(x.ranges),
     )
