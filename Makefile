@@ -7,7 +7,7 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.jacobound-ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-SOURCES := src tests examples $(wildcard benchmarks)
+SOURCES := src tests examples campaign $(wildcard benchmarks)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format bench soundness
@@ -42,5 +42,6 @@ format: $(READY)  ## mend lint and formatting where that is automatic
 bench: $(READY)  ## run the benchmarks
 	@$(BIN)/python -m benchmarks
 
-soundness: $(READY)  ## run all tests with many more random cases, new ones each time
-	@$(PYTEST) -n $(WORKERS) --hypothesis-profile=thorough
+soundness: $(READY)  ## attack every bound: exact cases by the million, damaged files, deliberate mistakes (hours)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m campaign --primitives 1000000 --exact 100000 --graphs 10000 --exchange 500 \
+		--files 100000 --mutants

@@ -186,6 +186,8 @@ ELEMENTARY: dict[str, tuple[Callable[[arb], arb], float, float]] = {
     "atan": (arb.atan, -math.inf, math.inf),
     "erf": (arb.erf, -40.0, 40.0),
     "sqrt": (arb.sqrt, 0.0, math.inf),
+    "sin": (arb.sin, -10.0, 10.0),
+    "cos": (arb.cos, -10.0, 10.0),
 }
 
 

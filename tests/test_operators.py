@@ -27,7 +27,7 @@ from exact import (
 )
 from jacobound.errors import ShapeError, UnsafeArithmeticError
 from jacobound.intervals import Interval
-from jacobound.operator_kinds import Convolution, Dense, Identity, Scale, Scatter, Select
+from jacobound.operator_kinds import Blocks, Convolution, Dense, Identity, Scale, Scatter, Select, Sparse
 from jacobound.operators import LinearOperator
 from jacobound.rounding import tiny, underflow, unit
 
@@ -65,6 +65,11 @@ def convolution(
 
 REPEATING = torch.tensor([[3, -1, 0], [3, 5, 3]])  # one entry three times, one gap, some entries unused
 MOVING = torch.tensor([4, -1, 2, 0, -1])
+TABLE = torch.tensor(
+    [[[0, 5], [3, -1], [4, 4]], [[1, 0], [-1, -1], [0, 3]]]
+)  # shape (2, 3, 2) over 6 entries; 2 unused
+LONG = torch.stack([torch.arange(7).roll(k) for k in range(3)], 1)  # seven weights for each of three outputs
+PARTS = torch.tensor([[0, 2, 1, 3], [1, -1, 3, 0]])
 
 KINDS: dict[str, Callable[[Draw], LinearOperator]] = {
     "identity": lambda draw: Identity((2, 3), (6,), draw((1,))),
@@ -82,7 +87,18 @@ KINDS: dict[str, Callable[[Draw], LinearOperator]] = {
     "select, moving": lambda draw: Select(MOVING, (6,), draw((1,))),
     "scatter": lambda draw: Scatter(Select(REPEATING, (2, 3), draw((1,)))),
     "scatter, moving": lambda draw: Scatter(Select(MOVING, (6,), draw((1,)))),
+    "scatter to one number": lambda draw: Scatter(Select(torch.tensor([0, -1, 0]), (), draw((1,)))),
     "scale": lambda draw: Scale(draw((2, 3))),
+    "conv 3d": lambda draw: convolution(draw, (2, 3, 4, 3), 2, (2, 3, 2), (1, 2, 1), (1, 0, 1), (1, 1, 2)),
+    "conv 3d adjoint": lambda draw: convolution(draw, (2, 3, 4, 3), 2, (2, 2, 1), (2, 1, 1), groups=2, adjoint=True),
+    "sparse": lambda draw: Sparse(draw(TABLE.shape), TABLE, (2, 3)),
+    "sparse, long rows": lambda draw: Sparse(draw(LONG.shape), LONG, (7,)),
+    "sparse, one number": lambda draw: Sparse(draw((3,)), torch.tensor([4, 0, 1]), (2, 3)),
+    "sparse, middle axis": lambda draw: Sparse(draw(PARTS.shape), PARTS, (4,), None, (2,), (3,)),
+    "sparse adjoint": lambda draw: Sparse(draw(TABLE.shape), TABLE, (2, 3)).transpose(),
+    "sparse adjoint, middle axis": lambda draw: Sparse(draw(PARTS.shape), PARTS, (4,), None, (2,), (2, 1)).transpose(),
+    "blocks": lambda draw: Blocks(draw((3, 2, 4))),
+    "blocks, positions": lambda draw: Blocks(draw((2, 2, 3, 2)), lead=(3,)),
 }
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -174,7 +190,7 @@ def test_moving_to_another_dtype(kind: str) -> None:
     assert torch.equal(back.materialise(), operator.materialise())
 
 
-@pytest.mark.parametrize("kind", ["dense", "conv 2d", "scale"])
+@pytest.mark.parametrize("kind", ["dense", "conv 2d", "scale", "conv 3d", "sparse", "sparse adjoint", "blocks"])
 def test_weights_that_do_not_fit_are_refused(kind: str) -> None:
     operator = KINDS[kind](lambda shape: torch.full(tuple(shape), 0.1, dtype=torch.float64))
     with pytest.raises(UnsafeArithmeticError, match="does not fit"):
@@ -289,8 +305,8 @@ def wrong_transposed_slack(
     operator: LinearOperator, coefficients: Tensor, magnitude: Tensor, matrix: fmpq_mat
 ) -> list[str]:
     """Rows A where ``max |(A W - fl(A W)) x|`` over |x| <= magnitude is more than |A| slack plus the floor."""
-    computed = rational_matrix(operator.transpose().apply(coefficients).flatten(1))
-    rows = rational_matrix(coefficients.flatten(1))
+    computed = rational_matrix(operator.transpose().apply(coefficients).reshape(len(coefficients), -1))
+    rows = rational_matrix(coefficients.reshape(len(coefficients), -1))
     missing = rows * matrix - computed
     slack, reach = rationals(operator.slack(magnitude)), rationals(magnitude)
     floor = rational(underflow(operator.longest_sum, magnitude)) * sum(reach, fmpq(0))
@@ -421,6 +437,114 @@ def test_scale_with_a_radius_moves_to_another_dtype() -> None:
     assert torch.equal(back.factor, there.factor.double())
 
 
+# Sparse with a radius: weights that are no floats.
+
+THIRDS = [[fmpq(1, 3), fmpq(2, 3)], [fmpq(-1, 9), fmpq(10, 9)], [fmpq(1, 7), fmpq(6, 7)]]
+
+
+def thirds(dtype: torch.dtype, wider: float = 1.0) -> tuple[Sparse, fmpq_mat]:
+    """Three outputs of two rational weights each over four entries, and their exact matrix."""
+    index = torch.tensor([[0, 1, 3], [1, 2, 0]])
+    exact = [fmpq(0)] * 12
+    weight = torch.zeros(2, 3, dtype=dtype)
+    for i, row in enumerate(THIRDS):
+        for k, entry in enumerate(row):
+            exact[4 * i + int(index[k, i])] = entry
+            weight[k, i] = float(entry.p) / float(entry.q)
+    radius = wider * unit(dtype) * 2 * weight.abs()
+    return Sparse(weight, index, (4,), radius), fmpq_mat(3, 4, exact)
+
+
+@both_dtypes
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_sparse_with_a_radius_covers_the_rational_weights(
+    adjoint: bool, dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    operator, matrix = thirds(dtype)
+    if adjoint:
+        operator, matrix = operator.transpose(), matrix.transpose()
+    assert rational_matrix(operator.materialise()) != matrix
+    draw = reals(dtype, generator)
+    ends = draw((2, operator.in_size)).sort(0).values
+    for x in (Interval(ends[0], ends[1]), Interval.exact(ends[0])):
+        result = operator.enclose(x)
+        for point in chosen_points(x, matrix):
+            assert outside(result.lower, (matrix * point).entries(), result.upper) == []
+    assert wrong_slack(operator, ends[0], matrix) == []
+    assert wrong_transposed_slack(operator, draw((3, operator.out_size)), ends[1].abs(), matrix) == []
+    absolute = operator.abs().materialise()
+    for found, entry in zip(absolute.flatten().tolist(), matrix.entries(), strict=True):
+        assert at_least(found, abs(entry))
+    extra = operator.uncertainty(ends[0].abs())
+    assert extra is not None
+    reach = 2 * operator.materialise().abs() @ ends[0].abs()
+    assert torch.all(extra <= 2 * unit(dtype) * reach * (1 + 1e-3) + 100 * tiny(dtype))  # tight as well
+
+
+@both_dtypes
+def test_sparse_with_a_wide_radius(dtype: torch.dtype, generator: torch.Generator) -> None:
+    """Weights at the far end of the radius: it must be paid in `enclose`, `slack`, and both products."""
+    operator, _ = thirds(dtype, 2.0**10)
+    assert operator.radius is not None
+    ends = Sparse(operator.weight.double() + 0.999 * operator.radius.double(), operator.index, (4,))
+    for one, other in ((operator, ends), (operator.transpose(), ends.transpose())):
+        matrix = exact_matrix(other)
+        x = reals(dtype, generator)((one.in_size,))
+        image = one.enclose(Interval.exact(x))
+        exact = (matrix * fmpq_mat(one.in_size, 1, rationals(x))).entries()
+        assert outside(image.lower, exact, image.upper) == []
+        assert wrong_slack(one, x, matrix) == []
+        assert wrong_transposed_slack(one, reals(dtype, generator)((3, one.out_size)), x.abs(), matrix) == []
+
+
+def test_sparse_with_a_radius_moves_to_another_dtype() -> None:
+    operator, matrix = thirds(torch.float64)
+    there = operator.to(torch.device("cpu"), torch.float32)
+    assert there.radius is not None
+    for tight in (there, there.to(torch.device("cpu"), torch.float64)):
+        assert tight.radius is not None
+        assert torch.all(tight.radius <= 4 * unit(torch.float32) * tight.weight.abs())
+        for k, i in itertools.product(range(2), range(3)):
+            stored, reach = rational(tight.weight[k, i].item()), rational(tight.radius[k, i].item())
+            exact = matrix[i, int(operator.index[k, i])]
+            assert stored - reach <= exact <= stored + reach
+    exact = Sparse(
+        torch.tensor([[0.5, 0.1]]).double(), torch.tensor([[0, 1]]), (2,), torch.tensor([[0.0, 1e-17]]).double()
+    )
+    moved = exact.to(torch.device("cpu"), torch.float32).radius
+    assert moved is not None and moved[0, 0] == 0 and moved[0, 1] > 0
+
+
+def test_sparse_ignores_absent_entries_even_if_the_first_entry_is_infinite() -> None:
+    operator = Sparse(torch.ones(2, 2), torch.tensor([[1, 2], [-1, 1]]), (3,))
+    x = torch.tensor([math.inf, 2.0, 3.0])
+    assert operator.apply(x).tolist() == [2.0, 5.0]
+    assert operator.enclose(Interval(-x, x)).is_finite()
+
+
+@pytest.mark.parametrize(
+    ("index", "radius", "message"),
+    [
+        ([[0, 3]], None, "outside"),
+        ([[-2, 0]], None, "outside"),
+        ([[0, 1], [0, 2]], None, "twice"),
+        ([[0, 1, 2]], None, "positions"),
+        ([[0, 1]], [[1.0]], "radii"),
+    ],
+)
+def test_sparse_weights_that_make_no_sense(index: list, radius: list | None, message: str) -> None:
+    weight = torch.ones(len(index), 2)
+    with pytest.raises(ShapeError, match=message):
+        Sparse(weight, torch.tensor(index), (3,), None if radius is None else torch.tensor(radius))
+
+
+def test_structure_tells_tables_apart() -> None:
+    weight = torch.ones(1, 2)
+    one, two = (Sparse(weight, torch.tensor([index]), (3,)) for index in ([0, 1], [0, 2]))
+    three = Sparse(weight, torch.tensor([[0, 1]]), (3,), None, (1,))
+    assert len({operator.structure() for operator in (one, two, three)}) == 3
+
+
 # Convolution: the products that replace the library in float32 and on accelerators.
 
 ONE_AXIS = [
@@ -437,8 +561,21 @@ TWO_AXES = [
 ]
 
 
+THREE_AXES = [
+    ((2 * groups, *size), k, s, p, d, groups)
+    for size, k, s, p, d, groups in itertools.product(
+        ((3, 5, 4), (4, 6, 6)),
+        ((3, 3, 2), (1, 2, 3)),
+        ((1, 1, 1), (2, 1, 3)),
+        ((0, 0, 0), (1, 2, 0)),
+        ((1, 1, 1), (1, 2, 1)),
+        (1, 2),
+    )
+]
+
+
 @pytest.mark.parametrize("adjoint", [False, True])
-@pytest.mark.parametrize("configurations", [ONE_AXIS, TWO_AXES], ids=["1d", "2d"])
+@pytest.mark.parametrize("configurations", [ONE_AXIS, TWO_AXES, THREE_AXES], ids=["1d", "2d", "3d"])
 def test_convolution_by_products_is_the_library_convolution(
     configurations: list[tuple], adjoint: bool, generator: torch.Generator
 ) -> None:
@@ -471,6 +608,7 @@ def test_convolution_is_that_of_torch() -> None:
         ((3, 2, 3, 3), (4, 5, 5), 2, "does not fit"),
         ((2, 2, 7, 7), (2, 5, 5), 1, "kernel"),
         ((2, 2, 3), (2, 5, 5), 1, "not known"),
+        ((2, 2, 1, 1, 1, 1), (2, 3, 3, 3, 3), 1, "not known"),
     ],
 )
 def test_convolutions_that_make_no_sense(
@@ -486,6 +624,8 @@ def test_other_operators_that_make_no_sense() -> None:
         Identity((2, 3), (5,), like)
     with pytest.raises(ShapeError, match="two axes"):
         Dense(torch.zeros(3))
+    with pytest.raises(ShapeError, match="at least three"):
+        Blocks(torch.zeros(3, 2))
     for index in ([0, 6], [-2, 0]):
         with pytest.raises(ShapeError, match="outside"):
             Select(torch.tensor(index), (2, 3), like)

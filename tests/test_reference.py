@@ -217,7 +217,7 @@ def test_linear_bounds_on_their_ranges_are_not_looser(
                     argument = ranges[node.source]
                     ranges[node] = node.activation.range(argument)
                     relaxations[node] = Relaxation(lines_of(node.activation, argument), argument.magnitude())
-            steps = BackwardPass(graph, domain, ranges, relaxations)
+            steps = BackwardPass(graph, domain, ranges, relaxations, {})
             for layer, node in enumerate(reference.affine, 1):
                 found, known = steps.enclose(node, torch.arange(size(node)), ONE_SET), nth(ranges[node])
                 slack = 1e-9 * known.magnitude().clamp(min=1.0)

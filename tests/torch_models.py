@@ -145,6 +145,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "residual, input skip, layer called twice": (Residual, (5,)),
     "dense block": (DenseBlock, (2, 4, 4)),
     "in place": (InPlace, VECTOR),
+    "in place on the input": (lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3)), VECTOR),
     "constants": (OwnConstants, VECTOR),
     "float64": (
         lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), Applied(lambda x: x * 0.1, nn.Identity())).double(),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
 
-from jacobound.activations import Activation, activation, families
+from jacobound.activations import Activation, Family, activation, families
 from jacobound.activations.piecewise import prelu
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.operator_kinds import Convolution, Dense, Identity, Scale, Select
+from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector
+from jacobound.intervals import Interval
+from jacobound.operator_kinds import Blocks, Convolution, Dense, Identity, Scale, Select, Sparse
 from jacobound.operators import LinearOperator
 from jacobound.regions import Ball, Box, Region, WholeSpace
+from jacobound.vector_functions import Maximum, Sort
 
 NUMBERED = ("leaky_relu:0.25", "leaky_relu:-0.5", "leaky_relu:2", "elu:0.5", "elu:2", "softplus:3", "celu:2")
 
@@ -30,9 +34,16 @@ def integer(low: int, high: int, generator: Generator) -> int:
 
 def activations(width: int, generator: Generator) -> list[Activation]:
     """One of every registered family, and some with numbers; a new family is tested as soon as it is registered."""
-    named = [family.name for family in families() if family.name != "prelu"]
+    named = [family.name for family in families() if family.name != "prelu" and _tame(family)]
     found = [activation(text) for text in (*named, *NUMBERED)]
     return [*found, prelu(normal((width,), generator).abs())]
+
+
+@functools.cache
+def _tame(family: Family) -> bool:
+    """Whether an activation is defined everywhere and no steeper than the error analysis of the oracles allows."""
+    slopes = family.make().derivative_range(Interval.whole(torch.zeros((), dtype=torch.float64)))
+    return float(slopes.magnitude()) < 3.0
 
 
 def any_activation(node: Node, generator: Generator, name: str = "") -> Elementwise:
@@ -165,6 +176,64 @@ def several_consumers(generator: Generator) -> Graph:
     return Graph(dense(node, 2, generator))
 
 
+def flat(node: Node) -> Affine:
+    like = torch.zeros((), dtype=torch.float64)
+    return Affine(((Identity(node.shape, (math.prod(node.shape),), like), node),), None, "flat")
+
+
+def head(node: Node, generator: Generator) -> Graph:
+    """A hidden layer and two outputs behind a node of any shape; without `Vector` nodes."""
+    hidden = any_activation(dense(flat(node), 4, generator), generator)
+    return Graph(dense(hidden, 2, generator)).expanded()
+
+
+def convolution_of_any_axes(generator: Generator) -> Graph:
+    """One or three spatial axes, twice, the second time as the adjoint."""
+    axes = 2 * integer(0, 1, generator) + 1
+    image = (2, *(integer(2, 4, generator) for _ in range(axes)))
+    stride = tuple(integer(1, 2, generator) for _ in range(axes))
+    kernel = normal((2, 2, *[2] * axes), generator, 0.5)
+    first = Convolution(kernel, image, stride, (1,) * axes, (1,) * axes)
+    node = any_activation(Affine(((first, Input(image)),), normal(first.out_shape, generator, 0.3), "conv"), generator)
+    second = Convolution(normal((2, 2, *[2] * axes), generator, 0.5), image, stride, (1,) * axes, (1,) * axes)
+    back = Affine(((second.transpose(), node),), normal(image, generator, 0.3), "transposed")
+    return head(any_activation(back, generator), generator)
+
+
+def maxima(generator: Generator) -> Graph:
+    """Maxima over random windows that overlap, some short, with another reader of what is compared."""
+    z = dense(Input((3,)), 6, generator, "z")
+    windows = torch.randint(0, 6, (integer(2, 5, generator), 2, 2), generator=generator)
+    windows[1:][torch.rand(windows[1:].shape, generator=generator) < 0.3] = -1
+    largest = flat(Vector(Maximum(windows, (6,)), any_activation(z, generator), "maximum"))
+    both = Affine(
+        ((Dense(normal((4, 4), generator, 0.6)), largest), (Dense(normal((4, 6), generator, 0.4)), z)), None, "both"
+    )
+    return Graph(dense(any_activation(both, generator), 2, generator)).expanded()
+
+
+def sorting(generator: Generator) -> Graph:
+    """Group-sort between layers, and sorted outputs of the last one."""
+    width = integer(2, 3, generator)
+    node: Node = dense(Input((2,)), 2 * width, generator)
+    groups = Affine(((Identity((2 * width,), (2, width), torch.zeros((), dtype=torch.float64)), node),), None, "groups")
+    node = dense(flat(Vector(Sort((2, width)), groups, "sort")), 3, generator)
+    return Graph(Vector(Sort((3,)), any_activation(node, generator), "sorted")).expanded()
+
+
+def resampling(generator: Generator) -> Graph:
+    """Weights that are no floats along one axis of three, with gaps; and a product of blocks."""
+    image, length = (2, 3, 2), integer(2, 5, generator)
+    index = torch.stack([torch.randperm(3, generator=generator) for _ in range(length)], 1)[:2]
+    index[1][torch.rand(length, generator=generator) < 0.3] = -1
+    weight = normal((2, length), generator)
+    radius = (1e-2 * torch.rand(weight.shape, generator=generator)).to(torch.float64)
+    table = Sparse(weight, index, (3,), radius, (2,), (2,))
+    node = any_activation(Affine(((table, Input(image)),), None, "resampled"), generator)
+    blocks = Blocks(normal((length, 3, 2), generator, 0.7), (2,))
+    return head(any_activation(Affine(((blocks, node),), None, "blocks"), generator), generator)
+
+
 KINDS: dict[str, Callable[[Generator], Graph]] = {
     function.__name__: function
     for function in (
@@ -178,6 +247,10 @@ KINDS: dict[str, Callable[[Generator], Graph]] = {
         elementwise_input,
         elementwise_chain,
         several_consumers,
+        convolution_of_any_axes,
+        maxima,
+        sorting,
+        resampling,
     )
 }
 
@@ -186,10 +259,12 @@ def realised(graph: Graph, generator: Generator) -> Graph:
     """A graph with exact weights that an uncertain one stands for: every uncertain factor moved nearly to an end."""
 
     def settle(operator: LinearOperator) -> LinearOperator:
-        if not isinstance(operator, Scale) or operator.radius is None:
+        if not isinstance(operator, Scale | Sparse) or operator.radius is None:
             return operator
         side = 2.0 * torch.randint(0, 2, operator.radius.shape, generator=generator) - 1
-        return Scale(operator.factor + 0.999 * operator.radius * side)
+        if isinstance(operator, Scale):
+            return Scale(operator.factor + 0.999 * operator.radius * side)
+        return replace(operator, weight=operator.weight + 0.999 * operator.radius * side, radius=None)
 
     moved: dict[Node, Node] = {}
     for node in graph.nodes:

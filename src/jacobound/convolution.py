@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -16,7 +17,7 @@ from jacobound.operators import LinearOperator, convert_exactly
 
 @dataclass(frozen=True, eq=False)
 class Convolution(LinearOperator):
-    """Cross-correlation over one or two spatial axes (torch's convention), or its adjoint.
+    """Cross-correlation over one to three spatial axes (torch's convention), or its adjoint.
 
     Args:
         weight: shape (out_channels, in_channels / groups, *kernel).
@@ -36,10 +37,10 @@ class Convolution(LinearOperator):
 
     def __post_init__(self) -> None:
         axes = len(self.image) - 1
-        if axes not in (1, 2) or self.weight.dim() != axes + 2:
+        if axes not in (1, 2, 3) or self.weight.dim() != axes + 2:
             raise ShapeError(
                 f"convolution over {axes} axes with a weight of shape {tuple(self.weight.shape)} is not known; "
-                "one or two spatial axes are"
+                "one to three spatial axes are"
             )
         if self.weight.shape[1] * self.groups != self.image[0] or self.weight.shape[0] % self.groups:
             raise ShapeError(
@@ -82,7 +83,7 @@ class Convolution(LinearOperator):
         return image.reshape(*lead, *self.out_shape)
 
     def _apply_by_library(self, x: Tensor) -> Tensor:
-        convolve = functional.conv1d if len(self.image) == 2 else functional.conv2d
+        convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[len(self.image) - 2]
         return convolve(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def _adjoint_by_library(self, x: Tensor) -> Tensor:
@@ -90,34 +91,47 @@ class Convolution(LinearOperator):
             self.image[1:], self._size, self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True
         )
         missing = tuple(n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for n, m, k, s, p, d in spans)
-        convolve = functional.conv_transpose1d if len(self.image) == 2 else functional.conv_transpose2d
+        transposed = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
+        convolve = transposed[len(self.image) - 2]
         return convolve(x, self.weight, None, self.stride, self.padding, missing, self.groups, self.dilation)
-
-    def _unfolding(self) -> dict[str, tuple[int, ...]]:
-        """Arguments of unfold and fold, with a dummy axis in front for one spatial axis."""
-        flat = len(self.image) == 2
-        return {
-            "kernel_size": (1, *self.weight.shape[2:]) if flat else tuple(self.weight.shape[2:]),
-            "stride": (1, *self.stride) if flat else self.stride,
-            "padding": (0, *self.padding) if flat else self.padding,
-            "dilation": (1, *self.dilation) if flat else self.dilation,
-        }
 
     def _kernels(self) -> Tensor:
         return self.weight.reshape(self.groups, self.weight.shape[0] // self.groups, prod(self.weight.shape[1:]))
 
+    @cached_property
+    def _padded(self) -> tuple[int, ...]:
+        return tuple(n + 2 * p for n, p in zip(self.image[1:], self.padding, strict=True))
+
     def _apply_by_products(self, x: Tensor) -> Tensor:
-        planes = x.unsqueeze(2) if len(self.image) == 2 else x
-        patches = functional.unfold(planes, **self._unfolding())  # type: ignore[arg-type]
+        """Patches are a view of the padded image: a step of the kernel is a step of `dilation` entries, one of the
+        result a step of `stride`."""
+        padded = x.new_zeros(len(x), self.image[0], *self._padded)
+        padded[self._inside] = x
+        batch, channel, *steps = padded.stride()
+        taps = [step * d for step, d in zip(steps, self.dilation, strict=True)]
+        moves = [step * s for step, s in zip(steps, self.stride, strict=True)]
+        shape = (len(x), self.image[0], *self.weight.shape[2:], *self._size)
+        patches = padded.as_strided(shape, (batch, channel, *taps, *moves))
         patches = patches.reshape(len(x), self.groups, prod(self.weight.shape[1:]), prod(self._size))
         return (self._kernels() @ patches).reshape(len(x), *self._result)
 
     def _adjoint_by_products(self, x: Tensor) -> Tensor:
+        """Each tap of the kernel adds its share to the entries that it touches."""
         grouped = x.reshape(len(x), self.groups, self.weight.shape[0] // self.groups, prod(self._size))
-        patches = (self._kernels().transpose(1, 2) @ grouped).flatten(1, 2)
-        size = (1, self.image[1]) if len(self.image) == 2 else self.image[1:]
-        folded = functional.fold(patches, size, **self._unfolding())  # type: ignore[arg-type]
-        return folded.reshape(len(x), *self.image)
+        kernel = tuple(self.weight.shape[2:])
+        shares = (self._kernels().transpose(1, 2) @ grouped).reshape(len(x), self.image[0], prod(kernel), *self._size)
+        padded = x.new_zeros(len(x), self.image[0], *self._padded)
+        for number, tap in enumerate(itertools.product(*map(range, kernel))):
+            spans = zip(tap, self._size, self.stride, self.dilation, strict=True)
+            touched = (slice(k * d, k * d + (m - 1) * s + 1, s) for k, m, s, d in spans)
+            padded[(slice(None), slice(None), *touched)] += shares[:, :, number]
+        return padded[self._inside]
+
+    @property
+    def _inside(self) -> tuple[slice, ...]:
+        """The image in the padded image."""
+        spans = zip(self.image[1:], self.padding, strict=True)
+        return (slice(None), slice(None), *(slice(p, p + n) for n, p in spans))
 
     def structure(self) -> bytes:
         return super().structure() + repr((self.stride, self.padding, self.dilation, self.groups)).encode()

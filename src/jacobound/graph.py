@@ -1,13 +1,14 @@
 """`Graph`: a network as a small graph of affine and elementwise nodes.
 
-Three kinds of node. `Input` is where the point enters. `Affine` is a sum of linear operators applied to other nodes,
-plus a bias. `Elementwise` is one activation. Nodes compare by identity; a node used twice is one node.
+`Input` is where the point enters. `Affine` is a sum of linear operators applied to other nodes, plus a bias.
+`Elementwise` is one activation. A `Vector` node (maximum, sort) exists in the graphs of users only: `Graph.expanded`
+rewrites it into the others before a bound method looks. Nodes compare by identity; a node used twice is one node.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -15,88 +16,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from jacobound.activations.base import Activation
 from jacobound.errors import InvalidModelError, ShapeError
 from jacobound.execution import Execution
-from jacobound.operator_kinds import Dense, Identity, convert_exactly
-from jacobound.operators import LinearOperator
+from jacobound.nodes import Affine, Choice, Elementwise, Input, Node, Vector, VectorFunction, size
+from jacobound.operator_kinds import Dense, Identity, convert_exactly, with_shapes
 
-
-@dataclass(frozen=True, eq=False)
-class Input:
-    """The point at which the network is evaluated.
-
-    Args:
-        shape: shape of one point, without batch.
-        name: the name in the user's model.
-    """
-
-    shape: tuple[int, ...]
-    name: str = "input"
-
-    @property
-    def sources(self) -> tuple[Node, ...]:
-        return ()
-
-
-@dataclass(frozen=True, eq=False)
-class Affine:
-    """``sum_i operator_i(source_i) + bias``.
-
-    Args:
-        terms: pairs of an operator and the node it is applied to; at least one.
-        bias: tensor of the node's shape, or None for zero.
-        name: the name in the user's model.
-    """
-
-    terms: tuple[tuple[LinearOperator, Node], ...]
-    bias: Tensor | None = None
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        for operator, source in self.terms:
-            if operator.in_shape != source.shape:
-                raise ShapeError(
-                    f"node '{self.name}': operator {type(operator).__name__} takes {operator.in_shape}, "
-                    f"but its source '{source.name}' has shape {source.shape}"
-                )
-            if operator.out_shape != self.shape:
-                raise ShapeError(f"node '{self.name}': terms of shapes {operator.out_shape} and {self.shape}")
-        if self.bias is not None and tuple(self.bias.shape) != self.shape:
-            raise ShapeError(f"node '{self.name}': bias of shape {tuple(self.bias.shape)} for a node of {self.shape}")
-
-    @cached_property
-    def shape(self) -> tuple[int, ...]:
-        return self.terms[0][0].out_shape
-
-    @property
-    def sources(self) -> tuple[Node, ...]:
-        return tuple(source for _, source in self.terms)
-
-
-@dataclass(frozen=True, eq=False)
-class Elementwise:
-    """One activation applied to every entry of `source`."""
-
-    activation: Activation
-    source: Node
-    name: str = ""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
-
-    @property
-    def sources(self) -> tuple[Node, ...]:
-        return (self.source,)
-
-
-Node = Input | Affine | Elementwise
-
-
-def size(node: Node) -> int:
-    """Number of entries of a node."""
-    return prod(node.shape)
+__all__ = ["Affine", "Choice", "Elementwise", "Graph", "Input", "Node", "Vector", "VectorFunction", "size"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +109,8 @@ class Graph:
         for node in self.nodes:
             if isinstance(node, Affine):
                 return node.terms[0][0].example()
+            if isinstance(node, Vector):
+                return node.function.like
         return torch.zeros((), dtype=torch.float64)
 
     @property
@@ -217,6 +144,8 @@ class Graph:
                 found[node] = x
             elif isinstance(node, Elementwise):
                 found[node] = node.activation.value(found[node.source])
+            elif isinstance(node, Vector):
+                found[node] = node.function.value(found[node.source])
             else:
                 images = [operator.apply(found[source]) for operator, source in node.terms]
                 found[node] = sum(images[1:], images[0]) if node.bias is None else sum(images, node.bias)
@@ -261,9 +190,11 @@ class Graph:
             if isinstance(node, Affine):
                 terms = tuple((operator.to(device, dtype), moved[source]) for operator, source in node.terms)
                 bias = None if node.bias is None else convert_exactly(node.bias, device, dtype, "a bias")
-                moved[node] = Affine(terms, bias, node.name)
+                moved[node] = Affine(terms, bias, node.name, _choice(node, moved, device))
             elif isinstance(node, Elementwise):
                 moved[node] = Elementwise(node.activation.to(device, dtype), moved[node.source], node.name)
+            elif isinstance(node, Vector):
+                moved[node] = Vector(node.function.to(device, dtype), moved[node.source], node.name)
             else:
                 moved[node] = node
         return Graph(moved[self.output], execution=None if self.execution is None else self.execution.on(moved))
@@ -277,13 +208,55 @@ class Graph:
         """
         return self if self.dtype == torch.float32 else self.to(dtype=torch.float32)
 
+    def expanded(self) -> Graph:
+        """The same network as bound methods take it: without `Vector` nodes, and with one axis where a node has none.
+
+        It is the graph itself when nothing has to change.
+
+        Raises:
+            UnsupportedOpError: when a function has no expansion.
+        """
+        return self._expanded
+
+    @cached_property
+    def _expanded(self) -> Graph:
+        if all(isinstance(node, Input) or not (isinstance(node, Vector) or node.shape == ()) for node in self.nodes):
+            return self
+        moved = self.expansion
+        execution = self.execution
+        if execution is not None:
+            # What stands for a comparison rounds nothing.
+            run = (moved[node] for node in self.nodes if node in execution.nodes and not isinstance(node, Vector))
+            execution = Execution(execution.arithmetic, frozenset(run))
+        return Graph(moved[self.output], frozenset(moved.values()), execution)
+
+    @cached_property
+    def expansion(self) -> Mapping[Node, Node]:
+        """For every node the one that stands for it in `expanded`."""
+        moved: dict[Node, Node] = {}
+        for node in self.nodes:
+            if isinstance(node, Vector):
+                found = node.function.expand(moved[node.source], node.name)
+                moved[node] = _with_axis(found, found.sources) if isinstance(found, Affine) else found
+            elif isinstance(node, Affine) and () in (node.shape, *(source.shape for source in node.sources)):
+                moved[node] = _with_axis(node, [moved[source] for source in node.sources])
+            elif all(moved[source] is source for source in node.sources):
+                moved[node] = node
+            elif isinstance(node, Affine):
+                terms = tuple((operator, moved[source]) for operator, source in node.terms)
+                moved[node] = Affine(terms, node.bias, node.name, _choice(node, moved, self.device))
+            elif isinstance(node, Elementwise):
+                moved[node] = Elementwise(node.activation, moved[node.source], node.name)
+        return moved
+
     def table(self) -> Iterator[dict[str, object]]:
         """One row per node: name, kind, operators or activation, shape, parameters, sources."""
         for node in self.nodes:
+            detail = ""
             if isinstance(node, Affine):
                 detail = " + ".join(type(operator).__name__ for operator, _ in node.terms)
-            else:
-                detail = node.activation.name if isinstance(node, Elementwise) else ""
+            elif isinstance(node, Elementwise | Vector):
+                detail = node.activation.name if isinstance(node, Elementwise) else node.function.name
             yield {
                 "name": node.name,
                 "kind": type(node).__name__,
@@ -303,6 +276,8 @@ class Graph:
             digest.update(repr([position[source] for source in node.sources]).encode())
             for operator, _ in node.terms if isinstance(node, Affine) else ():
                 digest.update(operator.structure())
+            if isinstance(node, Vector):
+                digest.update(node.function.structure())
             for tensor in _tensors(node):
                 digest.update(tensor.detach().to("cpu", torch.float64).contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -314,3 +289,24 @@ def _tensors(node: Node) -> tuple[Tensor, ...]:
         weights = tuple(tensor for operator, _ in node.terms for tensor in operator.parameters())
         return weights if node.bias is None else (*weights, node.bias)
     return node.activation.parameters if isinstance(node, Elementwise) else ()
+
+
+def _with_axis(node: Affine, sources: Sequence[Node]) -> Affine:
+    """An affine node on other sources, with one axis if it has none."""
+    shape = node.shape or (1,)
+    if node.shape == shape and all(one is other for one, other in zip(sources, node.sources, strict=True)):
+        return node
+    terms = tuple(
+        (with_shapes(operator, source.shape, shape), source)
+        for (operator, _), source in zip(node.terms, sources, strict=True)
+    )
+    return Affine(terms, None if node.bias is None else node.bias.reshape(shape), node.name)
+
+
+def _choice(node: Affine, moved: Mapping[Node, Node], device: torch.device) -> Choice | None:
+    """The choice of a node in a copy of the graph."""
+    if node.choice is None:
+        return None
+    gate = moved[node.choice.gate]
+    assert isinstance(gate, Elementwise)
+    return node.choice.rebuilt(moved[node.choice.source], gate, device)

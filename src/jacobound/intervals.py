@@ -17,7 +17,10 @@ from jacobound.errors import ShapeError
 from jacobound.rounding import down, gamma, inflate, outward, rigorous, safe_interval, tiny, underflow, unit, up
 
 # Widths in units in the last place, at least four times the worst error measured on CPU in both dtypes.
-ULPS = {"exp": 4, "expm1": 4, "log": 4, "log1p": 4, "tanh": 4, "atan": 4, "erf": 4, "sqrt": 4}
+ULPS = {"exp": 4, "expm1": 4, "log": 4, "log1p": 4, "tanh": 4, "atan": 4, "erf": 4, "sqrt": 4, "sin": 4, "cos": 4}
+
+# Sine and cosine are trusted up to here; arguments farther out must be reduced first.
+PERIODIC_REACH = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +96,7 @@ class Interval:
         return Interval(function(self.lower), function(self.upper))
 
     def reshape(self, *shape: int) -> Interval:
-        return self.map(lambda end: end.reshape(*shape))
+        return self.map(lambda end: end.reshape(shape))
 
     def intersect(self, other: Interval) -> Interval:
         """Entries that both enclose. Where rounding made them disjoint the union is kept (both hold the truth)."""
@@ -182,6 +185,24 @@ class Interval:
 
     def sqrt(self) -> Interval:
         return self.clamp(lower=0.0)._increasing("sqrt", torch.sqrt).clamp(lower=0.0)
+
+    def sin(self) -> Interval:
+        """By the value at the middle and |sin'| <= 1: tight for narrow intervals up to ±`PERIODIC_REACH`."""
+        return self._wave("sin", torch.sin)
+
+    def cos(self) -> Interval:
+        """By the value at the middle and |cos'| <= 1: tight for narrow intervals up to ±`PERIODIC_REACH`."""
+        return self._wave("cos", torch.cos)
+
+    def _wave(self, name: str, function: Callable[[Tensor], Tensor]) -> Interval:
+        middle, radius = self.midpoint_and_radius()
+        value = function(middle)
+        if rigorous():
+            error = value.abs() * (2 * unit(value.dtype) * (ULPS[name] + 1)) + 8 * tiny(value.dtype)
+            radius = torch.where(
+                self.magnitude() <= PERIODIC_REACH, radius * (1 + 4 * unit(value.dtype)) + error, torch.inf
+            )
+        return Interval.outward(value - radius, value + radius).clamp(-1.0, 1.0)
 
     def _increasing(self, name: str, function: Callable[[Tensor], Tensor]) -> Interval:
         """Ends of a monotone library function, widened by its entry in `ULPS`."""

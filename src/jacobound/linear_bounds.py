@@ -153,10 +153,10 @@ class BackwardPass:
         domain: Domain,
         ranges: Mapping[Node, Interval],
         relaxations: Mapping[Node, Relaxation],
-        noise: Mapping[Node, Tensor] | None = None,
+        noise: Mapping[Node, Tensor],
     ) -> None:
         self._graph, self._domain, self._ranges, self._relaxations = graph, domain, ranges, relaxations
-        self._noise = {} if noise is None else noise
+        self._noise = noise
         self._slack: dict[Node, tuple[Tensor, Tensor]] = {}
         self._products: dict[LinearOperator, tuple[Tensor | None, Tensor | None, int, Callable[[Tensor], Tensor]]] = {}
         self._position = {node: k for k, node in enumerate(graph.nodes)}

@@ -1,4 +1,4 @@
-"""The kinds of `LinearOperator`: `Identity`, `Dense`, `Select`, `Scatter`, `Scale`, and `Convolution` (its own file).
+"""The kinds of `LinearOperator`: `Identity`, `Dense`, `Select`, `Scatter`, `Scale`; others in files of their own.
 
 To add a kind, write one class and export it here; every bound method then works with it, and the operator laws in
 ``tests/test_operators.py`` apply to it as soon as it stands in their list.
@@ -14,12 +14,25 @@ from math import prod
 import torch
 from torch import Tensor
 
+from jacobound.blocks import Blocks
 from jacobound.convolution import Convolution
 from jacobound.errors import ShapeError
 from jacobound.operators import LinearOperator, convert_exactly
 from jacobound.rounding import inflate, up
+from jacobound.sparse import Sparse
 
-__all__ = ["Convolution", "Dense", "Identity", "Scale", "Scatter", "Select", "convert_exactly"]
+__all__ = [
+    "Blocks",
+    "Convolution",
+    "Dense",
+    "Identity",
+    "Scale",
+    "Scatter",
+    "Select",
+    "Sparse",
+    "convert_exactly",
+    "with_shapes",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +223,7 @@ class Scatter(LinearOperator):
             kept = self.selection.present.flatten().nonzero().squeeze(1)
             flat, index = flat[:, kept], index[kept]
         summed = flat.new_zeros(len(flat), self.out_size).index_add_(1, index, flat)
-        return summed.reshape(*lead, *self.out_shape)
+        return summed.reshape((*lead, *self.out_shape))
 
     def transpose(self) -> Select:
         return self.selection
@@ -277,3 +290,32 @@ class Scale(LinearOperator):
 
     def parameters(self) -> tuple[Tensor, ...]:
         return (self.factor,) if self.radius is None else (self.factor, self.radius)
+
+
+def with_shapes(operator: LinearOperator, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> LinearOperator:
+    """The same map between other shapes of the same sizes, for the kinds that can take or give a single number.
+
+    Raises:
+        ShapeError: for the other kinds, unless their shapes are these already.
+    """
+    if (operator.in_shape, operator.out_shape) == (in_shape, out_shape):
+        return operator
+    match operator:
+        case Identity():
+            return Identity(in_shape, out_shape, operator.like)
+        case Select():
+            return Select(operator.index.reshape(out_shape), in_shape, operator.like)
+        case Scatter():
+            selection = operator.selection
+            return Scatter(Select(selection.index.reshape(in_shape), out_shape, selection.like))
+        case Scale() if in_shape == out_shape:
+            return Scale(
+                operator.factor.reshape(in_shape),
+                None if operator.radius is None else operator.radius.reshape(in_shape),
+            )
+        case Sparse(before=(), after=()):
+            tables = (operator.weight, operator.index, operator.radius)
+            weight, index, radius = (x if x is None else x.reshape(len(x), *out_shape) for x in tables)
+            assert weight is not None and index is not None
+            return Sparse(weight, index, in_shape, radius)
+    raise ShapeError(f"{type(operator).__name__} can not map {in_shape} to {out_shape}")

@@ -7,6 +7,7 @@ A region may hold many sets (a batch of centres, a list of radii). `Region.domai
 from __future__ import annotations
 
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from jacobound.errors import InvalidRegionError, ShapeError
 from jacobound.graph import Graph
 from jacobound.intervals import Interval
 from jacobound.rounding import down, up
+from jacobound.vnnlib import InputSet, read_vnnlib
 
 Points = Tensor | np.ndarray | Sequence[float]
 
@@ -142,6 +144,39 @@ class Box(Region):
         if bool((lower == math.inf).any() | (upper == -math.inf).any()):
             raise InvalidRegionError("a box can not start at +inf or end at -inf")
 
+    @classmethod
+    def from_vnnlib(cls, source: str | bytes | os.PathLike[str], shape: Sequence[int] | None = None) -> Box:
+        """The box of inputs of a VNN-LIB property, version 1 or 2.
+
+        A decimal bound is rounded outward to a float. Conditions on outputs are left out: the box holds every input
+        that the property speaks of.
+
+        Args:
+            source: path of the file (.vnnlib, .vnnlib.gz), or the text itself.
+            shape: of the network's input (`graph.in_shape`), entries in row-major order; None for the shape that the
+                file declares, which is (n,) in version 1 and may hold a batch axis in version 2.
+
+        Raises:
+            InvalidRegionError: when the property is not understood (with the line), leaves an input unbounded, admits
+                no input, or speaks of several boxes; `all_from_vnnlib` gives all of them.
+            ShapeError: when the number of inputs does not fit `shape`.
+        """
+        found = read_vnnlib(source)
+        if len(found.boxes) > 1:
+            raise InvalidRegionError(
+                f"the property speaks of {len(found.boxes)} boxes of inputs; "
+                "Box.all_from_vnnlib gives all of them as a list"
+            )
+        return _boxes(found, shape)[0]
+
+    @classmethod
+    def all_from_vnnlib(cls, source: str | bytes | os.PathLike[str], shape: Sequence[int] | None = None) -> list[Box]:
+        """All boxes of inputs of a VNN-LIB property, in the order of the file; see `from_vnnlib`.
+
+        Every input of the property is in one of them; they may overlap.
+        """
+        return _boxes(read_vnnlib(source), shape)
+
     def domains(self, graph: Graph) -> tuple[Domains, tuple[int, ...]]:
         lower = _tensor(self.lower, "the lower end").to(graph.device)
         upper = _tensor(self.upper, "the upper end").to(graph.device)
@@ -161,6 +196,17 @@ class WholeSpace(Region):
     def domains(self, graph: Graph) -> tuple[Domains, tuple[int, ...]]:
         whole = Domain(Interval.whole(graph.example.new_zeros(1, *graph.in_shape)))
         return Domains(1, lambda start, stop: whole[start:stop]), ()
+
+
+def _boxes(found: InputSet, shape: Sequence[int] | None) -> list[Box]:
+    """The boxes of a property in the shape of a network's input."""
+    wanted = found.shape if shape is None else tuple(shape)
+    if math.prod(wanted) != math.prod(found.shape):
+        raise ShapeError(
+            f"the property has inputs of shape {found.shape}, which do not fit a network that takes {wanted}"
+        )
+    ends = ((torch.tensor(end, dtype=torch.float64).reshape(wanted) for end in box) for box in found.boxes)
+    return [Box(lower, upper) for lower, upper in ends]
 
 
 def _outward(radius: object) -> float:

@@ -69,14 +69,15 @@ def bound_output(
     """
     method = CROWN() if method is None else method
     meant = _meant(graph, semantics)
-    target = meant if rows is None else meant.with_rows(_matrix(rows, graph))
+    target = (meant if rows is None else meant.with_rows(_matrix(rows, graph))).expanded()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> Interval:
             return method.ranges(target, domain, budget)[target.output]
 
         found = concatenated(_in_runs(work, domains, target, budget, method.bytes_per_set(target)), 0)
-        lower, upper = (end.reshape(*lead, *target.out_shape) for end in (found.lower, found.upper))
+        shape = (*lead, *(graph.out_shape if rows is None else target.out_shape))
+        lower, upper = found.lower.reshape(shape), found.upper.reshape(shape)
         status = Status.of(_in_time(Status.CERTIFIED, budget), lower, upper)
     return OutputBounds(lower, upper, status, _provenance(graph, method, clock(), semantics=semantics), lead)
 
@@ -106,7 +107,7 @@ def bound_jacobian(
         UnsafeArithmeticError: when the machine's settings break the rounding model.
     """
     method = RecurJac() if method is None else method
-    target = graph.with_rows(None if rows is None else _matrix(rows, graph))
+    target = graph.with_rows(None if rows is None else _matrix(rows, graph)).expanded()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> tuple[Interval, Tensor, Status]:
@@ -154,7 +155,7 @@ def lipschitz(
     """
     method = RecurJac() if method is None else method
     p, q = _norm(norm)
-    target = graph.with_rows(None if rows is None else _matrix(rows, graph))
+    target = graph.with_rows(None if rows is None else _matrix(rows, graph)).expanded()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> _Constants:
@@ -171,7 +172,7 @@ def lipschitz(
         details = {name: torch.cat([one.known[name] for one in found]).reshape(lead) for name in found[0].known}
         delta = None
         if semantics != "real":
-            run = _meant(graph, semantics).with_rows(None if rows is None else _matrix(rows, graph))
+            run = _meant(graph, semantics).with_rows(None if rows is None else _matrix(rows, graph)).expanded()
 
             def error(domain: Domain, budget: Budget) -> Tensor:
                 return execution_error(run, domain, budget, CROWN(), q)

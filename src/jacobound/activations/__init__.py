@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from jacobound.activations import clipped as clipped
+from jacobound.activations import exponentials as exponentials
+from jacobound.activations import gated as gated
+from jacobound.activations import periodic as periodic
 from jacobound.activations import piecewise as piecewise
+from jacobound.activations import powers as powers
 from jacobound.activations import sigmoidal as sigmoidal
 from jacobound.activations import smooth as smooth
 from jacobound.activations.base import (
@@ -11,6 +16,7 @@ from jacobound.activations.base import (
     Lines,
     Piece,
     Slopes,
+    Stretch,
     Turn,
     activation,
     families,
@@ -25,6 +31,7 @@ __all__ = [
     "Lines",
     "Piece",
     "Slopes",
+    "Stretch",
     "Turn",
     "activation",
     "families",

@@ -1,7 +1,8 @@
 """`Activation`: facts about one real function, and the registry in which importers and users find it.
 
 An activation states its pieces and its turns; its range, the range of its derivative and its lines follow (`pieces`,
-`lines`). To add one, append a `Family` to the file of its kind; nothing else has to change.
+`lines`). Where it is not defined its bounds are infinite, and `require` raises. To add one, append a `Family` to the
+file of its kind; nothing else has to change.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor
 
 from jacobound.activations import pieces as _pieces
-from jacobound.activations.lines import Lines, Slopes, enclosing_lines
-from jacobound.activations.pieces import Piece, Turn
-from jacobound.activations.rules import SlopeRule, envelope, parallel
-from jacobound.errors import UnsafeArithmeticError, UnsupportedOpError
+from jacobound.activations.envelope import envelope
+from jacobound.activations.lines import Lines, Slopes, enclosing_lines, shifted
+from jacobound.activations.pieces import Piece, Turn, choose, tidy
+from jacobound.activations.rules import SlopeRule, parallel
+from jacobound.activations.stretches import EVERYWHERE, Stretch, defined
+from jacobound.errors import InvalidRegionError, UnsafeArithmeticError, UnsupportedOpError
 from jacobound.intervals import Interval
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "Piece",
     "SlopeRule",
     "Slopes",
+    "Stretch",
     "Turn",
     "activation",
     "families",
@@ -35,6 +39,9 @@ __all__ = [
     "register",
     "torch_builder",
 ]
+
+Reduction = Callable[[Interval], tuple[Interval, Interval]]
+"""Moves an interval to where the pieces are: the moved interval, and an enclosure of what was subtracted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +56,9 @@ class Activation:
         turns: where the value stops rising or falling; empty for monotone functions.
         increasing: direction of a monotone function (when `turns` is empty).
         choose: how the slopes of `lines` are chosen; concerns tightness only.
+        domain: where the function is defined.
+        reduce: for a periodic function, how an interval is moved by a multiple of the period; pieces, breaks and turns
+            then describe the function where the moved intervals lie.
         parameters: tensors of the function, broadcastable to the node's shape without batch.
         rebuild: makes the same activation from moved parameters; needed when there are parameters.
     """
@@ -60,6 +70,8 @@ class Activation:
     turns: tuple[Turn, ...] = ()
     increasing: bool = True
     choose: SlopeRule = envelope
+    domain: tuple[Stretch, ...] = EVERYWHERE
+    reduce: Reduction | None = None
     parameters: tuple[Tensor, ...] = ()
     rebuild: Callable[..., Activation] | None = None
 
@@ -84,23 +96,68 @@ class Activation:
 
     def range(self, x: Interval) -> Interval:
         """Certified enclosure of the function's values on `x`; ends may be infinite."""
-        return _pieces.value_range(self, x)
+        return self._where_defined(x, _pieces.value_range(self, self._moved(x)[0]))
 
     def derivative_range(self, x: Interval) -> Interval:
-        """Certified enclosure of all slopes the function has on `x`.
+        """Certified enclosure of all slopes the function has on `x`; ends may be infinite.
 
         An interval that only ends at a kink does not see the slope beyond it: ReLU on [0, u] gives exactly [1, 1].
         A single point at a kink gives the slopes of both sides.
         """
-        return _pieces.derivative_range(self, x)
+        return self._where_defined(x, _pieces.derivative_range(self, self._moved(x)[0]))
 
     def lines(self, x: Interval) -> Lines:
         """Certified lines above and below the function on `x`, close at the middle of the interval."""
-        return enclosing_lines(self, x, self.choose(self, x))
+        return self._lines(x, self.choose)
 
     def parallel_lines(self, x: Interval) -> Lines:
         """Certified lines of one common slope, that of the chord (Fast-Lin, Weng et al. 2018)."""
-        return enclosing_lines(self, x, parallel(self, x))
+        return self._lines(x, parallel)
+
+    def require(self, x: Interval, node: str) -> None:
+        """Check that the function is defined on all of `x`.
+
+        Args:
+            x: certified range of the argument.
+            node: name of the node, for the message.
+
+        Raises:
+            InvalidRegionError: when the range leaves the domain; names the node, an entry, its range and the domain.
+        """
+        outside = (~self._defined(x)).nonzero()
+        if not len(outside):
+            return
+        entry = tuple(outside[0].tolist())
+        low, high = (float(end[entry]) for end in (x.lower, x.upper))
+        raise InvalidRegionError(
+            f"node '{node}': {self.name} is defined on {' and '.join(map(str, self.domain))} only, but the certified "
+            f"range of its argument at entry {entry} is [{low:.6g}, {high:.6g}] ({len(outside)} of {x.lower.numel()} "
+            "entries leave the domain); take a smaller region, a tighter method for the ranges (CROWN instead of IBP) "
+            "or more time, or shift the argument in the model (log(z + 1e-3))"
+        )
+
+    def _moved(self, x: Interval) -> tuple[Interval, Interval | None]:
+        return (x, None) if self.reduce is None else self.reduce(x)
+
+    def _defined(self, x: Interval) -> Tensor:
+        return defined(self.domain, tidy(x))
+
+    def _where_defined(self, x: Interval, found: Interval) -> Interval:
+        """The whole line where `x` leaves the domain."""
+        if self.domain == EVERYWHERE:
+            return found
+        return choose(self._defined(x), found, Interval.whole(x.lower))
+
+    def _lines(self, x: Interval, rule: SlopeRule) -> Lines:
+        moved, shift = self._moved(x)
+        found = enclosing_lines(self, moved, rule(self, moved))
+        found = found if shift is None else shifted(found, shift)
+        if self.domain == EVERYWHERE:
+            return found
+        valid, offsets = self._defined(x), self._where_defined(x, Interval(found.lower_offset, found.upper_offset))
+        slopes = (torch.where(valid, k, 0.0) for k in (found.lower_slope, found.upper_slope))
+        lower_slope, upper_slope = slopes
+        return Lines(lower_slope, offsets.lower, upper_slope, offsets.upper)
 
     def settled(self, x: Interval) -> Tensor:
         """Bool mask: `x` lies in one exactly linear piece, so tighter bounds of it would change nothing."""

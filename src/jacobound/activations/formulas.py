@@ -9,8 +9,10 @@ import math
 from fractions import Fraction
 
 import torch
+from torch import Tensor
 
 from jacobound.activations.numbers import irrational, number, scaled
+from jacobound.activations.pieces import choose
 from jacobound.intervals import Interval
 from jacobound.rounding import down, up
 
@@ -18,6 +20,14 @@ ROOT_HALF = irrational(math.sqrt(0.5))
 ONE_BY_ROOT_TWO_PI = irrational(0.3989422804014327)
 ROOT_EIGHT_BY_PI = irrational(1.5957691216057308)
 CUBIC = Fraction("0.044715")
+
+TWO_BY_ROOT_PI = irrational(1.1283791670955126)
+
+FADED = 750.0
+"""exp(-FADED) is below the smallest float of both dtypes."""
+
+SETTLED = 20.0
+"""2 exp(-2 SETTLED) is below the unit roundoff of both dtypes."""
 
 FAR = 64.0
 """Beyond this point the normal density and the sigmoid of tanh-GELU's argument underflow in both dtypes."""
@@ -29,11 +39,69 @@ def exp(x: Interval) -> Interval:
     return Interval(x.lower.clamp(max=largest), x.upper).exp()
 
 
+def expm1(x: Interval) -> Interval:
+    """e^x - 1; where it overflows the lower bound stays finite."""
+    largest = 700.0 if x.lower.dtype == torch.float64 else 87.0
+    return Interval(x.lower.clamp(max=largest), x.upper).expm1()
+
+
+def positive_reciprocal(x: Interval) -> Interval:
+    """1 / x for x >= 0; infinite above where x may be zero."""
+    return Interval(down(1 / x.upper).clamp(min=0.0), up(1 / x.lower.clamp(min=0.0)))
+
+
+def root_reciprocal(x: Interval) -> Interval:
+    """1 / sqrt(x) for x >= 0; infinite above where x may be zero."""
+    return positive_reciprocal(x.sqrt())
+
+
+def power(x: Interval, n: int) -> Interval:
+    """x^n for a whole number n >= 0, by squaring; where it overflows the lower bound is large, not infinite."""
+    largest = torch.finfo(x.lower.dtype).max / 512
+    part = Interval(torch.maximum(x.lower, -x.upper).clamp(0.0, largest), x.magnitude())
+    found = Interval.exact(torch.ones_like(x.lower))
+
+    def times(a: Interval, b: Interval) -> Interval:
+        return Interval(down((a.lower * b.lower).clamp(max=largest)).clamp(min=0.0), up(a.upper * b.upper))
+
+    rest = n
+    while rest:
+        found = times(found, part) if rest % 2 else found
+        part, rest = times(part, part) if rest > 1 else part, rest // 2
+    if n % 2 == 0:
+        return found
+    below = x.upper <= 0
+    mixed = (x.lower < 0) & (x.upper > 0)
+    lower = torch.where(below | mixed, -found.upper, found.lower)
+    return Interval(lower, torch.where(below, -found.lower, found.upper))
+
+
+def inverse_power(x: Interval, n: int) -> Interval:
+    """x^-n for a whole number n >= 1 and x of one sign."""
+    found = power(x, n)
+    found = positive_reciprocal(Interval(torch.minimum(found.lower.abs(), found.upper.abs()), found.magnitude()))
+    return choose(x.upper < 0, -found, found) if n % 2 else found
+
+
+def real_power(x: Interval, p: Fraction) -> Interval:
+    """x^p = exp(p log x) for x >= 0; at zero 0, or infinite for p < 0."""
+    found, zero = exp(scaled(x.clamp(lower=0.0).log(), p)), x.upper <= 0
+    if p < 0:
+        largest = torch.finfo(x.lower.dtype).max
+        return Interval(torch.where(zero, largest, found.lower), torch.where(x.lower <= 0, torch.inf, found.upper))
+    return Interval(torch.where(x.lower <= 0, 0.0, found.lower), torch.where(zero, 0.0, found.upper))
+
+
 def size(x: Interval) -> Interval:
     """|x|, with a lower end so small that its square is finite (an infinite one would bound nothing)."""
     largest = 2.0**511 if x.lower.dtype == torch.float64 else 2.0**63
     smallest = torch.maximum(x.lower, -x.upper).clamp(0.0, largest)
     return Interval(smallest, x.magnitude())
+
+
+def _sizes(x: Interval) -> tuple[Interval, Interval]:
+    """The positive part of a number and that of its opposite; one of them is zero."""
+    return x.clamp(lower=0.0), (-x).clamp(lower=0.0)
 
 
 def _times(x: Interval, y: Interval) -> Interval:
@@ -78,6 +146,102 @@ def cauchy(x: Interval) -> Interval:
     """1 / (1 + x^2), the derivative of the arctangent."""
     far = size(x)
     return (_times(far, far) + 1.0).reciprocal().clamp(0.0, 1.0)
+
+
+def gaussian(x: Interval) -> Interval:
+    """2 / sqrt(pi) exp(-x^2), the derivative of the error function."""
+    far = size(x)
+    square = _times(far, far)
+    return _times(Interval(-square.upper, -square.lower).exp(), number(TWO_BY_ROOT_PI, x.lower))
+
+
+def softsign(x: Interval) -> Interval:
+    """x / (1 + |x|)."""
+
+    def part(far: Interval) -> Interval:
+        low = size(far).lower  # of an infinite end a finite stand-in, because inf / inf bounds nothing
+        return Interval(down(low / up(low + 1.0)), up(far.upper / down(far.upper + 1.0))).clamp(0.0, 1.0)
+
+    right, left = (part(end) for end in _sizes(x))
+    return right - left
+
+
+def softsign_derivative(x: Interval) -> Interval:
+    """1 / (1 + |x|)^2."""
+    inverse = (size(x) + 1.0).reciprocal().clamp(0.0, 1.0)
+    return _times(inverse, inverse).clamp(upper=1.0)
+
+
+def tanh_shrink(x: Interval) -> Interval:
+    """x - tanh x; near zero x^3 / (x^2 + 3 + x^2 / (5 + x^2 / (7 + ...))), the continued fraction of tanh.
+
+    All terms of the fraction are positive, so the tail after 2 k + 1 lies between 0 and x^2 / (2 k + 3).
+    """
+    near = x.clamp(-1.0, 1.0)
+    far = size(near)
+    square = _times(far, far)
+    tail = Interval(torch.zeros_like(square.lower), square.upper / 20.0)
+    for odd in (19.0, 17.0, 15.0, 13.0, 11.0, 9.0, 7.0, 5.0):
+        tail = _by(square, tail + odd)
+    fraction = square + (tail + 3.0)
+    right, left = (_by(_times(square, end), fraction) for end in _sizes(near))
+    inside, found, plain = x.magnitude() <= 1.0, right - left, x - x.tanh()
+    return Interval(torch.where(inside, found.lower, plain.lower), torch.where(inside, found.upper, plain.upper))
+
+
+def silu(x: Interval) -> Interval:
+    """x sigma(x); for x <= 0 it is not positive, and beyond -FADED it rises to zero."""
+    near = _finite_below(x.clamp(lower=-FADED))
+    found = near * sigmoid(near)
+    return Interval(found.lower, _not_positive(found.upper, x))
+
+
+def silu_derivative(x: Interval) -> Interval:
+    """sigma(x) (1 + x sigma(-x)), which tends to 0 and 1 monotonically beyond ±FADED."""
+    near = x.clamp(-FADED, FADED)
+    return _settling(sigmoid(near) * (near * sigmoid(-near) + 1.0), x, FADED)
+
+
+def mish(x: Interval) -> Interval:
+    """x tanh(softplus(x)); for x <= 0 it is not positive, and beyond -FADED it rises to zero."""
+    near = _finite_below(x.clamp(lower=-FADED))
+    found = near * _tanh_of_softplus(near)
+    return Interval(found.lower, _not_positive(found.upper, x))
+
+
+def mish_derivative(x: Interval) -> Interval:
+    """t + x t' with t' = 4 e (1 + e) / (1 + (1 + e)^2)^2 and e = exp(x); x t' falls beyond SETTLED."""
+    near = x.clamp(-FADED, SETTLED)
+    growth = near.exp()
+    more = growth + 1.0
+    whole = _times(more, more) + 1.0
+    steepness = _by(_times(growth * 4.0, more), _times(whole, whole))
+    product = near * steepness
+    far = x.upper > SETTLED
+    product = Interval(torch.where(far, product.lower.clamp(max=0.0), product.lower), product.upper)
+    return _settling(_tanh_of_softplus(x) + product, x, FADED)
+
+
+def _tanh_of_softplus(x: Interval) -> Interval:
+    """tanh(log(1 + e)) = 1 / (1 + 2 / n) with n = e (e + 2) and e = exp(x); within 1e-17 of 1 at SETTLED."""
+    growth = x.clamp(upper=SETTLED).exp()
+    rest = _by(number(2.0, x.lower), _times(growth, growth + 2.0))
+    found = (rest + 1.0).reciprocal().clamp(0.0, 1.0)
+    return Interval(found.lower, torch.where(x.upper > SETTLED, 1.0, found.upper))
+
+
+def _not_positive(upper: Tensor, x: Interval) -> Tensor:
+    """The upper bound of a gated function: zero at most for x <= 0, and zero where it stands for points far out."""
+    upper = torch.where(x.upper <= 0, upper.clamp(max=0.0), upper)
+    return torch.where(x.lower < -FADED, upper.clamp(min=0.0), upper)
+
+
+def _settling(found: Interval, x: Interval, far: float) -> Interval:
+    """A derivative that tends to 0 on the left and to 1 on the right, from its enclosure at the nearest of ±far."""
+    lower = torch.where(x.upper > far, found.lower.clamp(max=1.0), found.lower)
+    upper = torch.where(x.upper > far, found.upper.clamp(min=1.0), found.upper)
+    lower = torch.where(x.lower < -far, lower.clamp(max=0.0), lower)
+    return Interval(lower, torch.where(x.lower < -far, upper.clamp(min=0.0), upper))
 
 
 def softplus(x: Interval) -> Interval:

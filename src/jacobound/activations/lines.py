@@ -84,6 +84,18 @@ def enclosing_lines(curve: Curve, x: Interval, slopes: Slopes) -> Lines:
     return Lines(lower_slope, lower, upper_slope, upper)
 
 
+def shifted(lines: Lines, shift: Interval) -> Lines:
+    """Lines in z of a function of z - shift, from its lines in z - shift; exact where the shift is zero."""
+    found = []
+    for slope, offset, side in (
+        (lines.lower_slope, lines.lower_offset, "lower"),
+        (lines.upper_slope, lines.upper_offset, "upper"),
+    ):
+        moved = getattr(Interval.exact(offset) - shift * Interval.exact(slope), side)
+        found += [slope, torch.where((shift.magnitude() == 0) | (slope == 0), offset, moved)]
+    return Lines(*found)
+
+
 def _offsets(
     curve: Curve, x: Interval, lower_slope: Tensor, upper_slope: Tensor, points: tuple[Tensor | None, ...]
 ) -> tuple[Tensor, Tensor]:

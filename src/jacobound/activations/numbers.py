@@ -21,6 +21,12 @@ def irrational(nearest: float) -> tuple[float, float]:
     return math.nextafter(nearest, -math.inf), math.nextafter(nearest, math.inf)
 
 
+def quotient(pair: tuple[float, float], divisor: float) -> tuple[float, float]:
+    """Two floats around an irrational number divided by a positive float."""
+    low, high = (Fraction(end) / Fraction(divisor) for end in pair)
+    return _towards(low, torch.float64, -math.inf), _towards(high, torch.float64, math.inf)
+
+
 def as_float32(value: float) -> float:
     """The float32 closest to `value`: what a default of the ONNX standard stands for."""
     return float(torch.tensor(value, dtype=torch.float32))

@@ -16,11 +16,14 @@ from torch import Tensor
 
 from jacobound.activations.numbers import Real, float_ends, number, scaled
 from jacobound.intervals import Interval
+from jacobound.rounding import unrounded
 
 Turn = float | tuple[float, float] | Tensor
 """A point where something changes: a float, two floats around a number that is none, or one point per neuron."""
 
 Bound = float | Tensor
+
+Jet = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +35,32 @@ class Piece:
         value: enclosure of the function; called with degenerate or nearly degenerate intervals, ends may be infinite.
         derivative: enclosure of the derivative, which is monotone on the piece; finite where its limit is.
         line: (slope, offset) of a linear piece when both are exact floats or tensors; then nothing is ever rounded.
+        jet: plain value, slope and curvature at once, for the choice of slopes; never used for bounds. When it is
+            missing, `Piece.plain` makes one of the enclosures, which takes longer.
     """
 
     curvature: Literal["linear", "convex", "concave"]
     value: Callable[[Interval], Interval]
     derivative: Callable[[Interval], Interval]
     line: tuple[Bound, Bound] | None = None
+    jet: Jet | None = None
+
+    def plain(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Value, slope and curvature at points of the piece, as plain numbers."""
+        if self.jet is not None:
+            return self.jet(z)
+        step = 1e-4 * (1 + z.abs())
+        with unrounded():
+            value = self.value(Interval.exact(z)).lower
+            before, here, after = (self.derivative(Interval.exact(one)).lower for one in (z - step, z, z + step))
+        return value, here, (after - before) / (2 * step)
+
+    def slope(self, z: Tensor) -> Tensor:
+        """The derivative at points of the piece, as plain numbers."""
+        if self.jet is not None:
+            return self.jet(z)[1]
+        with unrounded():
+            return self.derivative(Interval.exact(z)).lower
 
 
 class Curve(Protocol):
@@ -55,18 +78,21 @@ class Curve(Protocol):
     def increasing(self) -> bool: ...
 
 
-def linear_piece(slope: Real | Tensor, offset: Real = 0.0) -> Piece:
-    """The piece ``slope z + offset``; its line is exact when both are floats (or the slope a tensor)."""
+def linear_piece(slope: Real | Tensor, offset: Real | Tensor = 0.0) -> Piece:
+    """The piece ``slope z + offset``; its line is exact when both are floats or tensors."""
 
     def value(x: Interval) -> Interval:
+        constant = Interval.exact(offset) if isinstance(offset, Tensor) else number(offset, x.lower)
+        if isinstance(slope, float) and slope == 0.0:
+            return constant.map(lambda end: end.expand_as(x.lower))
         through_zero = scaled(x, slope)
-        return through_zero if offset == 0.0 else through_zero + number(offset, x.lower)
+        return through_zero if isinstance(offset, float) and offset == 0.0 else through_zero + constant
 
     def derivative(x: Interval) -> Interval:
         found = Interval.exact(slope) if isinstance(slope, Tensor) else number(slope, x.lower)
         return found.map(lambda end: end.expand_as(x.lower))
 
-    exact = isinstance(slope, float | Tensor) and isinstance(offset, float)
+    exact = isinstance(slope, float | Tensor) and isinstance(offset, float | Tensor)
     return Piece("linear", value, derivative, (slope, offset) if exact else None)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Piecewise linear activations: identity, ReLU, leaky ReLU, PReLU, hard sigmoid."""
+"""Piecewise linear activations: identity, ReLU and its leaky kin, absolute value, hard sigmoid."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from jacobound.activations.base import Activation, Family, register
+from jacobound.activations.envelope import envelope
 from jacobound.activations.numbers import Real, as_float32
 from jacobound.activations.pieces import linear_piece
-from jacobound.activations.rules import bent, envelope
+from jacobound.activations.rules import bent
 from jacobound.errors import InvalidModelError, UnsupportedOpError
 
 
@@ -27,17 +28,37 @@ def relu() -> Activation:
     return Activation("relu", torch.relu, (linear_piece(0.0), linear_piece(1.0)), breaks=(0.0,), choose=bent(True))
 
 
-def leaky_relu(negative_slope: float = 0.01) -> Activation:
-    """z for z >= 0, else negative_slope z. The slope is the real number that the given float is."""
-    slope = _finite("leaky_relu", negative_slope)
+def absolute() -> Activation:
+    """|z|."""
     return Activation(
-        f"leaky_relu:{slope!r}",
-        lambda z: functional.leaky_relu(z, slope),
+        "abs", torch.abs, (linear_piece(-1.0), linear_piece(1.0)), breaks=(0.0,), turns=(0.0,), choose=bent(True)
+    )
+
+
+def leaky_relu(negative_slope: float | Fraction = 0.01) -> Activation:
+    """z for z >= 0, else negative_slope z. The slope is the real number that the given float or fraction is."""
+    slope = negative_slope if isinstance(negative_slope, Fraction) else _finite("leaky_relu", negative_slope)
+    slope = float(slope) if Fraction(float(slope)) == slope else slope
+    plain = float(slope)
+    return Activation(
+        f"leaky_relu:{_written(slope)}",
+        lambda z: functional.leaky_relu(z, plain),
         (linear_piece(slope), linear_piece(1.0)),
         breaks=(0.0,),
         turns=(0.0,) if slope < 0 else (),
         choose=bent(slope <= 1.0),
     )
+
+
+def rrelu(lower: float = 0.125, upper: float = 1 / 3, training: bool = False, generator: object = None) -> Activation:
+    """Randomised leaky ReLU as it is after training: the slope is (lower + upper) / 2 (Xu et al. 2015).
+
+    Raises:
+        InvalidModelError: in training mode, where the slope is random.
+    """
+    if training:
+        raise InvalidModelError("rrelu draws random slopes in training mode; call module.eval() first")
+    return leaky_relu((Fraction(_finite("rrelu", lower)) + Fraction(_finite("rrelu", upper))) / 2)
 
 
 def prelu(weight: Tensor) -> Activation:
@@ -133,6 +154,8 @@ register(
         aliases=("leaky",),
     )
 )
+register(Family("rrelu", rrelu, _spellings("rrelu", rrelu)))
+register(Family("abs", absolute, _spellings("abs", absolute) | _spellings("absolute", absolute), {"Abs": absolute}))
 register(
     Family(
         "prelu",

@@ -1,11 +1,13 @@
-"""S-shaped activations, convex left of zero and concave right of it: sigmoid, tanh, arctan."""
+"""S-shaped activations, convex left of zero and concave right of it: sigmoid, tanh, arctan, softsign, erf."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from jacobound.activations import formulas
 from jacobound.activations.base import Activation, Family, register
@@ -70,10 +72,48 @@ def arctan() -> Activation:
     )
 
 
+def softsign() -> Activation:
+    """z / (1 + |z|)."""
+    return _sigmoidal(
+        "softsign",
+        functional.softsign,
+        formulas.softsign,
+        formulas.softsign_derivative,
+        lambda z: 1 / (1 + z.abs()).square(),
+        lambda k: k.rsqrt() - 1,
+    )
+
+
+def erf() -> Activation:
+    """The error function."""
+    return _sigmoidal(
+        "erf",
+        torch.erf,
+        Interval.erf,
+        formulas.gaussian,
+        lambda z: 2 / math.sqrt(math.pi) * torch.exp(-z * z),
+        lambda k: (-(k * (math.sqrt(math.pi) / 2)).log()).clamp(min=0.0).sqrt(),
+    )
+
+
 def _spellings(names: tuple[str, ...], build: Callable[[], Activation]) -> dict[str, Callable[..., Activation]]:
     return {f"aten.{name}{suffix}.default": build for name in names for suffix in ("", "_")}
 
 
+def _special(name: str, build: Callable[[], Activation]) -> dict[str, Callable[..., Activation]]:
+    return {f"aten.special_{name}.default": build}
+
+
 register(Family("tanh", tanh, _spellings(("tanh",), tanh), {"Tanh": tanh}))
-register(Family("sigmoid", sigmoid, _spellings(("sigmoid",), sigmoid), {"Sigmoid": sigmoid}, aliases=("logistic",)))
+register(
+    Family(
+        "sigmoid",
+        sigmoid,
+        _spellings(("sigmoid",), sigmoid) | _special("expit", sigmoid),
+        {"Sigmoid": sigmoid},
+        aliases=("logistic",),
+    )
+)
 register(Family("arctan", arctan, _spellings(("atan", "arctan"), arctan), {"Atan": arctan}, aliases=("atan",)))
+register(Family("softsign", softsign, {"aten.softsign.default": softsign}, {"Softsign": softsign}))
+register(Family("erf", erf, _spellings(("erf",), erf) | _special("erf", erf), {"Erf": erf}))

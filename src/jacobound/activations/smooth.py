@@ -1,4 +1,4 @@
-"""Smooth activations that are neither piecewise linear nor S-shaped: ELU, SELU, CELU, softplus, GELU."""
+"""Smooth activations that are neither piecewise linear nor S-shaped nor gated: ELU and kin, softplus, tanhshrink."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from jacobound.activations import formulas
 from jacobound.activations.base import Activation, Family, register
-from jacobound.activations.numbers import as_float32, irrational, scaled
+from jacobound.activations.envelope import envelope
+from jacobound.activations.numbers import as_float32, scaled
 from jacobound.activations.pieces import Piece, linear_piece
-from jacobound.activations.rules import bent, envelope
+from jacobound.activations.rules import bent
 from jacobound.errors import UnsupportedOpError
 from jacobound.intervals import Interval
 
@@ -39,10 +40,15 @@ def _exponential_unit(
     def left_derivative(x: Interval) -> Interval:
         return scaled(scaled(x, input_scale).exp().clamp(upper=1.0), steepness)
 
+    def jet(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rise = float(height) * torch.exp(z.clamp(max=0.0) * float(input_scale))
+        slope = rise * float(input_scale)
+        return rise - float(height), slope, slope * float(input_scale)
+
     return Activation(
         name,
         value,
-        (Piece("convex", left, left_derivative), linear_piece(scale)),
+        (Piece("convex", left, left_derivative, jet=jet), linear_piece(scale)),
         breaks=(0.0,),
         choose=bent(True) if steepness <= scale else envelope,
     )
@@ -95,31 +101,28 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
     )
 
 
-def gelu(approximate: str = "none") -> Activation:
-    """z Phi(z) with the normal distribution function Phi, or its usual approximation by tanh.
-
-    Both are concave, convex, concave, with inflections at two opposite points. For the first s'' = phi(z) (2 - z^2).
-    For the second s'' has the sign of g' + z g'' / 2 - z g'^2 tanh g, positive up to one point and negative beyond.
-
-    Args:
-        approximate: "none" or "tanh".
-    """
-    if approximate == "none":
-        value, derivative = formulas.gelu, formulas.gelu_derivative
-        inflection, minimum = irrational(math.sqrt(2.0)), irrational(-0.7517915246935645)
-    elif approximate == "tanh":
-        value, derivative = formulas.tanh_gelu, formulas.tanh_gelu_derivative
-        inflection, minimum = irrational(1.4185040087908284), irrational(-0.7524614220710163)
-    else:
-        raise UnsupportedOpError(f"gelu knows approximate='none' and 'tanh', not {approximate!r}")
-    pieces = tuple(Piece(curvature, value, derivative) for curvature in ("concave", "convex", "concave"))
+def log_sigmoid() -> Activation:
+    """log(1 / (1 + e^-z)) = -log(1 + e^-z)."""
     return Activation(
-        "gelu" if approximate == "none" else "gelu_tanh",
-        lambda z: functional.gelu(z, approximate=approximate),
-        pieces,
-        breaks=((-inflection[1], -inflection[0]), inflection),
-        turns=(minimum,),
+        "log_sigmoid",
+        functional.logsigmoid,
+        (Piece("concave", lambda x: -formulas.softplus(-x), lambda x: formulas.sigmoid(-x)),),
+        choose=bent(False),
     )
+
+
+def tanh_shrink() -> Activation:
+    """z - tanh z."""
+
+    def derivative(x: Interval) -> Interval:
+        return x.tanh().square()
+
+    def jet(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        t = torch.tanh(z)
+        return z - t, t * t, 2 * t * (1 - t * t)
+
+    pieces = tuple(Piece(curvature, formulas.tanh_shrink, derivative, jet=jet) for curvature in ("concave", "convex"))
+    return Activation("tanh_shrink", functional.tanhshrink, pieces, breaks=(0.0,))
 
 
 def _spellings(name: str, build: Callable[..., Activation]) -> dict[str, Callable[..., Activation]]:
@@ -128,10 +131,6 @@ def _spellings(name: str, build: Callable[..., Activation]) -> dict[str, Callabl
 
 def _selu_of_onnx(alpha: float | None = None, gamma: float | None = None) -> Activation:
     return selu(as_float32(SELU_ALPHA) if alpha is None else alpha, as_float32(SELU_SCALE) if gamma is None else gamma)
-
-
-def _gelu_of_onnx(approximate: str | bytes = "none") -> Activation:
-    return gelu(approximate.decode() if isinstance(approximate, bytes) else approximate)
 
 
 register(Family("elu", elu, _spellings("elu", elu), {"Elu": lambda alpha=1.0: elu(alpha)}))
@@ -145,5 +144,5 @@ register(
 )
 register(Family("celu", celu, _spellings("celu", celu), {"Celu": lambda alpha=1.0: celu(alpha)}))
 register(Family("softplus", softplus, {"aten.softplus.default": softplus}, {"Softplus": softplus}))
-register(Family("gelu", gelu, _spellings("gelu", gelu), {"Gelu": _gelu_of_onnx}))
-register(Family("gelu_tanh", lambda: gelu("tanh")))
+register(Family("log_sigmoid", log_sigmoid, {"aten.log_sigmoid.default": log_sigmoid}, aliases=("logsigmoid",)))
+register(Family("tanh_shrink", tanh_shrink, {"aten.tanhshrink.default": tanh_shrink}, aliases=("tanhshrink",)))

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jacobound.cli.grammar import parse_radii
+from jacobound.cli.around import around, wanted_radii
 from jacobound.cli.inspect import summary
 from jacobound.cli.options import MethodOptions, Norm, PointOptions, RunOptions, ShowOptions, check_target, one_radius
 from jacobound.cli.points import Point
-from jacobound.cli.summaries import centre_values, say_files, say_jacobian, say_outputs, told_ball
+from jacobound.cli.summaries import centre_values, say_files, say_jacobian, say_outputs
 from jacobound.cli.text import say, say_json
-from jacobound.regions import Ball
 from jacobound.results import JacobianBounds, OutputBounds
 from jacobound.solve import bound_jacobian, bound_output
 
@@ -23,19 +22,19 @@ def bound(
     /,
     *,
     point: PointOptions,
-    radius: str,
+    radius: str | None = None,
     norm: Norm = "inf",
     how: MethodOptions = MethodOptions(),  # noqa: B008 - frozen values, here and below
     output: Path | None = None,
     run: RunOptions = RunOptions(),  # noqa: B008
     show: ShowOptions = ShowOptions(),  # noqa: B008
 ) -> int:
-    """Bound the outputs and every Jacobian entry over a ball.
+    """Bound the outputs and every Jacobian entry over a ball or a VNN-LIB box.
 
     Exit code: 0 when the bounds are certified, 1 when they are not, 2 for an error.
 
     Args:
-        net: The network, an .onnx file.
+        net: The network, an .onnx or .onnx.gz file.
         radius: Radius of the ball; a decimal is rounded outward.
         norm: Norm of the ball.
         output: Save all bounds as arrays in this .npz file.
@@ -43,14 +42,16 @@ def bound(
     show.check()
     if output is not None:
         check_target(output, (".npz",), "--output")
-    decimal = one_radius(parse_radii(radius), radius)
-    method, limits = how.jacobian_method(), point.limits
+    radii = wanted_radii(point, radius)
+    if radius is not None:
+        one_radius(radii, radius)
+    method, _ = how.jacobian_method(), point.limits
     graph = run.load(net)
-    place, matrix = point.point(graph), how.matrix(graph)
-    ball = Ball(place.values, decimal, float(norm), limits)
+    asked, matrix = around(point, graph, radii, radius, norm), how.matrix(graph)
+    (_, region), place = asked.regions[0], asked.place
     with run.budget("bound") as budget:
-        outputs = bound_output(graph, ball, how.output_method(), rows=matrix, budget=budget, semantics=how.semantics)
-        jacobian = bound_jacobian(graph, ball, method, rows=matrix, budget=budget)
+        outputs = bound_output(graph, region, how.output_method(), rows=matrix, budget=budget, semantics=how.semantics)
+        jacobian = bound_jacobian(graph, region, method, rows=matrix, budget=budget)
     if output is not None:
         save(output, outputs, jacobian)
     if show.plot is not None:
@@ -60,7 +61,7 @@ def bound(
     else:
         names = how.names(graph)
         say(f"network   {net}: {summary(graph)}")
-        say(f"region    {told_ball(ball, decimal, place.story)}")
+        say(f"region    {asked.story}")
         say(f"method    {jacobian.provenance.method}\n")
         if how.executed is not None:
             say(f"outputs   as {outputs.provenance.semantics}; the Jacobian is that of the exact network")

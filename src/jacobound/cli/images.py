@@ -35,7 +35,9 @@ def read_image(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
             if image.width * image.height > MOST_PIXELS:
                 raise InvalidRegionError(f"'{path}' has {image.width} x {image.height} pixels; that is too large")
             pixels = _pixels(image, path)
-    except (OSError, SyntaxError, pillow.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, pillow.DecompressionBombError) as error:
+        if isinstance(error, InvalidRegionError):
+            raise
         raise InvalidRegionError(f"'{path}' is not a PNG or JPEG image, or damaged: {error}") from error
     return _arranged(pixels, shape, path)
 

@@ -9,13 +9,12 @@ from typing import Annotated
 import torch
 from cyclopts import Parameter
 
-from jacobound.cli.grammar import parse_radii
+from jacobound.cli.around import around, wanted_radii
 from jacobound.cli.inspect import summary
 from jacobound.cli.options import MethodOptions, Norm, PointOptions, RunOptions, ShowOptions
-from jacobound.cli.summaries import CONSTANTS, constants_row, say_files, told_ball
+from jacobound.cli.summaries import CONSTANTS, constants_row, say_files
 from jacobound.cli.text import rounded_up, say, say_json
 from jacobound.methods import Sampling
-from jacobound.regions import Ball
 from jacobound.results import LipschitzBound
 from jacobound.solve import lipschitz as find_constant
 
@@ -27,7 +26,7 @@ def lipschitz(
     /,
     *,
     point: PointOptions,
-    radius: str,
+    radius: str | None = None,
     p: Norm = "2",
     q: Norm = "2",
     norm: Norm | None = None,
@@ -36,38 +35,37 @@ def lipschitz(
     run: RunOptions = RunOptions(),  # noqa: B008
     show: ShowOptions = ShowOptions(),  # noqa: B008
 ) -> int:
-    """Bracket the Lipschitz constant over balls.
+    """Bracket the Lipschitz constant over balls or a VNN-LIB box.
 
-    L with ||f(x) - f(y)||_q <= L ||x - y||_p for all x, y of the ball: a certified upper bound and an attained value.
+    L with ||f(x) - f(y)||_q <= L ||x - y||_p for all x, y of the set: a certified upper bound and an attained value.
     Exit code: 0 when every bound is certified, 1 when one is not, 2 for an error.
 
     Args:
-        net: The network, an .onnx file.
+        net: The network, an .onnx or .onnx.gz file.
         radius: Radii: 0.1, or 0.1,0.2, or START:STOP:COUNT, or START:STOP:COUNTlog.
         p: Norm of the input.
         q: Norm of the output.
         norm: Norm of the ball. [default: that of --p]
     """
     show.check()
-    radii, limits = parse_radii(radius), point.limits
-    method = how.jacobian_method()
+    radii = wanted_radii(point, radius, show.plot)
+    method, _ = how.jacobian_method(), point.limits
     graph = run.load(net)
-    place, matrix = point.point(graph), how.matrix(graph)
-    balls = [Ball(place.values, decimal, float(norm or p), limits) for decimal in radii]
+    asked, matrix = around(point, graph, radii, radius, norm or p), how.matrix(graph)
     if not show.json:
         say(f"network   {net}: {summary(graph)}")
-        say(f"region    {told_ball(balls[0], radius, place.story)}")
+        say(f"region    {asked.story}")
         say(f"constant  l{p} -> l{q} of {'all outputs' if how.rows is None else f'the rows {how.rows}'}")
         say(f"method    {method!r}\n\n{CONSTANTS.head()}")
     found: list[LipschitzBound] = []
     finished = True
     try:
-        for decimal, ball in zip(radii, balls, strict=True):
-            with run.budget(f"radius {float(decimal):g}") as budget:
+        for called, region in asked.regions:
+            with run.budget(f"radius {called}" if radii else called) as budget:
                 exponents = (float(p), float(q))
                 bound = find_constant(
                     graph,
-                    ball,
+                    region,
                     method,
                     norm=exponents,
                     rows=matrix,
@@ -77,10 +75,10 @@ def lipschitz(
                 )
             found.append(bound)
             if not show.json:
-                say(constants_row(bound, decimal))
+                say(constants_row(bound, called))
     except KeyboardInterrupt:
         finished = False
-        say(f"stopped: {len(found)} of {len(radii)} radii are finished and shown", error=True)
+        say(f"stopped: {len(found)} of {len(asked.regions)} radii are finished and shown", error=True)
     _close(found, show)
     return INTERRUPTED if not finished else 0 if all(bound.status.certified for bound in found) else 1
 

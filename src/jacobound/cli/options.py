@@ -36,7 +36,7 @@ class PointOptions:
     """The point that the region lies around.
 
     Args:
-        input: The point: .npy, .npz, .csv, .png or .jpg; reshaped to the network's input.
+        input: The point: .npy, .npz, .csv, .png, .jpg. Or a .vnnlib property: its box is the region.
         key: Which array of an .npz file.
         index: Which entry of the array along its first axis.
         scale: The point is values * SCALE + SHIFT; a number or a ratio. [default: 1/255 for images, else 1]

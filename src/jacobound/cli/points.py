@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -20,6 +21,11 @@ from jacobound.cli.images import IMAGES, read_image
 from jacobound.errors import InvalidRegionError, ShapeError
 
 LARGEST = 1 << 30  # bytes of one array
+
+# What zipfile and numpy raise at damaged archives and headers (a place before the file's beginning, names that are no
+# text, a header that is no Python literal).
+BROKEN_ARCHIVE = (zipfile.BadZipFile, RuntimeError, EOFError, OSError, UnicodeDecodeError, zlib.error)
+BROKEN_HEADER = (ValueError, TypeError, SyntaxError, RecursionError, tokenize.TokenError)
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,7 @@ def _read_npz(path: Path, key: str | None) -> np.ndarray:
                 raise InvalidRegionError(f"'{path}' {missing}; choose with --key: {_list(members)}")
             with archive.open(members[key]) as stream:
                 return _read_array(stream, members[key].file_size, f"{path}:{key}")
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zlib.error) as error:
+    except BROKEN_ARCHIVE as error:
         raise InvalidRegionError(f"'{path}' is not an .npz file, or damaged ({error}); save it again") from error
 
 
@@ -171,7 +177,7 @@ def _read_array(stream: IO[bytes], size: int, what: str) -> np.ndarray:
             raise InvalidRegionError(f"'{what}' is {needed} bytes, more than {LARGEST}; save the one point by itself")
         stream.seek(0)
         return np.lib.format.read_array(stream, allow_pickle=False)
-    except ValueError as error:
+    except BROKEN_HEADER as error:
         if isinstance(error, InvalidRegionError):
             raise
         raise InvalidRegionError(f"'{what}' is not a numpy array, or damaged ({error}); save it again") from error

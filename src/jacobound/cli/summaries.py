@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from decimal import Decimal
 from pathlib import Path
 
 import torch
@@ -82,11 +81,11 @@ def centre_values(graph: Graph, point: Tensor, matrix: Tensor | None) -> Tensor:
     return graph.with_rows(matrix)(point).detach()
 
 
-def constants_row(bound: LipschitzBound, decimal: Decimal) -> str:
+def constants_row(bound: LipschitzBound, called: str) -> str:
     """One line of the table of constants."""
     return CONSTANTS.row(
         (
-            f"{float(decimal):g}",
+            called,
             rounded_up(float(bound.upper)),
             rounded_down(float(bound.lower)) if bound.witness is not None else "-",
             told_gap(bound) if bound.witness is not None else "-",

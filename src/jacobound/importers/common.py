@@ -84,6 +84,7 @@ def verify(
         InvalidModelError: when shapes or values differ.
     """
     generator = torch.Generator().manual_seed(0)
+    compared: Tensor | None = None
     for scale in (None, 1.0, 0.05, 10.0):
         x = torch.randn(points, *graph.in_shape, generator=generator, dtype=torch.float64)
         centre = example[torch.arange(points) % len(example)].to("cpu", torch.float64)
@@ -98,11 +99,17 @@ def verify(
                     "on the size of the batch. Make it treat every point alike"
                 ) from error
             values = graph.values(x)
-        _compare(expected, values[graph.output], values, tolerance, subject)
+        finite = _compare(expected, values[graph.output], values, tolerance, subject).any(0)
+        compared = finite if compared is None else compared | finite
+    if compared is not None and not compared.all():
+        raise InvalidModelError(
+            f"{subject} has an output that is not finite at any point near the example, nor at random points; look for "
+            "overflow, or pass an example where its logarithms, roots and quotients are defined"
+        )
 
 
-def _compare(expected: Tensor, got: Tensor, values: Mapping[Node, Tensor], tolerance: float, subject: str) -> None:
-    """Raise unless `got` is `expected` up to rounding; see `verify`."""
+def _compare(expected: Tensor, got: Tensor, values: Mapping[Node, Tensor], tolerance: float, subject: str) -> Tensor:
+    """Raise unless `got` is `expected` up to rounding (see `verify`); returns where both are finite."""
     if expected.shape != got.shape:
         raise InvalidModelError(
             f"{subject} maps the points to outputs of shape {tuple(expected.shape)}, its imported graph to "
@@ -111,7 +118,8 @@ def _compare(expected: Tensor, got: Tensor, values: Mapping[Node, Tensor], toler
     precise = expected.dtype == torch.float64
     expected = expected.to(got)
     finite = torch.isfinite(expected) & torch.isfinite(got)
-    if (precise and not torch.equal(torch.isfinite(expected), torch.isfinite(got))) or expected.isnan().any():
+    undefined = expected.isnan()  # outside the domain of a logarithm, say
+    if (precise and not torch.equal(torch.isfinite(expected), torch.isfinite(got))) or (undefined & ~got.isnan()).any():
         raise InvalidModelError(
             f"{subject} and its imported graph are not finite at the same points; look for overflow, or for "
             "operations that give NaN"
@@ -127,3 +135,4 @@ def _compare(expected: Tensor, got: Tensor, values: Mapping[Node, Tensor], toler
             f"(allowed: {tolerance:.0e} relative). The model does something at run time that its traced operations "
             "do not show (branches on values, randomness, the size of the batch); simplify it, or report this"
         )
+    return finite

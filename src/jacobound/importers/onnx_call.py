@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -51,6 +51,7 @@ class Call:
         inputs: None for optional ones that are left out.
         shapes: of the results, as ONNX's shape inference gives them.
         steps: builds the nodes.
+        open_batch: the input's axis 0 has no fixed length, so that it holds a batch.
     """
 
     proto: NodeProto
@@ -59,6 +60,7 @@ class Call:
     inputs: tuple[Value | None, ...]
     shapes: tuple[tuple[int, ...], ...]
     steps: AffineSteps
+    open_batch: bool = False
 
     @property
     def name(self) -> str:
@@ -126,6 +128,22 @@ class Call:
             lambda x: x.reshape(value.shape).broadcast_to(target).reshape(point_shape(target)),
             f"{self.name}.expand",
         )
+
+    def full(self, value: Traced) -> Node:
+        """The node of an input in the shape of its ONNX tensor, a leading axis of length one included."""
+        return self.steps.reshape(value.node, value.shape, f"{self.name}.full")
+
+    def own_axes(self, value: Traced, axes: Iterable[int]) -> list[int]:
+        """Axes of an ONNX tensor as axes of its node; the one that the node does not have is left out.
+
+        Raises:
+            UnsupportedOpError: when that one is the batch.
+        """
+        dropped = len(value.shape) - len(value.node.shape)
+        found = sorted({axis % len(value.shape) for axis in axes})
+        if dropped and 0 in found and self.open_batch:
+            raise UnsupportedOpError("It mixes the points of a batch: it works along the batch axis.")
+        return [axis - dropped for axis in found if axis >= dropped]
 
     def result(self, node: Node, name: str | None = None) -> tuple[Value, ...]:
         """The only result; its node gets the shape that ONNX says."""

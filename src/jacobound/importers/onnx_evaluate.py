@@ -7,6 +7,7 @@ of values; and the shape of every result comes from the operator's own definitio
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -22,12 +23,13 @@ from jacobound.importers.onnx_safety import LARGEST_RESULT, check_size
 # fmt: off
 FOLDABLE = frozenset((
     "Abs", "Add", "And", "ArgMax", "ArgMin", "Cast", "CastLike", "Ceil", "Clip", "Concat", "ConstantOfShape",
-    "CumSum", "DepthToSpace", "Div", "Equal", "Exp", "Expand", "EyeLike", "Flatten", "Floor", "Gather",
+    "Cos", "CumSum", "DepthToSpace", "Div", "Equal", "Exp", "Expand", "EyeLike", "Flatten", "Floor", "Gather",
     "GatherElements", "GatherND", "Gemm", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Log",
-    "MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "OneHot", "Or", "Pad", "Pow", "Range", "Reciprocal",
-    "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu",
-    "Reshape", "Round", "ScatterElements", "ScatterND", "Shape", "Sigmoid", "Sign", "Size", "Slice", "SpaceToDepth",
-    "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor",
+    "MatMul", "Max", "Mean", "Min", "Mod", "Mul", "Neg", "NonZero", "Not", "OneHot", "Or", "Pad", "Pow", "Range",
+    "Reciprocal", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum",
+    "ReduceSumSquare", "Relu", "Reshape", "Round", "ScatterElements", "ScatterND", "Shape", "Sigmoid", "Sign", "Sin",
+    "Size", "Slice", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Trilu",
+    "Unsqueeze", "Where", "Xor",
 ))
 # fmt: on
 KNOWN_VALUES = 4096  # constants up to this length are shown to shape inference (shapes, axes, repeats)
@@ -50,6 +52,7 @@ def result_shapes(
     Raises:
         InvalidModelError: when the inputs do not fit the operation or a result is too large.
     """
+    _check_equation(node)
     described: dict[str, TypeProto] = {}
     values: dict[str, TensorProto] = {}
     for name, kind, value in zip(node.input, types, known, strict=True):
@@ -83,6 +86,9 @@ def evaluate(node: NodeProto, version: int, arrays: Sequence[np.ndarray | None])
     Raises:
         InvalidModelError: when it can not be computed.
     """
+    given = [array for array in arrays if array is not None]
+    if node.op_type == "GatherElements" and len(given) == 2:  # that of onnx takes for ever
+        return (_gathered(node, *given),)
     node = copy.deepcopy(node)
     results = [name or f"unused result {k}" for k, name in enumerate(node.output)]
     feeds = {name: array for name, array in zip(node.input, arrays, strict=True) if array is not None}
@@ -101,6 +107,20 @@ def evaluate(node: NodeProto, version: int, arrays: Sequence[np.ndarray | None])
     except Exception as error:  # whatever a foreign file makes the evaluator stumble over
         raise InvalidModelError(f"{describe(node)}: can not be evaluated ({_short(error)})") from error
     return tuple(np.asarray(array) for array in found)
+
+
+def _gathered(node: NodeProto, data: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """GatherElements: along one axis the entry that the index names; along the others as far as the index goes."""
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+    try:
+        axis = axis % data.ndim
+        kept = tuple(slice(None) if k == axis else slice(0, n) for k, n in enumerate(index.shape))
+        length = data.shape[axis]
+        if index.size and not -length <= index.min() <= index.max() < length:
+            raise ValueError(f"an index is outside of the {length} entries")
+        return np.take_along_axis(data[kept], index % max(length, 1), axis)
+    except (ValueError, IndexError, ZeroDivisionError) as error:
+        raise InvalidModelError(f"{describe(node)}: can not be evaluated ({_short(error)})") from error
 
 
 def describe(node: NodeProto) -> str:
@@ -130,6 +150,19 @@ def _known_shape(kind: TypeProto | None) -> tuple[int, ...] | None:
         return None
     dims = kind.tensor_type.shape.dim
     return tuple(dim.dim_value for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None
+
+
+def _check_equation(node: NodeProto) -> None:
+    """Refuse an Einsum whose equation is none, before ONNX's shape inference sees it: some keep it busy for ever."""
+    if node.op_type != "Einsum":
+        return
+    given = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "equation"), b"")
+    equation = given.decode(errors="replace").replace(" ", "") if isinstance(given, bytes) else ""
+    term = r"[A-Za-z]*(?:\.\.\.)?[A-Za-z]*"
+    if not re.fullmatch(rf"{term}(?:,{term}){{{len(node.input) - 1}}}(?:->{term})?", equation):
+        raise InvalidModelError(
+            f"{describe(node)}: the equation {equation[:60]!r} does not fit {len(node.input)} inputs; export it again"
+        )
 
 
 def _short(error: Exception) -> str:

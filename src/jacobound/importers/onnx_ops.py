@@ -19,8 +19,11 @@ from jacobound.errors import UnsupportedOpError
 from jacobound.graph import Affine, Elementwise, Node
 from jacobound.importers.onnx_call import Call, Traced, Value, point_shape
 from jacobound.importers.onnx_evaluate import evaluate
+from jacobound.importers.onnx_products import divide, einsum, gemm, matmul, multiply, power
+from jacobound.importers.onnx_reduce import REDUCTIONS, extreme, mean_of_several, running_sum
+from jacobound.importers.onnx_resize import resize
 from jacobound.importers.onnx_safety import element_type
-from jacobound.importers.onnx_windows import average_pool, convolution
+from jacobound.importers.onnx_windows import average_pool, convolution, max_pool, transposed_convolution
 
 Lowering = Callable[[Call], tuple[Value, ...]]
 
@@ -58,33 +61,53 @@ def _moved(call: Call, moved: list[int], proto: NodeProto, output: int) -> Value
     if 0 in shape:
         raise UnsupportedOpError(f"Its result '{name}' has shape {shape} and no entries.")
     node = call.steps.rearrange(sources, function, name)
-    if isinstance(node, Tensor):
+    if isinstance(node, Tensor) and node.numel() == prod(shape):
         return node.reshape(shape).numpy().astype(call.dtype)
-    if node.shape != point_shape(shape):
-        raise UnsupportedOpError(f"Its result would have shape {node.shape}, where ONNX says {shape}.")
+    if isinstance(node, Tensor) or node.shape != point_shape(shape):
+        raise UnsupportedOpError(f"Its result would have shape {tuple(node.shape)}, where ONNX says {shape}.")
     return Traced(node, shape, call.dtype)
 
 
 def _pad(call: Call) -> tuple[Value, ...]:
-    """Before opset 11 the padded number is an attribute; it is moved like an input by writing its code there."""
-    pads = call.constant(1) if call.version >= 11 else np.array(call.attributes.get("pads", ()))
-    if pads is None or (pads < 0).any():
-        raise UnsupportedOpError("Negative pads are not understood; a Slice says the same.")
-    if call.version >= 11 or not call.number("value"):
-        return _moves(0, 2)(call)
+    """Negative pads crop first. Before opset 11 the number is an attribute; it is moved like an input, by its code."""
+    value, pads = call.traced(), _all_pads(call)
+    kept = tuple(slice(max(0, -a), n - max(0, -b)) for n, (a, b) in zip(value.shape, pads, strict=True))
+    amounts = np.array([max(0, a) for a, _ in pads] + [max(0, b) for _, b in pads], dtype=np.int64)
+    mode = call.text("mode", ("constant", "reflect", "edge", "wrap"))
+    number = torch.zeros((), dtype=torch.float64)
+    if mode == "constant":
+        given = call.weight(2) if call.version >= 11 else None
+        number += float(call.number("value")) if given is None else given.reshape(())
+    if mode != "constant" and any(part.stop <= part.start for part in kept):
+        raise UnsupportedOpError("Nothing of its input is left to be repeated.")
+
+    def function(codes: Tensor, *code: Tensor) -> Tensor:
+        array, pairs = codes.reshape(value.shape).numpy()[kept], list(zip(*np.split(amounts, 2), strict=True))
+        constant = {"constant_values": int(code[0]) if code else 0} if mode == "constant" else {}
+        found = np.pad(array, pairs, mode=mode, **constant)  # type: ignore[call-overload]
+        return torch.tensor(found).reshape(point_shape(found.shape))
+
+    node = call.steps.rearrange([value.node, number] if number else [value.node], function, call.name)
+    if not isinstance(node, Tensor):
+        return call.result(node)
+    if node.numel() != prod(call.shape):
+        raise UnsupportedOpError(f"Its result would have shape {tuple(node.shape)}, where ONNX says {call.shape}.")
+    return (node.reshape(call.shape).numpy().astype(call.dtype),)
+
+
+def _all_pads(call: Call) -> list[tuple[int, int]]:
+    """Pads of every axis, in front and behind."""
     value = call.traced()
-    number = torch.full((1,), float(call.number("value")), dtype=torch.float64)
-
-    def function(codes: Tensor, code: Tensor) -> Tensor:
-        kept = {name: entry for name, entry in call.attributes.items() if name != "value"}
-        node = helper.make_node("Pad", call.proto.input, call.proto.output, value=float(code), **kept)  # type: ignore[arg-type]
-        found = evaluate(node, call.version, [codes.reshape(value.shape).numpy()])[0]
-        return torch.tensor(found.astype(np.int64)).reshape(point_shape(found.shape))
-
-    node = call.steps.rearrange([value.node, number], function, call.name)
-    if isinstance(node, Tensor):
-        raise UnsupportedOpError("Nothing of its input is left in the result.")
-    return call.result(node)
+    listed = call.constant(1) if call.version >= 11 else np.array(call.attributes.get("pads", ()), dtype=np.int64)
+    axes = call.constant(3) if call.version >= 18 else None
+    rank = len(value.shape)
+    named = list(range(rank)) if axes is None else [int(axis) % rank for axis in np.ravel(axes)]
+    if listed is None or listed.size != 2 * len(named):
+        raise UnsupportedOpError(f"Its pads do not fit the {len(named)} axes.")
+    pads = [(0, 0)] * rank
+    for axis, before, after in zip(named, *np.split(np.ravel(listed), 2), strict=True):
+        pads[axis] = (int(before), int(after))
+    return pads
 
 
 def _add(signs: tuple[float, ...]) -> Lowering:
@@ -110,97 +133,8 @@ def _add(signs: tuple[float, ...]) -> Lowering:
     return lower
 
 
-def _multiply(call: Call) -> tuple[Value, ...]:
-    values = [value for value in call.inputs if isinstance(value, Traced)]
-    if len(values) > 1:
-        raise UnsupportedOpError("It multiplies two values that both depend on the network's input.")
-    position = 1 if isinstance(call.inputs[0], Traced) else 0
-    factor = call.spread(call.needed(position), call.shape)
-    node = call.widened(values[0])
-    return call.result(node if bool((factor == 1).all()) else call.steps.scale(node, factor, call.name))
-
-
-def _divide(call: Call) -> tuple[Value, ...]:
-    if not isinstance(call.inputs[0], Traced):
-        raise UnsupportedOpError("It divides by a value that depends on the network's input.")
-    divisor = call.spread(call.needed(1), call.shape)
-    node = call.widened(call.traced())
-    return call.result(node if bool((divisor == 1).all()) else call.steps.divide(node, divisor, call.name))
-
-
 def _negate(call: Call) -> tuple[Value, ...]:
     return call.result(call.steps.add([(-1.0, call.traced().node)], None, call.name))
-
-
-def _gemm(call: Call) -> tuple[Value, ...]:
-    """alpha A' B' + beta C."""
-    a, b = call.get(0), call.get(1)
-    alpha, beta = float(call.number("alpha", 1.0)), float(call.number("beta", 1.0))
-    constant = call.weight(2)
-    bias = None if constant is None or beta == 0 else call.spread(_scaled(constant, beta, "beta"), call.shape)
-    if isinstance(a, Traced) and isinstance(b, Traced):
-        raise UnsupportedOpError("It multiplies two values that both depend on the network's input.")
-    if isinstance(a, Traced):
-        if call.flag("transA") and a.shape[0] == 1:
-            raise UnsupportedOpError("transA=1 moves the batch axis away from the front.")
-        weight = call.needed(1) if call.flag("transB") else call.needed(1).T
-        value = _transposed(call, a, "transA") if call.flag("transA") else a
-    else:  # (A' B')^T = B'^T A'^T
-        weight = call.needed(0).T if call.flag("transA") else call.needed(0)
-        value = call.traced(1) if call.flag("transB") else _transposed(call, call.traced(1), "transB")
-    if bias is not None and not isinstance(a, Traced):
-        bias = bias.reshape(call.shape).T
-    node = _product(call, value, _scaled(weight, alpha, "alpha").contiguous(), bias, call.name)
-    if not isinstance(a, Traced):
-        return call.result(_swapped(call, node, (call.shape[1], call.shape[0])))
-    return call.result(node)
-
-
-def _scaled(weight: Tensor, factor: float, name: str) -> Tensor:
-    """A weight times a number: float32 numbers have an exact product in float64; otherwise powers of two only."""
-    product = weight * factor
-    single = bool((weight.float().double() == weight).all()) and float(np.float32(factor)) == factor
-    if factor in (0.0, 1.0) or single or (abs(np.frexp(factor)[0]) == 0.5 and torch.equal(product / factor, weight)):
-        return product
-    raise UnsupportedOpError(f"The product of a float64 weight with {name}={factor} would be rounded.")
-
-
-def _product(call: Call, value: Traced, weight: Tensor, bias: Tensor | None, name: str) -> Node:
-    """A matrix (out, in) on the last axis of a value; the bias has the shape of the result."""
-    lead = value.shape[:-1]
-    lead = lead[1:] if lead[:1] == (1,) else lead
-    source = call.steps.reshape(value.node, (*lead, value.shape[-1]), f"{name}.rows")
-    return call.steps.dense(source, weight, None if bias is None else bias.reshape(*lead, weight.shape[0]), name)
-
-
-def _swapped(call: Call, node: Node, shape: tuple[int, ...]) -> Node:
-    """A node whose entries stand for an ONNX tensor of `shape`, with the last two axes exchanged."""
-    return call.steps.move(node, lambda x: x.reshape(shape).transpose(-1, -2).contiguous(), f"{call.name}.transpose")
-
-
-def _transposed(call: Call, value: Traced, name: str) -> Traced:
-    shape = (*value.shape[:-2], value.shape[-1], value.shape[-2])
-    return Traced(_swapped(call, value.node, value.shape), shape, value.dtype)
-
-
-def _matmul(call: Call) -> tuple[Value, ...]:
-    """Matrix times value, or value times matrix; axes of length one in front of the matrix change nothing."""
-    a, b = call.get(0), call.get(1)
-    if isinstance(a, Traced) and isinstance(b, Traced):
-        raise UnsupportedOpError("It multiplies two values that both depend on the network's input.")
-    weight = call.needed(1 if isinstance(a, Traced) else 0)
-    if prod(weight.shape[:-2]) != 1:
-        raise UnsupportedOpError(f"Its constant has shape {tuple(weight.shape)}: a stack of matrices.")
-    weight = weight.reshape(weight.shape[-2:])
-    if isinstance(a, Traced):
-        matrix = weight.reshape(-1, 1) if weight.dim() == 1 else weight
-        return call.result(_product(call, a, matrix.T.contiguous(), None, call.name))
-    value = call.traced(1)
-    matrix = weight.reshape(1, -1) if weight.dim() == 1 else weight
-    if len(value.shape) == 1:
-        return call.result(_product(call, value, matrix, None, call.name))
-    node = _product(call, _transposed(call, value, "columns"), matrix, None, call.name)
-    return call.result(_swapped(call, node, (*value.shape[:-2], value.shape[-1], len(matrix))))
 
 
 def _batch_norm(call: Call) -> tuple[Value, ...]:
@@ -219,28 +153,6 @@ def _batch_norm(call: Call) -> tuple[Value, ...]:
     return call.result(call.steps.batch_norm(value.node, mean, variance, gamma, beta, epsilon, call.name))
 
 
-def _reduce(mean: bool) -> Lowering:
-    """Sums or means over axes other than the batch."""
-
-    def lower(call: Call) -> tuple[Value, ...]:
-        value = call.traced()
-        rank = len(value.shape)
-        listed = call.constant(1) if len(call.inputs) > 1 else call.attributes.get("axes")
-        given = [] if listed is None else [int(axis) % rank for axis in np.ravel(np.asarray(listed))]
-        if not given and call.flag("noop_with_empty_axes"):
-            return call.result(value.node)
-        axes = sorted(set(given or range(rank)))
-        if call.proto.op_type == "GlobalAveragePool":
-            axes = list(range(2, rank))
-        dropped = len(value.shape) - len(value.node.shape)
-        if not axes or axes[0] < dropped:
-            raise UnsupportedOpError("It takes a sum or mean over the batch axis.")
-        step = call.steps.mean if mean else call.steps.sum
-        return call.result(step(value.node, [axis - dropped for axis in axes], True, call.name))
-
-    return lower
-
-
 def _dropout(call: Call) -> tuple[Value, ...]:
     training = call.constant(2)
     if training is not None and bool(np.any(training)):
@@ -249,12 +161,24 @@ def _dropout(call: Call) -> tuple[Value, ...]:
 
 
 def _cast(call: Call) -> tuple[Value, ...]:
+    """Between float32 and float64 nothing happens: nodes stand for real numbers."""
     value, number = call.traced(), int(call.number("to"))
+    return (Traced(value.node, value.shape, _float(value, number)),)
+
+
+def _cast_like(call: Call) -> tuple[Value, ...]:
+    like, value = call.get(1), call.traced()
+    if like is None:
+        raise UnsupportedOpError("Its second input is missing.")
+    return (Traced(value.node, value.shape, _float(value, helper.np_dtype_to_tensor_dtype(like.dtype))),)
+
+
+def _float(value: Traced, number: int) -> np.dtype:
+    """float32 or float64 as the type that values of the network are cast to."""
     known: dict[int, np.dtype] = {TensorProto.FLOAT: np.dtype(np.float32), TensorProto.DOUBLE: np.dtype(np.float64)}
-    target = known.get(number)
-    if target is None or target not in (value.dtype, np.dtype(np.float64)):
+    if number not in known:
         raise UnsupportedOpError(f"It rounds values of the network from {value.dtype} to {element_type(number)}.")
-    return (Traced(value.node, value.shape, target),)
+    return known[number]
 
 
 def _shape(call: Call) -> tuple[Value, ...]:
@@ -262,6 +186,10 @@ def _shape(call: Call) -> tuple[Value, ...]:
     stop = call.attributes.get("end")
     end = len(shape) if stop is None else int(call.number("end"))
     return (np.array(shape[int(call.number("start")) : end], dtype=np.int64),)
+
+
+def _size(call: Call) -> tuple[Value, ...]:
+    return (np.array(prod(call.traced().shape), dtype=np.int64),)
 
 
 def activation(call: Call) -> tuple[Value, ...]:
@@ -284,45 +212,63 @@ def activation(call: Call) -> tuple[Value, ...]:
     return call.result(Elementwise(found, value.node, call.name))
 
 
+def _scatter(call: Call) -> tuple[Value, ...]:
+    """Data and updates are moved; the places are constant."""
+    call.text("reduction", ("none",))
+    return _moves(0, 2)(call)
+
+
+MOVEMENTS = (
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "Slice",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "Expand",
+    "Tile",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "Split",
+    "Trilu",
+    "Identity",
+)
+
 LOWERINGS: Mapping[str, Lowering] = {
-    **dict.fromkeys(
-        (
-            "Reshape",
-            "Flatten",
-            "Squeeze",
-            "Unsqueeze",
-            "Transpose",
-            "Slice",
-            "Gather",
-            "GatherElements",
-            "GatherND",
-            "Expand",
-            "Tile",
-            "DepthToSpace",
-            "SpaceToDepth",
-            "Split",
-            "Identity",
-        ),
-        _moves(0),
-    ),
+    **dict.fromkeys(MOVEMENTS, _moves(0)),
+    **REDUCTIONS,
     "Concat": _moves(),
     "Where": _moves(1, 2),
+    "ScatterElements": _scatter,
+    "ScatterND": _scatter,
     "Pad": _pad,
     "Add": _add((1.0,)),
     "Sum": _add((1.0,)),
     "Sub": _add((1.0, -1.0)),
+    "Mean": mean_of_several,
+    "Max": extreme(largest=True),
+    "Min": extreme(largest=False),
     "Neg": _negate,
-    "Mul": _multiply,
-    "Div": _divide,
-    "Gemm": _gemm,
-    "MatMul": _matmul,
+    "Mul": multiply,
+    "Div": divide,
+    "Pow": power,
+    "Gemm": gemm,
+    "MatMul": matmul,
+    "Einsum": einsum,
+    "CumSum": running_sum,
     "Conv": convolution,
+    "ConvTranspose": transposed_convolution,
     "AveragePool": average_pool,
-    "GlobalAveragePool": _reduce(mean=True),
-    "ReduceMean": _reduce(mean=True),
-    "ReduceSum": _reduce(mean=False),
+    "MaxPool": max_pool,
+    "Resize": resize,
+    "Upsample": resize,
     "BatchNormalization": _batch_norm,
     "Dropout": _dropout,
     "Cast": _cast,
+    "CastLike": _cast_like,
     "Shape": _shape,
+    "Size": _size,
 }

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from jacobound.errors import InvalidModelError
 from jacobound.importers.onnx_call import point_shape
-from jacobound.importers.onnx_walk import Program
+from jacobound.importers.onnx_walk import Program, input_shape
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -28,36 +28,32 @@ class Original:
     run: Run
     engine: str
     dtype: torch.dtype
+    shape: tuple[int, ...]
 
     def __call__(self, points: Tensor) -> Tensor:
-        outputs = [self.run(point.numpy()[None]) for point in points]
+        outputs = [self.run(point.numpy().reshape(self.shape)) for point in points]
         return torch.stack([torch.tensor(output).reshape(point_shape(output.shape)) for output in outputs])
 
 
-def original(program: Program, in_shape: tuple[int, ...]) -> Original:
-    """What was imported, to be run by the engine at hand.
-
-    Args:
-        program: what was imported.
-        in_shape: of a point.
-    """
-    kind = program.input.type.tensor_type.elem_type
-    model = _model(program, kind, in_shape)
+def original(program: Program) -> Original:
+    """What was imported, to be run by the engine at hand."""
+    kind, shape = program.input.type.tensor_type.elem_type, input_shape(program)
+    model = _model(program, kind, shape)
     dtype = torch.float32 if kind == TensorProto.FLOAT else torch.float64
     run = _by_onnxruntime(model)
     if run is not None:
-        return Original(run, "onnxruntime", dtype)
+        return Original(run, "onnxruntime", dtype, shape)
     return Original(
-        _by_reference(model), "onnx.reference, whose own errors onnxruntime may not share: install that", dtype
+        _by_reference(model), "onnx.reference, whose own errors onnxruntime may not share: install that", dtype, shape
     )
 
 
-def _model(program: Program, kind: int, in_shape: tuple[int, ...]) -> ModelProto:
-    """The imported part of the file as a model of its own, for a batch of one."""
+def _model(program: Program, kind: int, shape: tuple[int, ...]) -> ModelProto:
+    """The imported part of the file as a model of its own, for one point."""
     graph = helper.make_graph(
         [node for _, node in program.nodes],
         "imported",
-        [helper.make_tensor_value_info(program.input.name, kind, (1, *in_shape))],
+        [helper.make_tensor_value_info(program.input.name, kind, shape)],
         [helper.make_empty_tensor_value_info(program.output)],
         list(program.weights.values()),
     )
@@ -75,6 +71,8 @@ def _by_onnxruntime(model: ModelProto) -> Run | None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    # The model as it stands: rewriting it fails for some (padding before a pool is merged into the pool).
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception:  # its exceptions share no base; the reference evaluator then decides
@@ -91,7 +89,10 @@ def _by_onnxruntime(model: ModelProto) -> Run | None:
 
 
 def _by_reference(model: ModelProto) -> Run:
-    evaluator = ReferenceEvaluator(model, new_ops=[BatchNormalization])
+    try:
+        evaluator = ReferenceEvaluator(model, new_ops=[BatchNormalization])
+    except Exception as error:  # an operation that it does not know, in a branch that is not taken
+        raise InvalidModelError(f"no engine at hand can run the model, so it can not be checked: {error}") from error
     name = model.graph.input[0].name
 
     def run(x: np.ndarray) -> np.ndarray:

@@ -17,10 +17,12 @@ from google.protobuf.message import DecodeError, Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from jacobound.errors import InvalidModelError
+from jacobound.files import read_file, unpacked
+from jacobound.importers.onnx_functions import inlined
 
 LARGEST_FILE = 2**31 - 1  # the limit of protobuf itself
 LARGEST_TENSOR = 2**28  # entries of a stored tensor: 2 GiB in float64
-LARGEST_RESULT = 2**24  # entries of what an operation makes of little; a layer of 224 x 224 x 64 has 2^21.6
+LARGEST_RESULT = 2**22  # entries of what an operation makes of little; a layer of 224 x 224 x 64 has 2^21.6
 OLDEST_OPSET = 7  # the first with numpy-style broadcasting
 
 # Element types that an imported network may hold, and how many bytes one entry has in the file.
@@ -52,7 +54,6 @@ IMPOSTORS = (
         "a zip archive (a PyTorch checkpoint, npz or Keras file)",
         "build the network in PyTorch and use from_torch, or export it with torch.onnx.export",
     ),
-    (b"\x1f\x8b", "gzip-compressed", "decompress it first"),
     (b"\x89HDF", "an HDF5 file", "export the network to ONNX"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run: git lfs pull"),
 )
@@ -67,12 +68,17 @@ def element_type(number: int) -> str:
 def read_model(source: str | os.PathLike[str] | bytes) -> ModelProto:
     """The model in a file or in bytes, after all checks that need no knowledge of its operations.
 
+    gzip is read, and calls of the model's own functions are replaced by what they stand for.
+
     Raises:
         InvalidModelError: when it is no ONNX model, is truncated, lies about sizes, or keeps weights elsewhere.
     """
     folder = None if isinstance(source, bytes) else Path(source).parent
     subject = "these bytes" if isinstance(source, bytes) else f"'{os.fspath(source)}'"
-    data = source if isinstance(source, bytes) else _read(source, subject)
+    if isinstance(source, bytes):
+        data = unpacked(source, LARGEST_FILE, InvalidModelError, subject)
+    else:
+        data = read_file(source, LARGEST_FILE, InvalidModelError)
     if not data:
         raise InvalidModelError(f"{subject}: empty, not an ONNX model. Export it again")
     for start, what, advice in IMPOSTORS:
@@ -87,7 +93,10 @@ def read_model(source: str | os.PathLike[str] | bytes) -> ModelProto:
         ) from error
     _check_texts(model, subject)
     _check_model(model, subject, folder)
-    return model
+    flat = inlined(model, subject)
+    if flat is not model:
+        _check_model(flat, subject, folder)
+    return flat
 
 
 def opset(model: ModelProto) -> int:
@@ -121,7 +130,9 @@ def array(tensor: TensorProto, name: str) -> np.ndarray:
     """
     if tensor.data_type not in BYTES:
         raise InvalidModelError(f"{wrong_type(name, tensor.data_type)}")
-    if tensor.data_type in FLOATS and 0 in tensor.dims:
+    if (
+        tensor.data_type in FLOATS and 0 in tensor.dims and len(tensor.dims) > 1
+    ):  # an input left out may be of shape (0,)
         raise InvalidModelError(
             f"tensor '{name}' has shape {tuple(tensor.dims)} and no entries; export the model again"
         )
@@ -154,18 +165,6 @@ def check_size(shape: tuple[int, ...], what: str, limit: int = LARGEST_TENSOR) -
         raise InvalidModelError(f"{what} has shape {shape}: more than {limit} entries are not accepted here")
 
 
-def _read(source: str | os.PathLike[str], subject: str) -> bytes:
-    try:
-        size = os.stat(source).st_size
-        if size > LARGEST_FILE:
-            raise InvalidModelError(f"{subject}: {size} bytes; an ONNX file has at most {LARGEST_FILE}")
-        return Path(source).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path, and our own refusal
-        if isinstance(error, InvalidModelError):
-            raise
-        raise InvalidModelError(f"{subject}: can not be read ({error}); check the path") from error
-
-
 def _check_texts(message: Message, subject: str) -> None:
     """Refuse names that are no text: protobuf hands them over as bytes, at any depth of the file."""
     for field, value in message.ListFields():
@@ -184,12 +183,6 @@ def _check_texts(message: Message, subject: str) -> None:
 def _check_model(model: ModelProto, subject: str, folder: Path | None) -> None:
     if not model.HasField("graph") or not model.graph.node:
         raise InvalidModelError(f"{subject}: not an ONNX model, or one without operations. Export it again")
-    if model.functions:
-        names = ", ".join(f"'{function.name}'" for function in list(model.functions)[:5])
-        raise InvalidModelError(
-            f"{subject}: defines its own functions ({names}); inline them first with "
-            "onnx.inliner.inline_local_functions(model)"
-        )
     if model.graph.sparse_initializer:
         name = model.graph.sparse_initializer[0].values.name
         raise InvalidModelError(f"{subject}: tensor '{name}' is sparse; export the model with dense weights")
@@ -200,6 +193,10 @@ def _check_model(model: ModelProto, subject: str, folder: Path | None) -> None:
         names.add(tensor.name)
     for name, tensor in _tensors(model.graph):
         _check_tensor(tensor, name, folder)
+    for function in model.functions:
+        for node in function.node:
+            for name, tensor in _attribute_tensors(node):
+                _check_tensor(tensor, name, folder)
 
 
 def _tensors(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:

@@ -1,45 +1,65 @@
-"""ONNX operations that slide a window over an image: convolution and average pooling."""
+"""ONNX operations that slide a window over an image: convolutions and pooling, over one to three axes."""
 
 from __future__ import annotations
-
-import torch
 
 from jacobound.errors import UnsupportedOpError
 from jacobound.importers.onnx_call import Call, Traced, Value
 from jacobound.importers.onnx_safety import LARGEST_RESULT, check_size
 
+LARGEST_WINDOWS = 2**25  # entries of all windows together
+PADDINGS = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
+Pads = list[tuple[int, int]]
+
+
+def _steps_of(call: Call, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Strides and dilations, one for each spatial axis."""
+    ones = tuple(1 for _ in size)
+    stride, dilation = call.integers("strides", ones), call.integers("dilations", ones)
+    if len(kernel) != len(size):
+        raise UnsupportedOpError(f"Its kernel {kernel} does not fit {len(size)} spatial axes.")
+    if min(*stride, *dilation, *kernel) < 1:
+        raise UnsupportedOpError(f"strides {stride}, dilations {dilation} and the kernel {kernel} must be positive.")
+    return stride, dilation
+
+
+def _given_pads(call: Call, count: int) -> Pads:
+    """The attribute pads as pairs."""
+    given = call.integers("pads", (0,) * (2 * count))
+    if min(given) < 0:
+        raise UnsupportedOpError(f"pads {given} must not be negative.")
+    automatic = call.text("auto_pad", PADDINGS)
+    if automatic != "NOTSET" and any(given):
+        raise UnsupportedOpError(f"It has both auto_pad='{automatic}' and pads={given}.")
+    return list(zip(given[:count], given[count:], strict=True))
+
 
 def _window(
     call: Call, size: tuple[int, ...], kernel: tuple[int, ...]
-) -> tuple[tuple[int, ...], tuple[int, ...], list[tuple[int, int]]]:
-    """Strides, dilations and zeros in front and behind of a convolution or a pooling, per spatial axis."""
-    ones = tuple(1 for _ in size)
-    stride, dilation = call.integers("strides", ones), call.integers("dilations", ones)
-    given = call.integers("pads", tuple(0 for _ in (*size, *size)))
-    automatic = call.text("auto_pad", ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"))
-    if min(*stride, *dilation, *kernel) < 1 or min(given) < 0:
-        raise UnsupportedOpError(
-            f"strides {stride}, dilations {dilation} and the kernel {kernel} must be positive, pads {given} not."
-        )
-    if automatic != "NOTSET" and any(given):
-        raise UnsupportedOpError(f"It has both auto_pad='{automatic}' and pads={given}.")
-    pads = list(zip(given[: len(size)], given[len(size) :], strict=True))
+) -> tuple[tuple[int, ...], tuple[int, ...], Pads]:
+    """Strides, dilations, and pads in front and behind of a convolution or a pooling, per spatial axis."""
+    stride, dilation = _steps_of(call, size, kernel)
+    pads, automatic = _given_pads(call, len(size)), call.text("auto_pad", PADDINGS)
     if automatic.startswith("SAME"):
         spans = zip(size, kernel, stride, dilation, strict=True)
         totals = [max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0) for n, k, s, d in spans]
-        halves = [(total // 2, total - total // 2) for total in totals]
-        pads = halves if automatic == "SAME_UPPER" else [(more, less) for less, more in halves]
+        pads = [_halves(total, automatic == "SAME_UPPER") for total in totals]
     padded = tuple(n + before + after for n, (before, after) in zip(size, pads, strict=True))
     check_size((call.traced().shape[1], *padded), f"the padded input of '{call.name}'", LARGEST_RESULT)
     return stride, dilation, pads
 
 
+def _halves(total: int, more_behind: bool) -> tuple[int, int]:
+    less, more = total // 2, total - total // 2
+    return (less, more) if more_behind else (more, less)
+
+
 def _image(call: Call) -> Traced:
-    """The first input as a batch of one image with one or two spatial axes."""
+    """The first input as a batch of one image with one to three spatial axes."""
     value = call.traced()
-    if len(value.shape) not in (3, 4) or value.shape[0] != 1:
+    if len(value.shape) not in (3, 4, 5) or value.shape[0] != 1:
         raise UnsupportedOpError(
-            f"Its input has shape {value.shape}; (1, channels, length) or (1, channels, height, width) is understood."
+            f"Its input has shape {value.shape}; one image (1, channels, *size) with one to three spatial axes is "
+            "understood: export the network for a batch of one, or with a dynamic batch axis."
         )
     return value
 
@@ -49,14 +69,39 @@ def convolution(call: Call) -> tuple[Value, ...]:
     kernel = tuple(weight.shape[2:])
     if bias is not None and tuple(bias.shape) != (weight.shape[0],):
         raise UnsupportedOpError(f"Its bias has shape {tuple(bias.shape)}; {(weight.shape[0],)} fits.")
-    if call.integers("kernel_shape", kernel) != kernel:
-        raise UnsupportedOpError(f"kernel_shape is not the shape {kernel} of its weight.")
-    groups = int(call.number("group", 1))
-    if groups < 1:
-        raise UnsupportedOpError(f"group={groups} must be positive.")
+    _check_kernel(call, kernel)
     stride, dilation, pads = _window(call, value.shape[2:], kernel)
     return call.result(
         call.steps.convolution(
+            value.node, weight, bias, call.name, stride=stride, pads=pads, dilation=dilation, groups=_groups(call)
+        )
+    )
+
+
+def transposed_convolution(call: Call) -> tuple[Value, ...]:
+    """pads crop the full result; output_shape says what is left of it instead."""
+    value, weight, bias = _image(call), call.needed(1), call.weight(2)
+    size, kernel, groups = value.shape[2:], tuple(weight.shape[2:]), _groups(call)
+    if bias is not None and tuple(bias.shape) != (weight.shape[1] * groups,):
+        raise UnsupportedOpError(f"Its bias has shape {tuple(bias.shape)}; {(weight.shape[1] * groups,)} fits.")
+    _check_kernel(call, kernel)
+    stride, dilation = _steps_of(call, size, kernel)
+    added = call.integers("output_padding", tuple(0 for _ in size))
+    if min(added) < 0:
+        raise UnsupportedOpError(f"output_padding {added} must not be negative.")
+    pads, automatic = _given_pads(call, len(size)), call.text("auto_pad", PADDINGS)
+    wanted = _wanted(call, len(size))
+    if automatic.startswith("SAME") and wanted is None:
+        wanted = tuple(n * s for n, s in zip(size, stride, strict=True))
+    if wanted is not None:
+        spans = zip(size, kernel, stride, dilation, added, wanted, strict=True)
+        totals = [s * (n - 1) + more + (k - 1) * d + 1 - length for n, k, s, d, more, length in spans]
+        if min(totals) < 0:
+            raise UnsupportedOpError(f"Its output_shape {wanted} is larger than what its kernel reaches.")
+        pads = [_halves(total, automatic == "SAME_UPPER") for total in totals]
+    check_size((weight.shape[1] * groups, *call.shape[2:]), f"the result of '{call.name}'", LARGEST_RESULT)
+    return call.result(
+        call.steps.transposed_convolution(
             value.node,
             weight,
             bias,
@@ -65,35 +110,68 @@ def convolution(call: Call) -> tuple[Value, ...]:
             pads=pads,
             dilation=dilation,
             groups=groups,
+            output_padding=added,
         )
     )
 
 
+def _wanted(call: Call, count: int) -> tuple[int, ...] | None:
+    """The attribute output_shape, for the spatial axes."""
+    given = call.attributes.get("output_shape")
+    if given is None:
+        return None
+    found = tuple(int(length) for length in given)  # type: ignore[attr-defined]
+    if len(found) not in (count, count + 2):
+        raise UnsupportedOpError(f"Its output_shape {found} does not fit {count} spatial axes.")
+    return found[-count:]
+
+
+def _check_kernel(call: Call, kernel: tuple[int, ...]) -> None:
+    if call.integers("kernel_shape", kernel) != kernel:
+        raise UnsupportedOpError(f"kernel_shape is not the shape {kernel} of its weight.")
+
+
+def _groups(call: Call) -> int:
+    groups = int(call.number("group", 1))
+    if groups < 1:
+        raise UnsupportedOpError(f"group={groups} must be positive.")
+    return groups
+
+
 def average_pool(call: Call) -> tuple[Value, ...]:
-    """Sums over windows by a depthwise convolution with ones, divided by how many entries each window counts."""
+    value, kernel, stride, dilation, pads = _pooling(call)
+    return call.result(
+        call.steps.average_pool(
+            value.node,
+            kernel,
+            stride,
+            pads,
+            call.name,
+            dilation=dilation,
+            ceil_mode=call.flag("ceil_mode"),
+            count_padding=call.flag("count_include_pad"),
+        )
+    )
+
+
+def max_pool(call: Call) -> tuple[Value, ...]:
+    if len([name for name in call.proto.output if name]) > 1:
+        raise UnsupportedOpError("Its second result, the places of the largest entries, is not a continuous function.")
+    if call.flag("storage_order"):
+        raise UnsupportedOpError("storage_order=1 (column by column) is not understood.")
+    value, kernel, stride, dilation, pads = _pooling(call)
+    check_size((*call.shape, *kernel), f"the windows of '{call.name}' together", LARGEST_WINDOWS)
+    return call.result(
+        call.steps.max_pool(
+            value.node, kernel, stride, pads, call.name, dilation=dilation, ceil_mode=call.flag("ceil_mode")
+        )
+    )
+
+
+def _pooling(call: Call) -> tuple[Traced, tuple[int, ...], tuple[int, ...], tuple[int, ...], Pads]:
+    """The image, kernel, strides, dilations and pads of a pooling."""
     value, size = _image(call), call.traced().shape[2:]
     kernel = call.integers("kernel_shape", tuple(0 for _ in size))
     stride, dilation, pads = _window(call, size, kernel)
     check_size((value.shape[1], *kernel), f"the window of '{call.name}'", LARGEST_RESULT)
-    lengths, padded = call.shape[2:], call.flag("count_include_pad")
-    axes = list(zip(size, kernel, stride, dilation, pads, lengths, strict=True))
-    # A last window that sticks out (ceil_mode) needs further zeros behind; they are never counted.
-    reach = [(p[0], max(p[1], (length - 1) * s + d * (k - 1) + 1 - n - p[0])) for n, k, s, d, p, length in axes]
-    counts = torch.ones((), dtype=torch.float64)
-    for n, k, s, d, (before, after), length in axes:
-        taps = torch.arange(length).unsqueeze(1) * s + torch.arange(k) * d - before
-        inside = (taps < n + after) if padded else (taps >= 0) & (taps < n)
-        counts = counts.unsqueeze(-1) * inside.sum(1)
-    if not bool((counts > 0).all()):
-        raise UnsupportedOpError("A window lies entirely in the padding, so that its mean is not defined.")
-    total = call.steps.convolution(
-        value.node,
-        torch.ones(value.shape[1], 1, *kernel, dtype=torch.float64),
-        None,
-        f"{call.name}.sum",
-        stride=stride,
-        pads=reach,
-        dilation=dilation,
-        groups=value.shape[1],
-    )
-    return call.result(call.steps.divide(total, counts.broadcast_to(total.shape), call.name))
+    return value, kernel, stride, dilation, pads

@@ -7,21 +7,32 @@ model holds them), numbers, and lists of those.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from jacobound.errors import UnsupportedOpError
-from jacobound.graph import Affine, Elementwise, Input, Node
+from jacobound.graph import Node
 from jacobound.importers.common import exact_weight
 from jacobound.importers.steps import MIXED, AffineSteps
 
 Value = Any
-"""A node, a constant tensor, a number, or a list of those."""
+"""A node, a constant tensor, a number, `Absent`, or a list of those."""
 
 PRODUCT: Final = "It multiplies two values that both depend on the input."
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A result that no node can stand for (the position of a maximum); whatever uses it is refused for the reason."""
+
+    reason: str
+
+
+TRAINING_ONLY: Final = Absent("It uses a value that an operation returns for training only.")
+POSITIONS: Final = Absent("It uses the positions that another operation found, which jump when the input changes.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +66,14 @@ class Call:
         return 0 if self.steps.batch is None else 1
 
     @property
+    def full_shape(self) -> tuple[int, ...]:
+        """Shape of the result (of the first one of several) as the model holds it."""
+        return tuple((self.result[0] if isinstance(self.result, (list, tuple)) else self.result).shape)
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the result without batch axis."""
-        return self.point(tuple(self.result.shape))
+        """`full_shape` without batch axis."""
+        return self.point(self.full_shape)
 
     def point(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """A shape of the model's own tensors without its batch axis."""
@@ -71,6 +87,10 @@ class Call:
         if axis < 0:
             raise UnsupportedOpError(MIXED)
         return axis
+
+    def rank(self, value: Node | Tensor) -> int:
+        """Number of axes of the model's own tensor."""
+        return value.dim() if isinstance(value, Tensor) else len(value.shape) + self.front
 
     def weight(self, value: Value, label: str = "weight") -> Tensor:
         """A constant tensor as float64."""
@@ -93,8 +113,16 @@ class Call:
         if len(value.shape) == len(self.shape):
             return self.steps.expand(value, self.shape, f"{self.name}.expand")
         # Fewer axes: torch aligns the last ones, so a batch axis would meet another axis.
-        full = tuple(self.result.shape)
+        full = self.full_shape
         return self.steps.move(value, lambda x: x.broadcast_to(full), f"{self.name}.expand")
+
+    def number(self, value: float) -> float:
+        """A Python number as the module computes with it: rounded to the dtype of the result."""
+        return torch.tensor(float(value), dtype=self.result.dtype).item()
+
+    def retarget(self, op: str, *args: Value) -> Call:
+        """The call of another operation with the same result, for rules that rest on another rule."""
+        return replace(self, op=op, args=args, kwargs={})
 
 
 Rule = Callable[[Call], Value]
@@ -103,7 +131,7 @@ Rule = Callable[[Call], Value]
 
 def is_node(value: Value) -> bool:
     """Whether a value depends on the input."""
-    return isinstance(value, (Input, Affine, Elementwise))
+    return isinstance(value, Node)
 
 
 def map_values(value: Value, function: Callable[[Value], Value]) -> Value:

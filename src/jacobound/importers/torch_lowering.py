@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import operator
-import re
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -15,19 +12,17 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Node as Step
 
-from jacobound.activations import families, torch_builder
+from jacobound.activations import torch_builder
 from jacobound.errors import InvalidModelError, JacoboundError, ShapeError, UnsupportedOpError
 from jacobound.graph import Elementwise, Input, Node
 from jacobound.importers.common import exact_weight, unsupported
 from jacobound.importers.steps import AffineSteps
-from jacobound.importers.torch_call import Call, Value, is_node, leaves
-from jacobound.importers.torch_movement import index, move, pad, put, take, where
-from jacobound.importers.torch_rules import DIVISION, RULES, add, cast, divide, keep, multiply, negate
+from jacobound.importers.torch_call import Absent, Call, Value, is_node, leaves
+from jacobound.importers.torch_places import at, cut_before, place, refused_layer, step_names
+from jacobound.importers.torch_refusals import LAYERS, advice, unknown
+from jacobound.importers.torch_rules import EXACT, ROUNDING, RULES, cast
 
-ADVICE: Final = "Replace it, or import only the part of the model before it."
-EXACT: Final = (keep, move, take, index, put, negate)
 PRELU: Final = ("aten.prelu.default", "aten._prelu_kernel.default")
-FRAME: Final = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,29 +39,47 @@ class Lowered:
     rounded: bool
 
 
-def lower(program: ExportedProgram, steps: AffineSteps, shape: tuple[int, ...]) -> Lowered:
+def lower(program: ExportedProgram, steps: AffineSteps, shape: tuple[int, ...], until: str | None = None) -> Lowered:
     """Lower a traced module with one input of points of `shape` and one output.
+
+    Args:
+        until: name of the operation (`step_names`) whose result is the output; None for the module's own.
 
     Raises:
         UnsupportedOpError, InvalidModelError: see `from_torch`.
     """
+    names = step_names(program)
     values: dict[Step, Value] = dict(_placeholders(program, Input(shape)))
-    used: Counter[str] = Counter()
     rounded = False
-    result: Value = None
-    needed = _needed(program)
+
+    def refused(step: Step, reason: str) -> UnsupportedOpError:
+        before = cut_before(step, names, lambda source: is_node(values.get(source)))
+        return _refusal(step, reason, before)
+
     for step in program.graph_module.graph.nodes:
-        if step.op == "call_function" and step in needed:
-            name = _name(step, used)
+        if step.op == "call_function" and step in names:
             args = torch.fx.map_arg(tuple(step.args), values.__getitem__)
             kwargs = torch.fx.map_arg(dict(step.kwargs), values.__getitem__)
-            values[step] = _evaluate(step, name, args, kwargs, steps)
+            values[step] = _evaluate(step, names[step], args, kwargs, steps, refused)
             rounded = rounded or _rounds(step, args, kwargs)
+            if until is not None and names[step] == until and not isinstance(values[step], list):
+                return Lowered(_result(values[step], f"'{until}'"), rounded)
         elif step.op == "get_attr":
             values[step] = None  # a traced branch; the operation that takes it is refused by name
         elif step.op == "output":
-            result = _output(program, step, values)
-    return Lowered(result, rounded)
+            _refuse_changes(program)
+            results = leaves(torch.fx.map_arg(step.args[0], values.__getitem__))
+            own = [k for k, spec in enumerate(program.graph_signature.output_specs) if spec.kind.name == "USER_OUTPUT"]
+            return Lowered(_result(results[own[0]], "the module's output"), rounded)
+    raise InvalidModelError("the traced module has no output")
+
+
+def _result(value: Value, what: str) -> Node:
+    if isinstance(value, Absent):
+        raise UnsupportedOpError(f"{what} can not be bounded. {value.reason}")
+    if not is_node(value):
+        raise InvalidModelError(f"{what} does not depend on its input; there is nothing to bound")
+    return value
 
 
 def _placeholders(program: ExportedProgram, source: Input) -> dict[Step, Value]:
@@ -94,42 +107,37 @@ def _placeholders(program: ExportedProgram, source: Input) -> dict[Step, Value]:
     return found
 
 
-def _needed(program: ExportedProgram) -> set[Step]:
-    """The steps that the results depend on; what the module computes besides (assertions, say) is left out."""
-    found: set[Step] = set()
-    for step in reversed(program.graph_module.graph.nodes):
-        if step.op == "output" or step in found:
-            found.update(step.all_input_nodes)
-    return found
-
-
-def _output(program: ExportedProgram, step: Step, values: Mapping[Step, Value]) -> Node:
-    changed = [
-        *program.graph_signature.buffers_to_mutate.values(),
-        *program.graph_signature.user_inputs_to_mutate.values(),
-    ]
+def _refuse_changes(program: ExportedProgram) -> None:
+    changed = [*program.graph_signature.buffers_to_mutate.values()]
     if changed:
         raise InvalidModelError(
             f"the module changes '{changed[0]}' when it is called, so it is not one function; remove that, or call "
             "module.eval() if it is a statistic of training"
         )
-    results = leaves(torch.fx.map_arg(step.args[0], values.__getitem__))
-    if not is_node(results[0]):
-        raise InvalidModelError("the module's output does not depend on its input; there is nothing to bound")
-    return results[0]
 
 
-def _evaluate(step: Step, name: str, args: tuple[Value, ...], kwargs: Mapping[str, Value], steps: AffineSteps) -> Value:
-    """The value of one operation."""
+def _evaluate(
+    step: Step,
+    name: str,
+    args: tuple[Value, ...],
+    kwargs: Mapping[str, Value],
+    steps: AffineSteps,
+    refused: Callable[[Step, str], UnsupportedOpError],
+) -> Value:
+    """The value of one operation; `refused` makes the error that names it and its place."""
     op = str(step.target)
     if step.target is operator.getitem:
         return args[0][args[1]]
     if _draws(op, step.target):
         raise InvalidModelError(
-            f"{op}{_at(step)} draws random numbers, so the module is not one function; "
+            f"{op}{at(step)} draws random numbers, so the module is not one function; "
             "if it is a part of training, call module.eval() first"
         )
-    if not any(is_node(value) for value in leaves([args, kwargs])):
+    found = leaves([args, kwargs])
+    for value in found:
+        if isinstance(value, Absent):
+            raise refused(step, value.reason)
+    if not any(is_node(value) for value in found):
         with torch.no_grad():
             return step.target(*args, **kwargs)  # type: ignore[operator]
     call = Call(op, step.target, args, kwargs, steps, name, step.meta.get("val"))  # type: ignore[arg-type]
@@ -137,17 +145,27 @@ def _evaluate(step: Step, name: str, args: tuple[Value, ...], kwargs: Mapping[st
         _check_dtype(call)
         return RULES[op](call) if op in RULES else _activate(call)
     except (UnsupportedOpError, ShapeError) as error:
-        raise unsupported(op, place(step), str(error), ADVICE) from None
+        raise refused(step, str(error)) from None
     except JacoboundError:
         raise
     except Exception as error:
         reason = f"It is used in a way that is not understood ({type(error).__name__}: {error})."
-        raise unsupported(op, place(step), reason, ADVICE) from error
+        raise refused(step, reason) from error
+
+
+def _refusal(step: Step, reason: str, before: str | None) -> UnsupportedOpError:
+    """The error for an operation, or for the layer of torch.nn that is refused as a whole with it."""
+    op, layer = str(step.target), refused_layer(step)
+    if layer is not None:
+        path, kind = layer
+        own = f" '{path}'" if path else ""
+        reason = f"It is a part of the layer{own}, a {kind}: {LAYERS[kind][0]}."
+    return unsupported(op, place(step), reason, advice(op, None if layer is None else layer[1], before))
 
 
 def _draws(op: str, target: object) -> bool:
-    """Whether an operation is random; `keep` looks at dropout itself, and recurrent layers only may be random."""
-    if RULES.get(op) is keep or any(part in op for part in ("lstm", "gru", "rnn_", "attention")):
+    """Whether an operation is random; rules look at dropout and rrelu themselves, recurrent layers only may be."""
+    if op in RULES or any(part in op for part in ("lstm", "gru", "rnn_", "attention")):
         return False
     return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
 
@@ -163,7 +181,7 @@ def _activate(call: Call) -> Node:
     """An elementwise activation from the registry."""
     builder = torch_builder(call.op)
     if builder is None or not is_node(call.args[0]):
-        raise UnsupportedOpError(_why(call.op))
+        raise UnsupportedOpError(unknown(call.op))
     rest = list(call.args[1:])
     if any(is_node(value) for value in leaves([rest, call.kwargs])):
         raise UnsupportedOpError("Its parameters depend on the input.")
@@ -171,16 +189,6 @@ def _activate(call: Call) -> Node:
     if call.op in PRELU:
         rest[0] = _per_channel(exact_weight(rest[0], f"{call.name}.weight"), source, call)
     return Elementwise(builder(*rest, **call.kwargs), source, call.name)
-
-
-def _why(op: str) -> str:
-    """Why an operation is not understood."""
-    if op == "aten.reciprocal.default":
-        return DIVISION
-    if not op.startswith("aten."):
-        return "It is control flow that depends on values of the input, or an operation of another library."
-    known = ", ".join(sorted(family.name for family in families()))
-    return f"It is neither affine nor elementwise with a known activation ({known})."
 
 
 def _per_channel(weight: Tensor, source: Node, call: Call) -> Tensor:
@@ -206,49 +214,4 @@ def _rounds(step: Step, args: tuple[Value, ...], kwargs: Mapping[str, Value]) ->
     if not any(is_node(value) for value in values) and any(tensor.is_floating_point() for tensor in tensors):
         return True
     numbers = [value for value in values if isinstance(value, float)]
-    arithmetic = rule in (add, multiply, divide, pad, where, None)
-    return arithmetic and any(torch.tensor(n, dtype=torch.float32).item() != n for n in numbers)
-
-
-def _name(step: Step, used: Counter[str]) -> str:
-    """The path of torch's own layer that made the step, else the step's name; numbered when met again."""
-    stack = _modules(step)
-    name = stack[-1][0] if stack and stack[-1][1].startswith("torch.nn.") and stack[-1][0] else step.name
-    used[name] += 1
-    return name if used[name] == 1 else f"{name}#{used[name]}"
-
-
-def _modules(step: Step) -> list[tuple[str, str]]:
-    """Path and class of the modules around a step, outermost first."""
-    found = []
-    for path, kind in (step.meta.get("nn_module_stack") or {}).values():
-        kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
-        found.append((re.sub(r"@\d+", "", path), kind))
-    return found
-
-
-def place(step: Step) -> str:
-    """Where an operation comes from: "model.py:41 in Encoder.pool ('encoder.pool')"; empty when torch does not say."""
-    stack = _modules(step)
-    inside = ""
-    if stack:
-        path, kind = stack[-1]
-        short = kind.rpartition(".")[2]
-        if kind.startswith("torch.nn.") and len(stack) > 1:
-            inside = f"{stack[-2][1].rpartition('.')[2]}.{path.rpartition('.')[2]}"
-        else:
-            inside = f"{short}.forward"
-        inside += f" ('{path}')" if path else ""
-    home = str(Path(torch.__file__).parent)
-    frames = [
-        frame
-        for frame in FRAME.finditer(step.meta.get("stack_trace") or "")
-        if not frame["file"].startswith((home, "<"))
-    ]
-    line = f"{Path(frames[-1]['file']).name}:{frames[-1]['line']}" if frames else ""
-    return " in ".join(part for part in (line, inside) if part)
-
-
-def _at(step: Step) -> str:
-    where = place(step)
-    return f" at {where}" if where else ""
+    return (rule is None or rule in ROUNDING) and any(torch.tensor(n, dtype=torch.float32).item() != n for n in numbers)

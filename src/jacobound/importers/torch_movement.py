@@ -10,6 +10,7 @@ from torch import Tensor
 from jacobound.errors import UnsupportedOpError
 from jacobound.graph import Node
 from jacobound.importers.torch_call import Call, Value, is_node, leaves, map_values
+from jacobound.importers.torch_scatter import add_into
 
 
 def like(call: Call) -> Tensor:
@@ -46,9 +47,9 @@ def movement(call: Call, indices: frozenset[int]) -> Value:
         return call.target(*args, **call.kwargs)
 
     if not isinstance(call.result, (list, tuple)):
-        return _with_batch(call, call.steps.rearrange(sources, run, call.name))
+        return with_batch(call, call.steps.rearrange(sources, run, call.name))
     return [
-        _with_batch(call, call.steps.rearrange(sources, lambda *codes, k=k: run(*codes)[k], f"{call.name}.{k}"))
+        with_batch(call, call.steps.rearrange(sources, lambda *codes, k=k: run(*codes)[k], f"{call.name}.{k}"))
         for k in range(len(call.result))
     ]
 
@@ -59,18 +60,34 @@ def move(call: Call) -> Value:
 
 
 def take(call: Call) -> Value:
-    """index_select and gather: the third argument says which entries."""
+    """index_select, gather, scatter and index_copy: the third argument says which entries."""
     return movement(call, frozenset({2}))
 
 
 def index(call: Call) -> Value:
+    """index, take_along_dim, take: the second argument says which entries."""
     return movement(call, frozenset({1}))
+
+
+def put_number(call: Call) -> Value:
+    """scatter and index_fill of a number: the same as of a tensor that holds it everywhere."""
+    start, dim, places, value = call.args[:4]
+    if is_node(places):
+        raise UnsupportedOpError("Which entries it changes depends on the input.")
+    filler = torch.full((1,), value, dtype=call.result.dtype, device=call.result.device)
+
+    def run(x: Tensor, code: Tensor) -> Tensor:
+        if "index_fill" in call.op:
+            return x.index_fill(dim, places, int(code))
+        return x.scatter(dim, places, code.expand(places.shape))
+
+    return with_batch(call, call.steps.rearrange([start, filler], run, call.name))
 
 
 def put(call: Call) -> Value:
     """index_put: entries at constant places are replaced."""
     if call.argument(3, "accumulate", False):
-        raise UnsupportedOpError("It adds into entries, perhaps several times into one.")
+        return add_into(call)
     return movement(call, frozenset({1}))
 
 
@@ -87,45 +104,10 @@ def where(call: Call) -> Value:
         else torch.tensor(value, dtype=call.result.dtype, device=call.result.device)
         for value in (chosen, other)
     ]
-    return _with_batch(call, call.steps.rearrange(sources, lambda a, b: torch.where(mask, a, b), call.name))
+    return with_batch(call, call.steps.rearrange(sources, lambda a, b: torch.where(mask, a, b), call.name))
 
 
-def pad(call: Call) -> Value:
-    """Padding by a number, a reflection, a copy of the border, or the other end."""
-    amounts = call.args[1]
-    constant = call.op == "aten.constant_pad_nd.default"
-    mode = "constant" if constant else call.argument(2, "mode", "constant")
-    if mode != "constant":
-        # Some of these kernels know no integers; positions are exact in float64.
-        return _with_batch(
-            call,
-            call.steps.rearrange(
-                [call.args[0]], lambda x: torch.nn.functional.pad(x.double(), amounts, mode).long(), call.name
-            ),
-        )
-    value = call.argument(2 if constant else 3, "value", 0) or 0
-    filler = torch.tensor([float(value)], dtype=call.result.dtype, device=call.result.device)
-    return _with_batch(
-        call,
-        call.steps.rearrange(
-            [call.args[0], filler],
-            lambda x, code: torch.nn.functional.pad(x, amounts, value=int(code) if value else 0),
-            call.name,
-        ),
-    )
-
-
-def resize(call: Call) -> Value:
-    """Nearest-neighbour resizing copies entries; its kernels know no integers."""
-    return _with_batch(
-        call,
-        call.steps.rearrange(
-            [call.args[0]], lambda x: call.target(x.double(), *call.args[1:], **call.kwargs).long(), call.name
-        ),
-    )
-
-
-def _with_batch(call: Call, value: Node | Tensor) -> Node | Tensor:
+def with_batch(call: Call, value: Node | Tensor) -> Node | Tensor:
     """A constant that a movement left is given back the way the model holds it."""
     if not isinstance(value, Tensor) or not call.front:
         return value

@@ -181,12 +181,17 @@ def sets_worth(graph: Graph) -> int:
 
 
 def derivative_ranges(graph: Graph, ranges: Mapping[Node, Interval]) -> Mapping[Node, Interval]:
-    """The slopes that every elementwise node can have, from the range of its argument."""
-    return {
-        node: node.activation.derivative_range(ranges[node.source])
-        for node in graph.nodes
-        if isinstance(node, Elementwise)
-    }
+    """The slopes that every elementwise node can have, from the range of its argument.
+
+    Raises:
+        InvalidRegionError: when that range leaves the domain of the activation.
+    """
+    found = {}
+    for node in graph.nodes:
+        if isinstance(node, Elementwise):
+            node.activation.require(ranges[node.source], node.name)
+            found[node] = node.activation.derivative_range(ranges[node.source])
+    return found
 
 
 def flat_indices(mask: Tensor) -> Tensor:

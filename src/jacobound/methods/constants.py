@@ -147,10 +147,21 @@ def operator_norm(operator: LinearOperator, p: float, kept: Tensor | None = None
     bound = inflate(torch.sqrt(inflate(largest_row * largest_column, 2)), 4)
     if operator.terms <= 1 or operator.in_size * operator.out_size > DENSE_ENTRIES:
         return bound
-    return torch.minimum(bound, _spectral_norms(operator.materialise(), mask.flatten(1) != 0))
+    exact = _spectral_norms(operator.materialise(), mask.flatten(1) != 0)
+    return torch.minimum(bound, up(exact + _norm_of_doubt(operator)))
 
 
 def _spectral_norms(matrix: Tensor, kept: Tensor) -> Tensor:
     """Upper bounds of the spectral norm of the kept rows of a matrix, for every mask (N, rows); equal masks once."""
     different, place = torch.unique(kept, dim=0, return_inverse=True)
     return torch.stack([spectral_norm_upper(matrix[rows]) for rows in different])[place]
+
+
+def _norm_of_doubt(operator: LinearOperator) -> Tensor:
+    """Upper bound of the spectral norm of what exact weights may differ from the stored ones by."""
+    ones = operator.example().new_ones
+    rows = operator.uncertainty(ones(operator.in_shape))
+    columns = operator.transpose().uncertainty(ones(operator.out_shape))
+    if rows is None or columns is None:
+        return operator.example().new_zeros(())
+    return inflate(torch.sqrt(inflate(rows.amax() * columns.amax(), 2)), 4)

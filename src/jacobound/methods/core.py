@@ -24,7 +24,7 @@ from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
 from jacobound.intervals import Interval
 from jacobound.methods.base import flat_indices
 from jacobound.methods.tangents import (
-    Chosen,
+    Neurons,
     Tangents,
     can_differ,
     is_unstable,
@@ -52,7 +52,7 @@ class UnstableCore:
 
     graph: Graph
     blocks: tuple[Elementwise, ...]
-    unstable: Mapping[Node, Chosen]
+    unstable: Mapping[Node, Neurons]
     slopes: Mapping[Node, Interval]
     transfer: Mapping[tuple[Node, Node], Tensor]
     error: Mapping[Node, Tensor]
@@ -101,14 +101,14 @@ class _Builder:
         self._at: dict[Node, dict[Node, Tangents]] = {}
         self._transfer: dict[tuple[Node, Node], Tensor] = {}
         self._error: dict[Node, Tensor] = {}
-        self._unstable: dict[Node, Chosen] = {}
+        self._unstable: dict[Node, Neurons] = {}
 
     def build(self) -> UnstableCore:
         graph = self._graph
         unread = {node: len(readers) for node, readers in graph.consumers.items()}
         for node in graph.nodes:
             if isinstance(node, Input):
-                self._start(node, node, Chosen(positions(size(node), graph.example), None))
+                self._start(node, node, Neurons(positions(size(node), graph.example), None))
             elif isinstance(node, Affine):
                 self._through_affine(node)
             else:
@@ -127,7 +127,7 @@ class _Builder:
         chosen = self._unstable[block]
         return self._slopes[block].map(lambda end: chosen.pick(end.flatten(1)[:, chosen.union]))
 
-    def _start(self, node: Node, start: Node, neurons: Chosen) -> None:
+    def _start(self, node: Node, start: Node, neurons: Neurons) -> None:
         outputs = size(self._graph.output)
         self._at.setdefault(node, {})[start] = Tangents.unit(neurons, self._graph.example)
         self._error[start] = self._graph.example.new_zeros(1, outputs, len(neurons))
@@ -179,7 +179,7 @@ class _Builder:
 
     def _through_elementwise(self, node: Elementwise) -> None:
         slope = self._slopes[node].map(lambda end: end.flatten(1))
-        unstable = Chosen.of(is_unstable(slope))
+        unstable = Neurons.of(is_unstable(slope))
         entries, steepness = passing(slope)
         same = bool((steepness == 1).all())
         inexact = not same and bool(((steepness != 0) & (steepness != 1)).any())

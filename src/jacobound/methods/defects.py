@@ -20,7 +20,7 @@ from torch import Tensor
 from jacobound.graph import Affine, Elementwise, Graph, Node, size
 from jacobound.intervals import Interval
 from jacobound.methods.base import flat_indices
-from jacobound.methods.tangents import Chosen, Tangents, can_differ, is_unstable, passing, push_through
+from jacobound.methods.tangents import Neurons, Tangents, can_differ, is_unstable, passing, push_through
 from jacobound.operators import positions
 from jacobound.rounding import inflate, rigorous, underflow, unit, up
 
@@ -59,7 +59,7 @@ class _Backwards:
 
     def run(self) -> dict[Node, Tensor]:
         graph, found = self._graph, {}
-        everything = Chosen(positions(self._outputs, graph.example), None)
+        everything = Neurons(positions(self._outputs, graph.example), None)
         self._rows[graph.output][None] = Tangents.unit(everything, graph.example)
         for node in graph.nodes:
             self._doubt[node] = graph.example.new_zeros(1, self._outputs, size(node))
@@ -107,7 +107,7 @@ class _Backwards:
 
     def _through_elementwise(self, node: Elementwise, weight: Tensor, spread: Tensor) -> None:
         slope, source = self._slopes[node].map(lambda end: end.flatten(1)), node.source
-        unstable = Chosen.of(is_unstable(slope))
+        unstable = Neurons.of(is_unstable(slope))
         entries, steepness = passing(slope)
         steepness = steepness.unsqueeze(1)
         if len(entries):

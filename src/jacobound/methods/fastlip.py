@@ -74,13 +74,20 @@ def interval_adjoints(
     count, output = size(graph.output), graph.output
     unit = Interval.exact(unit_rows(count, graph.example).reshape(1, count, *output.shape))
     found: dict[Node, Interval] = {output: unit if behind is None else behind}
+    choices = {node: node.choice for node in graph.nodes if isinstance(node, Affine) and node.choice is not None}
+    settled = {(reader, choice.source) for node, choice in choices.items() for reader in (node, choice.gate.source)}
     for node in reversed(graph.nodes):
         if known is not None and node in known:
             found[node] = found[node].intersect(known[node])
         if isinstance(node, Elementwise):
             _add(found, node.source, times_slope(slopes[node].map(lambda end: end.unsqueeze(1)), found[node]))
         elif isinstance(node, Affine):
+            if node in choices:
+                gate = slopes[choices[node].gate].map(lambda end: end.unsqueeze(1))
+                _add(found, choices[node].source, choices[node].adjoint(gate, found[node]))
             for operator, source in node.terms:
+                if (node, source) in settled:
+                    continue  # the choice speaks for this path
                 if node is output and behind is None:
                     image = _transposed_rows(operator, count)
                 else:

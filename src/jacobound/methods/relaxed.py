@@ -65,6 +65,7 @@ class _Sweep:
                     self._tighten(done, node)
             else:
                 argument = self._ranges[node.source]
+                node.activation.require(argument, node.name)
                 self._set(node, node.activation.range(argument))
                 if self._lines_of is not None and node.source in reachable:
                     lines = self._lines_of(node.activation, argument)
@@ -84,7 +85,11 @@ class _Sweep:
         """Interval image of an affine node."""
         images = [operator.enclose(self._ranges[source]) for operator, source in node.terms]
         total = sum(images[1:], images[0])
-        return total if node.bias is None else total + node.bias
+        total = total if node.bias is None else total + node.bias
+        execution = self._graph.execution
+        if node.choice is None or (execution is not None and node in execution.nodes):
+            return total  # an engine that computes the terms one by one rounds them
+        return total.intersect(node.choice.range(self._ranges[node.choice.source]))
 
     def _tighten(self, done: int, node: Affine) -> None:
         """Intersect a node's interval with linear bounds, for the entries where that can change anything later."""

@@ -45,9 +45,10 @@ def reversed_graph(graph: Graph, slopes: Slopes) -> tuple[Graph, Slopes]:
                     (operator.transpose(), mirrored[reader]) for operator, source in reader.terms if source is node
                 )
         alone = len(terms) == 1 and terms[0][1].shape == node.shape and isinstance(terms[0][0], Identity)
-        mirrored[node] = terms[0][1] if alone else Affine(tuple(terms), name=node.name)
-    backwards = Graph(mirrored[graph.input], frozenset((*mirrored.values(), *their_slopes)))
-    return backwards.with_affine_output(), their_slopes
+        # The last node stays affine, as derivatives start there; it may be the only one that knows the dtype.
+        keep = node is graph.input or not alone
+        mirrored[node] = Affine(tuple(terms), name=node.name) if keep else terms[0][1]
+    return Graph(mirrored[graph.input], frozenset((*mirrored.values(), *their_slopes))), their_slopes
 
 
 def tail(graph: Graph, start: Elementwise, slopes: Slopes, entries: Tensor | None = None) -> tuple[Graph, Slopes]:

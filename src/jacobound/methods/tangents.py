@@ -18,8 +18,8 @@ Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
-    """Some neurons of a node, each of N sets having its own; shorter lists are padded to the longest.
+class Neurons:
+    """Some entries of a node, each of N sets having its own; shorter lists are padded to the longest.
 
     Args:
         union: flat entries that are chosen in some set, ascending.
@@ -30,17 +30,17 @@ class Chosen:
     place: Tensor | None
 
     @staticmethod
-    def of(mask: Tensor) -> Chosen:
+    def of(mask: Tensor) -> Neurons:
         """The true entries of a mask (N, size)."""
         if len(mask) == 1:
-            return Chosen(flat_indices(mask), None)
+            return Neurons(flat_indices(mask), None)
         union = flat_indices(mask.any(0))
         chosen = mask[:, union]
         counts = chosen.sum(1)
         # A stable sort brings the chosen positions of every set to the front, in order.
         place = (~chosen).to(torch.int8).argsort(dim=1, stable=True)[:, : int(counts.max())]
         real = positions(place.shape[1], place) < counts.unsqueeze(1)
-        return Chosen(union, torch.where(real, place, len(union)))
+        return Neurons(union, torch.where(real, place, len(union)))
 
     def __len__(self) -> int:
         """Length of the lists, padding included."""
@@ -81,10 +81,10 @@ class Tangents:
     entries: Tensor | None
     values: Tensor | None
     like: Tensor
-    units: Chosen | None = None
+    units: Neurons | None = None
 
     @staticmethod
-    def unit(neurons: Chosen, like: Tensor) -> Tangents:
+    def unit(neurons: Neurons, like: Tensor) -> Tangents:
         """The unit vectors of some neurons."""
         return Tangents(neurons.union, None, like, neurons)
 

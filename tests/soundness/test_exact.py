@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
 from flint import fmpq
-from torch import Generator, Tensor
+from torch import Generator
 
-from exact import DTYPE_NAMES, DTYPES, at_least, outside, random_floats, rational, rationals
+from campaign.networks import (
+    FAMILIES,
+    cancelling_network,
+    layered,
+    plain,
+    points_inside,
+    random_box,
+    random_network,
+)
+from exact import DTYPE_NAMES, DTYPES, at_least, outside, rational
 from jacobound import (
     CROWN,
     IBP,
@@ -30,83 +39,13 @@ from jacobound.graph import Affine, Elementwise, Graph, Input, size
 from jacobound.intervals import Interval
 from jacobound.methods.base import JacobianMethod, OutputMethod
 from jacobound.operator_kinds import Dense
-from jacobound.rounding import tiny, unrounded
+from jacobound.rounding import unrounded
 from oracles import ball_values_and_jacobian, exact_derivative, exact_slopes, exact_values
-from zoo import integer
 
 OUTPUT_METHODS = (IBP(), FastLin(), CROWN())
 JACOBIAN_METHODS = (FastLip(), RecurJac("constant"), RecurJac("chord"))
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
-Draw = Callable[[tuple[int, ...], torch.dtype, Generator], Tensor]
-
-
-def plain(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Tensor:
-    return torch.randn(shape, generator=generator).to(dtype)
-
-
-def integers(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Tensor:
-    """Many zeros, ties and exact sums."""
-    return torch.randint(-2, 3, shape, generator=generator).to(dtype)
-
-
-def mixed(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Tensor:
-    """Numbers whose sums lose the small ones."""
-    return random_floats(shape, dtype, generator, (-30, 30))
-
-
-def huge(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Tensor:
-    """Products of three layers overflow."""
-    return plain(shape, dtype, generator) * math.sqrt(torch.finfo(dtype).max) * 1e-4
-
-
-def small(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Tensor:
-    """Products vanish below the normal range; some weights are subnormal themselves."""
-    weights = plain(shape, dtype, generator) * math.sqrt(tiny(dtype))
-    return torch.where(torch.rand(shape, generator=generator) < 0.2, weights * math.sqrt(tiny(dtype)) * 1e-2, weights)
-
-
-def extreme(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Tensor:
-    """All magnitudes of the dtype at once."""
-    top = 400 if dtype == torch.float64 else 40
-    return random_floats(shape, dtype, generator, (-top, top))
-
-
-FAMILIES: dict[str, Draw] = {draw.__name__: draw for draw in (plain, integers, mixed, huge, small, extreme)}
-NAMES = ("relu", "leaky_relu:0.25", "leaky_relu:0.1", "leaky_relu:-0.5", "leaky_relu:-1")
-
-
-def layered(weights: Sequence[Tensor], biases: Sequence[Tensor | None], names: Sequence[str]) -> Graph:
-    """A plain network in the dtype of its weights."""
-    node: Input | Affine | Elementwise = Input((weights[0].shape[1],))
-    for k, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        if k:
-            node = Elementwise(activation(names[k - 1]), node, f"h{k}")
-        node = Affine(((Dense(weight), node),), bias, f"z{k + 1}")
-    return Graph(node)
-
-
-def random_network(draw: Draw, dtype: torch.dtype, generator: Generator) -> Graph:
-    widths = [integer(1, 3, generator), *(integer(1, 4, generator) for _ in range(integer(1, 3, generator))), 2]
-    weights = [draw((after, before), dtype, generator) for before, after in itertools.pairwise(widths)]
-    biases = [draw((width,), dtype, generator) if integer(0, 1, generator) else None for width in widths[1:]]
-    return layered(weights, biases, [NAMES[integer(0, len(NAMES) - 1, generator)] for _ in widths[2:]])
-
-
-def random_box(inputs: int, dtype: torch.dtype, generator: Generator) -> Box:
-    """Wide, narrow, one float wide, or a point."""
-    middle = torch.randn(inputs, generator=generator).to(dtype)
-    width = (1.0, 1e-3, float(torch.finfo(dtype).eps), 0.0)[integer(0, 3, generator)]
-    return Box(middle - width, middle + width)
-
-
-def points_inside(box: Box, generator: Generator) -> list[list[fmpq]]:
-    """Corners and random rational points, exactly inside."""
-    low, high = (rationals(torch.as_tensor(end)) for end in (box.lower, box.upper))
-    corners = [list(corner) for corner in itertools.product(*zip(low, high, strict=True))][:8]
-    shares = torch.randint(0, 1001, (4, len(low)), generator=generator).tolist()
-    inner = [[a + (b - a) * fmpq(s, 1000) for a, b, s in zip(low, high, row, strict=True)] for row in shares]
-    return corners + inner
 
 
 def violations(
@@ -161,17 +100,6 @@ def test_a_nan_bound_or_one_beyond_the_largest_float_would_be_seen() -> None:
 # --- the cancellation family: the small weight decides, and floats lose it ------------------------------------------
 
 
-def cancelling(dtype: torch.dtype, row: Tensor, order: Sequence[int], name: str, gain: float = 1e6) -> Graph:
-    """Three equal neurons whose sum is one of them: w + 1 - w in some order, then a gain.
-
-    The bias keeps the last activation away from its kink, so that no interval around it hides the mistake.
-    """
-    large = 2.0**54 if dtype == torch.float64 else 2.0**25
-    middle = torch.tensor([[large, 1.0, -large]], dtype=dtype)[:, list(order)]
-    weights = [row.to(dtype).expand(3, -1).contiguous(), middle, torch.tensor([[gain]], dtype=dtype)]
-    return layered(weights, [None, torch.ones(1, dtype=dtype), None], [name, name])
-
-
 def cancelling_cases(dtype: torch.dtype) -> list[tuple[Graph, Box]]:
     generator = Generator().manual_seed(3)
     cases = []
@@ -179,7 +107,7 @@ def cancelling_cases(dtype: torch.dtype) -> list[tuple[Graph, Box]]:
         row = 0.5 + torch.rand(1, 2, generator=generator)
         lower = torch.tensor([0.1, 0.2], dtype=dtype)
         for width in (0.0, 0.9):
-            graph = cancelling(dtype, row, order, ("relu", "leaky_relu:0.25")[k % 2])
+            graph = cancelling_network(dtype, row, order, ("relu", "leaky_relu:0.25")[k % 2])
             cases.append((graph, Box(lower, lower + width)))
     return cases
 
@@ -212,7 +140,10 @@ def test_the_constants_of_cancelling_networks_hold(dtype: torch.dtype, relaxatio
     """The gradient is the gain times the row, exactly; floats may see none of it."""
     for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2)):
         row = torch.tensor([[0.75, 1.25]])
-        graph, box = cancelling(dtype, row, order, "relu"), Box(torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.4]))
+        graph, box = (
+            cancelling_network(dtype, row, order, "relu"),
+            Box(torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.4])),
+        )
         for norm, true in (((math.inf, math.inf), 2e6), ((1, 1), 1.25e6), ((2, 2), 1.4e6)):
             search = Sampling(points=4, steps=1)
             found = lipschitz(graph, box, RecurJac(relaxation), norm=norm, search=search)  # type: ignore[arg-type]

@@ -141,7 +141,7 @@ def test_substituting_an_affine_node_is_off_by_no_more_than_the_error(
         node, h = graph.output, graph.nodes[2]
         assert isinstance(node, Affine) and isinstance(h, Elementwise)
         lines = h.activation.lines(ranges[h.source])
-        steps = BackwardPass(graph, domain, ranges, {h: Relaxation(lines, ranges[h.source].magnitude())})
+        steps = BackwardPass(graph, domain, ranges, {h: Relaxation(lines, ranges[h.source].magnitude())}, {})
         rows = random_floats((1, 18, 5), dtype, generator, exponents)
         pending = random_floats((1, 18, 4), dtype, generator, exponents)  # coefficients that x has already
         zeros = torch.zeros(2, 18, dtype=dtype)
@@ -171,7 +171,7 @@ def test_substituting_an_activation_stays_on_the_right_side(dtype: torch.dtype, 
         argument = Interval(centre - half, centre + half)
         (domain,), _ = Box(torch.zeros(3), torch.ones(3)).domains(graph)
         relaxation = Relaxation(getattr(h.activation, method)(lifted(argument)), lifted(argument.magnitude()))
-        steps = BackwardPass(graph, domain, {z: lifted(argument), graph.input: domain.box}, {h: relaxation})
+        steps = BackwardPass(graph, domain, {z: lifted(argument), graph.input: domain.box}, {h: relaxation}, {})
         for chains in (1, 2):
             full = random_floats((chains, 4, 6), dtype, generator, (-4, 4))
             rows = full if relaxation.alive is None else full[..., relaxation.alive]
@@ -202,7 +202,7 @@ def test_an_activation_step_pays_for_its_own_products(dtype: torch.dtype) -> Non
         graph = Graph(Affine(((Dense(torch.ones(1, 9, dtype=dtype)), h),)))
         (domain,), _ = Box(torch.zeros(2), torch.ones(2)).domains(graph)
         relaxations = {h: Relaxation(lines, lifted(magnitude))}
-        steps = BackwardPass(graph, domain, {z: lifted(Interval(-magnitude, magnitude))}, relaxations)
+        steps = BackwardPass(graph, domain, {z: lifted(Interval(-magnitude, magnitude))}, relaxations, {})
         rows = random_floats((2, 5, 9), dtype, generator, exponents)
         zeros = torch.zeros(2, 5, dtype=dtype)
         state = steps._through_elementwise(Rows({}, zeros, zeros), h, rows)
@@ -231,7 +231,8 @@ def test_products_that_vanish_count_with_the_values_behind_them(dtype: torch.dty
     (domain,), _ = Box([0.0, 0.0], [large, large]).domains(graph)
     zeros = torch.zeros(2, 1, dtype=dtype)
     rows = torch.full((1, 1, 2), small, dtype=dtype)
-    state = BackwardPass(graph, domain, lifted(ranges), {})._through_affine(Rows({}, zeros, zeros), node, None, rows)
+    steps = BackwardPass(graph, domain, lifted(ranges), {}, {})
+    state = steps._through_affine(Rows({}, zeros, zeros), node, None, rows)
     assert not bool(state.coefficient[x][1].any())
     lost = 4 * rational(small) * rational(small) * rational(large)
     assert rational(float(state.error[0, 0])) >= lost and rational(float(state.error[1, 0])) >= lost
@@ -247,7 +248,7 @@ def test_coefficients_that_meet_at_a_node_are_added_with_their_rounding(dtype: t
     (domain,), _ = Box(torch.ones(5), torch.full((5,), 2.0)).domains(graph)
     rows, pending = random_floats((2, 1, 20, 5), dtype, generator, (-6, 6))
     zeros = torch.zeros(2, 20, dtype=dtype)
-    steps = BackwardPass(graph, domain, {x: domain.box, node: domain.box}, {})
+    steps = BackwardPass(graph, domain, {x: domain.box, node: domain.box}, {}, {})
     state = steps._through_affine(Rows({x: (None, pending)}, zeros, zeros), node, None, rows)
     for row in range(20):
         parts = zip(*(rationals(part[0, row]) for part in (rows, pending, state.coefficient[x][1])), strict=True)

@@ -1,0 +1,119 @@
+"""`python -m campaign.report`: put the table of the last run into docs/soundness.md, between two comments."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from campaign import REPOSITORY, RESULTS
+from campaign.runner import read
+
+BEGIN, END = "<!-- campaign:begin -->", "<!-- campaign:end -->"
+DOCUMENT = REPOSITORY / "docs" / "soundness.md"
+SURVIVORS = REPOSITORY / "campaign" / "survivors.toml"
+WHAT = {
+    "primitives": "enclosed numbers of every primitive, float64 and float32, against rationals and balls",
+    "exact": "tiny networks, every method, direction and norm, against exact values, Jacobians and slopes",
+    "graphs": "random graphs of all operators and activations, against sampled points and autodiff",
+    "exchange": "networks of PyTorch and ONNX, imported, against their own values and derivatives",
+    "files": "damaged ONNX, VNN-LIB, npz, npy, csv and image files: typed errors only",
+}
+UNITS = {"primitives": "numbers", "exact": "networks", "graphs": "graphs", "exchange": "networks", "files": "files"}
+
+
+def campaign_table(results: Mapping[str, Any]) -> str:
+    """One row for every part that has run."""
+    lines = ["| part | cases | compared | seconds | violations |", "|---|---:|---:|---:|---:|"]
+    for name, what in WHAT.items():
+        if name in results:
+            state = results[name]
+            comparisons = sum(number for kind, number in state["cases"].items() if kind != UNITS[name])
+            lines.append(
+                f"| {what} | {state['total']:,} {UNITS[name]} | {comparisons:,} | {state['seconds']:,.0f} "
+                f"| {state['violations']:,} |"
+            )
+    return "\n".join(lines)
+
+
+def excuses(file: Path = SURVIVORS) -> dict[str, dict[str, tuple[str, str]]]:
+    """For every source file the survivors that may live: name -> (class, reason)."""
+    if not file.is_file():
+        return {}
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    for group in tomllib.loads(file.read_text(encoding="utf-8"))["group"]:
+        for source, names in group["mistakes"].items():
+            for name in names:
+                found.setdefault(source, {})[name] = (group["class"], group["reason"])
+    return found
+
+
+def unexcused(results: Mapping[str, Any], known: Mapping[str, Mapping[str, tuple[str, str]]]) -> list[str]:
+    """Survivors without a written reason."""
+    return [
+        f"{file}:{one['line']} {name}"
+        for file, state in results.items()
+        for name, one in state["mistakes"].items()
+        if not one["killed"] and name not in known.get(file, {})
+    ]
+
+
+def mutants_table(results: Mapping[str, Any], known: Mapping[str, Mapping[str, tuple[str, str]]]) -> str:
+    """Mistakes by file, and the reasons of the survivors."""
+    lines = ["| file | mistakes | killed | survivors with a reason | without |", "|---|---:|---:|---:|---:|"]
+    for file, state in results.items():
+        mistakes = state["mistakes"]
+        alive = [name for name, one in mistakes.items() if not one["killed"]]
+        excused = sum(name in known.get(file, {}) for name in alive)
+        lines.append(
+            f"| `{file}` | {len(mistakes)} | {len(mistakes) - len(alive)} | {excused} | {len(alive) - excused} |"
+        )
+    return "\n".join(lines)
+
+
+def reasons_table(results: Mapping[str, Any], known: Mapping[str, Mapping[str, tuple[str, str]]]) -> str:
+    """Why survivors live, with their number."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for file, state in results.items():
+        for name, one in state["mistakes"].items():
+            if not one["killed"] and name in known.get(file, {}):
+                counts[known[file][name]] += 1
+    lines = ["| class | reason | survivors |", "|---|---|---:|"]
+    lines += [f"| {kind} | {reason} | {count} |" for (kind, reason), count in sorted(counts.items())]
+    return "\n".join(lines)
+
+
+def render(results: Mapping[str, Any], mutants: Mapping[str, Any]) -> str:
+    """The tables of a run, in Markdown."""
+    parts = [campaign_table(results)] if results else []
+    if mutants:
+        known = excuses()
+        parts += [mutants_table(mutants, known), reasons_table(mutants, known)]
+    return "\n\n".join(parts)
+
+
+def with_tables(text: str, tables: str) -> str:
+    """The text with everything between the two comments replaced.
+
+    Raises:
+        ValueError: unless each comment stands there once, in this order.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"the text needs the lines '{BEGIN}' and '{END}', once and in this order")
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n\n{tables.strip()}\n\n{END}{rest.partition(END)[2]}"
+
+
+def main() -> None:
+    results, mutants = read(RESULTS / "latest.json"), read(RESULTS / "mutants.json")
+    if not results and not mutants:
+        sys.exit("no results yet; run python -m campaign first")
+    document = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCUMENT
+    document.write_text(with_tables(document.read_text(encoding="utf-8"), render(results, mutants)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

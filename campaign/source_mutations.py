@@ -1,0 +1,216 @@
+"""Deliberate mistakes in source text, found by walking its syntax tree: each is one replaced stretch of one file."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# What a call is replaced by: "drop" keeps only the (first) argument or the object, others are texts or other names.
+CALLS = {
+    "up": ("drop", "down"),
+    "down": ("drop", "up"),
+    "outward": ("safe_interval",),
+    "safe_interval": ("drop2",),
+    "inflate": ("drop",),
+    "gamma": ("0.0",),
+    "underflow": ("0.0",),
+    "unit": ("0.0",),
+    "tiny": ("0.0",),
+    "smallest": ("0.0",),
+    "floor_of": ("0.0",),
+    "underflow_of": ("0.0",),
+    "rigorous": ("False",),
+    "_stepped_up": ("drop", "_stepped_down"),
+    "_stepped_down": ("drop", "_stepped_up"),
+    "_product": ("first times second",),
+    "dual_exponent": ("drop",),
+    "vector_norm_upper": ("torch.linalg.vector_norm",),
+}
+METHODS = {
+    "abs": ("drop",),
+    "magnitude": (".upper", ".lower"),
+    "slack": ("zero",),
+    "uncertainty": ("None",),
+    "intersect": ("drop", ".hull"),
+    "hull": ("drop", ".intersect"),
+    "clamp": ("drop",),
+    "nan_to_num": ("drop",),
+    "nan_to_num_": ("drop",),
+    "amin": (".amax",),
+    "amax": (".amin",),
+    "minimum": (".maximum",),
+    "maximum": (".minimum",),
+    "transpose": ("drop",),
+    "outward": (".safe",),
+    "reciprocal": ("drop",),
+    "any": (".all",),
+    "all": (".any",),
+}
+COMPARISONS = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "=="}
+SUMS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.BitAnd: "|", ast.BitOr: "&", ast.FloorDiv: "*"}
+ENDS = {"lower": "upper", "upper": "lower", "lower_slope": "upper_slope", "upper_slope": "lower_slope",
+        "lower_offset": "upper_offset", "upper_offset": "lower_offset"}  # fmt: skip
+SILENT = (ast.Raise, ast.JoinedStr, ast.Assert, ast.Import, ast.ImportFrom)
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One mistake.
+
+    Args:
+        place: function in which it is made, "Class.method".
+        line: line number.
+        start, end: the stretch of the text (in characters) that is replaced.
+        before, after: the stretch and what stands there instead.
+        name: identifies the mistake while the function stays as it is: place, texts, and a number where they repeat.
+    """
+
+    place: str
+    line: int
+    start: int
+    end: int
+    before: str
+    after: str
+    name: str = ""
+
+    def applied(self, text: str) -> str:
+        return text[: self.start] + self.after + text[self.end :]
+
+
+class _Text:
+    """Positions of syntax nodes as offsets of characters."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self._starts = text, [0]
+        for line in text.splitlines(keepends=True):
+            self._starts.append(self._starts[-1] + len(line))
+        self._lines = text.splitlines()
+
+    def at(self, line: int, column: int) -> int:
+        # Columns count bytes of UTF-8.
+        return self._starts[line - 1] + len(self._lines[line - 1].encode()[:column].decode())
+
+    def span(self, node: ast.AST) -> tuple[int, int]:
+        return (
+            self.at(node.lineno, node.col_offset),  # type: ignore[attr-defined]
+            self.at(node.end_lineno, node.end_col_offset),  # type: ignore[attr-defined]
+        )
+
+    def of(self, node: ast.AST) -> str:
+        start, end = self.span(node)
+        return self.text[start:end]
+
+
+def mutations(text: str) -> list[Mutation]:
+    """All mistakes that can be made in a source text, in the order of the text."""
+    found: list[Mutation] = []
+    source = _Text(text)
+    for place, node in _walk(ast.parse(text), ""):
+        for start, end, after in _changes(node, source):
+            before = text[start:end]
+            if before != after:
+                line = text.count("\n", 0, start) + 1
+                found.append(Mutation(place, line, start, end, before, after))
+    found.sort(key=lambda one: (one.start, one.end, one.after))
+    seen: Counter[str] = Counter()
+    named = []
+    for one in found:
+        name = f"{one.place}: {' '.join(one.before.split())} -> {' '.join(one.after.split())}"
+        seen[name] += 1
+        suffix = f" #{seen[name]}" if seen[name] > 1 else ""
+        named.append(Mutation(one.place, one.line, one.start, one.end, one.before, one.after, name + suffix))
+    return named
+
+
+def _walk(node: ast.AST, place: str) -> Iterator[tuple[str, ast.AST]]:
+    """Expressions that compute something, with the function they stand in; messages and types are left out."""
+    for field, value in ast.iter_fields(node):
+        if field in ("annotation", "returns", "decorator_list", "bases"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if not isinstance(child, ast.AST) or isinstance(child, SILENT):
+                continue
+            inner = place
+            if isinstance(child, ast.FunctionDef | ast.ClassDef):
+                inner = f"{place}.{child.name}".lstrip(".")
+            elif place or not isinstance(child, ast.Expr):
+                yield place, child
+            yield from _walk(child, inner)
+
+
+def _changes(node: ast.AST, source: _Text) -> Iterator[tuple[int, int, str]]:
+    """Stretches and replacements for one syntax node."""
+    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS:
+        yield _between(node.left, node.comparators[0], COMPARISONS[type(node.ops[0])], source)
+    elif isinstance(node, ast.BinOp) and type(node.op) in SUMS:
+        yield _between(node.left, node.right, SUMS[type(node.op)], source)
+        if isinstance(node.op, ast.Add | ast.Sub):
+            yield *source.span(node), source.of(node.left)
+        yield from _constants(node, source)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Not | ast.Invert):
+        yield *source.span(node), f"({source.of(node.operand)})"
+    elif isinstance(node, ast.BoolOp):
+        word = "or" if isinstance(node.op, ast.And) else "and"
+        yield _between(node.values[0], node.values[1], word, source)
+    elif isinstance(node, ast.Attribute) and node.attr in ENDS and isinstance(node.ctx, ast.Load):
+        yield *source.span(node), f"{source.of(node.value)}.{ENDS[node.attr]}"
+    elif isinstance(node, ast.Call):
+        yield from _calls(node, source)
+    elif isinstance(node, ast.If | ast.IfExp):
+        yield *source.span(node.test), f"(not ({source.of(node.test)}))"
+    elif (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)) or isinstance(node, ast.AugAssign):
+        yield *source.span(node), "pass"
+
+
+def _between(left: ast.AST, right: ast.AST, operator: str, source: _Text) -> tuple[int, int, str]:
+    """The operator between two operands, brackets around them kept."""
+    start, end = source.span(left)[1], source.span(right)[0]
+    gap = source.text[start:end]
+    first = next(k for k, letter in enumerate(gap) if letter not in ") \n\t\\")
+    last = len(gap) - next(k for k, letter in enumerate(reversed(gap)) if letter not in "( \n\t\\")
+    return start + first, start + last, operator
+
+
+def _constants(node: ast.BinOp, source: _Text) -> Iterator[tuple[int, int, str]]:
+    """Numbers in sums and products: one less, or half as much."""
+    for side in (node.left, node.right):
+        if isinstance(side, ast.Constant) and isinstance(side.value, int | float) and side.value:
+            number = side.value
+            yield *source.span(side), repr(number - 1 if isinstance(number, int) else number / 2)
+
+
+def _calls(node: ast.Call, source: _Text) -> Iterator[tuple[int, int, str]]:
+    span, arguments = source.span(node), [source.of(argument) for argument in node.args]
+    if isinstance(node.func, ast.Name):
+        for change in CALLS.get(node.func.id, ()):
+            yield *span, _changed_call(change, arguments)
+        return
+    if not isinstance(node.func, ast.Attribute):
+        return
+    dot = source.span(node.func)[1] - len(node.func.attr) - 1
+    owner, rest = source.text[span[0] : dot].rstrip(), source.text[dot + 1 + len(node.func.attr) : span[1]]
+    if node.func.attr == "where" and len(arguments) == 3:
+        yield *span, f"{owner}.where({arguments[0]}, {arguments[2]}, {arguments[1]})"
+    for change in METHODS.get(node.func.attr, ()):
+        if change == "drop":
+            yield *span, arguments[0] if owner == "torch" and arguments else owner
+        elif change == "zero":
+            yield *span, f"(0.0 * {source.of(node)})"
+        elif change == "None":
+            yield *span, "None"
+        elif change in (".upper", ".lower"):
+            yield *span, owner + change
+        else:
+            yield *span, owner + change + rest
+
+
+def _changed_call(change: str, arguments: list[str]) -> str:
+    if change == "drop":
+        return f"({arguments[0]})"
+    if change == "drop2":
+        return f"({', '.join(arguments)})"
+    if change == "first times second":
+        return f"({arguments[0]} * {arguments[1]})"
+    return change if change in ("0.0", "False") else f"{change}({', '.join(arguments)})"

@@ -1,0 +1,77 @@
+"""The sets of inputs that a command is about: balls around a point, or the box of a VNN-LIB property."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from jacobound.cli.grammar import RADIUS_HELP, parse_radii
+from jacobound.cli.options import Norm, PointOptions
+from jacobound.cli.points import Point
+from jacobound.cli.summaries import told_ball
+from jacobound.errors import InvalidRegionError
+from jacobound.graph import Graph
+from jacobound.regions import Ball, Box
+
+PROPERTIES = (".vnnlib", ".vnnlib.gz")
+
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """What a command asks about.
+
+    Args:
+        regions: with what each is called.
+        place: a point of all of them.
+        story: the first in words.
+    """
+
+    regions: tuple[tuple[str, Ball | Box], ...]
+    place: Point
+    story: str
+
+
+def is_property(point: PointOptions) -> bool:
+    """Whether the input is a VNN-LIB property rather than a point."""
+    return point.input.name.lower().endswith(PROPERTIES)
+
+
+def wanted_radii(point: PointOptions, radius: str | None, figure: Path | None = None) -> list[Decimal]:
+    """The radii, none for a property; refused before any work when they are missing or too many.
+
+    Args:
+        point: the input.
+        radius: as given.
+        figure: where to draw something over the radii.
+
+    Raises:
+        InvalidRegionError: when a point has no radius, or a property has one or is to be drawn over radii.
+    """
+    if is_property(point):
+        if radius is not None or point.clip is not None or point.key is not None or point.index is not None:
+            raise InvalidRegionError(
+                "a .vnnlib property holds its own box of inputs; leave out --radius, --clip, --key and --index"
+            )
+        if figure is not None:
+            raise InvalidRegionError("--plot draws constants over radii, and a .vnnlib property has none; leave it out")
+        return []
+    if radius is None:
+        raise InvalidRegionError(f"--radius is missing: {RADIUS_HELP}")
+    return parse_radii(radius)
+
+
+def around(point: PointOptions, graph: Graph, radii: list[Decimal], radius: str | None, p: Norm) -> Around:
+    """The regions for a network, once it is loaded.
+
+    Raises:
+        InvalidRegionError, ShapeError: when the input can not be read or does not fit the network.
+    """
+    if is_property(point):
+        box = Box.from_vnnlib(point.input, graph.in_shape)
+        centre = box.domains(graph)[0][0].anchor.double().cpu()
+        place = Point(centre, str(point.input), graph.in_shape)
+        return Around((("box", box),), place, f"box of inputs of {point.input}")
+    place = point.point(graph)
+    balls = [(f"{float(decimal):g}", Ball(place.values, decimal, float(p), point.limits)) for decimal in radii]
+    return Around(tuple(balls), place, told_ball(balls[0][1], radius, place.story))

@@ -1,0 +1,84 @@
+"""Why ONNX operations are refused, and what to do instead, where it is not obvious."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from onnx import NodeProto
+
+from jacobound.errors import UnsupportedOpError
+
+
+def _same(text: str, names: Iterable[str]) -> dict[str, str]:
+    return dict.fromkeys(names, text)
+
+
+QUANTISED = (
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "QLinearConv",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+)
+NORMALISED = (
+    "LayerNormalization",
+    "InstanceNormalization",
+    "GroupNormalization",
+    "RMSNormalization",
+    "LpNormalization",
+    "MeanVarianceNormalization",
+    "LRN",
+)
+RECURRENT = ("RNN", "GRU", "LSTM")
+SOFTMAX = ("Softmax", "LogSoftmax")
+LOOPS = ("If", "Loop", "Scan")
+PLACES = ("ArgMax", "ArgMin", "TopK", "Hardmax", "NonMaxSuppression", "NonZero", "Unique")
+
+# Reasons that are better than "neither affine nor a known activation".
+REASONS: Mapping[str, str] = {
+    **_same("It mixes all outputs, and is not elementwise; its input holds the logits.", SOFTMAX),
+    **_same("It rounds values of the network to integers, or computes with integers.", QUANTISED),
+    **_same("It divides by a statistic of the values themselves, which is not understood.", NORMALISED),
+    **_same("Recurrent layers are not understood.", RECURRENT),
+    **_same("What is computed depends on values of the network.", LOOPS),
+    **_same("It gives the places of values, or sorts; that is no continuous function.", PLACES),
+    **_same("Pooling by an l_p norm is not understood.", ("LpPool", "GlobalLpPool")),
+    **_same("It multiplies values of the network with each other.", ("ReduceProd", "Attention", "Det")),
+}
+
+ADVICE: Mapping[str, str] = {
+    **_same("Export the network without control flow (by tracing it).", LOOPS),
+    **_same("Export the unquantised float32 network.", QUANTISED),
+    **_same("Use batch normalisation in its place.", NORMALISED),
+    **_same("Write the steps out in the model before exporting it.", RECURRENT),
+    **_same("Use average or max pooling in its place.", ("LpPool", "GlobalLpPool")),
+    **_same("Rewrite the network with products by constants only.", ("Mul", "Div", "MatMul", "Gemm", "Pow", "Einsum")),
+}
+
+
+def refuse_by_name(node: NodeProto) -> None:
+    """Raise for operations that are known not to be understood.
+
+    Raises:
+        UnsupportedOpError: with the reason.
+    """
+    if node.op_type in REASONS:
+        raise UnsupportedOpError(REASONS[node.op_type])
+
+
+def advice(node: NodeProto, before: str | None) -> str:
+    """What to do about an operation that is refused.
+
+    Args:
+        node: the operation.
+        before: a tensor of the network that it reads, if any.
+    """
+    said = ADVICE.get(node.op_type, "")
+    if before is None:
+        return said or "Evaluate it before exporting, so that the file holds its result."
+    cut = f"cut the network before it with from_onnx(path, until='{before}')"
+    if node.op_type in SOFTMAX:
+        return f"To bound the logits, {cut}."
+    return f"{said} Or {cut}." if said else f"Replace it, or {cut}."

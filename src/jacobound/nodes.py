@@ -1,0 +1,193 @@
+"""The nodes of a graph: `Input`, `Affine`, `Elementwise`, and `Vector`, which bound methods never meet."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import torch
+from torch import Tensor
+
+from jacobound.activations.base import Activation
+from jacobound.errors import ShapeError
+from jacobound.intervals import Interval
+from jacobound.operators import LinearOperator
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """The point at which the network is evaluated.
+
+    Args:
+        shape: shape of one point, without batch.
+        name: the name in the user's model.
+    """
+
+    shape: tuple[int, ...]
+    name: str = "input"
+
+    @property
+    def sources(self) -> tuple[Node, ...]:
+        return ()
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """``sum_i operator_i(source_i) + bias``.
+
+    Args:
+        terms: pairs of an operator and the node it is applied to; at least one.
+        bias: tensor of the node's shape, or None for zero.
+        name: the name in the user's model.
+        choice: what is known besides of a node that chooses among the entries of another one.
+    """
+
+    terms: tuple[tuple[LinearOperator, Node], ...]
+    bias: Tensor | None = None
+    name: str = ""
+    choice: Choice | None = None
+
+    def __post_init__(self) -> None:
+        for operator, source in self.terms:
+            if operator.in_shape != source.shape:
+                raise ShapeError(
+                    f"node '{self.name}': operator {type(operator).__name__} takes {operator.in_shape}, "
+                    f"but its source '{source.name}' has shape {source.shape}"
+                )
+            if operator.out_shape != self.shape:
+                raise ShapeError(f"node '{self.name}': terms of shapes {operator.out_shape} and {self.shape}")
+        if self.bias is not None and tuple(self.bias.shape) != self.shape:
+            raise ShapeError(f"node '{self.name}': bias of shape {tuple(self.bias.shape)} for a node of {self.shape}")
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        return self.terms[0][0].out_shape
+
+    @property
+    def sources(self) -> tuple[Node, ...]:
+        return tuple(source for _, source in self.terms)
+
+
+@dataclass(frozen=True, eq=False)
+class Elementwise:
+    """One activation applied to every entry of `source`."""
+
+    activation: Activation
+    source: Node
+    name: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def sources(self) -> tuple[Node, ...]:
+        return (self.source,)
+
+
+class VectorFunction(ABC):
+    """A function of all entries of a node at once, which only compares and moves them: an engine rounds nothing.
+
+    Attributes:
+        in_shape, out_shape: shapes without leading axes.
+        name: what users read: "maximum of 4".
+        like: a tensor of the function's dtype and device.
+    """
+
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    name: str
+    like: Tensor
+
+    @abstractmethod
+    def value(self, x: Tensor) -> Tensor:
+        """Plain torch evaluation, differentiable: (*lead, *in_shape) -> (*lead, *out_shape). An estimate."""
+
+    @abstractmethod
+    def expand(self, source: Node, name: str) -> Node:
+        """The same real function in affine and elementwise nodes.
+
+        Raises:
+            UnsupportedOpError: when there is none; the message names the node and what to do.
+        """
+
+    @property
+    @abstractmethod
+    def multiplicity(self) -> int:
+        """The number m with ``||f(x) - f(y)||_p <= m^(1/p) ||x - y||_p``: how many entries can follow one entry."""
+
+    @abstractmethod
+    def structure(self) -> bytes:
+        """What the function is, for hashes."""
+
+    @abstractmethod
+    def to(self, device: torch.device, dtype: torch.dtype) -> VectorFunction:
+        """A copy elsewhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class Vector:
+    """One `VectorFunction` of a node."""
+
+    function: VectorFunction
+    source: Node
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.function.in_shape != self.source.shape:
+            raise ShapeError(
+                f"node '{self.name}': {self.function.name} takes {self.function.in_shape}, "
+                f"but its source '{self.source.name}' has shape {self.source.shape}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.function.out_shape
+
+    @property
+    def sources(self) -> tuple[Node, ...]:
+        return (self.source,)
+
+
+class Choice(ABC):
+    """A fact about an affine node ``a + relu(b - a)``: its entries are entries of `source`, which a gate chooses.
+
+    Interval arithmetic on the terms forgets that a cancels; these two rules do not.
+
+    Attributes:
+        source: the node whose entries are compared.
+        gate: the activation of the differences; nothing but the affine node reads it.
+    """
+
+    source: Node
+    gate: Elementwise
+
+    @abstractmethod
+    def range(self, x: Interval) -> Interval:
+        """The node's exact range when the entries of `source` vary freely within x: (N, *source shape) to its own."""
+
+    @abstractmethod
+    def adjoint(self, slope: Interval, behind: Interval) -> Interval:
+        """What the derivatives by `source` owe to this node, through all of its terms.
+
+        Args:
+            slope: of the gate over N sets, shape (N, 1, *gate shape).
+            behind: derivatives by the node, shape (N or 1, outputs, *node shape).
+
+        Returns:
+            Shape (N, outputs, *source shape).
+        """
+
+    @abstractmethod
+    def rebuilt(self, source: Node, gate: Elementwise, device: torch.device) -> Choice:
+        """The same choice in a copy of the graph."""
+
+
+Node = Input | Affine | Elementwise | Vector
+
+
+def size(node: Node) -> int:
+    """Number of entries of a node."""
+    return prod(node.shape)

@@ -1,0 +1,139 @@
+"""The campaign itself: it counts, goes on where it stopped, notices violations, and makes mistakes that matter."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from torch import Generator
+
+from campaign import mutants, report, runner
+from campaign.__main__ import parts
+from campaign.report import BEGIN, END
+from campaign.runner import Part, Tally, generator_of, read, run
+from campaign.source_mutations import mutations
+from zoo import integer
+
+
+def counting(generator: Generator) -> Tally:
+    """Ten cases a batch; a number above 990 is a violation."""
+    drawn = [integer(0, 999, generator) for _ in range(10)]
+    tally = Tally()
+    tally.add("draws", 10, [f"{number}" for number in drawn if number > 990])
+    tally.cases["other"] += 1
+    return tally
+
+
+PART = Part("draws", "draws", counting, ("draws",))
+
+
+def test_a_part_runs_until_it_has_its_cases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = run(PART, 95, 0, tmp_path / "r.json")
+    assert (state["total"], state["batches"]) == (100, 10) and state["cases"] == {"draws": 100, "other": 10}
+    assert read(tmp_path / "r.json")["draws"] == state
+    assert "100 of 95 draws" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    whole = run(PART, 1000, 0, tmp_path / "whole.json")
+    run(PART, 300, 0, tmp_path / "parts.json")
+    halves = run(PART, 1000, 0, tmp_path / "parts.json")
+    assert {**whole, "seconds": 0} == {**halves, "seconds": 0}
+    assert whole["violations"] > 0 and whole["examples"][0].startswith("batch ")
+    other = run(PART, 1000, 1, tmp_path / "parts.json")  # another seed begins again
+    assert other["total"] == 1000 and other["examples"] != whole["examples"]
+
+
+def test_other_sources_begin_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(PART, 100, 0, tmp_path / "r.json")
+    monkeypatch.setattr(runner, "fingerprint", lambda *folders: "other")
+    assert run(PART, 50, 0, tmp_path / "r.json")["total"] == 50
+
+
+def test_batches_do_not_depend_on_each_other() -> None:
+    first, second = (generator_of("x", 0, k).initial_seed() for k in (1, 2))
+    assert first != second and first == generator_of("x", 0, 1).initial_seed()
+    assert generator_of("y", 0, 1).initial_seed() != first != generator_of("x", 1, 1).initial_seed()
+
+
+def test_every_part_has_a_row_and_a_unit() -> None:
+    known = parts()
+    assert set(known) == set(report.WHAT) == set(report.UNITS)
+    state = {"total": 1000, "cases": {"a": 1000}, "seconds": 61.7, "violations": 2}
+    table = report.campaign_table({"primitives": state})
+    assert "| 1,000 numbers | 1,000 | 62 | 2 |" in table
+
+
+@pytest.mark.parametrize("name", ["primitives", "exact", "graphs"])
+def test_a_batch_of_every_part_holds(name: str) -> None:
+    found = parts()[name].batch(generator_of(name, 1, 0))
+    assert not found.violations and parts()[name].count(found.cases) > 0
+
+
+# --- deliberate mistakes ------------------------------------------------------------------------------------------
+
+SOURCE = '''
+def bound(x, y, k=3):
+    """Not a number: 1 + 2."""
+    if k < 2 or x is None:
+        raise ValueError(f"k is {k + 1}")
+    total = up(x.lower + inflate(y.abs() * gamma(k + 2, y), 4))
+    return torch.where(total > 0, total, -x.upper.clamp(min=0.0)).amax(0)
+'''
+
+
+def test_mistakes_are_made_where_numbers_are_computed() -> None:
+    names = {one.name.removeprefix("bound: ") for one in mutations(SOURCE)}
+    for wanted in (
+        "< -> <=",
+        "or -> and",
+        "x.lower -> x.upper",
+        "y.abs() -> y",
+        "gamma(k + 2, y) -> 0.0",
+        "inflate(y.abs() * gamma(k + 2, y), 4) -> (y.abs() * gamma(k + 2, y))",
+        "2 -> 1",
+        "> -> >=",
+        "x.upper.clamp(min=0.0) -> x.upper",
+        "-x.upper.clamp(min=0.0) -> (x.upper.clamp(min=0.0))",
+    ):
+        assert wanted in names, wanted
+    assert not any("k is" in name or "Not a number" in name for name in names)
+    assert len(names) == len(mutations(SOURCE))
+
+
+def test_every_mistake_in_the_sources_is_valid_and_different() -> None:
+    total = 0
+    for file in mutants.TESTS:
+        text = mutants.source_of(file).read_text(encoding="utf-8")
+        found = mutations(text)
+        assert [name for name, count in Counter(one.name for one in found).items() if count > 1] == []
+        for one in found[::7]:
+            assert text[one.start : one.end] == one.before != one.after
+            ast.parse(one.applied(text))
+        total += len(found)
+    assert total > 2000
+
+
+def test_survivors_need_a_reason(tmp_path: Path) -> None:
+    killed, alive = {"killed": True, "line": 1}, {"killed": False, "line": 2}
+    results = {"a.py": {"mistakes": {"f: x -> y": killed, "f: y -> z": alive, "g: 1 -> 2": alive}}}
+    file = tmp_path / "survivors.toml"
+    assert report.excuses(file) == {}
+    file.write_text(
+        '[[group]]\nclass = "tightness"\nreason = "slopes are free"\n[group.mistakes]\n"a.py" = ["f: y -> z"]\n'
+    )
+    known = report.excuses(file)
+    assert report.unexcused(results, known) == ["a.py:2 g: 1 -> 2"]
+    assert "| `a.py` | 3 | 1 | 1 | 1 |" in report.mutants_table(results, known)
+    assert "| tightness | slopes are free | 1 |" in report.reasons_table(results, known)
+
+
+def test_tables_stand_between_two_comments() -> None:
+    text = f"before\n{BEGIN}\nold\n{END}\nafter"
+    found = report.with_tables(text, "| new |")
+    assert "old" not in found and found.startswith("before") and found.endswith("after") and "| new |" in found
+    assert report.with_tables(found, "| new |") == found
+    with pytest.raises(ValueError, match="once"):
+        report.with_tables("nothing", "x")

@@ -1,0 +1,64 @@
+"""`from_onnx` on networks that others made: every file of the reference data, against onnxruntime on real points."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import jacobound as jb
+from jacobound.errors import UnsupportedOpError
+from jacobound.importers.onnx import from_onnx
+
+onnx = pytest.importorskip("onnx")
+
+# Files that end in Softmax: the tensor that the refusal names, which holds the logits.
+SOFTMAX = {"tansig_200_50_onnx.onnx": "softmax_3_Flatten", "logsig_200_100_50_onnx.onnx": "softmax_4_Flatten"}
+SLOW = ("cifar_10layer_relu_2048.onnx",)
+
+
+def outputs(file: Path, until: str | None, x: np.ndarray) -> np.ndarray:
+    """The file run by onnxruntime, cut at a tensor."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    loaded = onnx.load(file)
+    if until is not None:
+        del loaded.graph.output[:]
+        loaded.graph.output.append(onnx.helper.make_empty_tensor_value_info(until))
+    session = onnxruntime.InferenceSession(loaded.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def agree(file: Path, until: str | None = None) -> None:
+    graph = from_onnx(file, until)
+    assert graph.out_shape in ((10,), (5,)), file.name
+    declared = next(entry for entry in onnx.load(file).graph.input)
+    shape = [max(dim.dim_value, 1) for dim in declared.type.tensor_type.shape.dim]
+    x = np.random.default_rng(0).uniform(0, 1, (2, *shape)).astype(np.float32)
+    for point in x:
+        expected = outputs(file, until, point).reshape(-1)
+        got = graph(torch.tensor(point).double().reshape(graph.in_shape)).numpy()
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_networks_of_others_load_and_agree(shared_data: Path) -> None:
+    files = sorted((shared_data / "third_party").glob("*.onnx")) + sorted((shared_data / "nets").glob("*.onnx"))
+    assert len(files) > 30
+    for file in files:
+        if file.name in SOFTMAX:
+            with pytest.raises(UnsupportedOpError, match=f"Op 'Softmax'.*until='{SOFTMAX[file.name]}'"):
+                from_onnx(file)
+        if file.name not in SLOW:
+            agree(file, SOFTMAX.get(file.name))
+
+
+def test_networks_with_max_pooling_are_bounded(shared_data: Path) -> None:
+    graph = from_onnx(shared_data / "third_party" / "Convnet_maxpool.onnx")
+    centre = torch.full(graph.in_shape, 0.5, dtype=torch.float64)
+    found = jb.bound_output(graph, jb.Ball(centre, 1e-3), jb.IBP())
+    points = centre + 1e-3 * (2 * torch.rand(64, *graph.in_shape, dtype=torch.float64) - 1)
+    values = graph(points)
+    assert found.status.certified
+    assert (found.lower <= values.amin(0)).all() and (values.amax(0) <= found.upper).all()
+    assert (found.upper - found.lower).max() < 1.0
