@@ -177,7 +177,7 @@ def sets_worth(graph: Graph) -> int:
         if isinstance(node, Affine)
         for operator, _ in node.terms
     )
-    return max(1, (SHARED_PRODUCTS if graph.device.type == "cpu" else SHARED_PRODUCTS_ACCELERATOR) // products)
+    return max(1, (SHARED_PRODUCTS if graph.device.type == "cpu" else SHARED_PRODUCTS_ACCELERATOR) // max(1, products))
 
 
 def derivative_ranges(graph: Graph, ranges: Mapping[Node, Interval]) -> Mapping[Node, Interval]:
