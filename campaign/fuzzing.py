@@ -35,7 +35,7 @@ class Reader:
 
     def ask(self, number: int) -> dict[str, Any]:
         """What came of the file with a number; the outcome is "crashed" or "hung" when the process says nothing."""
-        if self._process is None or self._read >= RENEWED:
+        if self._process is None or self._process.poll() is not None or self._read >= RENEWED:
             self.close()
             self._process, self._read = self._start(), 0
         process = self._process

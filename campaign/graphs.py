@@ -50,7 +50,7 @@ class Example:
 
 def example(kind: str, region: str, single: bool, generator: Generator) -> Example:
     """A random graph of a kind of `zoo.KINDS` on a region of `zoo.REGIONS`."""
-    graph = KINDS[kind](generator)
+    graph = KINDS[kind](generator).expanded()
     described, points = REGIONS[region](graph.in_shape, generator)
     twin = realised(graph, generator).with_rows(None)
     graph = (graph.to(dtype=torch.float32) if single else graph).with_rows(None)

@@ -82,7 +82,7 @@ def random_floats(
 ) -> Tensor:
     """Floats of both signs with full mantissas, whose binary exponents are uniform in a range."""
     size = torch.randint(exponents[0], exponents[1] + 1, tuple(shape), generator=generator)
-    mantissa = 1 + torch.rand(*shape, generator=generator, dtype=torch.float64)
+    mantissa = 1 + torch.rand(tuple(shape), generator=generator, dtype=torch.float64)
     sign = 2.0 * torch.randint(0, 2, tuple(shape), generator=generator) - 1
     return (sign * mantissa * torch.exp2(size.to(torch.float64))).to(dtype)
 

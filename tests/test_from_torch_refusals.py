@@ -14,6 +14,8 @@ from torch.nn import functional
 from jacobound.errors import InvalidModelError, ShapeError, UnsafeArithmeticError, UnsupportedOpError
 from jacobound.importers import torch_lowering
 from jacobound.importers.torch import from_torch
+from jacobound.importers.torch_call import Call
+from jacobound.importers.torch_rules import RULES
 from jacobound.rounding import unrounded
 from torch_models import MATRIX, Applied, randomised
 
@@ -286,9 +288,9 @@ def test_not_a_module_and_not_inside_unrounded() -> None:
 
 
 def test_wrong_graph_does_not_pass_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(call: torch_lowering.Call) -> object:
+    def wrong(call: Call) -> object:
         return call.steps.add([(1.0 + 1e-7, call.args[0])], None, call.name)
 
-    monkeypatch.setattr(torch_lowering, "RULES", {**torch_lowering.RULES, "aten.neg.default": wrong})
+    monkeypatch.setattr(torch_lowering, "RULES", {**RULES, "aten.neg.default": wrong})
     with pytest.raises(InvalidModelError, match=r"imported graph is not Applied: outputs differ by"):
         from_torch(Applied(torch.neg).eval(), torch.zeros(1, 4))

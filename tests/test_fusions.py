@@ -53,6 +53,7 @@ REAL: dict[str, Callable[[flint.arb], flint.arb]] = {
     "exp": lambda x: x.exp(),
     "abs": lambda x: abs(x),
     "square": lambda x: x * x,
+    "power": lambda x: x * x * x,
     "softplus": lambda x: x.exp().log1p(),
     "reciprocal": lambda x: 1 / x,
     "silu": lambda x: x * sigmoid(x),
@@ -74,6 +75,9 @@ def real(node: Node, x: flint.arb, side: int | None = None) -> flint.arb:
         return x
     if isinstance(node, Elementwise):
         kind, _, numbers = node.activation.name.partition(":")
+        if kind == "gelu_tanh":
+            z, (low, high) = real(node.source, x, side), (flint.arb(float(part)) for part in numbers.split(","))
+            return z * sigmoid((8 / flint.arb.pi()).sqrt() * (z + low.union(high) * z**3))
         if kind == "clip":
             low, high = (flint.arb(float(part)) for part in numbers.split(","))
             return real(node.source, x, side).max(low).min(high)
@@ -93,6 +97,15 @@ def real(node: Node, x: flint.arb, side: int | None = None) -> flint.arb:
 X = Input(SHAPE)
 C32 = float(np.float32(0.70710677))
 SIXTH = float(np.float32(1 / 6))
+
+BETA32, KAPPA32 = float(np.float32(0.7978845608)), float(np.float32(0.044715))
+
+
+def cubic(node: Node, first: float, third: float) -> Node:
+    """``first (node + third node^3)``."""
+    cube = Elementwise(activation("power:3"), node, "cube")
+    return line(Affine(((Identity(SHAPE, SHAPE, LIKE), node), (Scale(LIKE.new_full(SHAPE, third)), cube))), first)
+
 
 # The two factors, and the activation that their product becomes.
 PRODUCTS: dict[str, tuple[Node, Node, str]] = {
@@ -118,6 +131,14 @@ PRODUCTS: dict[str, tuple[Node, Node, str]] = {
     "softsign": (X, apply("reciprocal", line(apply("abs", X), 1.0, 1.0)), "softsign"),
     "softsign scaled": (line(X, 3.0), apply("reciprocal", line(apply("abs", line(X, -0.4)), 0.3, 1.7)), "softsign"),
     "square": (X, X, "square"),
+    "gelu by tanh": (line(X, 0.5), line(apply("tanh", cubic(X, BETA32, KAPPA32)), 1.0, 1.0), "gelu_tanh"),
+    "gelu by tanh falling": (X, line(apply("tanh", cubic(line(X, -1.0), BETA32, KAPPA32)), 0.5, 0.5), "gelu_tanh"),
+    "steep gelu by tanh": (
+        line(X, 0.25),
+        line(apply("tanh", cubic(line(X, 3.0), BETA32, KAPPA32)), -2.0, 2.0),
+        "gelu_tanh",
+    ),
+    "cube": (line(X, -0.3), line(apply("square", line(X, 0.7)), 0.2), "power"),
     "square of a line": (line(X, 0.3), line(X, -0.1, 0.0, 1e-18), "square"),
     "square of a shifted line": (line(X, 2.0, 6.0), line(X, 1.0, 3.0), "square"),
     "completed square": (X, line(X, -1.0, 1.0), "square"),
@@ -130,7 +151,7 @@ def test_products_keep_their_real_values(case: str) -> None:
     left, right, kind = PRODUCTS[case]
     found = product(left, right, "y")
     assert found is not None and found.name == "y"
-    kinds = [node.activation.name for node in Graph(found).nodes if isinstance(node, Elementwise)]
+    kinds = [node.activation.name.partition(":")[0] for node in Graph(found).nodes if isinstance(node, Elementwise)]
     assert kinds[-1] == kind and len(kinds) == (2 if case == "variance of a gate" else 1)
     for point in POINTS:
         x = flint.arb(point)
@@ -156,6 +177,13 @@ def test_products_agree_in_plain_floating_point(case: str) -> None:
 
 NO_PRODUCTS: dict[str, tuple[Node, Node]] = {
     "sigmoid of a shifted line": (X, apply("sigmoid", line(X, 1.0, 0.5))),
+    "tanh of another cubic": (X, line(apply("tanh", cubic(X, BETA32, 0.0448)), 1.0, 1.0)),
+    "tanh of a cubic without its one": (X, line(apply("tanh", cubic(X, BETA32, KAPPA32)), 1.0, 1.5)),
+    "tanh of a cubic with a shifted cube": (
+        X, line(apply("tanh", Affine(((Scale(LIKE.new_full(SHAPE, BETA32)), X), (Scale(
+            LIKE.new_full(SHAPE, BETA32 * KAPPA32)), line(apply("power:3", X), 1.0, 0.1))))), 1.0, 1.0)),
+    "tanh of a shifted cubic": (X, line(apply("tanh", line(cubic(X, BETA32, KAPPA32), 1.0, 0.1)), 1.0, 1.0)),
+    "cube with a rest": (X, line(apply("square", X), 1.0, 1.0)),
     "gate with a rest": (X, line(apply("sigmoid", X), 1.0, 0.25)),
     "erf without its one": (X, line(apply("erf", X), 1.0, 1.0000001)),
     "erf alone": (X, apply("erf", X)),

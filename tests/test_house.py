@@ -219,7 +219,7 @@ def has_keyword(call: ast.Call, name: str, value: object) -> bool:
 
 def test_nothing_is_unpickled() -> None:
     offences = []
-    for place, node in nodes(python_files("src", "tests", "examples", "benchmarks")):
+    for place, node in nodes(python_files("src", "tests", "examples", "benchmarks", "campaign")):
         if isinstance(node, ast.Import):
             roots = {alias.name.split(".")[0] for alias in node.names}
         else:
@@ -237,7 +237,7 @@ def test_nothing_is_unpickled() -> None:
 def test_no_marks_of_unfinished_work() -> None:
     offences = [
         f"{path.relative_to(REPOSITORY)}:{number}: {line.strip()}"
-        for path in python_files("src", "tests", "examples", "benchmarks")
+        for path in python_files("src", "tests", "examples", "benchmarks", "campaign")
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if any(mark in line for mark in MARKS)
     ]

@@ -82,6 +82,16 @@ FUSED = {
         [node("Mul", "x c", "d"), node("Erf", "d", "e"), node("Add", "one e", "a"), node("Mul", "a half", "b"),
          node("Mul", "b x")],
         POINT, {"c": number(0.70710677), "one": number(1), "half": number(0.5)}, 13),
+    "gelu by tanh": (
+        [node("Mul", "x x", "s"), node("Mul", "s x", "p"), node("Mul", "p kappa", "k"), node("Add", "x k", "i"),
+         node("Mul", "i beta", "j"), node("Tanh", "j", "t"), node("Add", "t one", "a"), node("Mul", "x half", "h"),
+         node("Mul", "h a")],
+        POINT, {"kappa": number(0.044715), "beta": number(0.7978845608), "one": number(1), "half": number(0.5)}, 13),
+    "gelu by tanh and power": (
+        [node("Pow", "x three", "p"), node("Mul", "kappa p", "k"), node("Add", "x k", "i"), node("Mul", "beta i", "j"),
+         node("Tanh", "j", "t"), node("Add", "one t", "a"), node("Mul", "x a", "h"), node("Mul", "h half")],
+        POINT, {"kappa": number(0.044715), "beta": number(0.7978845608), "one": number(1), "half": number(0.5),
+                "three": number(3)}, 13),
     "hard swish of torch": ([node("HardSigmoid", "x", "h", alpha=1 / 6, beta=0.5), node("Mul", "x h")], POINT, {}, 13),
     "hard swish by clipping": (
         [node("Add", "x three", "a"), node("Clip", "a zero six", "c"), node("Mul", "x c", "m"), node("Div", "m six")],

@@ -30,7 +30,7 @@ from jacobound.vector_functions import DOUBLE, Maximum, Sort, sorting_network
 from zoo import dense, integer, normal
 
 seeds = st.integers(0, 2**30)
-some = settings(max_examples=max(1, settings().max_examples // 2))
+some = settings(max_examples=max(1, settings().max_examples // 5))
 
 
 def random_maximum(generator: Generator, inputs: int = 9) -> Maximum:

@@ -145,7 +145,7 @@ IMAGES: dict[str, Callable[[Tensor], object]] = {
     ),
     "einsum over channels": lambda x: torch.einsum("bchw,cd->bdwh", x, like(MATRIX, x)),
     "einsum with a shared axis": lambda x: torch.einsum("bchw,chk->bck", x[:, :3], like(STACK, x)),
-    "tensordot over two axes": lambda x: torch.tensordot(x, like(SQUARE, x), dims=([2, 3], [0, 1])),
+    "tensordot over two axes": lambda x: torch.tensordot(x, like(SQUARE, x), dims=([2, 3], [0, 1])),  # type: ignore[arg-type]
     "unfold, fold": lambda x: functional.fold(functional.unfold(x, 3, padding=1), (6, 6), 3, padding=1),
     "transposed convolution": lambda x: torch.convolution(
         x,

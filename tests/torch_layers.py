@@ -18,9 +18,9 @@ TAKEN: dict[str, list[tuple[Callable[[], nn.Module], Shape]]] = {}
 
 def take(kind: str, shape: Shape, *options: dict[str, Any]) -> None:
     """Examples of one class, one for each set of options (at least one, with none)."""
-    make = getattr(nn, kind, None)
-    if make is None:
+    if not hasattr(nn, kind):
         return  # an older torch
+    make = getattr(nn, kind)
     TAKEN.setdefault(kind, [])
     TAKEN[kind] += [(lambda one=one: make(**one), shape) for one in options or ({},)]
 

@@ -116,7 +116,7 @@ def falling_root(
     settled = at_first | at_last | ~(before > 0)
     for _ in range(STEPS):
         value, derivative = function(z)
-        settled = settled | (value.abs() <= enough)
+        settled = settled | ~(value.abs() > enough)  # also where it is not a number
         if bool(settled.all()):
             break
         low, high = torch.where(value >= 0, z, low), torch.where(value <= 0, z, high)

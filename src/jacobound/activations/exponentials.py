@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from jacobound.activations import formulas
 from jacobound.activations.base import Activation, Family, register
@@ -26,13 +27,22 @@ def expm1() -> Activation:
 
 def log() -> Activation:
     """The natural logarithm of positive numbers."""
-    piece = Piece("concave", Interval.log, formulas.positive_reciprocal)
+
+    def jet(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return z.log(), 1 / z, -1 / (z * z)
+
+    piece = Piece("concave", Interval.log, formulas.positive_reciprocal, jet=jet)
     return Activation("log", torch.log, (piece,), choose=bent(False), domain=POSITIVE)
 
 
 def log1p() -> Activation:
     """log(1 + z) for z > -1, accurate near zero."""
-    piece = Piece("concave", Interval.log1p, lambda x: formulas.positive_reciprocal(x + 1.0))
+
+    def jet(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        slope = 1 / (1 + z)
+        return z.log1p(), slope, -slope * slope
+
+    piece = Piece("concave", Interval.log1p, lambda x: formulas.positive_reciprocal(x + 1.0), jet=jet)
     return Activation("log1p", torch.log1p, (piece,), choose=bent(False), domain=(Stretch(-1.0),))
 
 

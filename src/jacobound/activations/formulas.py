@@ -11,7 +11,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from jacobound.activations.numbers import irrational, number, scaled
+from jacobound.activations.numbers import Real, irrational, number, scaled
 from jacobound.activations.pieces import choose
 from jacobound.intervals import Interval
 from jacobound.rounding import down, up
@@ -285,30 +285,32 @@ def gelu_derivative(x: Interval) -> Interval:
     return normal_cdf(near, density) + _vanishing(near * density, x)
 
 
-def tanh_gelu(x: Interval) -> Interval:
-    """x (1 + tanh g) / 2 = x sigma(2 g) with g = sqrt(2 / pi) (x + 0.044715 x^3)."""
+def tanh_gelu(x: Interval, cubic: Real = CUBIC) -> Interval:
+    """x (1 + tanh g) / 2 = x sigma(2 g) with g = sqrt(2 / pi) (x + 0.044715 x^3), or another positive cubic factor."""
     near = _finite_below(x.clamp(lower=-FAR))
-    found, left = near * sigmoid(_tanh_gelu_argument(x)), x.upper <= 0
+    found, left = near * sigmoid(_tanh_gelu_argument(x, cubic)), x.upper <= 0
     return Interval(found.lower, torch.where(left, found.upper.clamp(max=0.0), found.upper))
 
 
-def tanh_gelu_derivative(x: Interval) -> Interval:
+def tanh_gelu_derivative(x: Interval, cubic: Real = CUBIC) -> Interval:
     """sigma(y) + x y' sigma(y) sigma(-y) with y = 2 g, y' = 2 sqrt(2 / pi) (1 + 3 * 0.044715 x^2)."""
     near = x.clamp(-FAR, FAR)
     far = size(near)
-    growth = (scaled(_times(far, far), 3 * CUBIC) + 1.0) * number(ROOT_EIGHT_BY_PI, x.lower)
-    argument = _tanh_gelu_argument(x)
+    square = _times(far, far)
+    cube = scaled(square, 3 * cubic) if isinstance(cubic, Fraction) else scaled(scaled(square, 3.0), cubic)
+    growth = (cube + 1.0) * number(ROOT_EIGHT_BY_PI, x.lower)
+    argument = _tanh_gelu_argument(x, cubic)
     return sigmoid(argument) + _vanishing(near * growth * bell(argument), x)
 
 
-def _tanh_gelu_argument(x: Interval) -> Interval:
+def _tanh_gelu_argument(x: Interval, cubic: Real) -> Interval:
     """2 sqrt(2 / pi) (x + 0.044715 x^3), at the nearest point of [-FAR, FAR].
 
     There the sigmoid's enclosure has reached its limits 0 and 1, so it also holds for points farther out.
     """
     near = x.clamp(-FAR, FAR)
     far = size(near)
-    return near * (scaled(_times(far, far), CUBIC) + 1.0) * number(ROOT_EIGHT_BY_PI, x.lower)
+    return near * (scaled(_times(far, far), cubic) + 1.0) * number(ROOT_EIGHT_BY_PI, x.lower)
 
 
 def _vanishing(found: Interval, x: Interval) -> Interval:

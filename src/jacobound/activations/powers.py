@@ -106,7 +106,12 @@ def reciprocal() -> Activation:
 
 def sqrt() -> Activation:
     """The square root of numbers that are not negative; infinitely steep at zero."""
-    piece = Piece("concave", Interval.sqrt, lambda x: formulas.root_reciprocal(x) * 0.5)
+
+    def jet(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        root = z.sqrt()
+        return root, 0.5 / root, -0.25 / (root * z)
+
+    piece = Piece("concave", Interval.sqrt, lambda x: formulas.root_reciprocal(x) * 0.5, jet=jet)
     return Activation("sqrt", torch.sqrt, (piece,), choose=bent(False), domain=NOT_NEGATIVE)
 
 

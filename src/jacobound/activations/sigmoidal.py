@@ -23,11 +23,18 @@ def _sigmoidal(
     derivative: Callable[[Interval], Interval],
     plain_derivative: Callable[[Tensor], Tensor],
     steepest: Callable[[Tensor], Tensor],
+    falling: Callable[[Tensor, Tensor], Tensor],
 ) -> Activation:
+    """`falling` is minus the curvature over the slope, as a function of the point and the slope there."""
+
+    def jet(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        slope = plain_derivative(z)
+        return value(z), slope, -slope * falling(z, slope)
+
     return Activation(
         name,
         value,
-        (Piece("convex", enclosure, derivative), Piece("concave", enclosure, derivative)),
+        tuple(Piece(curvature, enclosure, derivative, jet=jet) for curvature in ("convex", "concave")),
         breaks=(0.0,),
         choose=s_shaped(plain_derivative, steepest),
     )
@@ -45,7 +52,15 @@ def _where_sech_squared_is(k: Tensor) -> Tensor:
 
 def tanh() -> Activation:
     """Hyperbolic tangent."""
-    return _sigmoidal("tanh", torch.tanh, Interval.tanh, formulas.sech_squared, _sech_squared, _where_sech_squared_is)
+    return _sigmoidal(
+        "tanh",
+        torch.tanh,
+        Interval.tanh,
+        formulas.sech_squared,
+        _sech_squared,
+        _where_sech_squared_is,
+        lambda z, _: 2 * torch.tanh(z),
+    )
 
 
 def sigmoid() -> Activation:
@@ -57,6 +72,7 @@ def sigmoid() -> Activation:
         formulas.bell,
         lambda z: _sech_squared(z * 0.5) * 0.25,
         lambda k: 2 * _where_sech_squared_is(4 * k),
+        lambda z, _: torch.tanh(z * 0.5),
     )
 
 
@@ -69,6 +85,7 @@ def arctan() -> Activation:
         formulas.cauchy,
         lambda z: 1 / (1 + z * z),
         lambda k: ((1 - k).clamp(min=0.0) / k).sqrt(),
+        lambda z, slope: 2 * z * slope,
     )
 
 
@@ -81,6 +98,7 @@ def softsign() -> Activation:
         formulas.softsign_derivative,
         lambda z: 1 / (1 + z.abs()).square(),
         lambda k: k.rsqrt() - 1,
+        lambda z, slope: 2 * z.sign() * slope.sqrt(),
     )
 
 
@@ -93,6 +111,7 @@ def erf() -> Activation:
         formulas.gaussian,
         lambda z: 2 / math.sqrt(math.pi) * torch.exp(-z * z),
         lambda k: (-(k * (math.sqrt(math.pi) / 2)).log()).clamp(min=0.0).sqrt(),
+        lambda z, _: 2 * z,
     )
 
 

@@ -87,26 +87,38 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
         raise UnsupportedOpError(f"softplus needs a positive, finite beta, not {beta}")
     inverse = 1 / Fraction(beta)
 
+    def plain(z: Tensor) -> Tensor:
+        return torch.logaddexp(z * beta, torch.zeros_like(z)) / beta
+
     def value(x: Interval) -> Interval:
         return scaled(formulas.softplus(scaled(x, beta)), inverse)
 
     def derivative(x: Interval) -> Interval:
         return formulas.sigmoid(scaled(x, beta))
 
+    def jet(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        slope = torch.sigmoid(z * beta)
+        return plain(z), slope, beta * slope * (1 - slope)
+
     return Activation(
         "softplus" if beta == 1.0 else f"softplus:{beta!r}",
-        lambda z: torch.logaddexp(z * beta, torch.zeros_like(z)) / beta,
-        (Piece("convex", value, derivative),),
+        plain,
+        (Piece("convex", value, derivative, jet=jet),),
         choose=bent(True),
     )
 
 
 def log_sigmoid() -> Activation:
     """log(1 / (1 + e^-z)) = -log(1 + e^-z)."""
+
+    def jet(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        slope = torch.sigmoid(-z)
+        return functional.logsigmoid(z), slope, slope * (slope - 1)
+
     return Activation(
         "log_sigmoid",
         functional.logsigmoid,
-        (Piece("concave", lambda x: -formulas.softplus(-x), lambda x: formulas.sigmoid(-x)),),
+        (Piece("concave", lambda x: -formulas.softplus(-x), lambda x: formulas.sigmoid(-x), jet=jet),),
         choose=bent(False),
     )
 

@@ -12,30 +12,40 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-import torch
 from torch import Tensor
 
-from jacobound.activations import activation
+from jacobound.activations import Activation, activation
+from jacobound.activations.products import gelu_by_tanh
+from jacobound.errors import UnsupportedOpError
 from jacobound.graph import Affine, Elementwise, Node
-from jacobound.intervals import Interval
-from jacobound.operator_kinds import Identity, Scale
+from jacobound.importers.fusion_lines import (
+    ONE,
+    ZERO,
+    Range,
+    common_lines,
+    example_of,
+    fixed,
+    inverse,
+    is_exact,
+    kind_of,
+    line_node,
+    line_of,
+    lines_of,
+    nearest_float,
+    negative,
+    outward_float,
+    plus,
+    times,
+)
 
-Range = tuple[Fraction, Fraction]
-"""The two ends between which a real constant lies; equal when it is known exactly."""
 
-ONE: Range = (Fraction(1), Fraction(1))
-ZERO: Range = (Fraction(0), Fraction(0))
-ROOT_TWO: Range = (Fraction(math.nextafter(math.sqrt(2.0), 0.0)), Fraction(math.nextafter(math.sqrt(2.0), 2.0)))
-LONGEST_CHAIN = 16
+def _irrational(nearest: float) -> Range:
+    """A number of which `nearest` is off by less than one unit in the last place."""
+    return Fraction(math.nextafter(nearest, -math.inf)), Fraction(math.nextafter(nearest, math.inf))
 
 
-@dataclass(frozen=True, eq=False)
-class Line:
-    """A node as ``factor core + shift``, with the same two numbers in every entry."""
-
-    core: Node
-    factor: Range = ONE
-    shift: Range = ZERO
+ROOT_TWO = _irrational(1.4142135623730951)
+ROOT_HALF_PI = _irrational(1.2533141373155003)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +74,9 @@ class Gate:
         """s, when the source is exactly ``s a``."""
         return self.s if self.t == ZERO else None
 
-    def fused(self, name: str, outer: Range, inner: Range) -> Fused:
+    def fused(self, made: str | Activation, outer: Range, inner: Range) -> Fused:
         """The product as ``k outer f(inner a) / inner``."""
-        return Fused(name, _times(self.k, outer), inner, self.a)
+        return Fused(activation(made) if isinstance(made, str) else made, times(self.k, outer), inner, self.a)
 
     def behind(self, source: Node) -> Gate:
         """The same with the argument of an inner function as source."""
@@ -77,7 +87,7 @@ class Gate:
 class Fused:
     """The product is ``outer * activation(inner * value) / inner``."""
 
-    activation: str
+    activation: Activation
     outer: Range
     inner: Range
     value: Node
@@ -99,7 +109,7 @@ def product(left: Node, right: Node, name: str, like: Tensor | None = None) -> N
     """
     if left.shape != right.shape:
         return None
-    like = _example(left) if like is None else like
+    like = example_of(left) if like is None else like
     found = _quadratic(left, right, name, like)
     if found is None:
         found = _gated(left, right, name, like)
@@ -108,23 +118,23 @@ def product(left: Node, right: Node, name: str, like: Tensor | None = None) -> N
 
 def _quadratic(left: Node, right: Node, name: str, like: Tensor) -> Node | None:
     """``(p w + q) (r w + t)`` by completing the square."""
-    lines = _in_common(left, right)
+    lines = common_lines(left, right)
     if lines is None:
         return None
     (p, q), (r, t) = ((line.factor, line.shift) for line in lines)
     if q == ZERO and t == ZERO:
-        outer = _times(p, r)
-        return _moved(_square(lines[0].core, name if outer == ONE else f"{name}.square"), outer, 0.0, name, like)
-    if not (_exact(p, q, r, t) and p[0] and r[0]):
+        outer = times(p, r)
+        return line_node(_square(lines[0].core, name if outer == ONE else f"{name}.square"), outer, 0.0, name, like)
+    if not (is_exact(p, q, r, t) and p[0] and r[0]):
         return None
     ratio, apart = r[0] / p[0], t[0] * p[0] / r[0] - q[0]  # right = ratio (left + apart)
     half, rest = apart / 2, -ratio * apart * apart / 4
-    if Fraction(_nearest(half)) != half or Fraction(_nearest(rest)) != rest:
+    if Fraction(nearest_float(half)) != half or Fraction(nearest_float(rest)) != rest:
         return None
-    centred = _moved(left, ONE, float(half), f"{name}.centre", like)
+    centred = line_node(left, ONE, float(half), f"{name}.centre", like)
     if centred is None:
         return None
-    return _moved(_square(centred, f"{name}.square"), _fixed(ratio), float(rest), name, like)
+    return line_node(_square(centred, f"{name}.square"), fixed(ratio), float(rest), name, like)
 
 
 def _square(node: Node, name: str) -> Node:
@@ -133,35 +143,36 @@ def _square(node: Node, name: str) -> Node:
 
 def _gated(left: Node, right: Node, name: str, like: Tensor) -> Node | None:
     """`left` times a line of an activation of a line of `left`."""
-    line = _lines(right)[-1]
+    line = lines_of(right)[-1]
     if not isinstance(line.core, Elementwise) or line.factor[0] * line.factor[1] <= 0:
         return None
-    kind, numbers = _kind(line.core)
+    kind, numbers = kind_of(line.core)
     if kind not in GATES:
         return None
     fused = GATES[kind](_gate(line.factor, line.shift, numbers, left, line.core.source))
     if fused is None or fused.inner[0] * fused.inner[1] <= 0:
         return None
-    outer = _times(fused.outer, _inverse(fused.inner))
-    inner = _moved(fused.value, fused.inner, 0.0, f"{name}.argument", like)
+    outer = times(fused.outer, inverse(fused.inner))
+    inner = line_node(fused.value, fused.inner, 0.0, f"{name}.argument", like)
     if inner is None:
         return None
-    made = Elementwise(activation(fused.activation), inner, name if outer == ONE else f"{name}.{fused.activation}")
-    return _moved(made, outer, 0.0, name, like)
+    kind = fused.activation.name.partition(":")[0]
+    made = Elementwise(fused.activation, inner, name if outer == ONE else f"{name}.{kind}")
+    return line_node(made, outer, 0.0, name, like)
 
 
 def _gate(factor: Range, shift: Range, numbers: tuple[Fraction, ...], left: Node, source: Node) -> Gate:
     """A gate with the node a that `left` is a multiple of and `source` a line of, if there is one."""
-    lines = _in_common(left, source)
+    lines = common_lines(left, source)
     if lines is None:
         return Gate(factor, shift, numbers, left, source, left)
     (p, q), (r, t) = ((line.factor, line.shift) for line in lines)
     if q == ZERO:
         return Gate(factor, shift, numbers, left, source, lines[0].core, p, r, t)
-    if not (_exact(p, q, r, t) and p[0]):
+    if not (is_exact(p, q, r, t) and p[0]):
         return Gate(factor, shift, numbers, left, source, left)
     ratio, rest = r[0] / p[0], t[0] - r[0] * q[0] / p[0]
-    return Gate(factor, shift, numbers, left, source, left, ONE, _fixed(ratio), _fixed(rest))
+    return Gate(factor, shift, numbers, left, source, left, ONE, fixed(ratio), fixed(rest))
 
 
 def _by_sigmoid(gate: Gate) -> Fused | None:
@@ -169,8 +180,8 @@ def _by_sigmoid(gate: Gate) -> Fused | None:
     s = gate.through_zero
     if s is not None and gate.shift == ZERO:
         return gate.fused("silu", gate.factor, s)
-    if s is not None and _exact(gate.shift) and gate.factor == _negative(gate.shift):
-        return gate.fused("silu", gate.shift, _negative(s))
+    if s is not None and is_exact(gate.shift) and gate.factor == negative(gate.shift):
+        return gate.fused("silu", gate.shift, negative(s))
     return None
 
 
@@ -179,15 +190,56 @@ def _by_tanh(gate: Gate) -> Fused | None:
     if gate.shift == ZERO:
         return _mish(gate)
     s, sign = gate.through_zero, _sign_of_unit(gate)
-    if s is None or sign is None:
+    if sign is None:
         return None
-    return gate.fused("silu", _times(gate.shift, _fixed(2)), _times(s, _fixed(2 * sign)))
+    if s is None:
+        return _by_cubic(gate, sign)
+    return gate.fused("silu", times(gate.shift, fixed(2)), times(s, fixed(2 * sign)))
+
+
+def _by_cubic(gate: Gate, sign: int) -> Fused | None:
+    """``a (1 + tanh(k (a + c a^3)))`` with ``s = k sqrt(pi / 2)`` as inner factor, and c / s^2 as cubic factor."""
+    found = _odd_cubic(gate)
+    if found is None or found[1][0] * found[1][1] <= 0:
+        return None
+    gate, first, third = found
+    inner = times(times(first, fixed(sign)), ROOT_HALF_PI)
+    cubic = times(third, times(inverse(first), inverse(times(inner, inner))))
+    try:
+        made = gelu_by_tanh(outward_float(cubic[0], -math.inf), outward_float(cubic[1], math.inf))
+    except UnsupportedOpError:
+        return None
+    return gate.fused(made, times(gate.shift, fixed(2)), inner)
+
+
+def _odd_cubic(gate: Gate) -> tuple[Gate, Range, Range] | None:
+    """The source as ``first a + third a^3``, with the gate of that a."""
+    line, first, third = lines_of(gate.source)[-1], ZERO, ZERO
+    if line.shift != ZERO or not isinstance(line.core, Affine) or line.core.bias is not None:
+        return None
+    found: Gate | None = None
+    for operator, source in line.core.terms:
+        term = line_of(operator, source)
+        if term is None:
+            return None
+        inner = lines_of(source)[-1]
+        cube = isinstance(inner.core, Elementwise) and kind_of(inner.core) == ("power", (Fraction(3),))
+        here = gate.behind(inner.core.source if cube and isinstance(inner.core, Elementwise) else source)
+        s = here.through_zero
+        if s is None or (cube and inner.shift != ZERO) or (found is not None and here.a is not found.a):
+            return None
+        found, factor = here, times(line.factor, term.factor)
+        if cube:
+            third = plus(third, times(times(factor, inner.factor), times(s, times(s, s))))
+        else:
+            first = plus(first, times(factor, s))
+    return None if found is None else (found, first, third)
 
 
 def _mish(gate: Gate) -> Fused | None:
     """``a tanh(softplus(s a))``."""
     inner = gate.source
-    if not isinstance(inner, Elementwise) or _kind(inner) != ("softplus", ()):
+    if not isinstance(inner, Elementwise) or kind_of(inner) != ("softplus", ()):
         return None
     gate = gate.behind(inner.source)
     return None if gate.through_zero is None else gate.fused("mish", gate.factor, gate.through_zero)
@@ -198,7 +250,7 @@ def _by_erf(gate: Gate) -> Fused | None:
     s, sign = gate.through_zero, _sign_of_unit(gate)
     if s is None or sign is None:
         return None
-    return gate.fused("gelu", _times(gate.shift, _fixed(2)), _times(_times(s, _fixed(sign)), ROOT_TWO))
+    return gate.fused("gelu", times(gate.shift, fixed(2)), times(times(s, fixed(sign)), ROOT_TWO))
 
 
 def _by_hard_sigmoid(gate: Gate) -> Fused | None:
@@ -214,26 +266,33 @@ def _by_clip(gate: Gate) -> Fused | None:
 
 def _hard(gate: Gate, alpha: Fraction, beta: Fraction, height: Fraction) -> Fused | None:
     """``height a min(max(alpha (s a + t) + beta, 0), 1)`` is hard swish when the middle step is at 1/2."""
-    if gate.shift != ZERO or gate.s is None or gate.t is None or alpha <= 0 or not _exact(gate.t):
+    if gate.shift != ZERO or gate.s is None or gate.t is None or alpha <= 0 or not is_exact(gate.t):
         return None
     if alpha * gate.t[0] + beta != Fraction(1, 2):
         return None
-    return gate.fused("hard_swish", _times(gate.factor, _fixed(height)), _times(gate.s, _fixed(6 * alpha)))
+    return gate.fused("hard_swish", times(gate.factor, fixed(height)), times(gate.s, fixed(6 * alpha)))
 
 
 def _by_reciprocal(gate: Gate) -> Fused | None:
     """``a / (m + n |s a|)`` and ``a / (m + m exp(s a))``."""
-    line = _lines(gate.source)[-1]
-    if gate.shift != ZERO or not isinstance(line.core, Elementwise) or not _exact(line.factor, line.shift):
+    line = lines_of(gate.source)[-1]
+    if gate.shift != ZERO or not isinstance(line.core, Elementwise) or not is_exact(line.factor, line.shift):
         return None
     gate, n, m = gate.behind(line.core.source), line.factor[0], line.shift[0]
-    s, kind = gate.through_zero, _kind(line.core)[0]
+    s, kind = gate.through_zero, kind_of(line.core)[0]
     if s is None or not (m > 0 and n > 0):
         return None
-    outer = _times(gate.factor, _fixed(1 / m))
+    outer = times(gate.factor, fixed(1 / m))
     if kind == "abs":
-        return gate.fused("softsign", outer, _times(s if s[0] > 0 else _negative(s), _fixed(n / m)))
-    return gate.fused("silu", outer, _negative(s)) if kind == "exp" and m == n else None
+        return gate.fused("softsign", outer, times(s if s[0] > 0 else negative(s), fixed(n / m)))
+    return gate.fused("silu", outer, negative(s)) if kind == "exp" and m == n else None
+
+
+def _by_square(gate: Gate) -> Fused | None:
+    """``a (s a)^2``."""
+    if gate.shift != ZERO or gate.through_zero is None:
+        return None
+    return gate.fused("power:3", times(gate.factor, times(gate.through_zero, gate.through_zero)), ONE)
 
 
 GATES: Mapping[str, Callable[[Gate], Fused | None]] = {
@@ -243,133 +302,12 @@ GATES: Mapping[str, Callable[[Gate], Fused | None]] = {
     "hard_sigmoid": _by_hard_sigmoid,
     "clip": _by_clip,
     "reciprocal": _by_reciprocal,
+    "square": _by_square,
 }
 
 
 def _sign_of_unit(gate: Gate) -> int | None:
     """The sign in ``shift (1 ± f)``; None when it has another form."""
-    if not _exact(gate.factor, gate.shift) or abs(gate.factor[0]) != abs(gate.shift[0]):
+    if not is_exact(gate.factor, gate.shift) or abs(gate.factor[0]) != abs(gate.shift[0]):
         return None
     return 1 if gate.factor == gate.shift else -1
-
-
-def _lines(node: Node) -> list[Line]:
-    """The node as a line of itself, of what it was made of by factors and shifts, and so on."""
-    found = [Line(node)]
-    while len(found) < LONGEST_CHAIN:
-        line = found[-1]
-        step = _step(line.core)
-        if step is None:
-            break
-        shift = _plus(_times(line.factor, step.shift), line.shift)
-        found.append(Line(step.core, _times(line.factor, step.factor), shift))
-    return found
-
-
-def _step(node: Node) -> Line | None:
-    """An affine node with one number as factor and one as shift."""
-    if not isinstance(node, Affine) or len(node.terms) != 1:
-        return None
-    (operator, source), shift = node.terms[0], _uniform(node.bias, None)
-    if shift is None or source.shape != node.shape:
-        return None
-    if isinstance(operator, Identity):
-        return Line(source, ONE, shift)
-    factor = _uniform(operator.factor, operator.radius) if isinstance(operator, Scale) else None
-    return None if factor is None else Line(source, factor, shift)
-
-
-def _uniform(values: Tensor | None, radius: Tensor | None) -> Range | None:
-    """The one number that all entries hold (None: zero); None when they differ."""
-    if values is None:
-        return ZERO
-    found = []
-    for tensor in (values, torch.zeros_like(values) if radius is None else radius):
-        first = tensor.flatten()[:1]
-        if not bool((tensor == first).all()):
-            return None
-        found.append(Fraction(first.item()))
-    return found[0] - found[1], found[0] + found[1]
-
-
-def _in_common(left: Node, right: Node) -> tuple[Line, Line] | None:
-    """Two nodes as lines of the nearest node that both are lines of."""
-    known = {line.core: line for line in reversed(_lines(left))}
-    return next(((known[line.core], line) for line in _lines(right) if line.core in known), None)
-
-
-def _kind(node: Elementwise) -> tuple[str, tuple[Fraction, ...]]:
-    """Name and numbers of an activation; a number in a name is a float, unless it is written as a ratio."""
-    kind, _, numbers = node.activation.name.partition(":")
-    parts = [part for part in numbers.split(",") if part]
-    try:
-        return kind, tuple(Fraction(part) if "/" in part else Fraction(float(part)) for part in parts)
-    except (ValueError, OverflowError):  # words, or infinite ends
-        return node.activation.name, ()
-
-
-def _moved(node: Node, factor: Range, shift: float, name: str, like: Tensor) -> Node | None:
-    """``factor node + shift``; None when the factor is beyond the range of floats."""
-    if factor == ONE and not shift:
-        return node
-    low, high = _outward(factor[0], -math.inf), _outward(factor[1], math.inf)
-    if not (math.isfinite(low) and math.isfinite(high)) or low * high <= 0:
-        return None
-    if low == high:
-        scale = Scale(like.new_full(node.shape, low))
-    else:
-        middle, radius = Interval(like.new_full(node.shape, low), like.new_full(node.shape, high)).midpoint_and_radius()
-        scale = Scale(middle, radius)
-    operator = Identity(node.shape, node.shape, like) if factor == ONE else scale
-    return Affine(((operator, node),), like.new_full(node.shape, shift) if shift else None, name)
-
-
-def _example(node: Node) -> Tensor:
-    """A float64 number on the device of the weights before a node."""
-    while node.sources:
-        if isinstance(node, Affine):
-            return node.terms[0][0].example().new_zeros((), dtype=torch.float64)
-        node = node.sources[0]
-    return torch.zeros((), dtype=torch.float64)
-
-
-def _nearest(value: Fraction) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return 0.0 if value else math.inf  # is never equal to the value, so that it counts as no float
-
-
-def _outward(value: Fraction, direction: float) -> float:
-    try:
-        nearest = float(value)
-    except OverflowError:
-        return math.inf
-    inside = Fraction(nearest) > value if direction < 0 else Fraction(nearest) < value
-    return math.nextafter(nearest, direction) if inside else nearest
-
-
-def _fixed(value: Fraction | int) -> Range:
-    return Fraction(value), Fraction(value)
-
-
-def _exact(*ranges: Range) -> bool:
-    return all(low == high for low, high in ranges)
-
-
-def _negative(x: Range) -> Range:
-    return -x[1], -x[0]
-
-
-def _plus(x: Range, y: Range) -> Range:
-    return x[0] + y[0], x[1] + y[1]
-
-
-def _times(x: Range, y: Range) -> Range:
-    ends = [a * b for a in x for b in y]
-    return min(ends), max(ends)
-
-
-def _inverse(x: Range) -> Range:
-    """1 / x for a range without zero."""
-    return 1 / x[1], 1 / x[0]

@@ -59,14 +59,11 @@ def _check_growth(model: ModelProto, functions: dict[Key, FunctionProto], subjec
             active.discard(key)
             sizes[key] = _total(functions[key].node, sizes)
         else:
-            if key in active or key in inside:
+            if key in active:
                 raise InvalidModelError(f"{subject}: its function '{key[1]}' calls itself; the file is damaged")
             active.add(key)
             stack.append((key, True))
-            for found in inside:
-                if found in active:
-                    raise InvalidModelError(f"{subject}: its function '{found[1]}' calls itself; the file is damaged")
-                stack.append((found, False))
+            stack.extend((found, False) for found in inside)
     count, size = _total(model.graph.node, sizes)
     if count > MOST_NODES or size - sum(node.ByteSize() for node in model.graph.node) > MOST_BYTES:
         raise InvalidModelError(
