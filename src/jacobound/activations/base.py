@@ -129,11 +129,11 @@ class Activation:
             return
         which, *entry = outside[0].tolist()
         low, high = (float(end[(which, *entry)]) for end in (x.lower, x.upper))
-        sets = f" of set {which} of the region" if len(x.lower) > 1 else ""
+        where = " over one of the sets" if len(x.lower) > 1 else ""
         raise InvalidRegionError(
             f"node '{node}': {self.name} is defined on {' and '.join(map(str, self.domain))} only, but the certified "
-            f"range of its argument at entry {tuple(entry)}{sets} is [{low:.6g}, {high:.6g}] ({len(outside)} of {x.lower.numel()} "
-            "entries leave the domain); take a smaller region, a tighter method for the ranges (CROWN instead of IBP) "
+            f"range of its argument at entry {tuple(entry)}{where} is [{low:.6g}, {high:.6g}] ({len(outside)} of "
+            f"{x.lower.numel()} entries leave the domain); take a smaller region, a tighter method for the ranges (CROWN instead of IBP) "
             "or more time, or shift the argument in the model (log(z + 1e-3))"
         )
 
