@@ -268,3 +268,15 @@ def test_slopes_are_counted_set_by_set() -> None:
     slopes = derivative_ranges(graph, CROWN().ranges(graph, domain, Budget()))
     counts = unstable_counts(graph, slopes)
     assert counts.shape == (2, 10) and counts[:, :5].sum() == 0 and int(counts[:, 5:].sum()) > 0
+
+
+@pytest.mark.parametrize("megabytes", (64, 160))
+@pytest.mark.parametrize("ask", (bound_output, bound_jacobian, lipschitz), ids=lambda ask: ask.__name__)
+def test_the_memory_is_filled_but_not_exceeded(ask: Callable[..., Any], megabytes: int) -> None:
+    """Beside the weights with their absolute values; by all tensors that are alive at one time."""
+    graph, allowed = layered((784, 60, 60, 60, 10), 0), megabytes << 20
+    ball = Ball(zoo.normal((150, 784), generator(1)), 0.004)
+    with Peak() as peak:
+        found = ask(graph, ball, budget=Budget(memory=allowed), **({"search": None} if ask is lipschitz else {}))
+    assert found.status is Status.CERTIFIED
+    assert allowed // 8 <= peak.most <= 1.3 * allowed

@@ -162,9 +162,12 @@ class BackwardPass:
         self._position = {node: k for k, node in enumerate(graph.nodes)}
 
     def bytes_per_row(self, target: Node) -> int:
-        """Working memory of one row of `target`: two chains, argument and result of the widest step, temporaries."""
+        """Working memory of one row of `target`: two chains, argument and result of the widest step, temporaries.
+
+        It is counted twice, because enclosures of all sets may already fill half of the memory.
+        """
         before = self._graph.nodes[: self._position[target] + 1]
-        return 6 * max(size(node) for node in before) * self._graph.example.element_size()
+        return 12 * max(size(node) for node in before) * self._graph.example.element_size()
 
     def enclose(self, target: Node, rows: Tensor, owners: Owners) -> Interval:
         """Certified range of the flat entries `rows` of a node, each over its own set; interval (len(rows),)."""

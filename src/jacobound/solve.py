@@ -249,7 +249,7 @@ def _in_runs(
 
     When an accelerator has less memory than the budget says, runs are halved, and then the budget.
     """
-    step = max(1, min(budget.memory // bytes_each, sets_worth(graph), len(domains)))
+    step = max(1, min(budget.memory // (2 * bytes_each), sets_worth(graph), len(domains)))
     done, found, allowed = 0, [], budget
     while done < len(domains):
         budget.tell(done, len(domains), "regions")

@@ -133,8 +133,8 @@ class Activation:
         raise InvalidRegionError(
             f"node '{node}': {self.name} is defined on {' and '.join(map(str, self.domain))} only, but the certified "
             f"range of its argument at entry {tuple(entry)}{where} is [{low:.6g}, {high:.6g}] ({len(outside)} of "
-            f"{x.lower.numel()} entries leave the domain); take a smaller region, a tighter method for the ranges (CROWN instead of IBP) "
-            "or more time, or shift the argument in the model (log(z + 1e-3))"
+            f"{x.lower.numel()} entries leave the domain); take a smaller region, a tighter method for the ranges "
+            "(CROWN instead of IBP) or more time, or shift the argument in the model (log(z + 1e-3))"
         )
 
     def _moved(self, x: Interval) -> tuple[Interval, Interval | None]:

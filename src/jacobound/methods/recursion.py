@@ -10,6 +10,7 @@ bounds at all. The last step does the same for the unit tangents of the input. S
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -166,6 +167,9 @@ class Recursion:
         self._lines: dict[Node, ProductLines] = {}
         self._weight: dict[Node, Tensor] = {}
         self._price: dict[Node, Tensor] = {}
+        # What the core leaves of the memory, but never so little that columns go one by one.
+        taken = self._sets * core_bytes(core.graph, core.neurons)
+        self._free = replace(budget, memory=max(budget.memory - taken, budget.memory // 4, 1))
         self._terms = core.neurons + size(core.graph.input) + len(core.blocks) + 4
 
     def run(self) -> None:
@@ -204,7 +208,7 @@ class Recursion:
         count = price.shape[2]
         each = 8 * self._sets * self._outputs * max(1, core.neurons + self._outputs) * core.graph.example.element_size()
         pieces = []
-        for chunk in self._budget.chunks(count, each):
+        for chunk in self._free.chunks(count, each):
             first = {
                 target: matrix[:, chunk].unsqueeze(1)
                 for (target, source), matrix in core.transfer.items()
