@@ -12,13 +12,15 @@ from campaign.claims import JACOBIAN_METHODS, NORMS, OUTPUT_METHODS, status_is_w
 from campaign.families import pick
 from campaign.runner import Part, Tally
 from jacobound import RecurJac, Sampling, lipschitz
+from jacobound.domains import Domain
 from jacobound.graph import Graph
 from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod
 from jacobound.methods.constants import from_entries, split_products
-from jacobound.regions import Domain, Region
+from jacobound.regions import Region
 from jacobound.rounding import strict
 from oracles import Observation, not_enclosed, observe
+from single import nth
 from zoo import KINDS, REGIONS, integer, realised
 
 
@@ -43,7 +45,7 @@ class Example:
     @property
     def domain(self) -> Domain:
         domains, _ = self.region.domains(self.graph)
-        return domains[0]
+        return domains[:]
 
 
 def example(kind: str, region: str, single: bool, generator: Generator) -> Example:
@@ -68,7 +70,7 @@ def check_ranges(case: Example) -> Tally:
         for method in OUTPUT_METHODS:
             ranges = method.ranges(case.graph, domain, Budget())
             for node, twin in zip(case.graph.nodes, case.twin.nodes, strict=True):
-                found = ranges[node]
+                found = nth(ranges[node])
                 wrong = not_enclosed(found, seen.values[twin], seen.value_error[twin]) + _no_bounds(found)
                 tally.add("values", seen.values[twin].numel(), [f"{method}, {node.name}: {line}" for line in wrong])
     return tally
@@ -78,7 +80,8 @@ def check_jacobians(case: Example, method: JacobianMethod, generator: Generator)
     """Entries, directional derivatives and constants of one method."""
     tally, seen = Tally(), case.seen
     with torch.no_grad(), strict(case.graph.device, case.graph.dtype):
-        enclosure = method.enclose(case.graph, case.domain, Budget())
+        whole = method.enclose(case.graph, case.domain, Budget())
+        enclosure = nth(whole)
         entries = enclosure.entries
         wrong = not_enclosed(entries, seen.jacobian, seen.jacobian_error) + _no_bounds(entries)
         tally.add("Jacobian entries", seen.jacobian.numel(), [f"{method}: {line}" for line in wrong])
@@ -92,7 +95,7 @@ def check_jacobians(case: Example, method: JacobianMethod, generator: Generator)
             error = (seen.jacobian_error * directions.double().abs()).sum(1) + 1e-12 * image.abs()
             wrong = not_enclosed(enclosure.across(directions), image, error)
             tally.add("sums over outputs", image.numel(), [f"{method}: {line}" for line in wrong])
-        tally.merge(check_constants(case, enclosure, f"{method}", generator))
+        tally.merge(check_constants(case, whole, f"{method}", generator))
     return tally
 
 

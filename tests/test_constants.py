@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -15,23 +15,25 @@ from jacobound.convolution import Convolution
 from jacobound.graph import Elementwise, Graph, Node
 from jacobound.intervals import Interval, interval_dot
 from jacobound.linalg import vector_norm_upper
-from jacobound.methods import directions
+from jacobound.methods import constants, directions, recursion, reversal
 from jacobound.methods.base import Budget, JacobianEnclosure
-from jacobound.methods.constants import (
-    from_entries,
-    merged_column_sums,
-    merged_row_sums,
-    norms_before,
-    operator_norm,
-    split_products,
-)
+from jacobound.methods.constants import operator_norm
 from jacobound.methods.product_relaxation import chord
-from jacobound.methods.recursion import MOST_ROWS, recur, sums_across
-from jacobound.methods.reversal import forward, forward_shifted
+from jacobound.methods.recursion import MOST_ROWS
 from jacobound.operator_kinds import Dense, Scale, Select
 from jacobound.rounding import strict
 from oracles import NORMS, autodiff
+from single import enclosure_of, lifted, nth, single
 from zoo import KINDS, normal
+
+from_entries, split_products, norms_before = map(
+    single, (constants.from_entries, constants.split_products, constants.norms_before)
+)
+merged_row_sums, merged_column_sums = map(single, (constants.merged_row_sums, constants.merged_column_sums))
+sums_across = single(recursion.sums_across)
+recur, forward, forward_shifted, both = map(
+    single, (recursion.recur, reversal.forward, reversal.forward_shifted, directions.both)
+)
 
 
 def random_interval(rows: int, columns: int, seed: int) -> Interval:
@@ -106,10 +108,10 @@ def test_merged_sums_hold_over_random_networks() -> None:
         centre = torch.randn(graph.in_shape, generator=generator, dtype=torch.float64)
         region = Ball(centre, 0.2)
         (domain,), _ = region.domains(graph)
-        sample = domain.sample(60, generator)
+        sample = domain.sample(60, generator)[0]
         attained = autodiff(graph, sample).abs().sum(2).amax(0)
         for method in (FastLip(), RecurJac("constant"), RecurJac("chord")):
-            merged = merged_row_sums(method.enclose(graph, domain, Budget()))
+            merged = merged_row_sums(enclosure_of(method, graph, region))
             assert bool((attained <= merged * (1 + 1e-10) + 1e-12).all())
 
 
@@ -140,7 +142,7 @@ def jacobians_at_corners(weights: list[Tensor], slopes: dict[Node, Interval], en
     return matrix
 
 
-RUNS = (recur, forward, forward_shifted, directions.both)
+RUNS = (recur, forward, forward_shifted, both)
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.__name__)
@@ -191,23 +193,23 @@ def test_columns_with_one_direction_share_a_row_and_few_rows_are_formed() -> Non
     entries = recur(graph, slopes, {}, chord, Budget()).entries
     asked = []
 
-    def bound(merged: Graph) -> Interval:
+    def bound(merged: Graph, own: Mapping[Node, Interval]) -> Interval:
         asked.append(merged.out_shape[0])
-        return recur(merged, slopes, {}, chord, Budget()).entries
+        return recursion.recur(merged, own, {}, chord, Budget()).entries
 
     u = torch.tensor([1.0, -1.0, 0.0, 1.0, 1.0]).double().unsqueeze(1).repeat(1, 30)
     u[:, ::2] *= -1
     u[:, 7] = torch.tensor([0.0, 0.0, 0.0, -1.0, 0.0])  # one term: nothing to merge
-    found = sums_across(graph, entries, u, bound, Budget())
+    found = sums_across(graph, slopes, entries, u, bound, Budget())
     plain = interval_dot(u.T, entries.map(torch.t))
     assert asked == [1]
     assert bool((found.lower >= plain.lower).all() & (found.upper <= plain.upper).all())
     assert bool((found.upper < plain.upper).any())
     assert float(found.upper[7]) == float(plain.upper[7])
     u = normal((5, 30), Generator().manual_seed(0))
-    sums_across(graph, entries, u, bound, Budget())
+    sums_across(graph, slopes, entries, u, bound, Budget())
     assert asked[1:] == [MOST_ROWS]
-    late = sums_across(graph, entries, u, bound, Budget(seconds=0.0, started=-1e9))
+    late = sums_across(graph, slopes, entries, u, bound, Budget(seconds=0.0, started=-1e9))
     assert len(asked) == 2 and torch.equal(late.upper, interval_dot(u.T, entries.map(torch.t)).upper)
 
 
@@ -226,7 +228,7 @@ def test_operator_norms_are_upper_bounds_and_close(p: float) -> None:
             matrix = operator.materialise()
             matrix = matrix if kept is None else matrix[kept.flatten()]
             true = float(torch.linalg.matrix_norm(matrix, p))
-            found = float(operator_norm(operator, p, kept))
+            found = float(operator_norm(operator, p, lifted(kept)))
             assert true <= found * (1 + 1e-12)
             assert found <= true * (1 + 1e-6) or (p == 2 and operator.terms <= 1 and found <= 2 * true)
 
@@ -256,8 +258,8 @@ def test_norms_before_bound_the_derivative_of_every_node(kind: str, p: float) ->
         generator = Generator().manual_seed(seed)
         graph = KINDS[kind](generator)
         (domain,), _ = Ball(torch.zeros(graph.in_shape), 0.5).domains(graph)
-        enclosure = RecurJac().enclose(graph, domain, Budget())
-        sample = domain.sample(20, generator)
+        enclosure = nth(RecurJac().enclose(graph, domain, Budget()))
+        sample = domain.sample(20, generator)[0]
         before = norms_before(graph, enclosure.slopes, p)
         for node in graph.nodes[1:]:
             steepest = max(float(torch.linalg.matrix_norm(j, p)) for j in autodiff(Graph(node), sample))
@@ -273,7 +275,7 @@ def test_split_products_beat_entries_at_large_radii() -> None:
     graph = from_layers(weights)
     (domain,), _ = Ball(torch.zeros(20), 3.0, 2).domains(graph)
     with strict(graph.device, graph.dtype):
-        enclosure = RecurJac(preactivation=CROWN()).enclose(graph, domain, Budget())
+        enclosure = nth(RecurJac(preactivation=CROWN()).enclose(graph, domain, Budget()))
         split = split_products(graph, enclosure, 2, 2)
         product = float(norms_before(graph, enclosure.slopes, 2)[graph.output])
     places = [f"derivative behind layer{k}.activation, product of norms before" for k in (1, 2, 3)]
@@ -282,12 +284,11 @@ def test_split_products_beat_entries_at_large_radii() -> None:
     plain = math.prod(float(torch.linalg.matrix_norm(weight, 2)) for weight in weights)
     assert product == pytest.approx(plain, rel=1e-6)
     assert min(float(value) for value in split.values()) < float(from_entries(enclosure, 2, 2))
-    attained = max(float(torch.linalg.matrix_norm(j, 2)) for j in autodiff(graph, domain.sample(50, generator)))
+    attained = max(float(torch.linalg.matrix_norm(j, 2)) for j in autodiff(graph, domain.sample(50, generator)[0]))
     assert all(float(value) >= attained for value in (*split.values(), product))
 
 
 def test_dead_neurons_do_not_count_in_products() -> None:
     graph = from_layers([[[1.0], [1000.0]], [[1.0, 1.0]]], [[0.0, -1e6], None])
-    (domain,), _ = Ball([0.5], 0.1).domains(graph)
-    slopes = RecurJac().enclose(graph, domain, Budget()).slopes
+    slopes = enclosure_of(RecurJac(), graph, Ball([0.5], 0.1)).slopes
     assert float(norms_before(graph, slopes, math.inf)[graph.output]) == pytest.approx(2.0)

@@ -15,10 +15,10 @@ from exact import DTYPE_NAMES, DTYPES, random_floats, rational, rational_matrix,
 from jacobound.activations import activation
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
 from jacobound.intervals import Interval
+from jacobound.methods import core as cores
+from jacobound.methods import defects, fastlip
 from jacobound.methods.base import Budget, derivative_ranges
-from jacobound.methods.core import UnstableCore, build_core
-from jacobound.methods.defects import _Backwards, defect_weights
-from jacobound.methods.fastlip import interval_adjoints
+from jacobound.methods.core import UnstableCore
 from jacobound.methods.ibp import IBP
 from jacobound.methods.product_relaxation import ProductRelaxation, chord, constant
 from jacobound.methods.recurjac import RecurJac
@@ -28,8 +28,11 @@ from jacobound.operator_kinds import Dense, Scale
 from jacobound.regions import Box
 from jacobound.rounding import tiny, unit
 from oracles import dot, exact_derivative, point_inside
+from single import enclosure_of, lifted, nth, single
 from zoo import concatenation, integer
 
+build_core, interval_adjoints = single(cores.build_core), single(fastlip.interval_adjoints)
+defect_weights = single(defects.defect_weights)
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
 
 
@@ -76,7 +79,16 @@ def random_slopes(graph: Graph, dtype: torch.dtype, generator: Generator) -> dic
 
 def weights_of(graph: Graph, slopes: Mapping[Node, Interval]) -> dict[Node, Tensor]:
     """By the backward sweep, which `defect_weights` leaves out while interval adjoints are good enough."""
-    return _Backwards(graph, slopes, interval_adjoints(graph, slopes)).run()
+    by_rows = single(lambda *given: defects._Backwards(*given).run())
+    return by_rows(graph, slopes, interval_adjoints(graph, slopes))
+
+
+def recursion_on(graph: Graph, slopes: Mapping[Node, Interval], relax: ProductRelaxation) -> Recursion:
+    """The recursion, run, over one set; with the axis of sets."""
+    core = cores.build_core(graph, lifted(slopes), lifted(weights_of(graph, slopes)))
+    recursion = Recursion(core, lifted(interval_adjoints(graph, slopes)), relax, Budget())
+    recursion.run()
+    return recursion
 
 
 def pick_slopes(slopes: dict[Node, Interval], generator: Generator) -> dict[Node, list[fmpq]]:
@@ -100,7 +112,7 @@ def core_derivative(core: UnstableCore, start: Node, picked: dict[Node, list[fmp
         if block is start or block not in pending:
             continue
         before = pending.pop(block)
-        slope = [picked[block][int(i)] for i in core.entries[block]]
+        slope = [picked[block][int(i)] for i in core.unstable[block].union]
         after = [before[k, i] * slope[i] for k in range(before.nrows()) for i in range(before.ncols())]
         push(block, fmpq_mat(before.nrows(), before.ncols(), after))
         sizes = fmpq_mat(before.nrows(), before.ncols(), [abs(entry) for entry in after])
@@ -130,7 +142,7 @@ def test_the_core_misses_no_more_of_the_derivative_than_its_error(
                 for start in (graph.input, *core.blocks):
                     exact = exact_derivative(graph, picked, start)
                     said, error = core_derivative(core, start, picked)
-                    entries = range(size(start)) if start is graph.input else core.entries[start].tolist()
+                    entries = range(size(start)) if start is graph.input else core.unstable[start].union.tolist()
                     for (column, entry), j in itertools.product(enumerate(entries), range(size(graph.output))):
                         assert abs(exact[j, entry] - said[column, j]) <= error[column, j], (start.name, j, entry)
 
@@ -170,9 +182,8 @@ def test_the_core_of_uncertain_weights_covers_all_of_them(dtype: torch.dtype) ->
 def test_an_output_that_is_an_activation_has_its_own_place_in_the_core() -> None:
     x = Input((1,))
     graph = Graph(Elementwise(activation("tanh"), Affine(((Dense(torch.ones(1, 1, dtype=torch.float64)), x),))))
-    (domain,), _ = Box([-1.0], [1.0]).domains(graph)
     for relaxation in ("constant", "chord"):
-        found = RecurJac(relaxation).enclose(graph, domain, Budget()).entries  # type: ignore[arg-type]
+        found = enclosure_of(RecurJac(relaxation), graph, Box([-1.0], [1.0])).entries  # type: ignore[arg-type]
         assert float(found.lower) <= 1 - math.tanh(1.0) ** 2 and float(found.upper) >= 1.0
 
 
@@ -197,7 +208,7 @@ def test_product_lines_hold_at_all_slopes_and_derivatives(
         ends[1, :, 25:] = ends[1, :, 25:].abs() * unit(dtype)
     slope, derivative = (Interval(x.amin(0), x.amax(0)) for x in (slope_ends, ends))
     dust = torch.full((3, 40), 1e-3, dtype=dtype)
-    lines = relax(slope, derivative, dust)
+    lines = single(relax)(slope.map(lambda end: end.unsqueeze(0)), derivative, dust)
     assert bool((lines.upper_offset >= 0).all()) and bool((lines.lower_offset <= 0).all())
     fixed = slope.lower == slope.upper
     assert bool((lines.upper_slope == slope.upper)[:, fixed].all() & (lines.lower_slope == slope.lower)[:, fixed].all())
@@ -233,15 +244,14 @@ def test_relaxing_a_block_stays_on_the_right_side(dtype: torch.dtype, relax: Pro
         graph = core_graphs(dtype, generator, (-2, 1))[0]
         slopes = random_slopes(graph, dtype, generator)
         core = build_core(graph, slopes, weights_of(graph, slopes))
-        recursion = Recursion(core, interval_adjoints(graph, slopes), relax, Budget())
-        recursion.run()
+        recursion = recursion_on(graph, slopes, relax)
         for block in core.blocks:
-            width = len(core.entries[block])
+            width = len(core.unstable[block].union)
             before = random_floats((integer(1, 2, generator), 2, 3, width), dtype, generator, (-6, 6))
             before[..., 0] = 0.0
-            after, offset = recursion._through(block, before)
+            after, offset = map(nth, recursion._through(block, lifted(before)))
             for j, column in itertools.product(range(2), range(3)):
-                y = point_inside(recursion._derivative[block][j], generator)
+                y = point_inside(recursion._derivative[block][0, j], generator)
                 s = point_inside(core.slopes[block], generator)
                 price = (
                     2
@@ -260,7 +270,7 @@ def test_stable_neurons_are_multiplied_out_and_unstable_ones_found() -> None:
     slope = Interval(torch.tensor([0.0, 1.0, 0.0, math.nan, 0.5]), torch.tensor([0.0, 1.0, 1.0, 1.0, 0.5]))
     assert unstable_entries(slope).tolist() == [2, 3]
     graph = core_graphs(torch.float64, Generator().manual_seed(0), (-1, 1))[0]
-    ranges = IBP().ranges(graph, Box([0.5, 0.5], [0.5, 0.5]).domains(graph)[0][0], Budget())
+    ranges = nth(IBP().ranges(graph, Box([0.5, 0.5], [0.5, 0.5]).domains(graph)[0][:1], Budget()))
     slopes = derivative_ranges(graph, ranges)
     core = build_core(graph, slopes, weights_of(graph, slopes))
     assert core.neurons == 0 and list(core.transfer) == [(graph.output, graph.input)]
@@ -285,11 +295,7 @@ def test_the_recursion_reaches_no_less_than_the_best_slopes(dtype: torch.dtype, 
         for node in (h, g):
             low = 0.5 + torch.rand(size(node), generator=generator).to(dtype)
             slopes[node] = Interval(low, low + torch.rand(size(node), generator=generator).to(dtype) / 8)
-        recursion = Recursion(
-            build_core(graph, slopes, weights_of(graph, slopes)), interval_adjoints(graph, slopes), relax, Budget()
-        )
-        recursion.run()
-        found = recursion.bound(x)
+        found = nth(recursion_on(graph, slopes, relax).bound(x))
         for k, side in itertools.product(range(2), (1, -1)):
             tangent = rationals(first.weight[:, k])
             for node, weight in ((h, second.weight), (g, graph.output.terms[0][0].weight)):
@@ -348,11 +354,8 @@ def test_long_sums_in_the_recursion_are_paid_for(dtype: torch.dtype, relax: Prod
     many = one.expand(count)
     slopes[g] = Interval(0.5 * many if unstable == "summands" else many, many)
     graph = Graph(Affine(((Dense(torch.ones(1, count, dtype=dtype)), g),)))
-    adjoints = interval_adjoints(graph, slopes)
-    core = build_core(graph, slopes, weights_of(graph, slopes))
-    recursion = Recursion(core, adjoints, relax, Budget())
-    recursion.run()
+    recursion = recursion_on(graph, slopes, relax)
     exact = sum(rationals(terms), fmpq(0))
-    for found in (recursion.bound(x), recursion.along(torch.ones(1, 1, dtype=dtype)).map(lambda end: end.unsqueeze(1))):
+    for found in (recursion.bound(x), recursion.along(torch.ones(1, 1, 1, dtype=dtype))):
         assert rational(float(found.upper)) >= exact
         assert rational(float(found.lower)) <= exact / 2

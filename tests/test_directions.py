@@ -17,20 +17,24 @@ from jacobound import RecurJac, ShapeError, Status, from_layers
 from jacobound.errors import InvalidOptionError
 from jacobound.graph import Elementwise, Graph, Node, size
 from jacobound.intervals import Interval
-from jacobound.methods import base, directions
+from jacobound.methods import base, directions, fastlip, recursion, reversal
 from jacobound.methods.base import Budget, JacobianEnclosure, derivative_ranges
 from jacobound.methods.crown import CROWN
-from jacobound.methods.fastlip import interval_adjoints
 from jacobound.methods.product_relaxation import ProductRelaxation, chord, constant
-from jacobound.methods.recursion import recur
-from jacobound.methods.reversal import forward, forward_shifted, operations, reversed_graph, tail
+from jacobound.methods.reversal import reversed_graph, tail
 from jacobound.methods.tangents import unstable_entries
 from jacobound.regions import Ball
 from jacobound.rounding import strict, unrounded
 from oracles import exact_derivative, point_inside
+from single import nth, single
 
+interval_adjoints, operations = single(fastlip.interval_adjoints), single(reversal.operations)
+recur, forward, forward_shifted, both = map(
+    single, (recursion.recur, reversal.forward, reversal.forward_shifted, directions.both)
+)
+from_the_other_side, sweep_operations = map(single, (directions.from_the_other_side, directions.sweep_operations))
 GRAPHS = ("mlp", "residual", "dense_connections", "input_skip", "node_used_twice", "convolution", "several_consumers")
-RUNS = {"backward": recur, "forward": forward, "forward-shifted": forward_shifted, "both": directions.both}
+RUNS = {"backward": recur, "forward": forward, "forward-shifted": forward_shifted, "both": both}
 
 
 def generator(seed: int) -> torch.Generator:
@@ -101,7 +105,7 @@ def test_every_direction_encloses_the_exact_derivative_for_all_slopes(kind: str,
         signs = torch.randint(-1, 2, shape, generator=draw).double()
         with torch.no_grad(), strict(graph.device, graph.dtype):
             found = {name: run(graph, slopes, {}, relax, Budget()) for name, run in RUNS.items()}
-            behind = directions.from_the_other_side(graph, slopes, relax, Budget())
+            behind = from_the_other_side(graph, slopes, relax, Budget())
             sums = {
                 (name, which): (found[name].along(u), across(found[name], u))
                 for name in RUNS
@@ -183,7 +187,7 @@ def test_both_directions_are_never_wider_than_either(kind: str, relaxation: str)
         with torch.no_grad(), strict(graph.device, graph.dtype):
             ranges = CROWN().ranges(graph, domain, Budget())
             found = {
-                direction: RecurJac(relaxation, direction=direction).enclose(graph, domain, Budget(), ranges)  # type: ignore[arg-type]
+                direction: nth(RecurJac(relaxation, direction=direction).enclose(graph, domain, Budget(), ranges))  # type: ignore[arg-type]
                 for direction in RUNS
             }
             ones = torch.ones_like(found["both"].entries.lower)
@@ -205,7 +209,7 @@ def layered(widths: tuple[int, ...], seed: int, radius: float) -> tuple[Graph, d
     graph = from_layers(weights, biases).with_rows(None).with_affine_output()
     (domain,), _ = Ball(zoo.normal((widths[0],), draw), radius).domains(graph)
     with torch.no_grad(), strict(graph.device, graph.dtype):
-        return graph, dict(derivative_ranges(graph, CROWN().ranges(graph, domain, Budget(), with_output=False)))
+        return graph, nth(derivative_ranges(graph, CROWN().ranges(graph, domain, Budget(), with_output=False)))
 
 
 def width(x: Interval) -> float:
@@ -218,7 +222,7 @@ def test_the_second_sweep_narrows_what_both_directions_found() -> None:
         ratios = []
         for seed in range(4):
             graph, slopes = layered((6, 12, 12, 12, 12, 12, 3), seed, 0.3)
-            together = directions.both(graph, slopes, {}, relax, Budget()).entries
+            together = both(graph, slopes, {}, relax, Budget()).entries
             plain = recur(graph, slopes, {}, relax, Budget()).entries
             plain = plain.intersect(forward(graph, slopes, {}, relax, Budget()).entries)
             ratios.append(width(together) / width(plain))
@@ -328,7 +332,7 @@ def test_the_dear_direction_is_left_out_when_time_is_over(monkeypatch: pytest.Mo
     assert counts["backward"] < counts["forward"]
     for seconds, status in ((2.0, Status.TIME_LIMIT), (1e9, Status.CERTIFIED)):
         now[0] = 0.0
-        found = directions.both(graph, slopes, {}, chord, Budget(seconds=seconds, progress=tick, started=0.0))
+        found = both(graph, slopes, {}, chord, Budget(seconds=seconds, progress=tick, started=0.0))
         assert found.status is status
         same = torch.equal(found.entries.lower, cheap.entries.lower)
         assert same == (status is Status.TIME_LIMIT)
@@ -346,11 +350,11 @@ def test_what_time_allows_is_chosen_by_the_count() -> None:
 
 def test_the_second_sweep_needs_three_unstable_layers() -> None:
     graph, slopes = layered((4, 8, 8, 2), 0, 0.3)
-    assert directions.sweep_operations(graph, slopes) == math.inf
+    assert sweep_operations(graph, slopes) == math.inf
     graph, slopes = layered((4, 8, 8, 8, 2), 0, 0.3)
     first = next(node for node in slopes if len(unstable_entries(slopes[node])))
-    assert 0 < directions.sweep_operations(graph, slopes) < math.inf
-    assert list(directions.from_the_other_side(graph, slopes, chord, Budget())) == [first]
+    assert 0 < sweep_operations(graph, slopes) < math.inf
+    assert list(from_the_other_side(graph, slopes, chord, Budget())) == [first]
 
 
 def test_an_unknown_direction_is_refused() -> None:

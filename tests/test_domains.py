@@ -83,7 +83,7 @@ def test_methods_refuse_what_leaves_the_domain_and_say_where(name: str) -> None:
 
 def test_ranges_given_from_elsewhere_are_checked_too() -> None:
     graph = network("log")
-    domain = jb.Ball(torch.zeros(2, dtype=torch.float64), 2.0).domains(graph)[0][0]
+    domain = jb.Ball(torch.zeros(2, dtype=torch.float64), 2.0).domains(graph)[0][:]
     ranges = dict(jb.IBP().ranges(network("exp"), domain, Budget()))
     ranges = dict(zip(graph.nodes, ranges.values(), strict=True))
     for method in JACOBIAN_METHODS:

@@ -41,6 +41,7 @@ LAYERS = (
     "nodes",
     "graph",
     "vector_functions",
+    "domains",
     "regions",
     "results",
     "linear_bounds",

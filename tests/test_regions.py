@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from exact import DTYPE_NAMES, DTYPES, random_floats, rational, rationals
 from jacobound import Ball, Box, Graph, InvalidRegionError, JacoboundError, ShapeError, WholeSpace, from_layers
-from jacobound.regions import Domain
+from jacobound.domains import ONE_SET, Domain
 from zoo import integer, normal
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
@@ -90,8 +90,8 @@ def test_a_decimal_radius_is_not_rounded_inward(radius: object) -> None:
 def test_every_decimal_radius_is_covered(text: str, dtype: torch.dtype) -> None:
     (domain,), _ = Ball([0.0, 0.0], text, 2).domains(network(2, dtype))
     meant = fmpq(*Decimal(text).as_integer_ratio())
-    assert rational(domain.radius) >= meant
-    assert rational(float(domain.box.upper[0])) >= meant and rational(float(domain.box.lower[0])) <= -meant
+    assert rational(float(radius_of(domain))) >= meant
+    assert rational(float(domain.box.upper[0, 0])) >= meant and rational(float(domain.box.lower[0, 0])) <= -meant
 
 
 @both_dtypes
@@ -110,13 +110,18 @@ def test_a_ball_contains_its_points_exactly(p: float, dtype: torch.dtype) -> Non
                 assert inside(domain, point), (exponents, radius)
 
 
+def radius_of(domain: Domain) -> Tensor:
+    assert domain.radius is not None
+    return domain.radius
+
+
 def inside(domain: Domain, point: list[fmpq]) -> bool:
     low, high = rationals(domain.box.lower), rationals(domain.box.upper)
     in_box = all(a <= x <= b for a, x, b in zip(low, point, high, strict=True))
     if domain.centre is None:
         return in_box
     offsets = [abs(x - c) for x, c in zip(point, rationals(domain.centre), strict=True)]
-    radius = rational(domain.radius)
+    radius = rational(float(radius_of(domain)))
     if domain.p == 1:
         return in_box and sum(offsets, fmpq(0)) <= radius
     return in_box and sum((d * d for d in offsets), fmpq(0)) <= radius * radius
@@ -130,7 +135,7 @@ def test_boxes_are_rounded_outward_and_may_have_no_width(dtype: torch.dtype) -> 
     ends[0, 1], ends[1, 2] = -math.inf, math.inf
     (domain,), _ = Box(ends[0], ends[1]).domains(network(5, dtype))
     assert bool((domain.box.lower.double() <= ends[0]).all() & (domain.box.upper.double() >= ends[1]).all())
-    width = (domain.box.upper.double() - domain.box.lower.double())[[0, 3, 4]]
+    width = (domain.box.upper.double() - domain.box.lower.double())[0, [0, 3, 4]]
     assert bool(
         (width <= (ends[1] - ends[0])[[0, 3, 4]] + 2 * ends.abs().amax(0)[[0, 3, 4]] * torch.finfo(dtype).eps).all()
     )
@@ -147,7 +152,7 @@ def test_ranges_of_linear_functions_cover_the_extremes_and_little_more(dtype: to
         radius = (0.5, 2.0**-20, 0.0)[trial % 3]
         coefficients = random_floats((3, 4), dtype, generator, exponents)
         (domain,), _ = Ball(centre.double(), radius, p).domains(network(4, dtype))
-        found = domain.range_of(coefficients)
+        found = domain.range_of(coefficients, ONE_SET)
         for row, low, high in zip(coefficients, found.lower.tolist(), found.upper.tolist(), strict=True):
             c = rationals(row)
             middle = sum((a * x for a, x in zip(c, rationals(centre), strict=True)), fmpq(0))
@@ -170,7 +175,7 @@ def test_ranges_of_linear_functions_cover_the_extremes_and_little_more(dtype: to
 
 def test_a_clipped_l2_ball_takes_the_tighter_of_ball_and_box() -> None:
     (domain,), _ = Ball([0.5, 0.5], 0.4, 2, clip=(0.0, 0.6)).domains(network(2))
-    found = domain.range_of(torch.tensor([[1.0, 0.0], [-1.0, -1.0]], dtype=torch.float64))
+    found = domain.range_of(torch.tensor([[1.0, 0.0], [-1.0, -1.0]], dtype=torch.float64), ONE_SET)
     assert found.upper[0] == pytest.approx(0.6) and found.lower[0] == pytest.approx(0.1)
     assert found.upper[1] == pytest.approx(-1.0 + 0.4 * math.sqrt(2)) and found.lower[1] == pytest.approx(-1.2)
 
@@ -183,23 +188,28 @@ def test_samples_lie_in_the_region(seed: int, p: float, single: bool, clip: bool
     graph = network(inputs, torch.float32 if single else torch.float64)
     box = (centre - radius / 2, centre + 2 * radius) if clip else None
     (domain,), _ = Ball(centre, radius, p, clip=box).domains(graph)
-    points = domain.sample(20, generator)
+    points = domain.sample(20, generator)[0]
     assert bool((points >= domain.box.lower).all() & (points <= domain.box.upper).all())
     if domain.centre is not None:
         distance = torch.linalg.vector_norm((points - domain.centre).double(), ord=p, dim=1)
-        assert bool((distance <= domain.radius * (1 + 1e-6) + 1e-7 * float(centre.abs().max()) * single).all())
+        assert bool((distance <= radius_of(domain) * (1 + 1e-6) + 1e-7 * float(centre.abs().max()) * single).all())
 
 
 def test_batches_and_lists_of_radii_come_in_order() -> None:
     centres = torch.arange(4.0).reshape(2, 2, 1)
     domains, lead = Ball(centres, [0.0, 1.0, 2.0]).domains(network(1))
     assert lead == (3, 2, 2) and len(domains) == 12
-    assert [float(domain.anchor) for domain in domains[:4]] == [0.0, 1.0, 2.0, 3.0]
-    assert [float(domain.box.upper - domain.box.lower) for domain in domains[::4]] == pytest.approx([0.0, 2.0, 4.0])
+    assert domains[:4].anchor.flatten().tolist() == [0.0, 1.0, 2.0, 3.0]
+    every = domains[:]
+    assert (every.box.upper - every.box.lower)[::4].flatten().tolist() == pytest.approx([0.0, 2.0, 4.0])
+    for k, alone in enumerate(domains):
+        some = domains[k : k + 2]
+        assert len(alone) == 1 and torch.equal(alone.box.lower[0], every.box.lower[k])
+        assert torch.equal(some.anchor, every.anchor[k : k + 2])
     assert Ball([0.0], [0.5]).domains(network(1))[1] == (1,)
     assert Box(centres, centres + 1).domains(network(1))[1] == (2, 2)
     domains, lead = WholeSpace().domains(network(2))
-    assert lead == () and not domains[0].bounded
+    assert lead == () and not domains[:1].bounded
 
 
 def test_a_centre_that_float32_can_not_hold_is_not_forgotten() -> None:
@@ -207,7 +217,7 @@ def test_a_centre_that_float32_can_not_hold_is_not_forgotten() -> None:
     for p in (1, 2, math.inf):
         (domain,), _ = Ball([1e300], 1.0, p).domains(network(1, torch.float32))
         assert float(domain.box.upper) == math.inf
-        found = domain.range_of(torch.ones(1, 1))
+        found = domain.range_of(torch.ones(1, 1), ONE_SET)
         assert float(found.upper) == math.inf and not math.isnan(float(found.lower))
 
 
@@ -216,7 +226,7 @@ def test_anchor_is_a_point_of_the_region() -> None:
         assert bool(domain.box.contains(domain.anchor).all())
         return domain.anchor
 
-    assert check(Ball([0.5], 1.0, 2, clip=(0.6, 1.0)).domains(network(1))[0][0]) == pytest.approx(0.6)
-    assert check(Box([-math.inf], [math.inf]).domains(network(1))[0][0]) == 0
-    assert check(Box([3.0], [math.inf]).domains(network(1))[0][0]) == 3
+    assert check(Ball([0.5], 1.0, 2, clip=(0.6, 1.0)).domains(network(1))[0][:1]) == pytest.approx(0.6)
+    assert check(Box([-math.inf], [math.inf]).domains(network(1))[0][:1]) == 0
+    assert check(Box([3.0], [math.inf]).domains(network(1))[0][:1]) == 3
     assert issubclass(InvalidRegionError, JacoboundError)

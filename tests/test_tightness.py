@@ -24,11 +24,13 @@ from jacobound import (
 )
 from jacobound.graph import Elementwise, Graph
 from jacobound.intervals import Interval
-from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod
-from jacobound.methods.constants import from_entries, merged_row_sums
+from jacobound.methods import constants
+from jacobound.methods.base import JacobianEnclosure, JacobianMethod
 from oracles import autodiff
+from single import enclosure_of, single
 from zoo import KINDS
 
+from_entries, merged_row_sums = single(constants.from_entries), single(constants.merged_row_sums)
 METHODS = (FastLip(), RecurJac("constant"), RecurJac("chord"))
 methods = pytest.mark.parametrize("method", METHODS, ids=lambda method: getattr(method, "relaxation", "fastlip"))
 
@@ -44,8 +46,7 @@ def network(widths: tuple[int, ...], seed: int, activation: str = "relu") -> tup
 
 
 def enclose(graph: Graph, region: Ball | Box, method: JacobianMethod) -> JacobianEnclosure:
-    (domain,), _ = region.domains(graph)
-    return method.enclose(graph, domain, Budget())
+    return enclosure_of(method, graph, region)
 
 
 def over_all_patterns(weights: list[Tensor], enclosure: JacobianEnclosure, graph: Graph) -> Interval:

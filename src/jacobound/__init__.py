@@ -16,7 +16,7 @@ from jacobound.errors import (
 from jacobound.execution import Executed
 from jacobound.graph import Graph
 from jacobound.importers import from_layers, from_onnx, from_torch
-from jacobound.methods import CROWN, IBP, Budget, FastLin, FastLip, RecurJac, Sampling
+from jacobound.methods import CROWN, IBP, Budget, FastLin, FastLip, RecurJac, Sampling, SinglePrecision
 from jacobound.regions import Ball, Box, WholeSpace
 from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds, Provenance, Status
 from jacobound.solve import bound_jacobian, bound_output, lipschitz
@@ -43,6 +43,7 @@ __all__ = [
     "RecurJac",
     "Sampling",
     "ShapeError",
+    "SinglePrecision",
     "SolverError",
     "Status",
     "UnsafeArithmeticError",

@@ -7,8 +7,10 @@ hold for TF32, Winograd or FFT convolution. Source: the a-priori analysis of Hig
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -90,3 +92,7 @@ class Execution:
 
     arithmetic: Executed
     nodes: frozenset[object]
+
+    def on(self, moved: Mapping[Any, object]) -> Execution:
+        """The same on a copy of the graph, given the copy of every node."""
+        return Execution(self.arithmetic, frozenset(moved[node] for node in self.nodes if node in moved))

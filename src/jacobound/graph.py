@@ -197,7 +197,16 @@ class Graph:
                 moved[node] = Vector(node.function.to(device, dtype), moved[node.source], node.name)
             else:
                 moved[node] = node
-        return Graph(moved[self.output])
+        return Graph(moved[self.output], execution=None if self.execution is None else self.execution.on(moved))
+
+    @cached_property
+    def single(self) -> Graph:
+        """The same network in float32, made once.
+
+        Raises:
+            UnsafeArithmeticError: when a weight would change.
+        """
+        return self if self.dtype == torch.float32 else self.to(dtype=torch.float32)
 
     def expanded(self) -> Graph:
         """The same network as bound methods take it: without `Vector` nodes, and with one axis where a node has none.

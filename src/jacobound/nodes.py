@@ -166,18 +166,18 @@ class Choice(ABC):
 
     @abstractmethod
     def range(self, x: Interval) -> Interval:
-        """The node's exact range when the entries of `source` vary freely within x, of its shape."""
+        """The node's exact range when the entries of `source` vary freely within x: (N, *source shape) to its own."""
 
     @abstractmethod
     def adjoint(self, slope: Interval, behind: Interval) -> Interval:
         """What the derivatives by `source` owe to this node, through all of its terms.
 
         Args:
-            slope: of the gate.
-            behind: derivatives by the node, shape (outputs, *node shape).
+            slope: of the gate over N sets, shape (N, 1, *gate shape).
+            behind: derivatives by the node, shape (N or 1, outputs, *node shape).
 
         Returns:
-            Shape (outputs, *source shape).
+            Shape (N, outputs, *source shape).
         """
 
     @abstractmethod

@@ -1,7 +1,7 @@
-"""Where the input may be: `Ball`, `Box`, `WholeSpace`; and `Domain`, one convex set as the methods see it.
+"""Where the input may be: `Ball`, `Box`, `WholeSpace`; and `Domain`, several convex sets as the methods see them.
 
-A region may hold many sets (a batch of centres, a list of radii). `Region.domains` lists them one by one, each
-rounded outward into the graph's dtype, so a domain always contains the set that the user asked for.
+A region may hold many sets (a batch of centres, a list of radii). `Region.domains` gives any run of them as one
+`Domain`, rounded outward into the graph's dtype, so a domain always contains the sets that the user asked for.
 """
 
 from __future__ import annotations
@@ -18,100 +18,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jacobound.domains import Domain, Domains, moved_ball, rounded_outward
 from jacobound.errors import InvalidRegionError, ShapeError
 from jacobound.graph import Graph
-from jacobound.intervals import Interval, dot_slack
-from jacobound.linalg import dual_exponent, vector_norm_upper
+from jacobound.intervals import Interval
 from jacobound.rounding import down, up
 from jacobound.vnnlib import InputSet, read_vnnlib
 
 Points = Tensor | np.ndarray | Sequence[float]
 
 
-@dataclass(frozen=True, eq=False)
-class Domain:
-    """One convex set of inputs: a box, intersected with an l1 or l2 ball when `radius` is given.
-
-    Args:
-        box: interval of the input's shape that holds the set.
-        centre: centre of the ball, or None when the set is just the box.
-        radius: radius of the ball, rounded up.
-        p: 1 or 2; norm of the ball.
-    """
-
-    box: Interval
-    centre: Tensor | None = None
-    radius: float = 0.0
-    p: float = math.inf
-
-    @cached_property
-    def bounded(self) -> bool:
-        return self.box.is_finite()
-
-    @cached_property
-    def anchor(self) -> Tensor:
-        """A point of the set: the ball's centre, or the middle of the box (0 where it is unbounded)."""
-        if self.centre is not None:
-            return torch.minimum(torch.maximum(self.centre, self.box.lower), self.box.upper)
-        return torch.minimum(torch.maximum(self.box.midpoint_and_radius()[0], self.box.lower), self.box.upper)
-
-    def range_of(self, coefficients: Tensor) -> Interval:
-        """Enclosure of ``coefficients @ x`` over the set, by dual norms.
-
-        Args:
-            coefficients: exact floats, shape (*lead, n) with n the flattened input size.
-
-        Returns:
-            Interval of shape (*lead).
-        """
-        centre, radius = self.box.map(torch.flatten).midpoint_and_radius()
-        absolute = coefficients.abs()
-        found = _around(coefficients @ centre, absolute @ radius, dot_error(absolute, up(centre.abs() + radius)))
-        if self.centre is None:
-            return found
-        middle = self.centre.flatten()
-        reach = up(vector_norm_upper(coefficients, dual_exponent(self.p), dim=-1) * self.radius)
-        error = dot_error(absolute, middle.abs())
-        return found.intersect(_around(coefficients @ middle, reach, error))
-
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Random points of the set, shape (count, *input shape); half of them on its boundary. Needs `bounded`."""
-        like = self.box.lower
-        uniform = torch.rand(count, *like.shape, generator=generator, dtype=torch.float64).to(like)
-        corners = torch.arange(count) % 2 == 0
-        uniform[corners] = uniform[corners].round()
-        points = self.box.lower + uniform * (self.box.upper - self.box.lower)
-        return self.project(points)
-
-    def project(self, points: Tensor) -> Tensor:
-        """Points of the set near the given ones: clipped to the box, then pulled towards the ball's centre."""
-        points = torch.minimum(torch.maximum(points, self.box.lower), self.box.upper)
-        if self.centre is None:
-            return points
-        offset = points - self.anchor
-        length = torch.linalg.vector_norm(offset.flatten(1), ord=self.p, dim=1)
-        inside = self.radius - torch.linalg.vector_norm((self.anchor - self.centre).flatten(), ord=self.p)
-        shrink = (inside.clamp(min=0.0) * (1 - 1e-9) / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(max=1.0)
-        return self.anchor + offset * shrink.reshape(-1, *[1] * (points.dim() - 1))
-
-
-def dot_error(absolute: Tensor, magnitude: Tensor) -> Tensor:
-    """Rounding error of ``coefficients @ x`` for any |x| <= magnitude, given the absolute coefficients."""
-    return dot_slack((absolute @ magnitude).unsqueeze(-1), magnitude.shape[-1] + 2)
-
-
-def _around(middle: Tensor, reach: Tensor, error: Tensor) -> Interval:
-    """middle ± (reach + error); `reach` is a computed non-negative sum whose own rounding `error` dominates."""
-    spread = up(up(reach) + 2 * error)
-    return Interval.outward(middle - spread, middle + spread)
-
-
 class Region(ABC):
     """A set of input sets; `lead` is the shape in which results are arranged."""
 
     @abstractmethod
-    def domains(self, graph: Graph) -> tuple[list[Domain], tuple[int, ...]]:
-        """The single sets in row-major order, and the leading shape (*radii, *batch) of the results.
+    def domains(self, graph: Graph) -> tuple[Domains, tuple[int, ...]]:
+        """The sets in row-major order, and the leading shape (*radii, *batch) of the results.
 
         Raises:
             ShapeError: when the points do not fit the network's input.
@@ -162,25 +84,38 @@ class Ball(Region):
             raise InvalidRegionError("the list of radii is empty; give at least one radius")
         return tuple(_outward(radius) for radius in given)
 
-    def domains(self, graph: Graph) -> tuple[list[Domain], tuple[int, ...]]:
+    def domains(self, graph: Graph) -> tuple[Domains, tuple[int, ...]]:
         exact = _tensor(self.center, "the centre").to(graph.device)
         batch = _batch_shape(exact, graph, "the centre")
         points = exact.reshape(-1, *graph.in_shape)
-        domains = [self._domain(point, radius, graph) for radius in self.radii for point in points]
-        return domains, ((len(self.radii),) if self._several else ()) + batch
+        radii = exact.new_tensor(self.radii)
+        valid = None if self.clip is None else _valid_range(self.clip, graph)
 
-    def _domain(self, exact: Tensor, radius: float, graph: Graph) -> Domain:
-        centre = exact.to(graph.dtype)
-        # A centre that the dtype can not hold moves; the radius grows by as much.
-        moved = (centre.to(exact.dtype) - exact).abs()
-        grown = radius
-        if bool(moved.any()):
-            grown = math.nextafter(radius + float(up(vector_norm_upper(moved.flatten(), self.p, dim=-1))), math.inf)
-        grown = _up_to(graph.dtype, grown)
-        box = Interval.exact(centre) if grown == 0 else Interval(down(centre - grown), up(centre + grown))
-        if self.clip is not None:
-            box = _clipped(box, self.clip, graph)
-        if self.p == math.inf or grown == 0:
+        def make(start: int, stop: int) -> Domain:
+            place = torch.arange(start, stop, device=exact.device)
+            given = points[place % len(points)], radii[place // len(points)]
+            return self._domain(*given, graph.dtype, valid)
+
+        if valid is not None:  # the smallest balls must meet it, whichever are asked for first
+            self._domain(points, radii.amin().expand(len(points)), graph.dtype, valid)
+        count = len(self.radii) * len(points)
+        return Domains(count, make), ((len(self.radii),) if self._several else ()) + batch
+
+    def _domain(self, exact: Tensor, radii: Tensor, dtype: torch.dtype, valid: Interval | None) -> Domain:
+        """Balls around points (N, *input shape) with radii (N,), both in float64."""
+        centre, grown = moved_ball(exact, radii, self.p, dtype)
+        reach = grown.reshape(-1, *[1] * (exact.dim() - 1))
+        exactly = reach == 0
+        box = Interval(
+            torch.where(exactly, centre, down(centre - reach)), torch.where(exactly, centre, up(centre + reach))
+        )
+        if valid is not None:
+            box = Interval(torch.maximum(box.lower, valid.lower), torch.minimum(box.upper, valid.upper))
+            if not bool((box.lower <= box.upper).all()):
+                raise InvalidRegionError(
+                    "the ball does not meet the valid range given by clip; check the input's scaling"
+                )
+        if self.p == math.inf or bool((grown == 0).all()):
             return Domain(box)
         return Domain(box, centre, grown, self.p)
 
@@ -242,20 +177,25 @@ class Box(Region):
         """
         return _boxes(read_vnnlib(source), shape)
 
-    def domains(self, graph: Graph) -> tuple[list[Domain], tuple[int, ...]]:
+    def domains(self, graph: Graph) -> tuple[Domains, tuple[int, ...]]:
         lower = _tensor(self.lower, "the lower end").to(graph.device)
         upper = _tensor(self.upper, "the upper end").to(graph.device)
         batch = _batch_shape(lower, graph, "the box")
-        ends = zip(lower.reshape(-1, *graph.in_shape), upper.reshape(-1, *graph.in_shape), strict=True)
-        return [Domain(_rounded_outward(low, high, graph.dtype)) for low, high in ends], batch
+        low, high = lower.reshape(-1, *graph.in_shape), upper.reshape(-1, *graph.in_shape)
+
+        def make(start: int, stop: int) -> Domain:
+            return Domain(rounded_outward(low[start:stop], high[start:stop], graph.dtype))
+
+        return Domains(len(low), make), batch
 
 
 @dataclass(frozen=True, eq=False)
 class WholeSpace(Region):
     """Every input: bounds over it are global."""
 
-    def domains(self, graph: Graph) -> tuple[list[Domain], tuple[int, ...]]:
-        return [Domain(Interval.whole(graph.example.new_zeros(graph.in_shape)))], ()
+    def domains(self, graph: Graph) -> tuple[Domains, tuple[int, ...]]:
+        whole = Domain(Interval.whole(graph.example.new_zeros(1, *graph.in_shape)))
+        return Domains(1, lambda start, stop: whole[start:stop]), ()
 
 
 def _boxes(found: InputSet, shape: Sequence[int] | None) -> list[Box]:
@@ -283,30 +223,10 @@ def _outward(radius: object) -> float:
     return nearest if Decimal(nearest) >= meant else math.nextafter(nearest, math.inf)
 
 
-def _up_to(dtype: torch.dtype, value: float) -> float:
-    """The smallest number of `dtype` that is not below `value`."""
-    rounded = torch.tensor(value, dtype=torch.float64).to(dtype)
-    if float(rounded) < value:
-        rounded = torch.nextafter(rounded, torch.full_like(rounded, math.inf))
-    return float(rounded)
-
-
-def _rounded_outward(lower: Tensor, upper: Tensor, dtype: torch.dtype) -> Interval:
-    """The box in another dtype, one float wider where an end can not be held exactly."""
-    low, high = lower.to(dtype), upper.to(dtype)
-    low = torch.where(low.to(lower.dtype) > lower, torch.nextafter(low, torch.full_like(low, -math.inf)), low)
-    high = torch.where(high.to(upper.dtype) < upper, torch.nextafter(high, torch.full_like(high, math.inf)), high)
-    return Interval(low, high)
-
-
-def _clipped(box: Interval, clip: tuple[Points | float, Points | float], graph: Graph) -> Interval:
-    """Intersection with the valid range; an empty one is an error."""
+def _valid_range(clip: tuple[Points | float, Points | float], graph: Graph) -> Interval:
+    """The box low <= x <= high in the graph's dtype, rounded outward."""
     low, high = (_tensor(end, "the clip range").to(graph.device).expand(graph.in_shape) for end in clip)
-    valid = _rounded_outward(low, high, graph.dtype)
-    lower, upper = torch.maximum(box.lower, valid.lower), torch.minimum(box.upper, valid.upper)
-    if not bool((lower <= upper).all()):
-        raise InvalidRegionError("the ball does not meet the valid range given by clip; check the input's scaling")
-    return Interval(lower, upper)
+    return rounded_outward(low, high, graph.dtype)
 
 
 def _tensor(points: Points | float, what: str) -> Tensor:

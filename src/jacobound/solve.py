@@ -10,28 +10,34 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from jacobound.domains import Domain, Domains
 from jacobound.errors import InvalidOptionError, ShapeError
 from jacobound.execution import Executed
-from jacobound.graph import Graph, size
-from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod
+from jacobound.graph import Elementwise, Graph, size
+from jacobound.intervals import Interval, concatenated
+from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod, sets_worth
 from jacobound.methods.constants import from_entries, split_products
 from jacobound.methods.crown import CROWN
 from jacobound.methods.executed import executed, execution_error
 from jacobound.methods.recurjac import RecurJac
 from jacobound.methods.sampling import Sampling, Witness
-from jacobound.methods.tangents import unstable_entries
-from jacobound.regions import Ball, Domain, Region
+from jacobound.methods.tangents import is_unstable
+from jacobound.regions import Ball, Region
 from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds, Provenance, Status
 from jacobound.rounding import strict
 
+# An accelerator that can not give this much has no room to work in.
+LEAST_MEMORY = 1 << 22
+
+Found = TypeVar("Found")
 Rows = Tensor | np.ndarray | Sequence[Sequence[float]]
 Semantics = Literal["real", "executed"] | Executed
 
@@ -65,9 +71,13 @@ def bound_output(
     meant = _meant(graph, semantics)
     target = (meant if rows is None else meant.with_rows(_matrix(rows, graph))).expanded()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
-        found = [method.ranges(target, domain, budget)[target.output] for domain in _told(domains, budget)]
-        shape = graph.out_shape if rows is None else target.out_shape
-        lower, upper = (_arranged([getattr(x, end).reshape(shape) for x in found], lead) for end in ("lower", "upper"))
+
+        def work(domain: Domain, budget: Budget) -> Interval:
+            return method.ranges(target, domain, budget)[target.output]
+
+        found = concatenated(_in_runs(work, domains, target, budget, method.bytes_per_set(target)), 0)
+        shape = (*lead, *(graph.out_shape if rows is None else target.out_shape))
+        lower, upper = found.lower.reshape(shape), found.upper.reshape(shape)
         status = Status.of(_in_time(Status.CERTIFIED, budget), lower, upper)
     return OutputBounds(lower, upper, status, _provenance(graph, method, clock(), semantics=semantics), lead)
 
@@ -99,13 +109,18 @@ def bound_jacobian(
     method = RecurJac() if method is None else method
     target = graph.with_rows(None if rows is None else _matrix(rows, graph)).expanded()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
-        found = [method.enclose(target, domain, budget) for domain in _told(domains, budget)]
-        shape = (size(target.output), *graph.in_shape)
-        lower = _arranged([x.entries.lower.reshape(shape) for x in found], lead)
-        upper = _arranged([x.entries.upper.reshape(shape) for x in found], lead)
-        unstable = torch.tensor([_unstable(x) for x in found]).reshape(lead)
-        status = Status.of(_in_time(_worst([x.status for x in found]), budget), lower, upper)
-    return JacobianBounds(lower, upper, status, _provenance(graph, method, clock()), unstable, _activations(found[0]))
+
+        def work(domain: Domain, budget: Budget) -> tuple[Interval, Tensor, Status]:
+            enclosure = method.enclose(target, domain, budget)
+            return enclosure.entries, _unstable(enclosure, len(domain)), enclosure.status
+
+        found = _in_runs(work, domains, target, budget, method.bytes_per_set(target))
+        entries = concatenated([one for one, _, _ in found], 0)
+        shape = (*lead, size(target.output), *graph.in_shape)
+        lower, upper = entries.lower.reshape(shape), entries.upper.reshape(shape)
+        unstable = torch.cat([one for _, one, _ in found]).reshape(lead)
+        status = Status.of(_in_time(_worst([one for _, _, one in found]), budget), lower, upper)
+    return JacobianBounds(lower, upper, status, _provenance(graph, method, clock()), unstable, _activations(target))
 
 
 def lipschitz(
@@ -142,37 +157,53 @@ def lipschitz(
     p, q = _norm(norm)
     target = graph.with_rows(None if rows is None else _matrix(rows, graph)).expanded()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
-        found, enclosures, witnesses = [], [], []
-        for domain in _told(domains, budget):
-            enclosures.append(method.enclose(target, domain, budget))
-            found.append(_candidates(target, enclosures[-1], type(method).__name__, p, q))
-            if search is not None:
-                witnesses.append(search.search(target, domain, (p, q), budget))
-        upper = torch.stack([torch.stack(list(values.values())).amin() for values in found])
-        status = Status.of(_in_time(_worst([x.status for x in enclosures]), budget), upper)
-        names = list(dict.fromkeys(name for values in found for name in values))
-        missing = torch.full_like(upper[0], math.inf)
-        details = {name: torch.stack([v.get(name, missing) for v in found]).reshape(lead) for name in names}
+
+        def work(domain: Domain, budget: Budget) -> _Constants:
+            enclosure = method.enclose(target, domain, budget)
+            known = _candidates(target, enclosure, type(method).__name__, p, q)
+            known = {name: value.expand(len(domain)) for name, value in known.items()}
+            witness = None if search is None else search.search(target, domain, (p, q), budget)
+            return _Constants(known, _unstable(enclosure, len(domain)), enclosure.status, witness)
+
+        found = _in_runs(work, domains, target, budget, method.bytes_per_set(target))
+        upper = torch.cat([torch.stack(list(one.known.values())).amin(0) for one in found])
+        status = Status.of(_in_time(_worst([one.status for one in found]), budget), upper)
+        witnesses = [one.witness for one in found if one.witness is not None]
+        details = {name: torch.cat([one.known[name] for one in found]).reshape(lead) for name in found[0].known}
         delta = None
         if semantics != "real":
             run = _meant(graph, semantics).with_rows(None if rows is None else _matrix(rows, graph)).expanded()
-            errors = [execution_error(run, domain, budget, CROWN(), q) for domain in domains]
-            delta, status = torch.stack(errors).reshape(lead), Status.of(status, *errors)
+
+            def error(domain: Domain, budget: Budget) -> Tensor:
+                return execution_error(run, domain, budget, CROWN(), q)
+
+            delta = torch.cat(_in_runs(error, domains, run, budget, method.bytes_per_set(run))).reshape(lead)
+            status = Status.of(status, delta)
     return LipschitzBound(
         upper=upper.reshape(lead),
         lower=_attained(witnesses, upper).reshape(lead),
-        witness=torch.stack([w.point for w in witnesses]).reshape(*lead, *graph.in_shape) if witnesses else None,
+        witness=torch.cat([w.point for w in witnesses]).reshape(*lead, *graph.in_shape) if witnesses else None,
         status=status,
         norm=(p, q),
-        method=min(found[0], key=lambda name: float(found[0][name])),
+        method=min(found[0].known, key=lambda name: float(found[0].known[name][0])),
         seconds=clock(),
         details=details,
-        unstable=torch.tensor([_unstable(x) for x in enclosures]).reshape(lead),
-        activations=_activations(enclosures[0]),
+        unstable=torch.cat([one.unstable for one in found]).reshape(lead),
+        activations=_activations(target),
         radii=region.radii if isinstance(region, Ball) else (),
         provenance=_provenance(graph, method, clock(), search.seed if search is not None else None, semantics),
         delta=delta,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Constants:
+    """What one run of sets gave: constants by name (N,), unstable neurons (N,), and points."""
+
+    known: dict[str, Tensor]
+    unstable: Tensor
+    status: Status
+    witness: Witness | None
 
 
 def _candidates(graph: Graph, enclosure: JacobianEnclosure, name: str, p: float, q: float) -> dict[str, Tensor]:
@@ -184,23 +215,25 @@ def _attained(witnesses: list[Witness], upper: Tensor) -> Tensor:
     """The witnessed values; their own rounding (they are evaluated in floating point) may not pass the upper bound."""
     if not witnesses:
         return torch.zeros_like(upper)
-    values = torch.stack([w.value for w in witnesses])
+    values = torch.cat([w.value for w in witnesses])
     close = values <= upper * (1 + 1e-6)
     return torch.where(close, torch.minimum(values, upper), values)
 
 
-def _unstable(enclosure: JacobianEnclosure) -> int:
-    return sum(len(unstable_entries(slope)) for slope in enclosure.slopes.values())
+def _unstable(enclosure: JacobianEnclosure, sets: int) -> Tensor:
+    """How many neurons of each set have more than one possible slope, shape (N,)."""
+    counts = [is_unstable(slope).flatten(1).sum(1).cpu() for slope in enclosure.slopes.values()]
+    return torch.stack(counts).sum(0) if counts else torch.zeros(sets, dtype=torch.int64)
 
 
-def _activations(enclosure: JacobianEnclosure) -> int:
-    return sum(slope.lower.numel() for slope in enclosure.slopes.values())
+def _activations(graph: Graph) -> int:
+    return sum(size(node) for node in graph.nodes if isinstance(node, Elementwise))
 
 
 @contextlib.contextmanager
 def _prepared(
     graph: Graph, region: Region, budget: Budget | None
-) -> Iterator[tuple[list[Domain], tuple[int, ...], Budget, Callable[[], float]]]:
+) -> Iterator[tuple[Domains, tuple[int, ...], Budget, Callable[[], float]]]:
     """The region's sets, the budget and a clock, inside strict arithmetic without gradients."""
     started = monotonic()
     with strict(graph.device, graph.dtype), torch.no_grad():
@@ -209,16 +242,28 @@ def _prepared(
         yield domains, lead, budget, lambda: monotonic() - started
 
 
-def _told(domains: list[Domain], budget: Budget) -> Iterator[Domain]:
-    """The domains one by one, with progress."""
-    for done, domain in enumerate(domains):
+def _in_runs(
+    work: Callable[[Domain, Budget], Found], domains: Domains, graph: Graph, budget: Budget, bytes_each: int
+) -> list[Found]:
+    """What `work` finds for runs of sets that fit the memory together, with progress.
+
+    When an accelerator has less memory than the budget says, runs are halved, and then the budget.
+    """
+    step = max(1, min(budget.memory // (2 * bytes_each), sets_worth(graph), len(domains)))
+    done, found, allowed = 0, [], budget
+    while done < len(domains):
         budget.tell(done, len(domains), "regions")
-        yield domain
+        try:
+            found.append(work(domains[done : done + step], allowed))
+        except torch.OutOfMemoryError:
+            if step == 1 and allowed.memory < LEAST_MEMORY:
+                raise
+            allowed = allowed if step > 1 else replace(allowed, memory=allowed.memory // 2)
+            step = max(1, step // 2)
+            continue
+        done += step
     budget.tell(len(domains), len(domains), "regions")
-
-
-def _arranged(parts: list[Tensor], lead: tuple[int, ...]) -> Tensor:
-    return torch.stack(parts).reshape((*lead, *parts[0].shape))
+    return found
 
 
 def _worst(statuses: list[Status]) -> Status:

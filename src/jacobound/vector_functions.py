@@ -101,10 +101,11 @@ class Chosen(Choice):
         second = _where(closed, smaller, _where(opened, larger, either))
         reading = torch.cat((self.pairs.kept.flatten(), self.pairs.first, self.pairs.second))
         back = Select(reading, self.source.shape, self.like).transpose()
-        return back.enclose(concatenated((behind.map(lambda end: end.flatten(1)), first, second), 1))
+        straight = behind.map(lambda end: end.flatten(2).expand(*first.shape[:2], -1))
+        return back.enclose(concatenated((straight, first, second), 2))
 
     def _of_pairs(self, index: Tensor, behind: Interval) -> Interval:
-        """Sums over the entries that belong to each pair, shape (outputs, pairs)."""
+        """Sums over the entries that belong to each pair, shape (N, outputs, pairs)."""
         return Select(index, self.gate.shape, self.like).transpose().enclose(behind)
 
     def rebuilt(self, source: Node, gate: Elementwise, device: torch.device) -> Chosen:

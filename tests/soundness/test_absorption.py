@@ -21,6 +21,7 @@ from jacobound.operator_kinds import Convolution, Dense, Identity, Scale, Scatte
 from jacobound.operators import LinearOperator
 from jacobound.regions import Box, Domain
 from oracles import dot, point_inside
+from single import lifted, nth
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
 SCALES = ((-3, 3), (-40, 40), (-70, -60))  # binary exponents of coefficients and weights
@@ -57,7 +58,7 @@ def test_an_absorbed_product_is_off_by_no_more_than_it_says(dtype: torch.dtype, 
             magnitude = random_floats((inputs,), dtype, generator, exponents).abs()
             found = absorb(operator, covered, wanted, len(rows))(rows)
             slack = rationals(operator.slack(magnitude.reshape(operator.in_shape)))
-            floor = rational(floor_of(operator, magnitude))
+            floor = rational(float(floor_of(operator, lifted(magnitude))))
             exact = rational_matrix(rows) * rational_matrix(operator.materialise()[covered])
             for r in range(0, 20, 5):
                 size_of_error = sum(
@@ -82,7 +83,7 @@ def test_absorption_through_uncertain_weights_covers_all_of_them(dtype: torch.dt
     for side in (1, -1):
         for i, (a, w, dw, x) in enumerate(zip(*map(rationals, (rows, factor, radius, magnitude)), strict=True)):
             assert abs(a * (w + side * dw) - found[i]) * x <= abs(a) * slack[i] + rational(
-                floor_of(operator, magnitude)
+                float(floor_of(operator, lifted(magnitude)))
             )
 
 
@@ -146,7 +147,7 @@ def test_substituting_an_affine_node_is_off_by_no_more_than_the_error(
         zeros = torch.zeros(2, 18, dtype=dtype)
         state = steps._through_affine(Rows({graph.input: (None, pending)}, zeros, zeros), node, None, rows)
         for row in range(0, 18, 6):
-            at = {graph.input: point_inside(domain.box, generator), h: point_inside(ranges[h], generator)}
+            at = {graph.input: point_inside(nth(domain.box), generator), h: point_inside(nth(ranges[h]), generator)}
             weights = [rational_matrix(operator.materialise()) for operator, _ in node.terms]
             assert node.bias is not None
             value = rational_matrix(node.bias)
@@ -169,8 +170,8 @@ def test_substituting_an_activation_stays_on_the_right_side(dtype: torch.dtype, 
         centre, half = random_floats((6,), dtype, generator, (-2, 2)), 10.0 ** -(3 * (trial % 3))
         argument = Interval(centre - half, centre + half)
         (domain,), _ = Box(torch.zeros(3), torch.ones(3)).domains(graph)
-        relaxation = Relaxation(getattr(h.activation, method)(argument), argument.magnitude())
-        steps = BackwardPass(graph, domain, {z: argument, graph.input: domain.box}, {h: relaxation}, {})
+        relaxation = Relaxation(getattr(h.activation, method)(lifted(argument)), lifted(argument.magnitude()))
+        steps = BackwardPass(graph, domain, {z: lifted(argument), graph.input: domain.box}, {h: relaxation}, {})
         for chains in (1, 2):
             full = random_floats((chains, 4, 6), dtype, generator, (-4, 4))
             rows = full if relaxation.alive is None else full[..., relaxation.alive]
@@ -194,13 +195,14 @@ def test_an_activation_step_pays_for_its_own_products(dtype: torch.dtype) -> Non
     for exponents in ((-3, 3), (-30, 30)):
         slopes, offsets = (random_floats((2, 9), dtype, generator, exponents) for _ in range(2))
         offsets = offsets.sort(0).values
-        lines = Lines(slopes[0], offsets[0], slopes[1], offsets[1])
+        lines = Lines(slopes[:1], offsets[:1], slopes[1:], offsets[1:])
         magnitude = random_floats((9,), dtype, generator, exponents).abs()
         z = Affine(((Dense(torch.ones(9, 2, dtype=dtype)), Input((2,))),), None, "z")
         h = Elementwise(activation("relu"), z, "h")
         graph = Graph(Affine(((Dense(torch.ones(1, 9, dtype=dtype)), h),)))
         (domain,), _ = Box(torch.zeros(2), torch.ones(2)).domains(graph)
-        steps = BackwardPass(graph, domain, {z: Interval(-magnitude, magnitude)}, {h: Relaxation(lines, magnitude)}, {})
+        relaxations = {h: Relaxation(lines, lifted(magnitude))}
+        steps = BackwardPass(graph, domain, {z: lifted(Interval(-magnitude, magnitude))}, relaxations, {})
         rows = random_floats((2, 5, 9), dtype, generator, exponents)
         zeros = torch.zeros(2, 5, dtype=dtype)
         state = steps._through_elementwise(Rows({}, zeros, zeros), h, rows)
@@ -229,7 +231,8 @@ def test_products_that_vanish_count_with_the_values_behind_them(dtype: torch.dty
     (domain,), _ = Box([0.0, 0.0], [large, large]).domains(graph)
     zeros = torch.zeros(2, 1, dtype=dtype)
     rows = torch.full((1, 1, 2), small, dtype=dtype)
-    state = BackwardPass(graph, domain, ranges, {}, {})._through_affine(Rows({}, zeros, zeros), node, None, rows)
+    steps = BackwardPass(graph, domain, lifted(ranges), {}, {})
+    state = steps._through_affine(Rows({}, zeros, zeros), node, None, rows)
     assert not bool(state.coefficient[x][1].any())
     lost = 4 * rational(small) * rational(small) * rational(large)
     assert rational(float(state.error[0, 0])) >= lost and rational(float(state.error[1, 0])) >= lost

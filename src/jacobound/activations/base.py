@@ -118,7 +118,7 @@ class Activation:
         """Check that the function is defined on all of `x`.
 
         Args:
-            x: certified range of the argument.
+            x: certified range of the argument over N sets, shape (N, *node shape).
             node: name of the node, for the message.
 
         Raises:
@@ -127,13 +127,14 @@ class Activation:
         outside = (~self._defined(x)).nonzero()
         if not len(outside):
             return
-        entry = tuple(outside[0].tolist())
-        low, high = (float(end[entry]) for end in (x.lower, x.upper))
+        which, *entry = outside[0].tolist()
+        low, high = (float(end[(which, *entry)]) for end in (x.lower, x.upper))
+        where = " over one of the sets" if len(x.lower) > 1 else ""
         raise InvalidRegionError(
             f"node '{node}': {self.name} is defined on {' and '.join(map(str, self.domain))} only, but the certified "
-            f"range of its argument at entry {entry} is [{low:.6g}, {high:.6g}] ({len(outside)} of {x.lower.numel()} "
-            "entries leave the domain); take a smaller region, a tighter method for the ranges (CROWN instead of IBP) "
-            "or more time, or shift the argument in the model (log(z + 1e-3))"
+            f"range of its argument at entry {tuple(entry)}{where} is [{low:.6g}, {high:.6g}] ({len(outside)} of "
+            f"{x.lower.numel()} entries leave the domain); take a smaller region, a tighter method for the ranges "
+            "(CROWN instead of IBP) or more time, or shift the argument in the model (log(z + 1e-3))"
         )
 
     def _moved(self, x: Interval) -> tuple[Interval, Interval | None]:

@@ -80,12 +80,14 @@ def s_shaped(derivative: Callable[[Tensor], Tensor], steepest: Callable[[Tensor]
         whole = secant(right)
         flattest = torch.minimum(derivative(left), derivative(right))
         whole = whole.clamp(flattest, derivative(right.clamp(max=0.0) + left.clamp(min=0.0))).nan_to_num(nan=0.0)
-        touch = right
+        touch, done = right, torch.zeros_like(right, dtype=torch.bool)
         for step in range(TANGENT_STEPS):
             closer = torch.minimum(steepest(secant(touch)).nan_to_num(nan=0.0, posinf=torch.inf), touch).clamp(min=0.0)
-            if step % 3 == 2 and bool((touch - closer <= 1e-9 * touch).all()):
-                break
-            touch = closer
+            if step % 3 == 2:  # every entry stops by itself: its lines do not depend on its neighbours
+                done = done | (touch - closer <= 1e-9 * touch)
+                if bool(done.all()):
+                    break
+            touch = torch.where(done, touch, closer)
         point = torch.maximum(touch, centre)
         by_chord = (right <= 0) | ((left < 0) & (derivative(right) >= whole))
         point = torch.where(by_chord, right, point)

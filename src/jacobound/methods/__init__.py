@@ -8,5 +8,6 @@ from jacobound.methods.fastlip import FastLip
 from jacobound.methods.ibp import IBP
 from jacobound.methods.recurjac import RecurJac
 from jacobound.methods.sampling import Sampling
+from jacobound.methods.single_precision import SinglePrecision
 
-__all__ = ["CROWN", "IBP", "Budget", "FastLin", "FastLip", "RecurJac", "Sampling"]
+__all__ = ["CROWN", "IBP", "Budget", "FastLin", "FastLip", "RecurJac", "Sampling", "SinglePrecision"]

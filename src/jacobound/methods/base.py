@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
 from time import monotonic
@@ -12,11 +12,15 @@ from time import monotonic
 import torch
 from torch import Tensor
 
+from jacobound.domains import Domain
 from jacobound.errors import InvalidOptionError
-from jacobound.graph import Elementwise, Graph, Node
+from jacobound.graph import Affine, Elementwise, Graph, Node, size
 from jacobound.intervals import Interval
-from jacobound.regions import Domain
 from jacobound.results import Status
+
+# Products in one evaluation of the network, over all sets that go together, beyond which more sets do not pay.
+SHARED_PRODUCTS = 1 << 22
+SHARED_PRODUCTS_ACCELERATOR = 1 << 34
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class Budget:
     Args:
         seconds: soft time limit of one call, in seconds; None for no limit. When it is over the remaining refinements
             are left out, and what is known by then is returned with `Status.TIME_LIMIT`: certified, only looser.
-        memory: working memory in bytes; work is cut into chunks that fit.
+        memory: working memory in bytes; work is cut into chunks that fit. The network and copies of its weights
+            (absolute values, parts) come on top.
         progress: called with (work done, work in total, what is being done); it may raise to interrupt.
     """
 
@@ -66,17 +71,27 @@ class Budget:
 
 
 class OutputMethod(ABC):
-    """Encloses the values of a graph's nodes."""
+    """Encloses the values of a graph's nodes, over N sets of inputs at once."""
 
     @abstractmethod
     def ranges(
         self, graph: Graph, domain: Domain, budget: Budget, *, with_output: bool = True
     ) -> Mapping[Node, Interval]:
-        """An enclosure of every node over the domain, each of the node's shape.
+        """An enclosure of every node over every set of the domain, shape (N, *node shape).
 
         Args:
             with_output: also tighten the output node; callers that need only pre-activations switch it off.
         """
+
+    def bytes_per_set(self, graph: Graph) -> int:
+        """Working memory that `ranges` needs for each set, in bytes: a cautious estimate."""
+        return ranges_bytes(graph)
+
+
+def ranges_bytes(graph: Graph) -> int:
+    """Memory for enclosures and lines of all nodes over one set, and for temporaries at the widest node."""
+    sizes = [size(node) for node in graph.nodes]
+    return (16 * sum(sizes) + 48 * max(sizes)) * graph.example.element_size()
 
 
 class Deferred(Mapping[Node, Interval]):
@@ -101,18 +116,18 @@ class Deferred(Mapping[Node, Interval]):
 
 @dataclass(frozen=True, eq=False)
 class JacobianEnclosure:
-    """What a Jacobian method knows: entries, and sums of entries.
+    """What a Jacobian method knows, for each of N sets: entries, and sums of entries.
 
     Args:
-        entries: interval of shape (outputs, inputs), both flattened; certified.
-        along: for directions u of shape (outputs, inputs), exact floats, a certified interval of shape (outputs,)
-            that holds ``sum_k J[j, k] u[j, k]`` for every Jacobian over the domain.
-        adjoints: enclosures of the derivative of each output with respect to each node, shape (outputs, *node shape).
-        slopes: derivative range of every elementwise node.
-        ranges: the enclosures of the nodes' values that were used.
-        status: `Status.CERTIFIED`, or why the bound is looser than the method could do.
-        across: the same for columns: for exact floats u of shape (outputs, inputs) a certified interval of shape
-            (inputs,) that holds ``sum_j J[j, k] u[j, k]``; None when it knows no more than the entries do.
+        entries: interval of shape (N, outputs, inputs), the last two flattened; certified.
+        along: for directions u of shape (N, outputs, inputs), exact floats, a certified interval of shape (N, outputs)
+            that holds ``sum_k J[j, k] u[n, j, k]`` for every Jacobian over the n-th set.
+        adjoints: enclosures of the derivative of each output with respect to each node, (N, outputs, *node shape).
+        slopes: derivative range of every elementwise node, (N, *node shape).
+        ranges: the enclosures of the nodes' values that were used, (N, *node shape).
+        status: `Status.CERTIFIED`, or why the bound of some set is looser than the method could do.
+        across: the same for columns: for exact floats u of shape (N, outputs, inputs) a certified interval of shape
+            (N, inputs) that holds ``sum_j J[j, k] u[n, j, k]``; None when it knows no more than the entries do.
     """
 
     entries: Interval
@@ -123,9 +138,15 @@ class JacobianEnclosure:
     status: Status = Status.CERTIFIED
     across: Callable[[Tensor], Interval] | None = None
 
+    def over(self, sets: int) -> JacobianEnclosure:
+        """The same with entries written out for every set, where the derivative is the same for all of them."""
+        if len(self.entries.lower) == sets:
+            return self
+        return replace(self, entries=self.entries.map(lambda end: end.expand(sets, -1, -1)))
+
 
 class JacobianMethod(ABC):
-    """Encloses the Jacobian over a domain, entry by entry."""
+    """Encloses the Jacobian over each of N sets, entry by entry."""
 
     @abstractmethod
     def enclose(
@@ -136,6 +157,27 @@ class JacobianMethod(ABC):
         Args:
             ranges: known enclosures of the nodes, in place of the method's own pre-activation bounds.
         """
+
+    def bytes_per_set(self, graph: Graph) -> int:
+        """Working memory that `enclose` needs for each set, in bytes: a cautious estimate."""
+        sizes, outputs = [size(node) for node in graph.nodes], size(graph.output)
+        adjoints = outputs * (2 * sum(sizes) + 16 * max(sizes)) * graph.example.element_size()
+        return ranges_bytes(graph) + adjoints
+
+
+def sets_worth(graph: Graph) -> int:
+    """How many sets are worth working on together.
+
+    Sharing saves the overhead of small operations. Sets of a large network gain nothing on a CPU, and lose that each
+    leaves its own dead neurons out of the matrix products.
+    """
+    products = sum(
+        operator.out_size * max(1, operator.terms)
+        for node in graph.nodes
+        if isinstance(node, Affine)
+        for operator, _ in node.terms
+    )
+    return max(1, (SHARED_PRODUCTS if graph.device.type == "cpu" else SHARED_PRODUCTS_ACCELERATOR) // max(1, products))
 
 
 def derivative_ranges(graph: Graph, ranges: Mapping[Node, Interval]) -> Mapping[Node, Interval]:

@@ -25,7 +25,7 @@ DENSE_ENTRIES = 1 << 23
 
 
 def merged_row_sums(enclosure: JacobianEnclosure) -> Tensor:
-    """Upper bounds of ``sum_k |J[j, k]|`` for every output j, shape (outputs,).
+    """Upper bounds of ``sum_k |J[j, k]|`` for every set and output j, shape (N, outputs).
 
     ``|J_k| <= s_k J_k + t_k`` holds with s = ±1, t = 0 where the sign is known, and with the chord of |.| elsewhere;
     ``sum_k s_k J_k`` is one directional derivative, bounded as a whole. The minimum with the published choice (s = 0
@@ -35,13 +35,13 @@ def merged_row_sums(enclosure: JacobianEnclosure) -> Tensor:
 
 
 def merged_column_sums(enclosure: JacobianEnclosure) -> Tensor:
-    """Upper bounds of ``sum_j |J[j, k]|`` for every input k, shape (inputs,).
+    """Upper bounds of ``sum_j |J[j, k]|`` for every set and input k, shape (N, inputs).
 
     The mirror image of `merged_row_sums` (ours): a column is summed with signs over the outputs, and the sum is bounded
     as the derivative of one more output. Never above the plain column sum; equal to it for a single output, and for
     enclosures that know their entries alone.
     """
-    if enclosure.across is None or enclosure.entries.shape[0] < 2:
+    if enclosure.across is None or enclosure.entries.shape[1] < 2:
         return vector_norm_upper(enclosure.entries.magnitude(), 1, dim=-2)
     return _merged_sums(enclosure.entries, enclosure.across, -2)
 
@@ -78,13 +78,13 @@ def split_products(graph: Graph, enclosure: JacobianEnclosure, p: float, q: floa
     """For every node that all paths cross: norm of the derivative behind it times a product of norms before it.
 
     Returns:
-        Certified constants by description; splitting right before the last layer is the product of norms with local
-        slopes, and for p = q the plain product over the whole graph is there too.
+        Certified constants by description, shapes (N or 1,); splitting right before the last layer is the product of
+        norms with local slopes, and for p = q the plain product over the whole graph is there too.
     """
     before = norms_before(graph, enclosure.slopes, p)
     found = {"product of norms": before[graph.output]} if p == q else {}
     for node in graph.crossings:
-        behind = enclosure.adjoints[node].map(lambda end: end.flatten(1))
+        behind = enclosure.adjoints[node].map(lambda end: end.flatten(2))
         value = up(induced_norm_upper(behind.lower, behind.upper, p, q) * before[node])
         name = f"derivative behind {node.name}, product of norms before"
         found[name] = torch.minimum(value, found[name]) if name in found else value
@@ -92,25 +92,30 @@ def split_products(graph: Graph, enclosure: JacobianEnclosure, p: float, q: floa
 
 
 def norms_before(graph: Graph, slopes: Mapping[Node, Interval], p: float) -> dict[Node, Tensor]:
-    """Certified l_p Lipschitz constants of every node as a function of the input, by sums and products of norms."""
+    """Certified l_p Lipschitz constants of every node as a function of the input, by sums and products of norms.
+
+    Returns:
+        Shapes (N or 1,).
+    """
     like = graph.example
     found: dict[Node, Tensor] = {}
     for node in graph.nodes:
         if isinstance(node, Input):
-            found[node] = like.new_ones(())
+            found[node] = like.new_ones(1)
         elif isinstance(node, Affine):
-            total = like.new_zeros(())
+            total = like.new_zeros(1)
             for operator, source in node.terms:
                 total = up(total + up(operator_norm(operator, p, _gate(graph, node, slopes)) * found[source]))
             found[node] = total
         else:
-            steepest = slopes[node].magnitude().amax() if slopes[node].lower.numel() else like.new_zeros(())
+            steepest = slopes[node].magnitude().flatten(1)
+            steepest = steepest.amax(1) if steepest.shape[1] else like.new_zeros(1)
             found[node] = up(found[node.source] * steepest)
     return found
 
 
 def _gate(graph: Graph, node: Affine, slopes: Mapping[Node, Interval]) -> Tensor | None:
-    """Entries of an affine node that its only reader, an activation, can pass on; None when all count."""
+    """Entries (N, *shape) of an affine node that its only reader, an activation, passes on; None when all count."""
     readers = graph.consumers[node]
     if len(readers) != 1 or node is graph.output or not isinstance(readers[0], Elementwise):
         return None
@@ -118,14 +123,23 @@ def _gate(graph: Graph, node: Affine, slopes: Mapping[Node, Interval]) -> Tensor
 
 
 def operator_norm(operator: LinearOperator, p: float, kept: Tensor | None = None) -> Tensor:
-    """Certified upper bound of an operator's norm from l_p to l_p, of the rows `kept` alone when given."""
+    """Certified upper bounds of an operator's norm from l_p to l_p, of some of its rows alone when given.
+
+    Args:
+        kept: mask of the rows that count in every set, (N, *operator.out_shape).
+
+    Returns:
+        Shape (N,), or (1,) without `kept`.
+    """
     absolute = operator.abs()
     example = operator.example()
     rows = absolute.apply(example.new_ones(operator.in_shape))
-    mask = torch.ones_like(rows) if kept is None else kept.to(rows)
+    mask = torch.ones_like(rows).unsqueeze(0) if kept is None else kept.to(rows)
     columns = absolute.transpose().apply(mask)
-    largest_row = inflate((rows * mask).amax(), operator.terms + 1)
-    largest_column = inflate(columns.amax(), operator.transpose().terms + 1)
+    if not rows.numel() or not columns.numel():
+        return example.new_zeros(len(mask))
+    largest_row = inflate((rows * mask).flatten(1).amax(1), operator.terms + 1)
+    largest_column = inflate(columns.flatten(1).amax(1), operator.transpose().terms + 1)
     if p == math.inf:
         return largest_row
     if p == 1:
@@ -133,11 +147,14 @@ def operator_norm(operator: LinearOperator, p: float, kept: Tensor | None = None
     bound = inflate(torch.sqrt(inflate(largest_row * largest_column, 2)), 4)
     if operator.terms <= 1 or operator.in_size * operator.out_size > DENSE_ENTRIES:
         return bound
-    matrix = operator.materialise()
-    matrix = matrix if kept is None else matrix[kept.flatten()]
-    if matrix.numel() == 0:
-        return example.new_zeros(())
-    return torch.minimum(bound, up(spectral_norm_upper(matrix) + _norm_of_doubt(operator)))
+    exact = _spectral_norms(operator.materialise(), mask.flatten(1) != 0)
+    return torch.minimum(bound, up(exact + _norm_of_doubt(operator)))
+
+
+def _spectral_norms(matrix: Tensor, kept: Tensor) -> Tensor:
+    """Upper bounds of the spectral norm of the kept rows of a matrix, for every mask (N, rows); equal masks once."""
+    different, place = torch.unique(kept, dim=0, return_inverse=True)
+    return torch.stack([spectral_norm_upper(matrix[rows]) for rows in different])[place]
 
 
 def _norm_of_doubt(operator: LinearOperator) -> Tensor:

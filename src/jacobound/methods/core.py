@@ -6,9 +6,10 @@ neuron, through the graph with the stable slopes gives matrices with
     tangent before unstable neuron i = sum_k P[i, k] u_k + sum_{m before i} Q[i, m] w_m,
     tangent of output j              = sum_k R[j, k] u_k + sum_m S[j, m] w_m,         w_m = slope_m (tangent before m)
 
-for input tangents u. They are computed once and shared by all outputs and by upper and lower bounds; dead neurons
-drop out. Every rounding is carried as an error per output and start column: by linearity a defect at a node counts
-with the derivative of the output with respect to that node (`defects`).
+for input tangents u, over each of N sets: lists of unstable neurons are padded with zeros to the longest. They are
+computed once and shared by all outputs and by upper and lower bounds; dead neurons drop out. Every rounding is carried
+as an error per output and start column: by linearity a defect at a node counts with the derivative of the output with
+respect to that node (`defects`).
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
 from jacobound.intervals import Interval
 from jacobound.methods.base import flat_indices
 from jacobound.methods.tangents import (
+    Neurons,
     Tangents,
     can_differ,
-    passing_entries,
+    is_unstable,
+    passing,
     push_through,
     underflow_of,
-    unstable_entries,
 )
 from jacobound.operators import positions
 from jacobound.rounding import inflate, rigorous, underflow, unit, up
@@ -40,32 +42,43 @@ class UnstableCore:
 
     Args:
         blocks: elementwise nodes with unstable neurons, in topological order.
-        entries: flat positions of each block's unstable neurons.
-        slopes: derivative range of each block's unstable neurons, shape (neurons,).
-        transfer: ``transfer[target, start]`` has shape (columns of start, neurons of target); `start` is a block or
-            the input node, `target` a later block or the output node; absent where no path exists.
-        error: for every start, shape (outputs, columns): how far the output's derivative may be from what the
+        unstable: each block's unstable neurons.
+        slopes: derivative range of each block's unstable neurons, shape (N, neurons); 0 for padding.
+        transfer: ``transfer[target, start]`` has shape (N or 1, columns of start, neurons of target); `start` is a
+            block or the input node, `target` a later block or the output node; absent where no path exists.
+        error: for every start, shape (N or 1, outputs, columns): how far the output's derivative may be from what the
             matrices say, over all choices of slopes.
     """
 
     graph: Graph
     blocks: tuple[Elementwise, ...]
-    entries: Mapping[Node, Tensor]
+    unstable: Mapping[Node, Neurons]
     slopes: Mapping[Node, Interval]
     transfer: Mapping[tuple[Node, Node], Tensor]
     error: Mapping[Node, Tensor]
 
     @property
+    def sets(self) -> int:
+        """How many sets it is for; 1 too when the derivative is the same for all of them."""
+        return max(len(matrix) for matrix in self.transfer.values()) if self.transfer else 1
+
+    @property
     def neurons(self) -> int:
-        """How many unstable neurons there are."""
-        return sum(len(self.entries[block]) for block in self.blocks)
+        """How many unstable neurons one set has, padding included."""
+        return sum(len(self.unstable[block]) for block in self.blocks)
 
 
-def core_bytes(graph: Graph, slopes: Mapping[Node, Interval]) -> int:
-    """Upper estimate of the memory that the core of a graph needs, in bytes."""
-    counts = [len(unstable_entries(slopes[node])) for node in graph.nodes if isinstance(node, Elementwise)]
-    columns, widest = size(graph.input) + sum(counts), max(size(node) for node in graph.nodes)
-    matrices = sum(counts) * (size(graph.input) + sum(counts) // 2)
+def unstable_counts(graph: Graph, slopes: Mapping[Node, Interval]) -> Tensor:
+    """How many unstable neurons every elementwise node has over every set, shape (nodes, N), on the CPU."""
+    counts = [is_unstable(slopes[node]).flatten(1).sum(1) for node in graph.nodes if isinstance(node, Elementwise)]
+    return torch.stack(counts).cpu() if counts else torch.zeros(0, 1, dtype=torch.int64)
+
+
+def core_bytes(graph: Graph, unstable: int) -> int:
+    """Upper estimate of the memory that the core of one set with so many unstable neurons needs, in bytes."""
+    columns = size(graph.input) + unstable
+    widest = max((size(node) for node in graph.nodes if not isinstance(node, Input)), default=0)
+    matrices = unstable * (size(graph.input) + unstable // 2)
     return (matrices + 3 * columns * widest) * graph.example.element_size()
 
 
@@ -73,8 +86,8 @@ def build_core(graph: Graph, slopes: Mapping[Node, Interval], weights: Mapping[N
     """Push unit tangents through the graph with the slopes of the stable neurons.
 
     Args:
-        slopes: derivative range of every elementwise node.
-        weights: bounds of the outputs' derivatives with respect to every node (`defects`), (outputs, *node shape):
+        slopes: derivative range of every elementwise node, (N, *node shape).
+        weights: bounds of the outputs' derivatives with respect to every node (`defects`), (N, outputs, *node shape):
             what a rounding defect there can do.
     """
     return _Builder(graph, slopes, weights).build()
@@ -88,14 +101,14 @@ class _Builder:
         self._at: dict[Node, dict[Node, Tangents]] = {}
         self._transfer: dict[tuple[Node, Node], Tensor] = {}
         self._error: dict[Node, Tensor] = {}
-        self._entries: dict[Node, Tensor] = {}
+        self._unstable: dict[Node, Neurons] = {}
 
     def build(self) -> UnstableCore:
         graph = self._graph
         unread = {node: len(readers) for node, readers in graph.consumers.items()}
         for node in graph.nodes:
             if isinstance(node, Input):
-                self._start(node, node, positions(size(node), graph.example))
+                self._start(node, node, Neurons(positions(size(node), graph.example), None))
             elif isinstance(node, Affine):
                 self._through_affine(node)
             elif isinstance(node, Elementwise):
@@ -106,26 +119,28 @@ class _Builder:
                     self._at.pop(source)  # nobody needs these tangents any more
         for start, tangents in self._at[graph.output].items():
             self._transfer[graph.output, start] = tangents.on(None, size(graph.output))
-        blocks = tuple(node for node in graph.nodes if isinstance(node, Elementwise) and node in self._entries)
-        core_slopes: dict[Node, Interval] = {
-            block: self._slopes[block].map(torch.flatten)[self._entries[block]] for block in blocks
-        }
-        return UnstableCore(graph, blocks, self._entries, core_slopes, self._transfer, self._error)
+        blocks = tuple(node for node in graph.nodes if isinstance(node, Elementwise) and node in self._unstable)
+        core_slopes: dict[Node, Interval] = {block: self._slopes_of(block) for block in blocks}
+        return UnstableCore(graph, blocks, self._unstable, core_slopes, self._transfer, self._error)
 
-    def _start(self, node: Node, start: Node, entries: Tensor) -> None:
+    def _slopes_of(self, block: Elementwise) -> Interval:
+        chosen = self._unstable[block]
+        return self._slopes[block].map(lambda end: chosen.pick(end.flatten(1)[:, chosen.union]))
+
+    def _start(self, node: Node, start: Node, neurons: Neurons) -> None:
         outputs = size(self._graph.output)
-        self._at.setdefault(node, {})[start] = Tangents(entries, None, self._graph.example)
-        self._error[start] = self._graph.example.new_zeros(outputs, len(entries))
+        self._at.setdefault(node, {})[start] = Tangents.unit(neurons, self._graph.example)
+        self._error[start] = self._graph.example.new_zeros(1, outputs, len(neurons))
 
     def _pay(self, start: Node, price: Tensor, floor: Tensor | float) -> None:
-        """Add to the error of a start's columns; `price` has shape (outputs, columns)."""
+        """Add to the error of a start's columns; `price` has shape (N, outputs, columns)."""
         self._error[start] = up(self._error[start] + price + floor)
 
     def _pay_products(self, start: Node, weight: Tensor, values: Tensor) -> None:
-        """Pay for one rounding of every entry of `values` (columns, entries), underflow included."""
+        """Pay for one rounding of every entry of `values` (N, columns, entries), underflow included."""
         if rigorous():
-            price = inflate(2 * unit(values.dtype) * (weight @ values.abs().T), values.shape[1] + 2)
-            self._pay(start, price, underflow(1, values) * weight.sum(1, keepdim=True))
+            price = inflate(2 * unit(values.dtype) * (weight @ values.abs().mT), values.shape[2] + 2)
+            self._pay(start, price, underflow(1, values) * weight.sum(2, keepdim=True))
 
     def _needed(self, node: Node) -> Tensor | None:
         """Entries of an affine node that some reader can pass on; None when all may be."""
@@ -134,7 +149,7 @@ class _Builder:
             return None
         alive = self._graph.example.new_zeros(node.shape, dtype=torch.bool)
         for reader in readers:
-            alive |= can_differ(self._slopes[reader])
+            alive |= can_differ(self._slopes[reader]).any(0)
         return None if bool(alive.all()) else flat_indices(alive)
 
     def _through_affine(self, node: Affine) -> None:
@@ -142,42 +157,43 @@ class _Builder:
         sums: dict[Node, Tensor] = {}
         for operator, source in node.terms:
             backward = operator.transpose()
-            price = backward.slack(self._weights[node]).flatten(1)
+            price = backward.slack(self._weights[node]).flatten(2)
             doubt = backward.uncertainty(self._weights[node])
             floor = underflow_of(backward, self._weights[node])
             images = push_through(operator, self._at[source], needed)
             for start, tangents in self._at[source].items():
                 image = images[start]
                 if tangents.values is not None and rigorous():
-                    wanted = price if tangents.entries is None else price[:, tangents.entries]
-                    self._pay(start, inflate(wanted @ tangents.values.abs().T, wanted.shape[1] + 1), floor)
-                elif tangents.values is None and doubt is not None:
-                    self._pay(start, doubt.flatten(1)[:, tangents.entries], 0.0)
+                    wanted = price if tangents.entries is None else price[..., tangents.entries]
+                    self._pay(start, inflate(wanted @ tangents.values.abs().mT, wanted.shape[2] + 1), floor)
+                elif tangents.units is not None and doubt is not None:
+                    units = tangents.units
+                    self._pay(start, units.pick(doubt.flatten(2)[..., units.union]), 0.0)
                 if start in sums:
                     image = sums[start] + image
-                    weight = self._weights[node].flatten(1)
-                    weight = weight if needed is None else weight[:, needed]
+                    weight = self._weights[node].flatten(2)
+                    weight = weight if needed is None else weight[..., needed]
                     self._pay_products(start, weight, image)
                 sums[start] = image
         self._at[node] = {start: Tangents(needed, image, self._graph.example) for start, image in sums.items()}
 
     def _through_elementwise(self, node: Elementwise) -> None:
-        slope = self._slopes[node].map(torch.flatten)
-        unstable = unstable_entries(slope)
-        passing = passing_entries(slope)
-        steepness = slope.lower[passing]
-        inexact = bool((steepness != 1).any())
+        slope = self._slopes[node].map(lambda end: end.flatten(1))
+        unstable = Neurons.of(is_unstable(slope))
+        entries, steepness = passing(slope)
+        same = bool((steepness == 1).all())
+        inexact = not same and bool(((steepness != 0) & (steepness != 1)).any())
         self._at[node] = {}
         for start, tangents in self._at[node.source].items():
             if len(unstable):
-                self._transfer[node, start] = tangents.on(unstable, size(node))
-            if not len(passing):
+                self._transfer[node, start] = unstable.pick(tangents.on(unstable.union, size(node)))
+            if not len(entries):
                 continue
-            values = tangents.on(passing, size(node))
+            values = tangents.on(entries, size(node))
+            values = values if same else values * steepness.unsqueeze(1)
             if inexact:
-                values = values * steepness
-                self._pay_products(start, self._weights[node].flatten(1)[:, passing], values)
-            self._at[node][start] = Tangents(passing, values, self._graph.example)
+                self._pay_products(start, self._weights[node].flatten(2)[..., entries], values)
+            self._at[node][start] = Tangents(entries, values, self._graph.example)
         if len(unstable):
-            self._entries[node] = unstable
+            self._unstable[node] = unstable
             self._start(node, node, unstable)

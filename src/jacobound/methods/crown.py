@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jacobound.activations.base import Activation
+from jacobound.domains import Domain
 from jacobound.graph import Graph, Node
 from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, OutputMethod
 from jacobound.methods.relaxed import propagate
-from jacobound.regions import Domain
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from jacobound.graph import Elementwise, Graph, Node
 from jacobound.intervals import Interval, interval_dot
 from jacobound.methods.base import Budget, Deferred, JacobianEnclosure
 from jacobound.methods.fastlip import interval_adjoints
+from jacobound.methods.groups import joined, one_by_one
 from jacobound.methods.operations import recursion_operations
 from jacobound.methods.product_relaxation import ProductRelaxation
 from jacobound.methods.recursion import recur
@@ -37,6 +38,19 @@ DIRECTIONS = {"backward": recur, "forward": forward, "forward-shifted": forward_
 
 
 def both(graph: Graph, slopes: Slopes, ranges: Slopes, relax: ProductRelaxation, budget: Budget) -> JacobianEnclosure:
+    """Both directions, set by set: what pays depends on the unstable neurons of each (see `_both_of_one`)."""
+    sets = max((len(slope.lower) for slope in slopes.values()), default=1)
+    pairs = zip(one_by_one(slopes, sets), one_by_one(ranges, sets), strict=True)
+    parts = [_both_of_one(graph, *own, relax, budget) for own in pairs]
+    if sets == 1:
+        return replace(parts[0], ranges=ranges)
+    groups = [torch.tensor([k], device=graph.device) for k in range(sets)]
+    return joined(graph, groups, parts, slopes, ranges)
+
+
+def _both_of_one(
+    graph: Graph, slopes: Slopes, ranges: Slopes, relax: ProductRelaxation, budget: Budget
+) -> JacobianEnclosure:
     """Backward and forward, and a second sweep of each, entry by entry the narrowest; never wider than either.
 
     The direction with fewer counted operations goes first. Under a time limit the other is left out when it would
@@ -82,7 +96,7 @@ def _narrowest(graph: Graph, found: list[JacobianEnclosure]) -> JacobianEnclosur
         return total
 
     def across(directions: Tensor) -> Interval:
-        total = interval_dot(directions.T, entries.map(torch.t))
+        total = interval_dot(directions.mT, entries.map(lambda end: end.mT))
         for one in found:
             total = total if one.across is None else total.intersect(one.across(directions))
         return total
@@ -91,7 +105,7 @@ def _narrowest(graph: Graph, found: list[JacobianEnclosure]) -> JacobianEnclosur
         known = dict(found[0].adjoints)
         for one in found[1:]:
             known = {node: known[node].intersect(one.adjoints[node]) for node in graph.nodes}
-        known[graph.input] = entries.map(lambda end: end.reshape(-1, *graph.in_shape))
+        known[graph.input] = entries.map(lambda end: end.reshape(*end.shape[:2], *graph.in_shape))
         return interval_adjoints(graph, slopes, known)
 
     return replace(found[0], entries=entries, along=along, across=across, adjoints=Deferred(adjoints))
@@ -115,16 +129,18 @@ def _second_sweeps(
 
 def _mirrored(graph: Graph, slopes: Slopes, ranges: Slopes, mirrored: JacobianEnclosure) -> JacobianEnclosure:
     """An enclosure of the reversed graph's derivative as one of the graph's."""
-    entries = mirrored.entries.map(lambda end: end.T.contiguous())
+    entries = mirrored.entries.map(lambda end: end.mT.contiguous())
 
     def along(directions: Tensor) -> Interval:
         return interval_dot(directions, entries)
 
     def across(directions: Tensor) -> Interval:
-        return mirrored.along(directions.T.contiguous())
+        return mirrored.along(directions.mT.contiguous())
 
     def adjoints() -> Slopes:
-        at_input: dict[Node, Interval] = {graph.input: entries.map(lambda end: end.reshape(-1, *graph.in_shape))}
+        at_input: dict[Node, Interval] = {
+            graph.input: entries.map(lambda end: end.reshape(*end.shape[:2], *graph.in_shape))
+        }
         return interval_adjoints(graph, slopes, at_input)
 
     return JacobianEnclosure(entries, along, Deferred(adjoints), slopes, ranges, mirrored.status, across)
@@ -134,7 +150,7 @@ def from_the_other_side(graph: Graph, slopes: Slopes, relax: ProductRelaxation, 
     """Bounds of the outputs' derivatives with respect to unstable neurons, by forward recursions behind them.
 
     Returns:
-        By layer an interval of shape (outputs, *layer shape), unbounded at stable neurons. The last two unstable
+        By layer an interval of shape (1, outputs, *layer shape), unbounded at stable neurons. The last two unstable
         layers are left out: both directions are exact there. So is what the time limit does not allow.
     """
     found: dict[Node, Interval] = {}
@@ -143,11 +159,11 @@ def from_the_other_side(graph: Graph, slopes: Slopes, relax: ProductRelaxation, 
             break
         entries = unstable_entries(slopes[node])
         behind = forward(*tail(graph, node, slopes, entries), {}, relax, budget).entries
-        whole = Interval.whole(behind.lower.new_empty(len(behind.lower), slopes[node].lower.numel()))
+        whole = Interval.whole(behind.lower.new_empty(*behind.shape[:2], slopes[node].lower.numel()))
         put = Interval(
-            whole.lower.index_copy(1, entries, behind.lower), whole.upper.index_copy(1, entries, behind.upper)
+            whole.lower.index_copy(2, entries, behind.lower), whole.upper.index_copy(2, entries, behind.upper)
         )
-        found[node] = put.map(lambda end, shape=node.shape: end.reshape(-1, *shape))
+        found[node] = put.map(lambda end, shape=node.shape: end.reshape(*end.shape[:2], *shape))
     return found
 
 

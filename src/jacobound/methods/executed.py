@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from jacobound.domains import Domain
 from jacobound.execution import Executed, Execution
 from jacobound.graph import Elementwise, Graph
 from jacobound.linalg import vector_norm_upper
@@ -12,12 +13,11 @@ from jacobound.methods.base import Budget, OutputMethod, derivative_ranges
 from jacobound.methods.defects import defect_weights
 from jacobound.methods.fastlip import interval_adjoints
 from jacobound.methods.noise import noise_of
-from jacobound.regions import Domain
 from jacobound.rounding import inflate
 
 
 def execution_error(graph: Graph, domain: Domain, budget: Budget, method: OutputMethod, q: float) -> Tensor:
-    """How far the executed outputs can be from the exact ones over a domain, in the l_q norm; certified, 0-d.
+    """How far the executed outputs can be from the exact ones over a domain, in the l_q norm; certified, shape (N,).
 
     The outputs as functions of the noise at all nodes have the derivatives of the network's tails; along the segment
     from no noise to the actual one all values stay within the executed ranges, so adjoints over those ranges hold.
@@ -31,16 +31,16 @@ def execution_error(graph: Graph, domain: Domain, budget: Budget, method: Output
     slopes = derivative_ranges(graph, ranges)
     adjoints = interval_adjoints(graph, slopes)
     weights = defect_weights(graph, slopes, adjoints)
-    total, terms = graph.example.new_zeros(graph.out_shape), 2
+    total, terms = graph.example.new_zeros(1, *graph.out_shape), 2
     for node in graph.nodes:
         noise = noise_of(graph, node, ranges)
         if noise is not None:
             # Weights are 0 where an activation's own slope is 0, but its value may be off there too.
             weight = adjoints[node].magnitude() if isinstance(node, Elementwise) else weights[node]
-            products = torch.where(weight == 0, 0.0, weight * noise)
-            total = total + products.flatten(1).sum(1)
-            terms += products[0].numel() + 1
-    return vector_norm_upper(inflate(total, terms), q, dim=-1)
+            products = torch.where(weight == 0, 0.0, weight * noise.unsqueeze(1))
+            total = total + products.flatten(2).sum(2)
+            terms += products[0, 0].numel() + 1
+    return vector_norm_upper(inflate(total, terms), q, dim=-1).expand(len(domain))
 
 
 def executed(graph: Graph, arithmetic: Executed) -> Graph:

@@ -9,12 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from jacobound.domains import Domain
 from jacobound.graph import Affine, Elementwise, Graph, Node, size
 from jacobound.intervals import Interval, interval_dot
 from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod, derivative_ranges
 from jacobound.methods.crown import CROWN
 from jacobound.operators import LinearOperator, positions, unit_rows
-from jacobound.regions import Domain
 from jacobound.results import Status
 from jacobound.rounding import down, up
 
@@ -35,7 +35,7 @@ class FastLip(JacobianMethod):
         if ranges is None:
             ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
         slopes = derivative_ranges(graph, ranges)
-        return by_intervals(graph, slopes, ranges, interval_adjoints(graph, slopes))
+        return by_intervals(graph, slopes, ranges, interval_adjoints(graph, slopes)).over(len(domain))
 
 
 def by_intervals(
@@ -46,7 +46,7 @@ def by_intervals(
     status: Status = Status.CERTIFIED,
 ) -> JacobianEnclosure:
     """What the interval adjoints alone say of the Jacobian."""
-    entries = adjoints[graph.input].map(lambda end: end.flatten(1))
+    entries = adjoints[graph.input].map(lambda end: end.flatten(2))
     return JacobianEnclosure(entries, partial(interval_dot, x=entries), adjoints, slopes, ranges, status)
 
 
@@ -63,16 +63,16 @@ def interval_adjoints(
 
     Args:
         graph: with a one-axis output.
-        slopes: derivative range of every elementwise node.
-        known: further enclosures (outputs, *node shape) to intersect with on the way.
-        behind: enclosure of what the graph's own output is multiplied by, (outputs, *output shape); the unit matrix
-            when None.
+        slopes: derivative range of every elementwise node, (N, *node shape).
+        known: further enclosures (N, outputs, *node shape) to intersect with on the way.
+        behind: enclosure of what the graph's own output is multiplied by, (N, outputs, *output shape); the unit
+            matrix when None.
 
     Returns:
-        For every node an interval of shape (outputs, *node shape).
+        For every node an interval of shape (N, outputs, *node shape); (1, ...) where all sets have the same.
     """
     count, output = size(graph.output), graph.output
-    unit = Interval.exact(unit_rows(count, graph.example).reshape(count, *output.shape))
+    unit = Interval.exact(unit_rows(count, graph.example).reshape(1, count, *output.shape))
     found: dict[Node, Interval] = {output: unit if behind is None else behind}
     choices = {node: node.choice for node in graph.nodes if isinstance(node, Affine) and node.choice is not None}
     settled = {(reader, choice.source) for node, choice in choices.items() for reader in (node, choice.gate.source)}
@@ -80,10 +80,11 @@ def interval_adjoints(
         if known is not None and node in known:
             found[node] = found[node].intersect(known[node])
         if isinstance(node, Elementwise):
-            _add(found, node.source, times_slope(slopes[node], found[node]))
+            _add(found, node.source, times_slope(slopes[node].map(lambda end: end.unsqueeze(1)), found[node]))
         elif isinstance(node, Affine):
             if node in choices:
-                _add(found, choices[node].source, choices[node].adjoint(slopes[choices[node].gate], found[node]))
+                gate = slopes[choices[node].gate].map(lambda end: end.unsqueeze(1))
+                _add(found, choices[node].source, choices[node].adjoint(gate, found[node]))
             for operator, source in node.terms:
                 if (node, source) in settled:
                     continue  # the choice speaks for this path
@@ -98,8 +99,8 @@ def interval_adjoints(
 def _transposed_rows(operator: LinearOperator, count: int) -> Interval:
     """Rows of the last weight: known exactly, but for what is uncertain in the weights themselves."""
     rows = operator.transpose().columns(positions(count, operator.example()))
-    exact = rows.reshape(count, *operator.in_shape)
-    extra = operator.transpose().uncertainty(unit_rows(count, exact).reshape(count, *operator.out_shape))
+    exact = rows.reshape(1, count, *operator.in_shape)
+    extra = operator.transpose().uncertainty(unit_rows(count, exact).reshape(1, count, *operator.out_shape))
     return Interval.exact(exact) if extra is None else Interval(down(exact - extra), up(exact + extra))
 
 
@@ -115,7 +116,7 @@ def times_slope(slope: Interval, derivative: Interval) -> Interval:
 
 def _gate(x: Tensor, slope: Tensor) -> Tensor:
     """x where the slope is 1, an exact 0 where it is 0 (also for an infinite x)."""
-    return torch.where(slope == 0, torch.zeros_like(x), x)
+    return torch.where(slope == 0, 0.0, x)
 
 
 def _add(found: dict[Node, Interval], node: Node, image: Interval) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from jacobound.domains import Domain
 from jacobound.graph import Graph, Node
 from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, OutputMethod
 from jacobound.methods.relaxed import propagate
-from jacobound.regions import Domain
 
 
 @dataclass(frozen=True)

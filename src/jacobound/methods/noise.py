@@ -18,7 +18,7 @@ from jacobound.rounding import inflate, up
 
 
 def noise_of(graph: Graph, node: Node, ranges: Mapping[Node, Interval]) -> Tensor | None:
-    """Bound of the rounding of one executed node, of the node's shape; None when it is exact.
+    """Bound of the rounding of one executed node, (N, *node shape); None when it is exact.
 
     Args:
         graph: with or without an `execution`.

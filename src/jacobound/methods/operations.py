@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
 from jacobound.intervals import Interval
-from jacobound.methods.tangents import can_differ, passing_entries, unstable_entries
+from jacobound.methods.tangents import can_differ, is_unstable
 from jacobound.operators import LinearOperator
 
 
@@ -19,7 +19,7 @@ def recursion_operations(graph: Graph, slopes: Mapping[Node, Interval]) -> float
 
     Args:
         graph: with an affine last node.
-        slopes: derivative range of every elementwise node.
+        slopes: derivative range of every elementwise node over one set, (1, *node shape).
     """
     return _Count(graph, slopes).total()
 
@@ -36,8 +36,8 @@ class _Count:
         for node in graph.nodes:
             self._live[node] = size(node)
             if isinstance(node, Elementwise):
-                unstable = len(unstable_entries(slopes[node]))
-                self._steady[node] = len(passing_entries(slopes[node]))
+                unstable = int(is_unstable(slopes[node]).sum())
+                self._steady[node] = int((can_differ(slopes[node]) & ~is_unstable(slopes[node])).sum())
                 self._live[node] = int(can_differ(slopes[node]).sum())
                 if unstable:
                     self._columns[node], self._targets[node] = unstable, []

@@ -23,7 +23,7 @@ from jacobound.rounding import down, unit, up
 
 @dataclass(frozen=True, eq=False)
 class ProductLines:
-    """Lines for every output and neuron, all tensors of shape (outputs, neurons); offsets are rigorous.
+    """Lines for every set, output and neuron, all tensors of shape (N, outputs, neurons); offsets are rigorous.
 
     `upper_offset` is never negative and `lower_offset` never positive.
     """
@@ -45,8 +45,8 @@ def constant(slope: Interval, derivative: Interval, dust: Tensor) -> ProductLine
     would lose the whole term.
 
     Args:
-        slope: derivative range of each neuron, shape (neurons,).
-        derivative: bounds of the downstream derivative, shape (outputs, neurons).
+        slope: derivative range of each neuron, shape (N, 1, neurons).
+        derivative: bounds of the downstream derivative, shape (N, outputs, neurons).
         dust: rounding part of those bounds, same shape; free (any value is sound).
     """
     a, c, low, high = slope.lower, slope.upper, derivative.lower, derivative.upper

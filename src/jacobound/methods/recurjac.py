@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jacobound.domains import Domain
 from jacobound.errors import InvalidOptionError
 from jacobound.graph import Graph, Node
 from jacobound.intervals import Interval
@@ -15,7 +16,6 @@ from jacobound.methods.directions import both
 from jacobound.methods.product_relaxation import chord, constant
 from jacobound.methods.recursion import recur
 from jacobound.methods.reversal import forward, forward_shifted
-from jacobound.regions import Domain
 
 _RELAXATIONS = {"constant": constant, "chord": chord}
 _DIRECTIONS = {"backward": recur, "forward": forward, "forward-shifted": forward_shifted, "both": both}
@@ -54,4 +54,5 @@ class RecurJac(JacobianMethod):
         if ranges is None:
             ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
         slopes = derivative_ranges(graph, ranges)
-        return _DIRECTIONS[self.direction](graph, slopes, ranges, _RELAXATIONS[self.relaxation], budget)
+        found = _DIRECTIONS[self.direction](graph, slopes, ranges, _RELAXATIONS[self.relaxation], budget)
+        return found.over(len(domain))

@@ -10,6 +10,7 @@ bounds at all. The last step does the same for the unit tangents of the input. S
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,9 +18,10 @@ from torch import Tensor
 from jacobound.graph import Elementwise, Graph, Node, size
 from jacobound.intervals import Interval, concatenated, interval_dot
 from jacobound.methods.base import Budget, Deferred, JacobianEnclosure, flat_indices
-from jacobound.methods.core import UnstableCore, build_core, core_bytes
+from jacobound.methods.core import UnstableCore, build_core, core_bytes, unstable_counts
 from jacobound.methods.defects import defect_weights
 from jacobound.methods.fastlip import by_intervals, interval_adjoints
+from jacobound.methods.groups import grouped, joined, one_by_one, only
 from jacobound.methods.product_relaxation import ProductLines, ProductRelaxation
 from jacobound.operators import positions
 from jacobound.results import Status
@@ -37,18 +39,40 @@ def recur(
     budget: Budget,
     known: Mapping[Node, Interval] | None = None,
 ) -> JacobianEnclosure:
-    """Bounds of a graph's derivative; by intervals alone when memory or time do not allow the recursion.
+    """Bounds of a graph's derivative over N sets; by intervals alone when memory or time do not allow the recursion.
 
     Args:
         graph: with an affine last node.
-        slopes: derivative range of every elementwise node.
+        slopes: derivative range of every elementwise node, (N, *node shape).
         ranges: enclosures of the nodes' values, passed on in the result.
         relax: how slope times derivative is bounded by lines.
-        known: enclosures of the outputs' derivatives with respect to some nodes, (outputs, *node shape), to be
+        known: enclosures of the outputs' derivatives with respect to some nodes, (N, outputs, *node shape), to be
             intersected with those found here: narrower ones give better lines.
     """
+    groups = grouped(graph, unstable_counts(graph, slopes), budget)
+    known = {} if known is None else known
+    if len(groups) == 1:
+        return _recur_together(graph, slopes, ranges, relax, budget, known)
+    parts = [
+        _recur_together(graph, only(slopes, sets), only(ranges, sets), relax, budget, only(known, sets))
+        for sets in groups
+    ]
+    return joined(graph, groups, parts, slopes, ranges)
+
+
+def _recur_together(
+    graph: Graph,
+    slopes: Mapping[Node, Interval],
+    ranges: Mapping[Node, Interval],
+    relax: ProductRelaxation,
+    budget: Budget,
+    known: Mapping[Node, Interval],
+) -> JacobianEnclosure:
+    """`recur` for sets whose lists of unstable neurons are padded to one length."""
     adjoints = interval_adjoints(graph, slopes, known)
-    short_of = None if budget.fits(core_bytes(graph, slopes)) else Status.MEMORY_LIMIT
+    counts = unstable_counts(graph, slopes)
+    needed = counts.shape[1] * core_bytes(graph, int(counts.amax(1).sum()))
+    short_of = None if budget.fits(needed) else Status.MEMORY_LIMIT
     if short_of or budget.is_over:
         return by_intervals(graph, slopes, ranges, adjoints, short_of or Status.TIME_LIMIT)
     core = build_core(graph, slopes, defect_weights(graph, slopes, adjoints))
@@ -58,32 +82,49 @@ def recur(
 
     def refined() -> Mapping[Node, Interval]:
         found: dict[Node, Interval] = {block: recursion.refined(block) for block in core.blocks}
-        found[graph.input] = entries.map(lambda end: end.reshape(-1, *graph.in_shape))
+        found[graph.input] = entries.map(lambda end: end.reshape(*end.shape[:2], *graph.in_shape))
         return interval_adjoints(graph, slopes, found)
 
     def across(directions: Tensor) -> Interval:
-        def rows(merged: Graph) -> Interval:
-            return recur(merged, slopes, {}, relax, budget).entries
+        def rows(merged: Graph, own: Mapping[Node, Interval]) -> Interval:
+            return recur(merged, own, {}, relax, budget).entries
 
-        return sums_across(graph, entries, directions, rows, budget)
+        return sums_across(graph, slopes, entries, directions, rows, budget)
 
     return JacobianEnclosure(entries, recursion.along, Deferred(refined), slopes, ranges, across=across)
 
 
 def sums_across(
-    graph: Graph, entries: Interval, directions: Tensor, bound: Callable[[Graph], Interval], budget: Budget
+    graph: Graph,
+    slopes: Mapping[Node, Interval],
+    entries: Interval,
+    directions: Tensor,
+    bound: Callable[[Graph, Mapping[Node, Interval]], Interval],
+    budget: Budget,
 ) -> Interval:
-    """Certified range of ``sum_j J[j, k] directions[j, k]`` for every input k, shape (inputs,).
+    """Certified range of ``sum_j J[j, k] directions[n, j, k]`` for every set n and input k, shape (N, inputs).
 
-    A direction becomes one more row behind the graph. Inputs with the same direction (up to its sign) share the row,
-    and at most `MOST_ROWS` rows (or as many as there are outputs) are formed, for the inputs with the longest columns;
-    the other inputs get what the entries say.
+    A direction becomes one more row behind the graph, set by set. Inputs with the same direction (up to its sign) share
+    the row, and at most `MOST_ROWS` rows (or as many as there are outputs) are formed, for the inputs with the longest
+    columns; the other inputs get what the entries say.
 
     Args:
-        entries: enclosure of the Jacobian.
-        directions: exact floats, shape (outputs, inputs).
-        bound: encloses the Jacobian of the graph with those rows behind it.
+        slopes: derivative range of every elementwise node, (N, *node shape).
+        entries: enclosure of the Jacobian, (N or 1, outputs, inputs).
+        directions: exact floats, shape (N, outputs, inputs).
+        bound: encloses the Jacobian of the graph with those rows behind it, over one set with the given slopes.
     """
+    found = []
+    for k, own in enumerate(one_by_one(slopes, len(directions))):
+        sets = slice(k, k + 1) if len(entries.lower) > 1 else slice(0, 1)
+        found.append(_sums_across(graph, entries[sets][0], directions[k], lambda g, own=own: bound(g, own), budget))
+    return Interval(torch.stack([one.lower for one in found]), torch.stack([one.upper for one in found]))
+
+
+def _sums_across(
+    graph: Graph, entries: Interval, directions: Tensor, bound: Callable[[Graph], Interval], budget: Budget
+) -> Interval:
+    """`sums_across` for one set: entries and directions (outputs, inputs), result (inputs,)."""
     plain = interval_dot(directions.T, entries.map(torch.t))
     columns = flat_indices((directions != 0).sum(0) > 1)  # a sum of one term is as good as its entry
     if budget.is_over or not len(columns):
@@ -98,7 +139,7 @@ def sums_across(
     place = torch.full_like(largest, -1, dtype=torch.int64)
     place[chosen] = positions(len(chosen), place)
     served = flat_indices(place[row_of] >= 0)
-    merged = bound(graph.with_rows(rows[chosen]))[place[row_of[served]], columns[served]]
+    merged = bound(graph.with_rows(rows[chosen]))[0][place[row_of[served]], columns[served]]
     turned = turn[served, 0] < 0
     merged = Interval(
         torch.where(turned, -merged.upper, merged.lower), torch.where(turned, -merged.lower, merged.upper)
@@ -112,7 +153,7 @@ class Recursion:
 
     Args:
         core: the multiplied-out network.
-        adjoints: interval enclosures (outputs, *node shape) that every bound is intersected with.
+        adjoints: interval enclosures (N, outputs, *node shape) that every bound is intersected with.
         relax: how slope times derivative is bounded by lines.
         budget: limits the memory of one chunk of columns.
     """
@@ -121,11 +162,14 @@ class Recursion:
         self, core: UnstableCore, adjoints: Mapping[Node, Interval], relax: ProductRelaxation, budget: Budget
     ) -> None:
         self._core, self._adjoints, self._relax, self._budget = core, adjoints, relax, budget
-        self._outputs = size(core.graph.output)
+        self._outputs, self._sets = size(core.graph.output), core.sets
         self._derivative: dict[Node, Interval] = {}
         self._lines: dict[Node, ProductLines] = {}
         self._weight: dict[Node, Tensor] = {}
         self._price: dict[Node, Tensor] = {}
+        # What the core leaves of the memory, but never so little that columns go one by one.
+        taken = self._sets * core_bytes(core.graph, core.neurons)
+        self._free = replace(budget, memory=max(budget.memory - taken, budget.memory // 4, 1))
         self._terms = core.neurons + size(core.graph.input) + len(core.blocks) + 4
 
     def run(self) -> None:
@@ -133,7 +177,7 @@ class Recursion:
         for done, block in enumerate(reversed(self._core.blocks)):
             self._budget.tell(done, len(self._core.blocks) + 1, "Jacobian")
             derivative = self.bound(block)
-            slope = self._core.slopes[block]
+            slope = self._core.slopes[block].map(lambda end: end.unsqueeze(1))
             self._lines[block] = self._relax(slope, derivative, self._price.pop(block))
             self._derivative[block] = derivative
             # Bound of the derivative with respect to the argument of the neuron: what a defect there can do.
@@ -141,44 +185,52 @@ class Recursion:
 
     def refined(self, block: Elementwise) -> Interval:
         """The interval adjoint of a block's node with the bounds found for its unstable neurons put in."""
-        entries, found = self._core.entries[block], self._derivative[block]
-        flat = self._adjoints[block].map(lambda end: end.flatten(1))
-        put = Interval(flat.lower.index_copy(1, entries, found.lower), flat.upper.index_copy(1, entries, found.upper))
-        return put.map(lambda end: end.reshape(self._outputs, *block.shape))
+        found = self._derivative[block]
+        place = self._core.unstable[block].entries(size(block)).unsqueeze(1)
+
+        def put(known: Tensor, narrower: Tensor) -> Tensor:
+            # One place behind the node's entries takes what belongs to padding.
+            flat = torch.cat((known.flatten(2), known.new_zeros(*known.shape[:2], 1)), 2)
+            flat = flat.expand(len(narrower), -1, -1).scatter(2, place.expand_as(narrower), narrower)
+            return flat[..., :-1].reshape(*narrower.shape[:2], *block.shape)
+
+        known = self._adjoints[block]
+        return Interval(put(known.lower, found.lower), put(known.upper, found.upper))
 
     def bound(self, start: Node) -> Interval:
-        """Bounds of the outputs' derivatives with respect to the columns of a start, shape (outputs, columns)."""
-        count = self._core.error[start].shape[1]
-        known = self._adjoints[start].map(lambda end: end.flatten(1))
-        known = known if start is self._core.graph.input else known[:, self._core.entries[start]]
+        """Bounds of the outputs' derivatives with respect to the columns of a start, shape (N, outputs, columns)."""
+        core = self._core
+        known = self._adjoints[start].map(lambda end: end.flatten(2))
+        if start is not core.graph.input:
+            chosen = core.unstable[start]
+            known = known.map(lambda end: chosen.pick(end[..., chosen.union]))
         price = self._price_of(start)
-        later = max(1, self._core.neurons + self._outputs)
-        each = 8 * self._outputs * later * self._core.graph.example.element_size()
+        count = price.shape[2]
+        each = 8 * self._sets * self._outputs * max(1, core.neurons + self._outputs) * core.graph.example.element_size()
         pieces = []
-        for chunk in self._budget.chunks(count, each):
+        for chunk in self._free.chunks(count, each):
             first = {
-                target: matrix[chunk].unsqueeze(0)
-                for (target, source), matrix in self._core.transfer.items()
+                target: matrix[:, chunk].unsqueeze(1)
+                for (target, source), matrix in core.transfer.items()
                 if source is start
             }
-            pieces.append(self._push(first, price[:, chunk]))
+            pieces.append(self._push(first, price[..., chunk]))
             self._budget.tell(chunk.stop, count, "Jacobian columns")
-        return concatenated(pieces, 1).intersect(known)
+        return concatenated(pieces, 2).intersect(known)
 
     def along(self, directions: Tensor) -> Interval:
-        """Certified range of ``sum_k J[j, k] directions[j, k]``, one direction per output, shape (outputs,)."""
-        source = self._core.graph.input
+        """Certified range of ``sum_k J[j, k] directions[n, j, k]``, one direction per set and output, (N, outputs)."""
+        source, output = self._core.graph.input, self._core.graph.output
         first = {
-            target: (directions @ matrix).unsqueeze(1)
+            target: times(directions, matrix).unsqueeze(2)
             for (target, start), matrix in self._core.transfer.items()
             if start is source
         }
-        output = first.get(self._core.graph.output)
-        if output is not None:  # direction j is meant for output j alone
-            first[self._core.graph.output] = torch.diagonal(output, dim1=0, dim2=2).T.unsqueeze(2)
-        price = (directions.abs() * self._price_of(source)).sum(1, keepdim=True)
-        found = self._push(first, inflate(price, directions.shape[1] + 1), own=True)
-        return found.map(lambda end: end[:, 0])
+        if output in first:  # direction j is meant for output j alone
+            first[output] = torch.diagonal(first[output], dim1=1, dim2=3).mT.unsqueeze(3)
+        price = (directions.abs() * self._price_of(source)).sum(2, keepdim=True)
+        found = self._push(first, inflate(price, directions.shape[2] + 1), own=True)
+        return found.map(lambda end: end[..., 0])
 
     def _price_of(self, start: Node) -> Tensor:
         """Error per unit tangent at a start: of the matrices, and of every sum that the recursion forms with them."""
@@ -189,9 +241,9 @@ class Recursion:
             total = torch.zeros_like(price)
             for (target, source), matrix in core.transfer.items():
                 if source is start and target is core.graph.output:
-                    total = total + matrix.abs().T
+                    total = total + matrix.abs().mT
                 elif source is start:
-                    total = total + self._weight[target] @ matrix.abs().T
+                    total = total + self._weight[target] @ matrix.abs().mT
             price = up(price + inflate(total * gamma(self._terms, price), self._terms))
             if start in self._derivative:
                 price = up(price + 2 * unit(price.dtype) * self._derivative[start].magnitude())
@@ -202,70 +254,80 @@ class Recursion:
         """Push tangents to the outputs and relax at every unstable neuron on the way.
 
         Args:
-            first: tangents before each later block and at the output, shapes (outputs or 1, columns, neurons).
-            price: error of each column, shape (outputs, columns).
-            own: the output entry of `first` has shape (outputs, columns, 1), already one value per output.
+            first: tangents before each later block and at the output, (N or 1, outputs or 1, columns, neurons).
+            price: error of each column, shape (N or 1, outputs, columns).
+            own: the output entry of `first` has shape (N, outputs, columns, 1), already one value per output.
 
         Returns:
-            Interval of shape (outputs, columns).
+            Interval of shape (N, outputs, columns).
         """
         core, output = self._core, self._core.graph.output
-        pending = {target: value.unsqueeze(0) for target, value in first.items()}
-        offset = price.new_zeros(2, self._outputs, price.shape[1])
-        error = price.unsqueeze(0)
+        pending = {target: value.unsqueeze(1) for target, value in first.items()}  # then two chains, upper first
+        error = price.unsqueeze(1)
+        offset = torch.zeros_like(error).expand(-1, 2, -1, -1)
         total = self._at_output(pending.pop(output), own) if output in pending else torch.zeros_like(error)
         for block in core.blocks:
             if block not in pending:
                 continue
             tangents, added = self._through(block, pending.pop(block))
-            offset = torch.stack((up(offset[0] + added[0]), down(offset[1] + added[1])))
+            offset = torch.stack((up(offset[:, 0] + added[:, 0]), down(offset[:, 1] + added[:, 1])), 1)
             if rigorous():
-                cost = (tangents.abs() @ self._price_of(block).unsqueeze(2)).squeeze(3)
+                cost = (tangents.abs() @ self._price_of(block)[:, None, :, :, None]).squeeze(4)
                 error = up(error + inflate(cost, tangents.shape[-1] + 1))
             for (target, source), matrix in core.transfer.items():
                 if source is not block:
                     continue
                 if target is output:
-                    total = total + (tangents @ matrix.T.unsqueeze(2)).squeeze(3)
+                    total = total + (tangents @ matrix.mT[:, None, :, :, None]).squeeze(4)
                 else:
-                    image = tangents @ matrix
+                    image = times(tangents, matrix)
                     pending[target] = pending[target] + image if target in pending else image
         error = up(error + self._floor())
-        upper = up(up(total[0] + offset[0]) + error[0])
-        return Interval.safe(down(down(total[-1] + offset[1]) - error[-1]), upper)
+        upper = up(up(total[:, 0] + offset[:, 0]) + error[:, 0])
+        return Interval.safe(down(down(total[:, -1] + offset[:, 1]) - error[:, -1]), upper)
 
     def _at_output(self, value: Tensor, own: bool) -> Tensor:
-        """Tangents at the output as (1, outputs, columns)."""
-        return value.squeeze(-1) if own else value[:, 0].transpose(1, 2)
+        """Tangents at the output as (N, 1, outputs, columns)."""
+        return value.squeeze(4) if own else value[:, :, 0].mT
 
     def _through(self, block: Node, before: Tensor) -> tuple[Tensor, Tensor]:
-        """Relax one block: new tangents (2, outputs, columns, neurons), upper chain first, and offsets."""
+        """Relax one block: new tangents (N, 2, outputs, columns, neurons), upper chain first, and offsets."""
         lines = self._lines[block]
         positive = before > 0
-        up_slope, low_slope = lines.upper_slope.unsqueeze(1), lines.lower_slope.unsqueeze(1)
-        over, under = before[0], before[-1]
-        upper = over * torch.where(positive[0], up_slope, low_slope)
-        lower = under * torch.where(positive[-1], low_slope, up_slope)
-        tangents = torch.stack((upper, lower))
+        up_slope, low_slope = lines.upper_slope.unsqueeze(2), lines.lower_slope.unsqueeze(2)
+        over, under = before[:, 0], before[:, -1]
+        upper = over * torch.where(positive[:, 0], up_slope, low_slope)
+        lower = under * torch.where(positive[:, -1], low_slope, up_slope)
+        tangents = torch.stack((upper, lower), 1)
         if not bool((lines.upper_offset != 0).any()) and not bool((lines.lower_offset != 0).any()):
-            return tangents, tangents.new_zeros(2, *tangents.shape[1:3])
+            return tangents, tangents.new_zeros(tangents.shape[:4])
         added_above = self._offsets(over, lines.upper_offset, lines.lower_offset)
         added_below = self._offsets(under, lines.lower_offset, lines.upper_offset)
         terms = before.shape[-1] * 2 + 2
-        return tangents, torch.stack((inflate(added_above, terms), -inflate(-added_below, terms)))
+        return tangents, torch.stack((inflate(added_above, terms), -inflate(-added_below, terms)), 1)
 
     def _offsets(self, tangents: Tensor, towards: Tensor, against: Tensor) -> Tensor:
         """``sum_i max(t, 0) towards + min(t, 0) against`` for every output and column: terms of one sign."""
-        bent = ((towards != 0) | (against != 0)).any(0).nonzero().squeeze(1)
-        tangents, towards, against = tangents[..., bent], towards[:, bent], against[:, bent]
+        bent = ((towards != 0) | (against != 0)).flatten(0, 1).any(0).nonzero().squeeze(1)
+        tangents, towards, against = tangents[..., bent], towards[..., bent], against[..., bent]
         positive, negative = tangents.clamp(min=0.0), tangents.clamp(max=0.0)
-        return (positive @ towards.unsqueeze(2) + negative @ against.unsqueeze(2)).squeeze(2)
+        return (positive @ towards.unsqueeze(3) + negative @ against.unsqueeze(3)).squeeze(3)
 
-    def _floor(self) -> float:
-        """Underflow anywhere in the recursion, counted with the largest derivative behind it."""
+    def _floor(self) -> Tensor | float:
+        """Underflow anywhere in the recursion, counted with the largest derivative behind it; (N, 1, 1, 1)."""
         if not rigorous():
             return 0.0
         # A product with a slope can underflow: its error counts with the derivative itself, not with slope times it.
-        behind = sum(float(weight.sum()) for weight in self._weight.values()) + self._outputs
-        behind += sum(float(derivative.magnitude().sum()) for derivative in self._derivative.values())
-        return underflow(self._terms, self._core.graph.example) * behind * (len(self._core.blocks) + 1)
+        behind = [weight.sum((1, 2)) for weight in self._weight.values()]
+        behind += [derivative.magnitude().sum((1, 2)) for derivative in self._derivative.values()]
+        total = sum(behind, self._core.graph.example.new_full((1,), float(self._outputs)))
+        floor = underflow(self._terms, total) * total * (len(self._core.blocks) + 1)
+        return floor.reshape(-1, 1, 1, 1)
+
+
+def times(x: Tensor, matrix: Tensor) -> Tensor:
+    """Products of vectors (N or 1, *, k) with the matrices (N or 1, k, m) of their sets, shape (N, *, m)."""
+    if len(matrix) == 1:
+        return x @ matrix[0]
+    image = x.flatten(1, -2) @ matrix
+    return image.reshape(len(image), *x.shape[1:-1], matrix.shape[2])

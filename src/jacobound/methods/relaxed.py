@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from jacobound.activations.base import Activation, Lines
+from jacobound.domains import Domain, Owners
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
 from jacobound.intervals import Interval, concatenated
 from jacobound.linear_bounds import BackwardPass, Relaxation
-from jacobound.methods.base import Budget, flat_indices
+from jacobound.methods.base import Budget
 from jacobound.methods.noise import noise_of, widened
-from jacobound.regions import Domain
 
 LinesOf = Callable[[Activation, Interval], Lines]
 
@@ -32,7 +32,7 @@ def propagate(
         with_output: whether the output node is worth tightening.
 
     Returns:
-        Certified interval of every node, of the node's shape.
+        Certified interval of every node, of shape (N, *node shape) for a domain of N sets.
     """
     return _Sweep(graph, domain, budget, lines_of, with_output).run()
 
@@ -52,6 +52,7 @@ class _Sweep:
 
     def run(self) -> dict[Node, Interval]:
         reachable = set()  # nodes that a backward pass can start from
+        bounded = bool(self._domain.bounded.any())
         for done, node in enumerate(self._graph.nodes):
             self._budget.tell(done, len(self._graph.nodes), "ranges")
             if isinstance(node, Input):
@@ -59,7 +60,7 @@ class _Sweep:
                 reachable.add(node)
             elif isinstance(node, Affine):
                 self._set(node, self._enclose(node))
-                if self._domain.bounded and all(source in reachable for source in node.sources):
+                if bounded and all(source in reachable for source in node.sources):
                     reachable.add(node)
                     self._tighten(done, node)
             elif isinstance(node, Elementwise):
@@ -92,17 +93,20 @@ class _Sweep:
 
     def _tighten(self, done: int, node: Affine) -> None:
         """Intersect a node's interval with linear bounds, for the entries where that can change anything later."""
-        rows = flat_indices(self._worthwhile(node))
+        wanted = self._worthwhile(node).flatten(1) & self._domain.bounded.unsqueeze(1)
+        sets, rows = wanted.nonzero(as_tuple=True)
         if not len(rows) or self._budget.is_over:
             return
         pieces = []
         for chunk in self._budget.chunks(len(rows), self._backward.bytes_per_row(node)):
-            pieces.append(self._backward.enclose(node, rows[chunk]))
+            owners = Owners.of(sets[chunk], len(wanted))
+            pieces.append(self._backward.enclose(node, rows[chunk], owners))
             self._budget.tell(done + chunk.stop / len(rows), len(self._graph.nodes), "ranges")
-        flat = self._ranges[node].reshape(size(node))
-        better = concatenated(pieces, 0).intersect(flat[rows])
-        lower, upper = flat.lower.index_copy(0, rows, better.lower), flat.upper.index_copy(0, rows, better.upper)
-        self._ranges[node] = Interval(lower, upper).reshape(*node.shape)
+        known, place = self._ranges[node], sets * size(node) + rows
+        flat = known.reshape(known.lower.numel())
+        better = concatenated(pieces, 0).intersect(flat[place])
+        lower, upper = flat.lower.index_copy(0, place, better.lower), flat.upper.index_copy(0, place, better.upper)
+        self._ranges[node] = Interval(lower, upper).reshape(*known.shape)
 
     def _worthwhile(self, node: Affine) -> Tensor:
         """Entries whose tighter range can change a line, a slope or a later interval."""

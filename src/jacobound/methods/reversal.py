@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
-from jacobound.intervals import Interval, interval_dot
+from jacobound.intervals import Interval, concatenated, interval_dot
 from jacobound.methods.base import Budget, Deferred, JacobianEnclosure
 from jacobound.methods.fastlip import interval_adjoints, times_slope
+from jacobound.methods.groups import one_by_one
 from jacobound.methods.operations import interval_operations, recursion_operations
 from jacobound.methods.product_relaxation import ProductRelaxation
 from jacobound.methods.recursion import recur, sums_across
@@ -81,7 +82,7 @@ def operations(graph: Graph, slopes: Slopes) -> dict[str, float]:
 
     Args:
         graph: with an affine last node.
-        slopes: derivative range of every elementwise node.
+        slopes: derivative range of every elementwise node over one set, (1, *node shape).
     """
     found = {"backward": recursion_operations(graph, slopes)}
     found["forward"] = recursion_operations(*reversed_graph(graph, slopes))
@@ -100,23 +101,30 @@ def forward(
     """RecurJac-F0: the recursion from the input to the outputs, by the reversed graph."""
     backwards, their_slopes = reversed_graph(graph, slopes)
     found = recur(backwards, their_slopes, {}, relax, budget)
-    entries = found.entries.map(lambda end: end.T.contiguous())
+    entries = found.entries.map(lambda end: end.mT.contiguous())
 
     def along(directions: Tensor) -> Interval:
         """Each direction becomes one more affine node behind the reversed graph; output j matters for direction j."""
-        merged = recur(backwards.with_rows(directions), their_slopes, {}, relax, budget)
-        return merged.entries.map(torch.diagonal).intersect(interval_dot(directions, entries))
+        sums = []
+        for own, rows in zip(one_by_one(their_slopes, len(directions)), directions, strict=True):
+            merged = recur(backwards.with_rows(rows), own, {}, relax, budget).entries
+            sums.append(merged.map(lambda end: torch.diagonal(end, dim1=1, dim2=2)))
+        return concatenated(sums, 0).intersect(interval_dot(directions, entries))
 
     def across(directions: Tensor) -> Interval:
         """Cheap here: one vector for every input, pushed through the reversed graph."""
-        turned = directions.T.contiguous()
+        turned = directions.mT.contiguous()
         return found.along(turned).intersect(interval_dot(turned, found.entries))
 
     def adjoints() -> Slopes:
-        at_input: dict[Node, Interval] = {graph.input: entries.map(lambda end: end.reshape(-1, *graph.in_shape))}
-        return interval_adjoints(graph, slopes, at_input)
+        return interval_adjoints(graph, slopes, {graph.input: _shaped(entries, graph.in_shape)})
 
     return JacobianEnclosure(entries, along, Deferred(adjoints), slopes, ranges, found.status, across)
+
+
+def _shaped(entries: Interval, shape: tuple[int, ...]) -> Interval:
+    """(N, outputs, size) as (N, outputs, *shape)."""
+    return entries.map(lambda end: end.reshape(*end.shape[:2], *shape))
 
 
 def forward_shifted(
@@ -127,23 +135,23 @@ def forward_shifted(
         return forward(graph, slopes, ranges, relax, budget)
     first = graph.crossings[0]
     behind = forward(*tail(graph, first, slopes), {}, relax, budget)
-    matrix = behind.entries.map(lambda end: end.reshape(-1, *first.shape))
+    matrix = _shaped(behind.entries, first.shape)
     head = Graph(first, frozenset(graph.nodes))
-    entries = interval_adjoints(head, slopes, behind=matrix)[graph.input].map(lambda end: end.flatten(1))
-    passed = times_slope(slopes[first], matrix)
+    entries = interval_adjoints(head, slopes, behind=matrix)[graph.input].map(lambda end: end.flatten(2))
+    passed = times_slope(slopes[first].map(lambda end: end.unsqueeze(1)), matrix)
 
     def along(directions: Tensor) -> Interval:
         """The interval step with one column in place of all: ``W^1 u`` where the first layer is W^1."""
         before = interval_tangents(head, slopes, directions)[first.source]
-        products = (passed * before).map(lambda end: end.flatten(1))
+        products = (passed * before).map(lambda end: end.flatten(2))
         whole = interval_dot(torch.ones_like(products.lower), products)
         return whole.intersect(interval_dot(directions, entries))
 
     def across(directions: Tensor) -> Interval:
-        def rows(merged: Graph) -> Interval:
-            return forward_shifted(merged, slopes, {}, relax, budget).entries
+        def rows(merged: Graph, own: Slopes) -> Interval:
+            return forward_shifted(merged, own, {}, relax, budget).entries
 
-        return sums_across(graph, entries, directions, rows, budget)
+        return sums_across(graph, slopes, entries, directions, rows, budget)
 
     def adjoints() -> Slopes:
         return interval_adjoints(graph, slopes, {first: matrix})
@@ -155,17 +163,17 @@ def interval_tangents(graph: Graph, slopes: Slopes, directions: Tensor) -> dict[
     """Enclosures of every node's derivative along input directions, by the interval chain rule.
 
     Args:
-        directions: exact floats, shape (vectors, inputs).
+        directions: exact floats, shape (N, vectors, inputs).
 
     Returns:
-        For every node an interval of shape (vectors, *node shape).
+        For every node an interval of shape (N, vectors, *node shape).
     """
     found: dict[Node, Interval] = {}
     for node in graph.nodes:
         if isinstance(node, Input):
-            found[node] = Interval.exact(directions.reshape(len(directions), *node.shape))
+            found[node] = Interval.exact(directions.reshape(*directions.shape[:2], *node.shape))
         elif isinstance(node, Elementwise):
-            found[node] = times_slope(slopes[node], found[node.source])
+            found[node] = times_slope(slopes[node].map(lambda end: end.unsqueeze(1)), found[node.source])
         elif isinstance(node, Affine):
             images = [operator.enclose(found[source]) for operator, source in node.terms]
             found[node] = sum(images[1:], images[0])

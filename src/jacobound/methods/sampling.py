@@ -8,19 +8,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jacobound.domains import Domain
 from jacobound.errors import InvalidOptionError
-from jacobound.graph import Graph, size
-from jacobound.methods.base import Budget
-from jacobound.regions import Domain
+from jacobound.graph import Elementwise, Graph, size
+from jacobound.methods.base import Budget, flat_indices
+from jacobound.operators import positions
 
 
 @dataclass(frozen=True, eq=False)
 class Witness:
-    """A point and the norm of the Jacobian there.
+    """A point of each of N sets, and the norm of the Jacobian there.
 
     Args:
-        point: shape of the network's input.
-        value: attained norm, evaluated in floating point (an estimate with relative error near the unit roundoff).
+        point: shape (N, *input shape).
+        value: attained norms, shape (N,), evaluated in floating point (estimates with a relative error near the unit
+            roundoff).
     """
 
     point: Tensor
@@ -51,77 +53,124 @@ class Sampling:
             )
 
     def search(self, graph: Graph, domain: Domain, norm: tuple[float, float], budget: Budget) -> Witness:
-        """The best point found; only the anchor is tried when the domain is unbounded."""
+        """The best points found; only the anchor is tried in sets that are unbounded or a single point.
+
+        All sets try the same shares of their boxes, so a set's witness does not depend on the others.
+        """
+        points = domain.anchor
+        values = _norms(graph, points, norm, budget)
+        spacious = domain.bounded & (domain.box.lower != domain.box.upper).flatten(1).any(1)
+        if bool(spacious.any()):
+            sets = flat_indices(spacious)
+            best = self._climb(graph, domain[sets], norm, budget)
+            points, values = points.index_copy(0, sets, best.point), values.index_copy(0, sets, best.value)
+        return Witness(points, values)
+
+    def _climb(self, graph: Graph, domain: Domain, norm: tuple[float, float], budget: Budget) -> Witness:
+        """The search in sets with room: points (N, tries, *input shape), values (N, tries)."""
         generator = torch.Generator().manual_seed(self.seed)
-        points = domain.anchor.unsqueeze(0)
-        if domain.bounded and not bool((domain.box.lower == domain.box.upper).all()):
-            points = torch.cat((points, domain.sample(self.points, generator)))
-        values = self._norms(graph, points, norm)
-        for step in range(self.steps if len(points) > 1 else 0):
+        points = torch.cat((domain.anchor.unsqueeze(1), domain.sample(self.points, generator)), 1)
+        values = _norms(graph, points.flatten(0, 1), norm, budget).reshape(points.shape[:2])
+        for step in range(self.steps if points.shape[1] > 1 else 0):
             if budget.is_over:
                 break
             budget.tell(step, self.steps, "search for a witness")
-            best = values.topk(min(self.ascents, len(values))).indices
-            moved = self._ascend(graph, domain, points[best], norm, 0.5 ** (step // 2), generator)
-            points = torch.cat((points[best], moved))
-            values = torch.cat((values[best], self._norms(graph, moved, norm)))
-        top = int(values.argmax())
-        return Witness(points[top].detach(), values[top].detach())
-
-    def _norms(self, graph: Graph, points: Tensor, norm: tuple[float, float]) -> Tensor:
-        with torch.no_grad():
-            return torch.cat([attained_norm(jacobian, *norm) for jacobian in _jacobians(graph, points)])
-
-    def _ascend(
-        self,
-        graph: Graph,
-        domain: Domain,
-        points: Tensor,
-        norm: tuple[float, float],
-        scale: float,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Steps of `scale` times half the width of the box: up the norm's gradient where it has one.
-
-        A piecewise linear network has none; its slopes change where the strongest output changes most, so there the
-        steps go up and down that output, and along random corners.
-        """
-        points = points.detach().requires_grad_()
-        jacobians = torch.cat(_jacobians(graph, points, True))
-        total = attained_norm(jacobians, *norm).sum()
-        gradient = torch.autograd.grad(total, points, allow_unused=True)[0] if total.requires_grad else None
-        if gradient is not None and bool(gradient.abs().sum() > 0):
-            directions = [gradient]
-        else:
-            strongest = jacobians.detach().abs().sum(2).argmax(1)
-            steepest = jacobians.detach()[torch.arange(len(points)), strongest].reshape(points.shape)
-            corners = torch.randn(points.shape, generator=generator, dtype=torch.float64).to(points)
-            directions = [steepest, -steepest, steepest.sign() + corners, corners]
-        width = domain.box.upper - domain.box.lower
-        steps = [0.5 * scale * width * direction.sign() for direction in directions]
-        return torch.cat([domain.project(points.detach() + step) for step in steps])
+            best = _ranked(values, self.ascents)
+            points, values = _taken(points, best), values.gather(1, best)
+            moved = _ascended(graph, domain, points, norm, 0.5 ** (step // 2), generator, budget)
+            there = _norms(graph, moved.flatten(0, 1), norm, budget).reshape(moved.shape[:2])
+            points, values = torch.cat((points, moved), 1), torch.cat((values, there), 1)
+        top = values.argmax(1, keepdim=True)
+        return Witness(_taken(points, top).squeeze(1), values.gather(1, top).squeeze(1))
 
 
-def _jacobians(graph: Graph, points: Tensor, differentiable: bool = False) -> list[Tensor]:
-    """Jacobians at the points, each list entry of shape (some points, outputs, inputs)."""
+def _ranked(values: Tensor, count: int) -> Tensor:
+    """Positions of the largest values of every row, first ones first among equal ones (up to rounding)."""
+    return values.to(torch.float32).argsort(dim=1, descending=True, stable=True)[:, :count]
+
+
+def _taken(points: Tensor, index: Tensor) -> Tensor:
+    """Some points of every set: (N, tries, *shape) and (N, k) to (N, k, *shape)."""
+    return points[positions(len(points), points).unsqueeze(1), index]
+
+
+def _norms(graph: Graph, points: Tensor, norm: tuple[float, float], budget: Budget) -> Tensor:
+    """The attained norms at points (k, *input shape), shape (k,)."""
     found = []
-    for chunk in points.split(64):
-        x = chunk if differentiable else chunk.detach().requires_grad_()
-        with torch.enable_grad():
-            outputs = graph(x).reshape(len(chunk), -1)
-            rows = [
-                torch.autograd.grad(
-                    outputs[:, j].sum(),
-                    x,
-                    create_graph=differentiable,
-                    retain_graph=True,
-                    allow_unused=True,
-                    materialize_grads=True,
-                )[0].reshape(len(chunk), -1)
-                for j in range(size(graph.output))
-            ]
-        found.append(torch.stack(rows, 1))
-    return found
+    for chunk in budget.chunks(len(points), _bytes_per_point(graph)):
+        jacobian = _jacobian(graph, points[chunk].detach().requires_grad_())
+        with torch.no_grad():
+            found.append(attained_norm(jacobian, *norm))
+    return torch.cat(found)
+
+
+def _ascended(
+    graph: Graph,
+    domain: Domain,
+    points: Tensor,
+    norm: tuple[float, float],
+    scale: float,
+    generator: torch.Generator,
+    budget: Budget,
+) -> Tensor:
+    """Steps of `scale` times half the width of the box from points (N, k, *input shape): up the norm's gradient.
+
+    A piecewise linear network has none; its slopes change where the strongest output changes most, so there the steps
+    go up and down that output, and along random corners. Shape (N, steps k, *input shape).
+    """
+    flat = points.flatten(0, 1)
+    pieces = [piece for node in graph.nodes if isinstance(node, Elementwise) for piece in node.activation.pieces]
+    curved = any(piece.curvature != "linear" for piece in pieces)
+    parts = [
+        _directions(graph, flat[chunk], norm, curved)
+        for chunk in budget.chunks(len(flat), _bytes_per_point(graph) * (size(graph.output) if curved else 1))
+    ]
+    best = torch.cat(parts).reshape(points.shape)
+    directions = [best]
+    if not curved:
+        corners = torch.randn(points.shape[1:], generator=generator, dtype=torch.float64).to(points)
+        directions = [best, -best, best.sign() + corners, corners.expand_as(best)]
+    width = (domain.box.upper - domain.box.lower).unsqueeze(1)
+    return torch.cat([domain.project(points + 0.5 * scale * width * one.sign()) for one in directions], 1)
+
+
+def _directions(graph: Graph, points: Tensor, norm: tuple[float, float], curved: bool) -> Tensor:
+    """The gradient of the attained norm at every point; that of the strongest output where it is zero."""
+    points = points.detach().requires_grad_()
+    jacobian = _jacobian(graph, points, differentiable=curved)
+    strongest = jacobian.detach().abs().sum(2).argmax(1)
+    steepest = jacobian.detach()[positions(len(points), points), strongest].reshape(points.shape)
+    with torch.enable_grad():
+        total = attained_norm(jacobian, *norm).sum() if curved else None
+    if total is None or not total.requires_grad:
+        return steepest
+    gradient = torch.autograd.grad(total, points, allow_unused=True, materialize_grads=True)[0]
+    flat = (gradient == 0).flatten(1).all(1).reshape(-1, *[1] * (points.dim() - 1))
+    return torch.where(flat, steepest, gradient)
+
+
+def _bytes_per_point(graph: Graph) -> int:
+    """Memory for the Jacobian at one point, a small part of the whole: more points at once gain little."""
+    kept = 4 * size(graph.output) * size(graph.input) + 8 * sum(size(node) for node in graph.nodes)
+    return 16 * kept * graph.example.element_size()
+
+
+def _jacobian(graph: Graph, points: Tensor, differentiable: bool = False) -> Tensor:
+    """Jacobians at points that require gradients, shape (points, outputs, inputs)."""
+    with torch.enable_grad():
+        outputs = graph(points).reshape(len(points), -1)
+        rows = [
+            torch.autograd.grad(
+                outputs[:, j].sum(),
+                points,
+                create_graph=differentiable,
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )[0].reshape(len(points), -1)
+            for j in range(size(graph.output))
+        ]
+        return torch.stack(rows, 1)
 
 
 def attained_norm(jacobian: Tensor, p: float, q: float) -> Tensor:

@@ -1,0 +1,217 @@
+"""Sets of inputs as the methods see them: `Domain`, N convex sets at once; `Owners`, whose set a row is about.
+
+Rounding is outward everywhere, so a domain always contains the sets that were asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from jacobound.intervals import Interval, dot_slack
+from jacobound.linalg import dual_exponent, vector_norm_upper
+from jacobound.rounding import up
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """N convex sets of inputs of one kind: boxes, each intersected with an l1 or l2 ball when `centre` is given.
+
+    Args:
+        box: interval of shape (N, *input shape) that holds the sets.
+        centre: centres of the balls, same shape, or None when the sets are just the boxes.
+        radius: radii of the balls, rounded up, shape (N,); not read without `centre`.
+        p: 1 or 2; norm of the balls.
+    """
+
+    box: Interval
+    centre: Tensor | None = None
+    radius: Tensor | None = None
+    p: float = math.inf
+
+    def __len__(self) -> int:
+        """How many sets there are."""
+        return len(self.box.lower)
+
+    def __getitem__(self, sets: slice | Tensor) -> Domain:
+        """Some of the sets."""
+        if self.centre is None or self.radius is None:
+            return Domain(self.box[sets])
+        return Domain(self.box[sets], self.centre[sets], self.radius[sets], self.p)
+
+    @cached_property
+    def bounded(self) -> Tensor:
+        """Which sets are bounded: bool mask of shape (N,)."""
+        return (torch.isfinite(self.box.lower) & torch.isfinite(self.box.upper)).flatten(1).all(1)
+
+    @cached_property
+    def anchor(self) -> Tensor:
+        """A point of every set, shape (N, *input shape): the ball's centre, or the middle of the box (0 where it is
+        unbounded)."""
+        middle = self.box.midpoint_and_radius()[0] if self.centre is None else self.centre
+        return torch.minimum(torch.maximum(middle, self.box.lower), self.box.upper)
+
+    def range_of(self, coefficients: Tensor, owners: Owners) -> Interval:
+        """Enclosure of ``coefficients @ x`` over the sets, by dual norms.
+
+        Args:
+            coefficients: exact floats, shape (*lead, R, n) with n the flattened input size.
+            owners: whose set each of the R rows is about.
+
+        Returns:
+            Interval of shape (*lead, R).
+        """
+        centre, radius = self._middle
+        absolute = coefficients.abs()
+        error = dot_error(owners.dot(absolute, self._reach), coefficients.shape[-1])
+        found = _around(owners.dot(coefficients, centre), owners.dot(absolute, radius), error)
+        if self.centre is None or self.radius is None:
+            return found
+        middle = self.centre.flatten(1)
+        norms = vector_norm_upper(coefficients, dual_exponent(self.p), dim=-1)
+        error = dot_error(owners.dot(absolute, middle.abs()), coefficients.shape[-1])
+        return found.intersect(_around(owners.dot(coefficients, middle), up(norms * owners.pick(self.radius)), error))
+
+    @cached_property
+    def _middle(self) -> tuple[Tensor, Tensor]:
+        return self.box.map(lambda end: end.flatten(1)).midpoint_and_radius()
+
+    @cached_property
+    def _reach(self) -> Tensor:
+        centre, radius = self._middle
+        return up(centre.abs() + radius)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Random points of the sets, shape (N, count, *input shape); half of them on the boundary of the box.
+
+        All sets get the same share of their box, so a set's points do not depend on the others. Needs bounded sets.
+        """
+        like = self.box.lower
+        uniform = torch.rand(count, *like.shape[1:], generator=generator, dtype=torch.float64).to(like)
+        corners = torch.arange(count) % 2 == 0
+        uniform[corners] = uniform[corners].round()
+        width = (self.box.upper - self.box.lower).unsqueeze(1)
+        return self.project(self.box.lower.unsqueeze(1) + uniform * width)
+
+    def project(self, points: Tensor) -> Tensor:
+        """Points of the sets near the given ones: clipped to the box, then pulled towards the ball's centre.
+
+        Args:
+            points: shape (N, count, *input shape).
+        """
+        points = torch.minimum(torch.maximum(points, self.box.lower.unsqueeze(1)), self.box.upper.unsqueeze(1))
+        if self.centre is None or self.radius is None:
+            return points
+        anchor = self.anchor.unsqueeze(1)
+        offset = points - anchor
+        length = torch.linalg.vector_norm(offset.flatten(2), ord=self.p, dim=2)
+        moved = torch.linalg.vector_norm((self.anchor - self.centre).flatten(1), ord=self.p, dim=1)
+        inside = (self.radius - moved).clamp(min=0.0).unsqueeze(1)
+        shrink = (inside * (1 - 1e-9) / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(max=1.0)
+        return anchor + offset * shrink.reshape(*shrink.shape, *[1] * (points.dim() - 2))
+
+    def to(self, dtype: torch.dtype) -> Domain:
+        """The sets in another dtype, rounded outward: nothing is lost."""
+        box = rounded_outward(self.box.lower, self.box.upper, dtype)
+        if self.centre is None or self.radius is None:
+            return Domain(box)
+        centre, radius = moved_ball(self.centre, self.radius.to(torch.float64), self.p, dtype)
+        return Domain(box, centre, radius, self.p)
+
+
+@dataclass(frozen=True, eq=False)
+class Owners:
+    """To which of N sets each of R rows belongs.
+
+    Args:
+        index: shape (R,), or None when all rows belong to one set.
+        only: that set.
+    """
+
+    index: Tensor | None = None
+    only: int = 0
+
+    @staticmethod
+    def of(sets: Tensor, count: int) -> Owners:
+        """From the set of every row, in ascending order, among `count` sets."""
+        if count == 1 or not len(sets):
+            return Owners()
+        first = int(sets[0])
+        return Owners(None, first) if first == int(sets[-1]) else Owners(sets)
+
+    def pick(self, x: Tensor) -> Tensor:
+        """What belongs to each row, from one entry per set: shape (N, *rest) to (R, *rest), or to rest for one set."""
+        return x[self.only] if self.index is None else x.index_select(0, self.index)
+
+    def at(self, x: Tensor, entries: Tensor) -> Tensor:
+        """One entry per row of what belongs to its set, from shape (N, n) and (R,) flat entries to (R,)."""
+        return x[self.only if self.index is None else self.index, entries]
+
+    def dot(self, rows: Tensor, x: Tensor) -> Tensor:
+        """Products of rows (*lead, R, n) with the vectors (N, n) of their sets, shape (*lead, R)."""
+        return rows @ x[self.only] if self.index is None else (rows * x.index_select(0, self.index)).sum(-1)
+
+
+ONE_SET = Owners()
+"""All rows belong to the only set."""
+
+
+def dot_error(size: Tensor, terms: int) -> Tensor:
+    """Rounding error of a computed ``a . x`` of so many terms, given the computed ``|a| . |x|``."""
+    return dot_slack(size.unsqueeze(-1), terms + 2)
+
+
+def _around(middle: Tensor, reach: Tensor, error: Tensor) -> Interval:
+    """middle ± (reach + error); `reach` is a computed non-negative sum whose own rounding `error` dominates."""
+    spread = up(up(reach) + 2 * error)
+    return Interval.outward(middle - spread, middle + spread)
+
+
+@dataclass(frozen=True, eq=False)
+class Domains:
+    """The sets of a region in row-major order, made when they are asked for.
+
+    Args:
+        count: how many there are.
+        make: the sets from a first to before a last one.
+    """
+
+    count: int
+    make: Callable[[int, int], Domain]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, sets: slice) -> Domain:
+        start, stop, step = sets.indices(self.count)
+        return self.make(start, stop) if step == 1 else self.make(0, self.count)[sets]
+
+    def __iter__(self) -> Iterator[Domain]:
+        """One by one, each as a `Domain` of one set."""
+        return (self.make(k, k + 1) for k in range(self.count))
+
+
+def moved_ball(exact: Tensor, radii: Tensor, p: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Centres in another dtype, and radii (N,) that are grown by as much as a centre had to move, rounded up."""
+    centre = exact.to(dtype)
+    moved = vector_norm_upper((centre.to(exact.dtype) - exact).flatten(1), p, dim=-1).to(radii.dtype)
+    grown = torch.where(moved > 0, up(radii + moved), radii)
+    rounded = grown.to(dtype)
+    return centre, torch.where(rounded.to(grown.dtype) < grown, _next_above(rounded), rounded)
+
+
+def _next_above(x: Tensor) -> Tensor:
+    return torch.nextafter(x, torch.full_like(x, math.inf))
+
+
+def rounded_outward(lower: Tensor, upper: Tensor, dtype: torch.dtype) -> Interval:
+    """The box in another dtype, one float wider where an end can not be held exactly."""
+    low, high = lower.to(dtype), upper.to(dtype)
+    low = torch.where(low.to(lower.dtype) > lower, torch.nextafter(low, torch.full_like(low, -math.inf)), low)
+    high = torch.where(high.to(upper.dtype) < upper, torch.nextafter(high, torch.full_like(high, math.inf)), high)
+    return Interval(low, high)
