@@ -14,15 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jacobound.domains import Domain
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector, size
 from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, OutputMethod, derivative_ranges
 from jacobound.methods.crown import CROWN
 from jacobound.methods.folding import Folding, Parts, direct_parts, groups_of, touched_entries
 from jacobound.methods.ibp import IBP
-from jacobound.methods.lipsdp import ConstantBound, LipschitzMethod
+from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod, ranges_of_one
 from jacobound.norms import linear_norm, operator_norm
-from jacobound.regions import Domain
 from jacobound.results import Status
 from jacobound.rounding import inflate, up
 
@@ -65,8 +65,8 @@ class AutoLip(LipschitzMethod):
         p, q = norm
         expanded = graph.expanded()
         if ranges is None:
-            method = self.preactivation or (CROWN() if domain.bounded else IBP())
-            ranges = method.ranges(expanded, domain, budget, with_output=False)
+            method = self.preactivation or (CROWN() if bool(domain.bounded.all()) else IBP())
+            ranges = ranges_of_one(method, expanded, domain, budget)
         slopes = derivative_ranges(expanded, ranges)
         known: dict[Node, Interval] = {
             node: slopes[_stand_in(graph, node)] for node in graph.nodes if isinstance(node, Elementwise)
