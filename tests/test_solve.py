@@ -30,6 +30,7 @@ from jacobound import (
     bound_output,
     from_layers,
     lipschitz,
+    solve,
 )
 from jacobound.rounding import unrounded
 from zoo import normal
@@ -271,3 +272,19 @@ def test_lipschitz_methods_answer_for_every_set_and_say_what_they_are(method: jb
         assert torch.allclose(alone.upper, found.upper[k, 1], rtol=1e-2)
     if isinstance(method, jb.LipSDP):
         assert (found.upper <= jb.lipschitz(graph, region, jb.AutoLip(), rows=[[1.0, -1.0]]).upper * 1.001).all()
+
+
+def test_a_status_that_certifies_nothing_wins() -> None:
+    estimates = [jb.Status.CERTIFIED, jb.Status.TIME_LIMIT, jb.Status.ESTIMATE]
+    assert solve._worst(estimates) is jb.Status.ESTIMATE
+    assert solve._worst(estimates[:2]) is jb.Status.TIME_LIMIT and solve._worst([]) is jb.Status.CERTIFIED
+
+
+def test_greedy_is_never_certified_also_through_lipschitz() -> None:
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((5, 3), (2, 5))]
+    graph = jb.from_layers(weights, activation="relu")
+    greedy = jb.lipschitz(graph, jb.WholeSpace(), jb.SeqLip("greedy"), search=None)
+    certified = jb.lipschitz(graph, jb.WholeSpace(), jb.SeqLip())
+    assert greedy.status is jb.Status.ESTIMATE and not greedy.status.certified
+    assert certified.status is jb.Status.CERTIFIED and certified.lower <= certified.upper

@@ -26,6 +26,7 @@ from jacobound.methods import (
     LipSDP,
     RecurJac,
     Sampling,
+    SeqLip,
     SinglePrecision,
 )
 from jacobound.regions import Ball, Box, WholeSpace
@@ -55,6 +56,7 @@ __all__ = [
     "Provenance",
     "RecurJac",
     "Sampling",
+    "SeqLip",
     "ShapeError",
     "SinglePrecision",
     "SolverError",

@@ -299,8 +299,8 @@ def _in_runs(
 
 
 def _worst(statuses: list[Status]) -> Status:
-    """A status that is not plainly certified, if there is one."""
-    return next((status for status in statuses if status is not Status.CERTIFIED), Status.CERTIFIED)
+    """One that is not certified at all before one that is only not plainly certified."""
+    return min(statuses, key=lambda status: (status.certified, status is Status.CERTIFIED), default=Status.CERTIFIED)
 
 
 def _in_time(status: Status, budget: Budget) -> Status:

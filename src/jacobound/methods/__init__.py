@@ -10,6 +10,7 @@ from jacobound.methods.ibp import IBP
 from jacobound.methods.lipsdp import LipSDP
 from jacobound.methods.recurjac import RecurJac
 from jacobound.methods.sampling import Sampling
+from jacobound.methods.seqlip import SeqLip
 from jacobound.methods.single_precision import SinglePrecision
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "LipSDP",
     "RecurJac",
     "Sampling",
+    "SeqLip",
     "SinglePrecision",
 ]
