@@ -40,7 +40,7 @@ def check_torch(generator: Generator) -> Tally:
     double = copy.deepcopy(module).double()
     centre, points = _points(shape, generator)
     with torch.no_grad():
-        values = double(points).reshape(POINTS, -1)
+        values = double(points.clone()).reshape(POINTS, -1)  # some modules work in place
     own = graph(points).reshape(POINTS, -1)
     far = ~torch.isclose(own, values, rtol=CONSTANTS, atol=CONSTANTS)
     tally.add("values of modules", values.numel(), [f"{name}: {int(far.sum())} values differ"] if far.any() else [])
@@ -64,7 +64,7 @@ def _points(shape: tuple[int, ...], generator: Generator) -> tuple[Tensor, Tenso
 
 def _jacobian(module: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
     """Shape (outputs, inputs), by reverse mode."""
-    found = torch.autograd.functional.jacobian(lambda x: module(x.unsqueeze(0)).flatten(), point)
+    found = torch.autograd.functional.jacobian(lambda x: module(x.unsqueeze(0).clone()).flatten(), point)
     assert isinstance(found, Tensor)
     return found.reshape(found.shape[0], -1)
 
