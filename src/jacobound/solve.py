@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from time import monotonic
 from typing import Literal, TypeVar
 
@@ -155,29 +156,19 @@ def lipschitz(
     """
     method = RecurJac() if method is None else method
     p, q = _norm(norm)
-    target = graph.with_rows(None if rows is None else _matrix(rows, graph)).expanded()
+    matrix = None if rows is None else _matrix(rows, graph)
+    target = graph.with_rows(matrix).expanded()
+    run = None if semantics == "real" else _meant(graph, semantics).with_rows(matrix).expanded()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
-
-        def work(domain: Domain, budget: Budget) -> _Constants:
-            enclosure = method.enclose(target, domain, budget)
-            known = _candidates(target, enclosure, type(method).__name__, p, q)
-            known = {name: value.expand(len(domain)) for name, value in known.items()}
-            witness = None if search is None else search.search(target, domain, (p, q), budget)
-            return _Constants(known, _unstable(enclosure, len(domain)), enclosure.status, witness)
-
+        work = partial(_constants, target, run, method, (p, q), search)
         found = _in_runs(work, domains, target, budget, method.bytes_per_set(target))
         upper = torch.cat([torch.stack(list(one.known.values())).amin(0) for one in found])
         status = Status.of(_in_time(_worst([one.status for one in found]), budget), upper)
         witnesses = [one.witness for one in found if one.witness is not None]
         details = {name: torch.cat([one.known[name] for one in found]).reshape(lead) for name in found[0].known}
         delta = None
-        if semantics != "real":
-            run = _meant(graph, semantics).with_rows(None if rows is None else _matrix(rows, graph)).expanded()
-
-            def error(domain: Domain, budget: Budget) -> Tensor:
-                return execution_error(run, domain, budget, CROWN(), q)
-
-            delta = torch.cat(_in_runs(error, domains, run, budget, method.bytes_per_set(run))).reshape(lead)
+        if run is not None:
+            delta = torch.cat([one.delta for one in found if one.delta is not None]).reshape(lead)
             status = Status.of(status, delta)
     return LipschitzBound(
         upper=upper.reshape(lead),
@@ -198,12 +189,31 @@ def lipschitz(
 
 @dataclass(frozen=True, eq=False)
 class _Constants:
-    """What one run of sets gave: constants by name (N,), unstable neurons (N,), and points."""
+    """What one run of sets gave: constants by name (N,), unstable neurons (N,), points, errors of execution (N,)."""
 
     known: dict[str, Tensor]
     unstable: Tensor
     status: Status
     witness: Witness | None
+    delta: Tensor | None
+
+
+def _constants(
+    graph: Graph,
+    run: Graph | None,
+    method: JacobianMethod,
+    norm: tuple[float, float],
+    search: Sampling | None,
+    domain: Domain,
+    budget: Budget,
+) -> _Constants:
+    """Constants over one run of sets, with witnesses; `run` is the executed network, if that is asked about."""
+    enclosure = method.enclose(graph, domain, budget)
+    known = _candidates(graph, enclosure, type(method).__name__, *norm)
+    known = {name: value.expand(len(domain)) for name, value in known.items()}
+    witness = None if search is None else search.search(graph, domain, norm, budget)
+    delta = None if run is None else execution_error(run, domain, budget, CROWN(), norm[1])
+    return _Constants(known, _unstable(enclosure, len(domain)), enclosure.status, witness, delta)
 
 
 def _candidates(graph: Graph, enclosure: JacobianEnclosure, name: str, p: float, q: float) -> dict[str, Tensor]:

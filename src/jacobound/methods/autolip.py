@@ -20,7 +20,7 @@ from jacobound.methods.base import Budget, OutputMethod, derivative_ranges
 from jacobound.methods.crown import CROWN
 from jacobound.methods.folding import Folding, Parts, direct_parts, groups_of, touched_entries
 from jacobound.methods.ibp import IBP
-from jacobound.methods.lipsdp import ConstantBound, LipschitzMethod
+from jacobound.methods.lipsdp import ConstantBound, LipschitzMethod, check_single
 from jacobound.norms import linear_norm, operator_norm
 from jacobound.regions import Domain
 from jacobound.results import Status
@@ -62,10 +62,11 @@ class AutoLip(LipschitzMethod):
         Returns:
             `details` holds the forward constant of every node, by its number and name, in the order of the graph.
         """
+        check_single(domain)
         p, q = norm
         expanded = graph.expanded()
         if ranges is None:
-            method = self.preactivation or (CROWN() if domain.bounded else IBP())
+            method = self.preactivation or (CROWN() if bool(domain.bounded.all()) else IBP())
             ranges = method.ranges(expanded, domain, budget, with_output=False)
         slopes = derivative_ranges(expanded, ranges)
         known: dict[Node, Interval] = {

@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import replace
 from math import inf
 
-import torch
 from torch import Tensor
 
 from jacobound.graph import Elementwise, Graph, Node
@@ -26,6 +25,7 @@ from jacobound.methods.product_relaxation import ProductRelaxation
 from jacobound.methods.recursion import recur
 from jacobound.methods.reversal import Slopes, forward, forward_shifted, operations, reversed_graph, tail
 from jacobound.methods.tangents import unstable_entries
+from jacobound.operators import positions
 from jacobound.results import Status
 
 # Each second sweep may take this many times the operations of both first ones; it gains some percent at most.
@@ -44,8 +44,7 @@ def both(graph: Graph, slopes: Slopes, ranges: Slopes, relax: ProductRelaxation,
     parts = [_both_of_one(graph, *own, relax, budget) for own in pairs]
     if sets == 1:
         return replace(parts[0], ranges=ranges)
-    groups = [torch.tensor([k], device=graph.device) for k in range(sets)]
-    return joined(graph, groups, parts, slopes, ranges)
+    return joined(graph, positions(sets, graph.example).split(1), parts, slopes, ranges)
 
 
 def _both_of_one(

@@ -11,6 +11,7 @@ from jacobound.graph import Graph, Node
 from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, Deferred, JacobianEnclosure, sets_worth
 from jacobound.methods.core import core_bytes
+from jacobound.operators import positions
 from jacobound.results import Status
 
 # Padding may multiply the work of a group by no more than this.
@@ -46,7 +47,7 @@ def grouped(graph: Graph, counts: Tensor, budget: Budget) -> list[Tensor]:
         longest = counts[:, one]
     if len(groups) == 1:
         return [torch.arange(sets)]
-    return [torch.tensor(group, device=graph.device) for group in groups]
+    return [positions(sets, graph.example)[group] for group in groups]
 
 
 def only(found: Mapping[Node, Interval], sets: Tensor) -> dict[Node, Interval]:

@@ -11,7 +11,7 @@ from time import monotonic
 import torch
 from torch import Tensor
 
-from jacobound.errors import InvalidOptionError
+from jacobound.errors import InvalidOptionError, ShapeError
 from jacobound.graph import Graph, Node
 from jacobound.intervals import Interval
 from jacobound.linalg import dual_exponent
@@ -64,9 +64,20 @@ class LipschitzMethod(ABC):
         """A certified constant of the graph over the domain.
 
         Args:
+            domain: one set; methods of this kind take sets one by one.
             norm: (p, q), each 1, 2 or inf: ``||f(x) - f(y)||_q <= value ||x - y||_p``.
             ranges: known enclosures of the nodes, in place of the method's own pre-activation bounds.
         """
+
+
+def check_single(domain: Domain) -> None:
+    """Refuse several sets at once.
+
+    Raises:
+        ShapeError: unless the domain is one set.
+    """
+    if len(domain) != 1:
+        raise ShapeError(f"this method takes one set of inputs at a time, not {len(domain)}; ask for them one by one")
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,7 @@ class LipSDP(LipschitzMethod):
         ranges: Mapping[Node, Interval] | None = None,
     ) -> ConstantBound:
         started = monotonic()
+        check_single(domain)
         if ranges is None:
             ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
         slopes = derivative_ranges(graph, ranges)
