@@ -166,10 +166,8 @@ def lipschitz(
         status = Status.of(_in_time(_worst([one.status for one in found]), budget), upper)
         witnesses = [one.witness for one in found if one.witness is not None]
         details = {name: torch.cat([one.known[name] for one in found]).reshape(lead) for name in found[0].known}
-        delta = None
-        if run is not None:
-            delta = torch.cat([one.delta for one in found if one.delta is not None]).reshape(lead)
-            status = Status.of(status, delta)
+        deltas = [one.delta for one in found if one.delta is not None]
+        status = Status.of(status, *deltas)
     return LipschitzBound(
         upper=upper.reshape(lead),
         lower=_attained(witnesses, upper).reshape(lead),
@@ -183,7 +181,7 @@ def lipschitz(
         activations=_activations(target),
         radii=region.radii if isinstance(region, Ball) else (),
         provenance=_provenance(graph, method, clock(), search.seed if search is not None else None, semantics),
-        delta=delta,
+        delta=torch.cat(deltas).reshape(lead) if deltas else None,
     )
 
 
