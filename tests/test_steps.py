@@ -45,7 +45,9 @@ def agree(
     assert node.shape == tuple(truth.shape[1:])
     graph = Graph(node)
     for one in (graph, graph.expanded()):
-        assert torch.allclose(one(x).reshape(truth.shape), truth, rtol=0, atol=1e-12 * max(1.0, truth.abs().max().item()))
+        assert torch.allclose(
+            one(x).reshape(truth.shape), truth, rtol=0, atol=1e-12 * max(1.0, truth.abs().max().item())
+        )
     return graph
 
 
