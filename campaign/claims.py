@@ -232,15 +232,15 @@ def check_constant(graph: Graph, region: Region, truth: Truth, generator: Genera
 def steepest_slope(truth: Truth, p: float, q: float) -> fmpq:
     """The largest squared slope between two of the points, and along unit vectors and corners at them.
 
-    Balls count by their middle, and the result is then made a little smaller than their width could matter.
+    Jacobians of balls count by their middle, and the result is then made a little smaller than their width could
+    matter. Differences count by the least that balls allow: points may be closer than values are known.
     """
-    values = [_middles(v) for v in truth.values]
     steepest = fmpq(0)
-    for (x, f), (y, g) in itertools.combinations(zip(truth.points, values, strict=True), 2):
+    for (x, f), (y, g) in itertools.combinations(zip(truth.points, truth.values, strict=True), 2):
         run = square_of_norm([a - b for a, b in zip(x, y, strict=True)], p)
-        if run and f is not None and g is not None:
-            rise = square_of_norm([a - b for a, b in zip(f, g, strict=True)], q)
-            steepest = max(steepest, rise / run)
+        rise = _middles([_least_size(a - b) for a, b in zip(f, g, strict=True)])
+        if run and rise is not None:
+            steepest = max(steepest, square_of_norm(rise, q) / run)
     for jacobian in truth.jacobians:
         rows = [row for row in map(_middles, jacobian or []) if row is not None]
         if not rows or jacobian is None or len(rows) < len(jacobian):
@@ -250,6 +250,11 @@ def steepest_slope(truth: Truth, p: float, q: float) -> fmpq:
             steepest = max(steepest, square_of_norm(image, q) / square_of_norm(u, p))
     by_balls = any(isinstance(number, arb) for v in truth.values for number in v)
     return steepest * (1 - fmpq(1, 1 << 50)) if by_balls else steepest
+
+
+def _least_size(difference: Number) -> Number:
+    """The smallest absolute value that a number known as a ball can have."""
+    return difference.abs_lower() if isinstance(difference, arb) else abs(difference)
 
 
 def _middles(numbers: Sequence[Number]) -> list[fmpq] | None:

@@ -124,7 +124,7 @@ def _absorbed(
     dtype, count = magnitude.dtype, integer(1, 20, generator)
     rows = numbers(pick(MODERATE, generator), (count, operator.out_size), dtype, generator)
     found, slack = absorb(operator, None, None, count)(rows), operator.slack(magnitude).flatten()
-    floor = floor_of(operator, magnitude)
+    floor = float(floor_of(operator, magnitude.unsqueeze(0)))
     if not (torch.isfinite(found).all() and torch.isfinite(slack).all() and math.isfinite(floor)):
         return [], 0
     sizes, room = rationals(magnitude), rationals(slack)

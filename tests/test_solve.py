@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+import jacobound as jb
 from jacobound import (
     CROWN,
     IBP,
@@ -29,6 +30,7 @@ from jacobound import (
     bound_output,
     from_layers,
     lipschitz,
+    solve,
 )
 from jacobound.rounding import unrounded
 from zoo import normal
@@ -252,3 +254,37 @@ def test_the_arguments_are_left_as_they_were(ask: object) -> None:
     ask(graph, Ball(centre, 0.2))  # type: ignore[operator]
     assert torch.equal(centre, torch.tensor([0.1, 0.2, 0.3])) and Graph(graph.output).fingerprint == before
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("method", [jb.AutoLip(), jb.LipSDP()], ids=["AutoLip", "LipSDP"])
+def test_lipschitz_methods_answer_for_every_set_and_say_what_they_are(method: jb.AutoLip | jb.LipSDP) -> None:
+    generator = torch.Generator().manual_seed(7)
+    weights = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((6, 3), (6, 6), (2, 6))]
+    graph = jb.from_layers(weights, activation="tanh")
+    centres = torch.randn(2, 3, generator=generator, dtype=torch.float64)
+    region = jb.Ball(centres, [0.01, 0.3, 3.0], 2)
+    found = jb.lipschitz(graph, region, method, rows=[[1.0, -1.0]])
+    assert found.upper.shape == (3, 2) and found.status is jb.Status.CERTIFIED
+    assert found.method == type(method).__name__ and list(found.details) == [found.method]
+    assert (found.lower <= found.upper).all() and (found.upper[0] <= found.upper[2] * (1 + 1e-2)).all()
+    for k, radius in enumerate(region.radii):
+        alone = jb.lipschitz(graph, jb.Ball(centres[1], radius, 2), method, rows=[[1.0, -1.0]], search=None)
+        assert torch.allclose(alone.upper, found.upper[k, 1], rtol=1e-2)
+    if isinstance(method, jb.LipSDP):
+        assert (found.upper <= jb.lipschitz(graph, region, jb.AutoLip(), rows=[[1.0, -1.0]]).upper * 1.001).all()
+
+
+def test_a_status_that_certifies_nothing_wins() -> None:
+    estimates = [jb.Status.CERTIFIED, jb.Status.TIME_LIMIT, jb.Status.ESTIMATE]
+    assert solve._worst(estimates) is jb.Status.ESTIMATE
+    assert solve._worst(estimates[:2]) is jb.Status.TIME_LIMIT and solve._worst([]) is jb.Status.CERTIFIED
+
+
+def test_greedy_is_never_certified_also_through_lipschitz() -> None:
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((5, 3), (2, 5))]
+    graph = jb.from_layers(weights, activation="relu")
+    greedy = jb.lipschitz(graph, jb.WholeSpace(), jb.SeqLip("greedy"), search=None)
+    certified = jb.lipschitz(graph, jb.WholeSpace(), jb.SeqLip())
+    assert greedy.status is jb.Status.ESTIMATE and not greedy.status.certified
+    assert certified.status is jb.Status.CERTIFIED and certified.lower <= certified.upper

@@ -16,7 +16,19 @@ from jacobound.errors import (
 from jacobound.execution import Executed
 from jacobound.graph import Graph
 from jacobound.importers import from_layers, from_onnx, from_torch
-from jacobound.methods import CROWN, IBP, Budget, FastLin, FastLip, RecurJac, Sampling, SinglePrecision
+from jacobound.methods import (
+    CROWN,
+    IBP,
+    AutoLip,
+    Budget,
+    FastLin,
+    FastLip,
+    LipSDP,
+    RecurJac,
+    Sampling,
+    SeqLip,
+    SinglePrecision,
+)
 from jacobound.regions import Ball, Box, WholeSpace
 from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds, Provenance, Status
 from jacobound.solve import bound_jacobian, bound_output, lipschitz
@@ -24,6 +36,7 @@ from jacobound.solve import bound_jacobian, bound_output, lipschitz
 __all__ = [
     "CROWN",
     "IBP",
+    "AutoLip",
     "Ball",
     "Box",
     "Budget",
@@ -36,12 +49,14 @@ __all__ = [
     "InvalidRegionError",
     "JacobianBounds",
     "JacoboundError",
+    "LipSDP",
     "LipschitzBound",
     "MissingExtraError",
     "OutputBounds",
     "Provenance",
     "RecurJac",
     "Sampling",
+    "SeqLip",
     "ShapeError",
     "SinglePrecision",
     "SolverError",

@@ -50,7 +50,7 @@ def floor_of(operator: LinearOperator, magnitude: Tensor) -> Tensor:
     Returns:
         Shape (N,).
     """
-    return magnitude.flatten(1).sum(1) * underflow(operator.longest_sum, magnitude)
+    return magnitude.reshape(len(magnitude), -1).sum(1) * underflow(operator.longest_sum, magnitude)
 
 
 @dataclass(frozen=True, eq=False)

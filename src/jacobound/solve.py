@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from time import monotonic
 from typing import Literal, TypeVar
 
@@ -22,12 +21,13 @@ from torch import Tensor
 from jacobound.domains import Domain, Domains
 from jacobound.errors import InvalidOptionError, ShapeError
 from jacobound.execution import Executed
-from jacobound.graph import Elementwise, Graph, size
+from jacobound.graph import Elementwise, Graph, Node, size
 from jacobound.intervals import Interval, concatenated
 from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod, sets_worth
 from jacobound.methods.constants import from_entries, split_products
 from jacobound.methods.crown import CROWN
 from jacobound.methods.executed import executed, execution_error
+from jacobound.methods.lipschitz_method import LipschitzMethod
 from jacobound.methods.recurjac import RecurJac
 from jacobound.methods.sampling import Sampling, Witness
 from jacobound.methods.tangents import is_unstable
@@ -113,7 +113,7 @@ def bound_jacobian(
 
         def work(domain: Domain, budget: Budget) -> tuple[Interval, Tensor, Status]:
             enclosure = method.enclose(target, domain, budget)
-            return enclosure.entries, _unstable(enclosure, len(domain)), enclosure.status
+            return enclosure.entries, _unstable(enclosure.slopes, len(domain)), enclosure.status
 
         found = _in_runs(work, domains, target, budget, method.bytes_per_set(target))
         entries = concatenated([one for one, _, _ in found], 0)
@@ -127,7 +127,7 @@ def bound_jacobian(
 def lipschitz(
     graph: Graph,
     region: Region,
-    method: JacobianMethod | None = None,
+    method: JacobianMethod | LipschitzMethod | None = None,
     *,
     norm: tuple[float, float] = (2, 2),
     rows: Rows | None = None,
@@ -140,78 +140,103 @@ def lipschitz(
     Args:
         graph: the network.
         region: where the input is; convex, so that Jacobian bounds are Lipschitz constants.
-        method: a Jacobian method; None takes `RecurJac()` and says so in the result. The minimum with products of
-            norms is always taken; `details` lists every candidate.
+        method: a Jacobian method (then the minimum with products of norms is taken; `details` lists every candidate)
+            or a Lipschitz method such as `LipSDP()` or `AutoLip()`; None takes `RecurJac()`.
         norm: (p, q) with p, q in {1, 2, inf}: ``||f(x) - f(y)||_q <= L ||x - y||_p``.
         rows: combinations of the flattened outputs, shape (k, outputs); None for all outputs.
         budget: time, memory and progress.
         search: how the lower bound is found; None leaves it out (0 is returned).
-        semantics: "real" for the exact network. An executed network is a step function without a useful derivative;
-            with "executed" (float32) or `Executed(dtype)` the result has a certified `delta` besides, for which
-            ``||F(x) - F(y)||_q <= upper ||x - y||_p + 2 delta`` holds for the executed network F.
+        semantics: "real" for the exact network; with "executed" (float32) or `Executed(dtype)` the result has a
+            certified `delta` besides: ``||F(x) - F(y)||_q <= upper ||x - y||_p + 2 delta`` for the executed network F.
 
     Raises:
         ShapeError, InvalidRegionError: when region, rows or norm do not fit.
         UnsafeArithmeticError: when the machine's settings break the rounding model.
     """
-    method = RecurJac() if method is None else method
-    p, q = _norm(norm)
+    method, exponents = RecurJac() if method is None else method, _norm(norm)
     matrix = None if rows is None else _matrix(rows, graph)
-    target = graph.with_rows(matrix).expanded()
-    run = None if semantics == "real" else _meant(graph, semantics).with_rows(matrix).expanded()
+    expanded = (target := graph.with_rows(matrix)).expanded()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
-        work = partial(_constants, target, run, method, (p, q), search)
-        found = _in_runs(work, domains, target, budget, method.bytes_per_set(target))
-        upper = torch.cat([torch.stack(list(one.known.values())).amin(0) for one in found])
-        status = Status.of(_in_time(_worst([one.status for one in found]), budget), upper)
-        witnesses = [one.witness for one in found if one.witness is not None]
-        details = {name: torch.cat([one.known[name] for one in found]).reshape(lead) for name in found[0].known}
-        deltas = [one.delta for one in found if one.delta is not None]
-        status = Status.of(status, *deltas)
+
+        def work(domain: Domain, budget: Budget) -> _Constants:
+            witness = None if search is None else search.search(expanded, domain, exponents, budget)
+            return replace(_constants(method, target, domain, exponents, budget), witness=witness)
+
+        found = _joined(_in_runs(work, domains, expanded, budget, method.bytes_per_set(expanded)))
+        upper = torch.stack(list(found.known.values())).amin(0)
+        status = Status.of(_in_time(found.status, budget), upper)
+        delta = None
+        if semantics != "real":
+            delta = _distance(_meant(graph, semantics).with_rows(matrix).expanded(), domains, budget, exponents[1])
+            status, delta = Status.of(status, delta), delta.reshape(lead)
     return LipschitzBound(
         upper=upper.reshape(lead),
-        lower=_attained(witnesses, upper).reshape(lead),
-        witness=torch.cat([w.point for w in witnesses]).reshape(*lead, *graph.in_shape) if witnesses else None,
+        lower=_attained(found.witness, upper).reshape(lead),
+        witness=None if found.witness is None else found.witness.point.reshape(*lead, *graph.in_shape),
         status=status,
-        norm=(p, q),
-        method=min(found[0].known, key=lambda name: float(found[0].known[name][0])),
+        norm=exponents,
+        method=min(found.known, key=lambda name: float(found.known[name][0])),
         seconds=clock(),
-        details=details,
-        unstable=torch.cat([one.unstable for one in found]).reshape(lead),
-        activations=_activations(target),
+        details={name: value.reshape(lead) for name, value in found.known.items()},
+        unstable=found.unstable.reshape(lead),
+        activations=_activations(expanded),
         radii=region.radii if isinstance(region, Ball) else (),
-        provenance=_provenance(graph, method, clock(), search.seed if search is not None else None, semantics),
-        delta=torch.cat(deltas).reshape(lead) if deltas else None,
+        provenance=_provenance(graph, method, clock(), None if search is None else search.seed, semantics),
+        delta=delta,
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _Constants:
-    """What one run of sets gave: constants by name (N,), unstable neurons (N,), points, errors of execution (N,)."""
+    """What one run of sets gave: constants by name (N,), unstable neurons (N,), and points."""
 
     known: dict[str, Tensor]
     unstable: Tensor
     status: Status
-    witness: Witness | None
-    delta: Tensor | None
+    witness: Witness | None = None
+
+
+def _joined(runs: list[_Constants]) -> _Constants:
+    """All sets side by side."""
+    witnesses = [run.witness for run in runs if run.witness is not None]
+    points, values = [w.point for w in witnesses], [w.value for w in witnesses]
+    return _Constants(
+        {name: torch.cat([run.known[name] for run in runs]) for name in runs[0].known},
+        torch.cat([run.unstable for run in runs]),
+        _worst([run.status for run in runs]),
+        Witness(torch.cat(points), torch.cat(values)) if witnesses else None,
+    )
 
 
 def _constants(
+    method: JacobianMethod | LipschitzMethod,
     graph: Graph,
-    run: Graph | None,
-    method: JacobianMethod,
-    norm: tuple[float, float],
-    search: Sampling | None,
     domain: Domain,
+    norm: tuple[float, float],
     budget: Budget,
 ) -> _Constants:
-    """Constants over one run of sets, with witnesses; `run` is the executed network, if that is asked about."""
-    enclosure = method.enclose(graph, domain, budget)
-    known = _candidates(graph, enclosure, type(method).__name__, *norm)
-    known = {name: value.expand(len(domain)) for name, value in known.items()}
-    witness = None if search is None else search.search(graph, domain, norm, budget)
-    delta = None if run is None else execution_error(run, domain, budget, CROWN(), norm[1])
-    return _Constants(known, _unstable(enclosure, len(domain)), enclosure.status, witness, delta)
+    """What a method knows of the constants of a run of sets."""
+    name = type(method).__name__
+    if isinstance(method, JacobianMethod):
+        enclosure = method.enclose(graph.expanded(), domain, budget)
+        known = _candidates(graph.expanded(), enclosure, name, *norm)
+        known = {name: value.expand(len(domain)) for name, value in known.items()}
+        return _Constants(known, _unstable(enclosure.slopes, len(domain)), enclosure.status)
+    found = [method.constant(graph, domain[k : k + 1], norm, budget) for k in range(len(domain))]
+    slopes = [{node: slope[None] for node, slope in one.slopes.items()} for one in found]
+    unstable = torch.cat([_unstable(one, 1) for one in slopes])
+    values = torch.stack([one.value for one in found]).to(device=graph.device, dtype=graph.dtype)
+    return _Constants({name: values}, unstable, _worst([one.status for one in found]))
+
+
+def _distance(run: Graph, domains: Domains, budget: Budget, q: float) -> Tensor:
+    """How far an executed graph can be from the exact one over each set, shape (N,)."""
+    method = CROWN()
+
+    def error(domain: Domain, budget: Budget) -> Tensor:
+        return execution_error(run, domain, budget, method, q)
+
+    return torch.cat(_in_runs(error, domains, run, budget, method.bytes_per_set(run)))
 
 
 def _candidates(graph: Graph, enclosure: JacobianEnclosure, name: str, p: float, q: float) -> dict[str, Tensor]:
@@ -219,18 +244,17 @@ def _candidates(graph: Graph, enclosure: JacobianEnclosure, name: str, p: float,
     return {name: from_entries(enclosure, p, q), **split_products(graph, enclosure, p, q)}
 
 
-def _attained(witnesses: list[Witness], upper: Tensor) -> Tensor:
+def _attained(witness: Witness | None, upper: Tensor) -> Tensor:
     """The witnessed values; their own rounding (they are evaluated in floating point) may not pass the upper bound."""
-    if not witnesses:
+    if witness is None:
         return torch.zeros_like(upper)
-    values = torch.cat([w.value for w in witnesses])
-    close = values <= upper * (1 + 1e-6)
-    return torch.where(close, torch.minimum(values, upper), values)
+    close = witness.value <= upper * (1 + 1e-6)
+    return torch.where(close, torch.minimum(witness.value, upper), witness.value)
 
 
-def _unstable(enclosure: JacobianEnclosure, sets: int) -> Tensor:
+def _unstable(slopes: Mapping[Node, Interval], sets: int) -> Tensor:
     """How many neurons of each set have more than one possible slope, shape (N,)."""
-    counts = [is_unstable(slope).flatten(1).sum(1).cpu() for slope in enclosure.slopes.values()]
+    counts = [is_unstable(slope).flatten(1).sum(1).cpu() for slope in slopes.values()]
     return torch.stack(counts).sum(0) if counts else torch.zeros(sets, dtype=torch.int64)
 
 
@@ -275,8 +299,8 @@ def _in_runs(
 
 
 def _worst(statuses: list[Status]) -> Status:
-    """A status that is not plainly certified, if there is one."""
-    return next((status for status in statuses if status is not Status.CERTIFIED), Status.CERTIFIED)
+    """One that is not certified at all before one that is only not plainly certified."""
+    return min(statuses, key=lambda status: (status.certified, status is Status.CERTIFIED), default=Status.CERTIFIED)
 
 
 def _in_time(status: Status, budget: Budget) -> Status:

@@ -69,7 +69,7 @@ def around(point: PointOptions, graph: Graph, radii: list[Decimal], radius: str 
     """
     if is_property(point):
         box = Box.from_vnnlib(point.input, graph.in_shape)
-        centre = box.domains(graph)[0][:1].anchor[0].double().cpu()
+        centre = next(iter(box.domains(graph)[0])).anchor[0].double().cpu()
         place = Point(centre, str(point.input), graph.in_shape)
         return Around((("box", box),), place, f"box of inputs of {point.input}")
     place = point.point(graph)

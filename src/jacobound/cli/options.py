@@ -21,7 +21,7 @@ from jacobound.errors import InvalidRegionError, JacoboundError, MissingExtraErr
 from jacobound.execution import Executed
 from jacobound.graph import Graph, size
 from jacobound.importers import from_onnx
-from jacobound.methods import CROWN, IBP, Budget, FastLin, FastLip, RecurJac
+from jacobound.methods import CROWN, IBP, Budget, FastLin, FastLip, RecurJac, SinglePrecision
 from jacobound.methods.base import JacobianMethod, OutputMethod
 from jacobound.solve import Semantics
 
@@ -79,7 +79,7 @@ class MethodOptions:
     """
 
     method: Literal["recurjac", "fastlip"] = "recurjac"
-    preactivation: Literal["crown", "fastlin", "ibp"] = "crown"
+    preactivation: Literal["crown", "fastlin", "ibp", "singleprecision"] = "crown"
     relaxation: Literal["chord", "constant"] | None = None
     direction: Literal["backward", "forward", "forward-shifted", "both"] | None = None
     rows: str | None = None
@@ -92,7 +92,8 @@ class MethodOptions:
 
     def output_method(self) -> OutputMethod:
         """How the outputs and the arguments of the activations are bounded."""
-        return {"crown": CROWN, "fastlin": FastLin, "ibp": IBP}[self.preactivation]()
+        words = {"crown": CROWN, "fastlin": FastLin, "ibp": IBP, "singleprecision": SinglePrecision}
+        return words[self.preactivation]()
 
     def jacobian_method(self) -> JacobianMethod:
         """The method with its parts."""

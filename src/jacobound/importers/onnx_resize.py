@@ -80,7 +80,7 @@ def _scales(call: Call) -> dict[int, Fraction]:
     if scales is not None and scales.size:
         if scales.size != len(axes) or not bool((scales > 0).all()):
             raise UnsupportedOpError(f"Its scales {np.ravel(scales).tolist()} do not fit.")
-        return {axis: _rational(scale, "scales") for axis, scale in zip(axes, np.ravel(scales), strict=True)}
+        return {axis: _rational(float(scale), "scales") for axis, scale in zip(axes, np.ravel(scales), strict=True)}
     sizes = call.constant(3)
     if sizes is None or sizes.size != len(axes):
         raise UnsupportedOpError("It has neither scales nor sizes that fit.")

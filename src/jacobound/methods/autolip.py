@@ -14,15 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jacobound.domains import Domain
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector, size
 from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, OutputMethod, derivative_ranges
 from jacobound.methods.crown import CROWN
 from jacobound.methods.folding import Folding, Parts, direct_parts, groups_of, touched_entries
 from jacobound.methods.ibp import IBP
-from jacobound.methods.lipsdp import ConstantBound, LipschitzMethod, check_single
+from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod, ranges_of_one
 from jacobound.norms import linear_norm, operator_norm
-from jacobound.regions import Domain
 from jacobound.results import Status
 from jacobound.rounding import inflate, up
 
@@ -62,12 +62,11 @@ class AutoLip(LipschitzMethod):
         Returns:
             `details` holds the forward constant of every node, by its number and name, in the order of the graph.
         """
-        check_single(domain)
         p, q = norm
         expanded = graph.expanded()
         if ranges is None:
             method = self.preactivation or (CROWN() if bool(domain.bounded.all()) else IBP())
-            ranges = method.ranges(expanded, domain, budget, with_output=False)
+            ranges = ranges_of_one(method, expanded, domain, budget)
         slopes = derivative_ranges(expanded, ranges)
         known: dict[Node, Interval] = {
             node: slopes[_stand_in(graph, node)] for node in graph.nodes if isinstance(node, Elementwise)

@@ -138,8 +138,8 @@ def operator_norm(operator: LinearOperator, p: float, kept: Tensor | None = None
     columns = absolute.transpose().apply(mask)
     if not rows.numel() or not columns.numel():
         return example.new_zeros(len(mask))
-    largest_row = inflate((rows * mask).flatten(1).amax(1), operator.terms + 1)
-    largest_column = inflate(columns.flatten(1).amax(1), operator.transpose().terms + 1)
+    largest_row = inflate((rows * mask).reshape(len(mask), -1).amax(1), operator.terms + 1)
+    largest_column = inflate(columns.reshape(len(mask), -1).amax(1), operator.transpose().terms + 1)
     if p == math.inf:
         return largest_row
     if p == 1:
@@ -147,7 +147,7 @@ def operator_norm(operator: LinearOperator, p: float, kept: Tensor | None = None
     bound = inflate(torch.sqrt(inflate(largest_row * largest_column, 2)), 4)
     if operator.terms <= 1 or operator.in_size * operator.out_size > DENSE_ENTRIES:
         return bound
-    exact = _spectral_norms(operator.materialise(), mask.flatten(1) != 0)
+    exact = _spectral_norms(operator.materialise(), mask.reshape(len(mask), -1) != 0)
     return torch.minimum(bound, up(exact + _norm_of_doubt(operator)))
 
 

@@ -44,7 +44,8 @@ def both(graph: Graph, slopes: Slopes, ranges: Slopes, relax: ProductRelaxation,
     parts = [_both_of_one(graph, *own, relax, budget) for own in pairs]
     if sets == 1:
         return replace(parts[0], ranges=ranges)
-    return joined(graph, positions(sets, graph.example).split(1), parts, slopes, ranges)
+    groups = list(positions(sets, graph.example).split(1))
+    return joined(graph, groups, parts, slopes, ranges)
 
 
 def _both_of_one(

@@ -47,7 +47,7 @@ def grouped(graph: Graph, counts: Tensor, budget: Budget) -> list[Tensor]:
         longest = counts[:, one]
     if len(groups) == 1:
         return [torch.arange(sets)]
-    return [positions(sets, graph.example)[group] for group in groups]
+    return [positions(sum(map(len, groups)), graph.example)[group] for group in groups]
 
 
 def only(found: Mapping[Node, Interval], sets: Tensor) -> dict[Node, Interval]:

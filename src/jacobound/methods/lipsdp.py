@@ -3,81 +3,28 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
 import torch
-from torch import Tensor
 
-from jacobound.errors import InvalidOptionError, ShapeError
+from jacobound.domains import Domain
+from jacobound.errors import InvalidOptionError
 from jacobound.graph import Graph, Node
 from jacobound.intervals import Interval
 from jacobound.linalg import dual_exponent
 from jacobound.methods.base import Budget, OutputMethod, derivative_ranges
 from jacobound.methods.crown import CROWN
+from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod, ranges_of_one
 from jacobound.methods.sdp_barrier import Barrier, Weights
 from jacobound.methods.sdp_certificate import SdpCertificate, certified_constant, certify
 from jacobound.methods.sdp_core import SdpCore, sdp_bytes, sdp_core
 from jacobound.methods.sdp_search import FIRST, WARM, feasible_start, search, warm_start
-from jacobound.regions import Domain
 from jacobound.results import Status
 
 # Up to so many rows (columns, entries) a maximum over them is taken one by one where one problem would do too.
 FEW = 64
-
-
-@dataclass(frozen=True, eq=False)
-class ConstantBound:
-    """What a Lipschitz method knows.
-
-    Args:
-        value: certified upper bound of ``sup ||J||_{p->q}``, 0-d float64; inf when nothing was proved.
-        status: `Status.CERTIFIED`, or why the bound is looser than the method could do.
-        details: constants of the parts that the value is the maximum of, by name.
-        certificates: what proves each part, in the same order; empty when nothing was proved.
-        slopes: derivative range of every elementwise node that was used.
-        ranges: the enclosures of the nodes' values.
-    """
-
-    value: Tensor
-    status: Status
-    details: Mapping[str, Tensor]
-    certificates: tuple[SdpCertificate, ...]
-    slopes: Mapping[Node, Interval]
-    ranges: Mapping[Node, Interval]
-
-
-class LipschitzMethod(ABC):
-    """Bounds a Lipschitz constant over a domain without going through the entries of the Jacobian."""
-
-    @abstractmethod
-    def constant(
-        self,
-        graph: Graph,
-        domain: Domain,
-        norm: tuple[float, float],
-        budget: Budget,
-        ranges: Mapping[Node, Interval] | None = None,
-    ) -> ConstantBound:
-        """A certified constant of the graph over the domain.
-
-        Args:
-            domain: one set; methods of this kind take sets one by one.
-            norm: (p, q), each 1, 2 or inf: ``||f(x) - f(y)||_q <= value ||x - y||_p``.
-            ranges: known enclosures of the nodes, in place of the method's own pre-activation bounds.
-        """
-
-
-def check_single(domain: Domain) -> None:
-    """Refuse several sets at once.
-
-    Raises:
-        ShapeError: unless the domain is one set.
-    """
-    if len(domain) != 1:
-        raise ShapeError(f"this method takes one set of inputs at a time, not {len(domain)}; ask for them one by one")
 
 
 @dataclass(frozen=True)
@@ -112,10 +59,9 @@ class LipSDP(LipschitzMethod):
         budget: Budget,
         ranges: Mapping[Node, Interval] | None = None,
     ) -> ConstantBound:
-        started = monotonic()
-        check_single(domain)
+        started, graph = monotonic(), graph.expanded()
         if ranges is None:
-            ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
+            ranges = ranges_of_one(self.preactivation, graph, domain, budget)
         slopes = derivative_ranges(graph, ranges)
         nothing = torch.tensor(math.inf, dtype=torch.float64)
         if not budget.fits(sdp_bytes(graph, slopes)):
