@@ -27,18 +27,21 @@ from jacobound import (
     RecurJac,
     SinglePrecision,
     Status,
+    UnsafeArithmeticError,
     bound_jacobian,
     bound_output,
     from_layers,
     lipschitz,
 )
+from jacobound.activations import activation
 from jacobound.domains import Domain, Owners
-from jacobound.graph import Elementwise
+from jacobound.graph import Affine, Elementwise, Input
 from jacobound.intervals import Interval
 from jacobound.methods.base import JacobianMethod, derivative_ranges
 from jacobound.methods.core import unstable_counts
 from jacobound.methods.groups import grouped, put_back
 from jacobound.methods.tangents import Neurons
+from jacobound.operator_kinds import Identity
 from jacobound.rounding import strict
 from single import nth, together
 
@@ -228,6 +231,34 @@ def test_an_accelerator_that_runs_out_of_memory_gets_smaller_runs(monkeypatch: p
     monkeypatch.setattr(IBP, "ranges", never)
     with pytest.raises(torch.OutOfMemoryError):
         bound_output(graph, ball, IBP())
+
+
+@pytest.mark.parametrize("p", (1, 2, math.inf))
+def test_sets_in_another_dtype_lose_nothing(p: float) -> None:
+    graph, centres = from_layers([torch.ones(1, 3, dtype=torch.float64)]), zoo.normal((4, 3), generator(0))
+    domain = Ball(centres, [0.0, 0.1], p).domains(graph)[0][:]
+    moved = domain.to(torch.float32)
+    assert moved.box.lower.dtype == torch.float32
+    assert bool((moved.box.lower.double() <= domain.box.lower).all())
+    assert bool((moved.box.upper.double() >= domain.box.upper).all())
+    if domain.centre is not None and domain.radius is not None:
+        assert moved.centre is not None and moved.radius is not None
+        off = torch.linalg.vector_norm(moved.centre.double() - domain.centre, ord=p, dim=1)
+        assert bool((moved.radius.double() >= domain.radius + off).all())
+
+
+def test_single_precision_keeps_a_point_that_float32_lacks() -> None:
+    """Nothing is rounded on the way through this network, so only the set itself can hold the point."""
+    like = torch.zeros((), dtype=torch.float64)
+    gate = Elementwise(activation("relu"), Input((2,)))
+    graph = Graph(Affine(((Identity((2,), (2,), like), gate),)))
+    found = bound_output(graph, Box([0.1, 0.7], [0.1, 0.7]), SinglePrecision(IBP()))
+    assert float(found.lower[0]) <= 0.1 <= float(found.upper[0]) and float(found.lower[1]) <= 0.7 <= float(
+        found.upper[1]
+    )
+    assert bool((found.upper - found.lower <= 1e-6).all())
+    with pytest.raises(UnsafeArithmeticError):
+        bound_output(from_layers([[[0.1]]]), Box([0.0], [1.0]), SinglePrecision())
 
 
 # --- memory -----------------------------------------------------------------------------------------------------

@@ -95,15 +95,15 @@ class Tangents:
             assert self.units is not None
             values = self.units.rows(unit_rows(len(self.units.union), self.like))
         if entries is None:
-            return values if wanted is None else values[..., wanted]
+            return values if wanted is None else values.index_select(2, wanted)
         if wanted is not None:
             place = entries.new_full((count,), -1)
             place[entries] = positions(len(entries), values)
             position = place[wanted]
             if bool((position >= 0).all()):
-                return values[..., position]
+                return values.index_select(2, position)
         full = values.new_zeros(*values.shape[:2], count).index_copy_(2, entries, values)
-        return full if wanted is None else full[..., wanted]
+        return full if wanted is None else full.index_select(2, wanted)
 
 
 def push_through(operator: LinearOperator, groups: Mapping[Key, Tangents], needed: Tensor | None) -> dict[Key, Tensor]:
