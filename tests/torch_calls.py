@@ -99,6 +99,7 @@ VECTORS: dict[str, Callable[[Tensor], object]] = {
     "norm 1": lambda x: x.norm(p=1, dim=1),
     "norm inf": lambda x: torch.linalg.vector_norm(x, ord=float("inf"), dim=1, keepdim=True),
     "norm 2": lambda x: torch.linalg.vector_norm(positive(x), dim=1),
+    "sum of what is a number": lambda x: torch.nansum(x, -1, keepdim=True) - 0.5 * x.nansum((1,), keepdim=True),
     "mean over negative axes": lambda x: x.mean((-1,), keepdim=True),
     "matmul": lambda x: x @ like(MATRIX, x),
     "matmul with a vector": lambda x: x @ like(ROW, x),

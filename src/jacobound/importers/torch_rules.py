@@ -130,7 +130,7 @@ _WINDOWS: Final[Rows] = (
 )
 
 _REDUCTIONS: Final[Rows] = (
-    (reductions.reduce, "mean.default mean.dim sum.default sum.dim_IntList"),
+    (reductions.reduce, "mean.default mean.dim sum.default sum.dim_IntList nansum.default"),
     (reductions.extremum_over, "amax.default amin.default max.default min.default max.dim min.dim"),
     (reductions.both_extrema, "aminmax.default"),
     (reductions.norm, "linalg_vector_norm.default"),
