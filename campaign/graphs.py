@@ -141,7 +141,9 @@ def attained(jacobian: Tensor, p: float, q: float) -> Tensor:
     inputs = jacobian.shape[2]
     units = torch.eye(inputs, dtype=jacobian.dtype)
     signs = torch.where(jacobian >= 0, 1.0, -1.0).transpose(1, 2)  # the best corner for every row
-    candidates = torch.cat((units.expand(len(jacobian), -1, -1), signs, jacobian.transpose(1, 2)), 2)
+    # Rows of saturated networks can be so small that their squares vanish.
+    rows = jacobian / jacobian.abs().amax(2, keepdim=True).clamp(min=torch.finfo(jacobian.dtype).tiny)
+    candidates = torch.cat((units.expand(len(jacobian), -1, -1), signs, rows.transpose(1, 2)), 2)
     length = torch.linalg.vector_norm(candidates, ord=p, dim=1).clamp(min=1e-300)
     return (torch.linalg.vector_norm(jacobian @ candidates, ord=q, dim=1) / length).amax(1)
 

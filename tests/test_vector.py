@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
+import jacobound as jb
 from jacobound import (
     CROWN,
     IBP,
@@ -368,3 +369,31 @@ def test_recursion_is_exact_for_one_comparison(generator: Generator) -> None:
         slack = 0.0 if isinstance(method, RecurJac) else weight.abs().max().item()
         assert torch.all(found.lower[0] >= hull.lower - 1e-12 - slack)
         assert torch.all(found.upper[0] <= hull.upper + 1e-12 + slack)
+
+
+def test_comparisons_of_dead_entries_cost_nothing() -> None:
+    """Entries behind closed ReLUs are exactly 0: their comparison has an argument of 0, where ReLU has two slopes."""
+    weight = torch.tensor([[1.0, 0.5], [-1.0, 0.25], [0.5, 1.0], [0.3, -1.0]], dtype=torch.float64)
+    bias = torch.tensor([-9.0, -9.0, -9.0, 3.0], dtype=torch.float64)
+    hidden = Elementwise(activation("relu"), Affine(((Dense(weight), Input((2,))),), bias))
+    pooled = Vector(Maximum(torch.tensor([[0, 2], [1, 3]]), (4,)), hidden, "pool")
+    graph = Graph(Affine(((Dense(torch.tensor([[2.0, 3.0]], dtype=torch.float64)), pooled),)))
+    region = jb.Ball([0.0, 0.0], 1.0, float("inf"))
+    for method in (jb.FastLip(), jb.RecurJac(), jb.RecurJac(direction="forward")):
+        found = jb.bound_jacobian(graph, region, method)
+        assert int(found.unstable) == 0
+        assert torch.allclose(found.lower, 3 * weight[3:], rtol=1e-12) and torch.allclose(found.upper, 3 * weight[3:])
+    # An engine's rounding does pass there, so the distance of an execution must not leave it out.
+    run = jb.lipschitz(graph, region, search=None, semantics="executed")
+    assert run.delta is not None and run.delta > 0
+
+
+@pytest.mark.parametrize("method", [jb.FastLip(), jb.RecurJac()], ids=["FastLip", "RecurJac"])
+def test_a_neuron_is_reached_through_any_term_of_a_sum(method: jb.FastLip | jb.RecurJac) -> None:
+    one = torch.ones(1, 1, dtype=torch.float64)
+    x = Input((1,))
+    dead = Elementwise(activation("relu"), Affine(((Dense(one), x),), torch.tensor([-9.0], dtype=torch.float64)))
+    both = Affine(((Dense(one), dead), (Dense(2 * one), x)), None, "both")
+    graph = Graph(Affine(((Dense(3 * one), Elementwise(activation("relu"), both)),)))
+    found = jb.bound_jacobian(graph, jb.Ball([0.0], 1.0, float("inf")), method)
+    assert float(found.lower) <= 0 and 6 <= float(found.upper) <= 6 * (1 + 1e-9) and int(found.unstable) == 1

@@ -14,6 +14,7 @@ from jacobound.graph import Affine, Elementwise, Graph, Node, size
 from jacobound.intervals import Interval, interval_dot
 from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod, derivative_ranges
 from jacobound.methods.crown import CROWN
+from jacobound.methods.tangents import reached_slopes
 from jacobound.operators import LinearOperator, positions, unit_rows
 from jacobound.results import Status
 from jacobound.rounding import down, up
@@ -34,7 +35,7 @@ class FastLip(JacobianMethod):
     ) -> JacobianEnclosure:
         if ranges is None:
             ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
-        slopes = derivative_ranges(graph, ranges)
+        slopes = reached_slopes(graph, derivative_ranges(graph, ranges))
         return by_intervals(graph, slopes, ranges, interval_adjoints(graph, slopes)).over(len(domain))
 
 

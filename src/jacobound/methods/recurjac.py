@@ -16,6 +16,7 @@ from jacobound.methods.directions import both
 from jacobound.methods.product_relaxation import chord, constant
 from jacobound.methods.recursion import recur
 from jacobound.methods.reversal import forward, forward_shifted
+from jacobound.methods.tangents import reached_slopes
 
 _RELAXATIONS = {"constant": constant, "chord": chord}
 _DIRECTIONS = {"backward": recur, "forward": forward, "forward-shifted": forward_shifted, "both": both}
@@ -53,6 +54,6 @@ class RecurJac(JacobianMethod):
         graph = graph.with_affine_output()
         if ranges is None:
             ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
-        slopes = derivative_ranges(graph, ranges)
+        slopes = reached_slopes(graph, derivative_ranges(graph, ranges))
         found = _DIRECTIONS[self.direction](graph, slopes, ranges, _RELAXATIONS[self.relaxation], budget)
         return found.over(len(domain))

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from jacobound.graph import Affine, Elementwise, Graph, Input, Node
 from jacobound.intervals import Interval
 from jacobound.methods.base import flat_indices
 from jacobound.operators import LinearOperator, positions, unit_rows
@@ -159,6 +160,33 @@ def passing(slope: Interval) -> tuple[Tensor, Tensor]:
     known = torch.where(slope.lower == slope.upper, slope.lower, 0.0)
     entries = flat_indices((known != 0).any(0))
     return entries, known[:, entries]
+
+
+def reached_slopes(graph: Graph, slopes: Mapping[Node, Interval]) -> dict[Node, Interval]:
+    """The slopes, set to 0 for neurons that no derivative by the input can reach.
+
+    The tangent of such a neuron is exactly zero: every path to it passes a slope of 0 or has no weight. Whatever its
+    own slope is, the Jacobian does not change, and it need not count as unstable (the comparison of two dead entries
+    in a max-pooling window has an argument of exactly 0, where ReLU has both slopes). Not for derivatives with respect
+    to inner nodes alone, as rounding of an execution needs them.
+
+    Args:
+        slopes: derivative range of every elementwise node, shape (N, *node shape).
+    """
+    reached: dict[Node, Tensor] = {}
+    found: dict[Node, Interval] = {}
+    for node in graph.nodes:
+        if isinstance(node, Input):
+            reached[node] = graph.example.new_ones(1, *node.shape)
+        elif isinstance(node, Affine):
+            images = [operator.abs().apply(reached[source]) for operator, source in node.terms]
+            total = sum(images[1:], images[0])
+            reached[node] = (total > 0).to(total)
+        elif isinstance(node, Elementwise):
+            slope, arrives = slopes[node], reached[node.source] > 0
+            found[node] = slope.map(lambda end, arrives=arrives: torch.where(arrives, end, 0.0))
+            reached[node] = (arrives & can_differ(slope)).to(slope.lower)
+    return found
 
 
 def underflow_of(operator: LinearOperator, weight: Tensor) -> Tensor | float:
