@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 import jacobound as jb
+from jacobound.activations import activation, families
+from jacobound.execution import FUNCTION_UNITS
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node
 from jacobound.operator_kinds import Dense
 from zoo import KINDS, realised
@@ -161,3 +163,14 @@ def test_the_worst_order_of_a_long_sum_is_covered(large: str) -> None:
     exact = jb.bound_output(graph, region)
     assert exact.lower[0] > 1 + 2.0**-14
     assert jb.bound_output(graph, region, semantics="executed").lower[0] <= 1.0
+
+
+@pytest.mark.parametrize("name", [family.name for family in families() if family.name not in ("prelu", "power")])
+def test_activations_of_torch_stay_below_half_of_what_engines_are_allowed(name: str) -> None:
+    function = activation(name).value
+    sizes = torch.tensor([1e-3, 1.0, 5.0, 30.0]).repeat_interleave(5000)
+    z = (torch.randn(20000) * sizes).clamp(-80.0, 80.0)
+    exact, found = function(z.double()), function(z).double()
+    known = torch.isfinite(exact) & torch.isfinite(found)
+    unit = 2 * jb.Executed().unit * torch.maximum(z.double().abs(), exact.abs()).clamp(min=1.0)
+    assert known.sum() > 5000 and ((found - exact).abs() / unit)[known].max() <= FUNCTION_UNITS / 2

@@ -24,7 +24,10 @@ FOLDED = 8
 """Further roundings of one product when an engine folds scales and shifts into the weights before or after it."""
 
 FUNCTION_UNITS = 8
-"""Error of an activation in units of 2 u max(1, |argument|, |value|); measured libraries stay below half of it."""
+"""Error of an activation in units of 2 u max(1, |argument|, |value|), taken for granted of an engine.
+
+PyTorch in float32 on a CPU stays below half of it for every registered activation (`tests/test_executed.py` measures).
+"""
 
 
 @dataclass(frozen=True)
