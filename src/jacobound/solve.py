@@ -155,7 +155,8 @@ def lipschitz(
     """
     method, exponents = RecurJac() if method is None else method, _norm(norm)
     matrix = None if rows is None else _matrix(rows, graph)
-    expanded = (target := graph.with_rows(matrix)).expanded()
+    target = graph.with_rows(matrix)
+    expanded = target.expanded()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> _Constants:
@@ -164,11 +165,9 @@ def lipschitz(
 
         found = _joined(_in_runs(work, domains, expanded, budget, method.bytes_per_set(expanded)))
         upper = torch.stack(list(found.known.values())).amin(0)
-        status = Status.of(_in_time(found.status, budget), upper)
-        delta = None
-        if semantics != "real":
-            delta = _distance(_meant(graph, semantics).with_rows(matrix).expanded(), domains, budget, exponents[1])
-            status, delta = Status.of(status, delta), delta.reshape(lead)
+        meant = _meant(graph, semantics).with_rows(matrix).expanded()
+        delta = None if meant.execution is None else _distance(meant, domains, budget, exponents[1])
+        status = Status.of(_in_time(found.status, budget), upper, *([] if delta is None else [delta]))
     return LipschitzBound(
         upper=upper.reshape(lead),
         lower=_attained(found.witness, upper).reshape(lead),
@@ -182,7 +181,7 @@ def lipschitz(
         activations=_activations(expanded),
         radii=region.radii if isinstance(region, Ball) else (),
         provenance=_provenance(graph, method, clock(), None if search is None else search.seed, semantics),
-        delta=delta,
+        delta=None if delta is None else delta.reshape(lead),
     )
 
 
