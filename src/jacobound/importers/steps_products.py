@@ -33,16 +33,16 @@ class ProductSteps(BasicSteps):
     ) -> Node:
         """``gamma (x - mean) / sqrt(variance + eps) + beta`` per channel (axis 0 of the node), without rounding."""
 
-        def per_channel(x: Tensor) -> Tensor:
-            return x.reshape(-1, *(1 for _ in node.shape[1:])).broadcast_to(node.shape).clone()
+        def spread(x: Tensor) -> Tensor:
+            return per_channel(x, node.shape)
 
         if not bool((variance.double() + eps > 0).all()):
             raise InvalidModelError(f"'{name}' has a running variance below -eps; check the file it was loaded from")
         factor = (Interval.exact(variance) + eps).sqrt().reciprocal()
         if gamma is not None:
             factor = factor * gamma
-        centred = self.add([(1.0, node)], per_channel(-mean), f"{name}.centre")
-        return self.scale(centred, factor.map(per_channel), name, None if beta is None else per_channel(beta))
+        centred = self.add([(1.0, node)], spread(-mean), f"{name}.centre")
+        return self.scale(centred, factor.map(spread), name, None if beta is None else spread(beta))
 
     def sum(self, node: Node, axes: Sequence[int], keepdim: bool, name: str) -> Node:
         """Sum over axes (counted without batch), as a row of ones after moving the axes to the end."""
@@ -267,3 +267,8 @@ def _aligned(constant: Tensor, labels: Labels, order: Labels) -> Tensor:
     for place, label in enumerate(order):
         moved = moved if label in labels else moved.unsqueeze(place)
     return moved
+
+
+def per_channel(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """One number for each entry of axis 0, written out over a shape."""
+    return x.reshape(-1, *(1 for _ in shape[1:])).broadcast_to(shape).clone()

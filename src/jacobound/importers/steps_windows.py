@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jacobound.errors import UnsupportedOpError
 from jacobound.graph import Affine, Node
-from jacobound.importers.steps_products import ProductSteps
+from jacobound.importers.steps_products import ProductSteps, per_channel
 from jacobound.operator_kinds import Convolution, Sparse
 
 Row = Mapping[int, Fraction]
@@ -41,14 +41,13 @@ class WindowSteps(ProductSteps):
             pads: zeros in front of and behind each spatial axis.
         """
         if any(before != after for before, after in pads):
-            flat = [amount for pair in reversed(pads) for amount in pair]
-            node = self.move(node, lambda x: torch.nn.functional.pad(x, flat), f"{name}.pad")
+            node = self._padded(node, pads, f"{name}.pad")
             pads = [(0, 0) for _ in pads]
         operator = Convolution(
             weight, node.shape, tuple(stride), tuple(before for before, _ in pads), tuple(dilation), groups
         )
         if bias is not None:
-            bias = bias.reshape(-1, *(1 for _ in pads)).broadcast_to(operator.out_shape).clone()
+            bias = per_channel(bias, operator.out_shape)
         return self._as_affine(node, operator, name, bias)
 
     def transposed_convolution(
@@ -84,14 +83,18 @@ class WindowSteps(ProductSteps):
             weight, image, tuple(stride), tuple(0 for _ in full), tuple(dilation), groups, adjoint=True
         )
         if bias is not None:
-            bias = bias.reshape(-1, *(1 for _ in full)).broadcast_to((image[0], *wanted)).clone()
+            bias = per_channel(bias, (image[0], *wanted))
         if tuple(wanted) == image[1:] and all(pad == (0, 0) for pad in pads):
             return self._as_affine(node, operator, name, bias)
         whole = self._as_affine(node, operator, f"{name}.whole")
         crop = [(-before, length + before - f) for f, length, (before, _) in zip(full, wanted, pads, strict=True)]
-        flat = [amount for pair in reversed(crop) for amount in pair]
-        part = self.move(whole, lambda x: torch.nn.functional.pad(x, flat), name)
+        part = self._padded(whole, crop, name)
         return Affine(part.terms, bias, name) if isinstance(part, Affine) and bias is not None else part
+
+    def _padded(self, node: Node, amounts: Sequence[tuple[int, int]], name: str) -> Node:
+        """Zeros in front of and behind each spatial axis; negative amounts crop."""
+        flat = [amount for pair in reversed(amounts) for amount in pair]
+        return self.move(node, lambda x: torch.nn.functional.pad(x, flat), name)
 
     def average_pool(
         self,
