@@ -1,10 +1,12 @@
 """`python -m benchmarks`: measure everything, write ``benchmarks/results``, print the tables (about five minutes).
 
-`python -m benchmarks a mnist_cnn_avg` measures only what has these labels or networks, and writes nothing.
+`python -m benchmarks a mnist_cnn_avg` measures only what has these labels or networks, and writes no tables. A run that
+was interrupted goes on where it stopped, as long as the sources are the same.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -19,6 +21,7 @@ from benchmarks.plan import REPETITIONS, REPOSITORY, Task, data_folder, tasks
 from benchmarks.tables import render
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
+PARTIAL = RESULTS / "partial.json"
 
 
 def cpu_model() -> str:
@@ -29,6 +32,15 @@ def cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def fingerprint() -> str:
+    """A digest of the sources that are measured and of those that measure."""
+    found = hashlib.sha256()
+    for folder in ("src/jacobound", "benchmarks"):
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def run(task: Task) -> dict[str, Any]:
@@ -51,12 +63,20 @@ def measure_all(wanted: set[str]) -> dict[str, Any]:
     if not planned:
         known = sorted({name for task in tasks(data) for name in (task.label, task.name)} - {""})
         raise RuntimeError(f"nothing is called {' or '.join(sorted(wanted))}; there are: {', '.join(known)}")
+    sources = fingerprint()
+    known = {} if not PARTIAL.is_file() else json.loads(PARTIAL.read_text(encoding="utf-8"))
+    known = known if known.get("sources") == sources else {"sources": sources}
     runs = []
     for done, task in enumerate(planned):
         radii = ", ".join(f"{radius:g}" for radius in task.radii)
         print(f"[{done + 1}/{len(planned)}] {task.kind}: {task.name}, radius {radii}, threads {task.threads}",
               file=sys.stderr, flush=True)  # fmt: skip
-        runs.append(run(task))
+        name = json.dumps(task.as_dict())
+        if name not in known:
+            known[name] = run(task)
+            RESULTS.mkdir(exist_ok=True)
+            PARTIAL.write_text(json.dumps(known), encoding="utf-8")
+        runs.append(known[name])
     machine = {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
@@ -89,6 +109,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "latest.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     title = "# Benchmarks\n\nWritten by `python -m benchmarks` (`make bench`).\n\n"
+    PARTIAL.unlink(missing_ok=True)
     (RESULTS / "README.md").write_text(title + tables, encoding="utf-8")
 
 

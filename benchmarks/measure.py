@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from time import perf_counter, process_time
+from time import monotonic, perf_counter, process_time
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import jacobound as jb
-from benchmarks.plan import GEMM_SIZE
+from benchmarks.plan import FEWEST, GEMM_SIZE, LONG
 from jacobound.methods.base import OutputMethod
 
 
@@ -46,13 +46,15 @@ class Samples:
 def interleaved(calls: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, Samples]:
     """Times of several calls in turn, in an order that changes, so that drift of the machine meets all alike.
 
-    Every call is made once before, untimed.
+    Every call is made once before, untimed. Long calls are repeated less often, `FEWEST` times at least.
     """
     for call in calls.values():
         call()
     found = {name: Samples() for name in calls}
-    names = list(calls)
-    for _ in range(repetitions):
+    names, started = list(calls), monotonic()
+    for done in range(repetitions):
+        if done >= FEWEST and monotonic() - started > LONG:
+            break
         for name in names:
             found[name].time(calls[name])
         names.reverse()

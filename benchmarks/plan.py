@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REPETITIONS = 7
+FEWEST = 3  # repetitions of calls that take long
+LONG = 60.0  # seconds after which no more than the fewest are made
 GEMM_SIZE = 2000
 DEMO = "demo"
 

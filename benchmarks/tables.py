@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks.peers import TOOLS
-from benchmarks.plan import DEMO, GEMM_SIZE, NETWORKS, SOUND_LIMIT
+from benchmarks.plan import DEMO, FEWEST, GEMM_SIZE, NETWORKS, SOUND_LIMIT
 
 Results = dict[str, Any]
 
@@ -17,7 +17,8 @@ def render(results: Results) -> str:
     parts = [
         f"Measured on {machine['cpu']} ({machine['cores']} cores, {machine['simd']}), Python {machine['python']}, "
         f"torch {machine['torch']}, float64, {results['date']}. Every measurement ran in a process of its own; times "
-        f"are medians of at least {results['repetitions']} calls after a first one. CPU seconds count all threads. "
+        f"are medians of {results['repetitions']} calls after a first one ({FEWEST} or more where one takes long). CPU "
+        "seconds count all threads. "
         f"Load of the machine when the run began: {machine['load']:.1f}."
     ]
     if not results["with_data"]:

@@ -81,7 +81,7 @@ def _network(task: Task) -> dict[str, Any]:
     peak = measure.peak_megabytes()
     result = jb.bound_jacobian(one.graph, ball)
     constants = {
-        name: float(jb.lipschitz(one.graph, ball, norm=norm, search=None).upper)
+        name: float(jb.lipschitz(one.graph, ball, jb.RecurJac(), norm=norm, search=None).upper)
         for name, norm in (("linf", (inf, inf)), ("l2", (2, 2)))
     }
     return {
@@ -99,17 +99,17 @@ def _peers(task: Task) -> dict[str, Any]:
     from benchmarks.problems import problem
 
     one = problem(task.name)
-    matrix = one.row()
+    matrix, recursion = one.row(), jb.RecurJac()
     found: dict[str, Any] = {"label": one.label, "row": {}, "rows": {}, "full": {}}
     for radius in task.radii:
         ball = one.ball(radius)
 
         def row(ball: jb.Ball = ball) -> float:
-            result = jb.lipschitz(one.graph, ball, norm=(inf, inf), rows=matrix, search=None)
+            result = jb.lipschitz(one.graph, ball, recursion, norm=(inf, inf), rows=matrix, search=None)
             return float(result.upper)
 
         def rows(ball: jb.Ball = ball) -> float:
-            return float(jb.lipschitz(one.graph, ball, norm=(inf, inf), search=None).upper)
+            return float(jb.lipschitz(one.graph, ball, recursion, norm=(inf, inf), search=None).upper)
 
         def full(ball: jb.Ball = ball) -> float:
             return _largest_row_sum(jb.bound_jacobian(one.graph, ball))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -55,12 +56,12 @@ def subject() -> demo.Subject:
 def test_help_fits_a_screen_and_version_is_known(capsys: Capture) -> None:
     code, shown, _ = run(capsys, "--help")
     assert code == 0 and len(shown.splitlines()) <= 24
-    assert all(command in shown for command in ("demo", "inspect", "bound", "lipschitz"))
+    assert all(command in shown for command in ("demo", "inspect", "bound", "lipschitz", "methods"))
     code, shown, _ = run(capsys, "--version")
     assert code == 0 and shown.strip() == version("jacobound")
     for command in ("demo", "inspect", "bound", "lipschitz"):
         code, shown, _ = run(capsys, command, "--help")
-        assert code == 0 and len(shown.splitlines()) <= 66 and "--debug" in shown
+        assert code == 0 and len(shown.splitlines()) <= 78 and "--debug" in shown
 
 
 def test_python_m_is_the_same_command() -> None:
@@ -150,6 +151,28 @@ def test_lipschitz_table(capsys: Capture, tmp_path: Path) -> None:
     assert 179 < attained[0] <= uppers[0] < 180 and all("certified" in row for row in rows)
     assert "constant  linf -> linf of the rows 3" in shown and "linf ball" in shown
     assert "<svg" in (tmp_path / "l.svg").read_text()
+
+
+def test_constants_of_the_whole_space_and_single_methods(capsys: Capture) -> None:
+    code, shown, complaints = run(capsys, "lipschitz", NET, "--global", "--rows", "3", "--budget", "5")
+    assert code == 0 and complaints == "" and "the whole space" in shown and "candidates" in shown
+    assert "method    Best()" in shown and "AutoLip" in shown and "LipSDP" in shown
+    code, shown, _ = run(capsys, "lipschitz", NET, "--global", "--method", "autolip", "--json")
+    (found,) = strict_json(shown)
+    assert code == 0 and found["method"] == "AutoLip" and found["status"]["certified"] and found["radii"] == []
+    code, shown, _ = run(capsys, "lipschitz", NET, "--global", "--pairs", "greedy", "--json")
+    (found,) = strict_json(shown)
+    assert code == 1 and found["status"]["name"] == "estimate"
+
+
+def test_the_list_of_methods_is_complete(capsys: Capture) -> None:
+    code, shown, _ = run(capsys, "methods")
+    assert code == 0 and all(
+        name in shown for name in importlib.import_module("jacobound.methods").__all__ if name != "Budget"
+    )
+    code, shown, _ = run(capsys, "methods", "--json")
+    found = {entry["name"]: entry for entry in strict_json(shown)}
+    assert found["RecurJac"]["source"] == "Zhang et al., AAAI 2019" and found["SeqLip greedy"]["status"] == "estimate"
 
 
 def test_lipschitz_json_is_a_list_of_results(capsys: Capture) -> None:
@@ -253,6 +276,11 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "threads": (("bound", NET, *IMAGE, "--radius", "0.1", "--threads", "0"), "--threads"),
     "memory": (("bound", NET, *IMAGE, "--radius", "0.1", "--memory", "nan"), "--memory"),
     "seconds": (("bound", NET, *IMAGE, "--radius", "0.1", "--seconds", "-1"), "--seconds"),
+    "global with a point": (("lipschitz", NET, *IMAGE, "--global"), "whole space"),
+    "no point": (("lipschitz", NET, "--radius", "0.1"), "--input is missing"),
+    "pairs of what": (("lipschitz", NET, "--global", "--method", "lipsdp", "--pairs", "dual"), "--pairs belongs"),
+    "ranges of what": (("lipschitz", NET, "--global", "--preactivation", "ibp"), "choose one with --method"),
+    "recursion of what": (("lipschitz", NET, "--global", "--method", "autolip", "--direction", "both"), "recurjac"),
     "search": (("lipschitz", NET, *IMAGE, "--radius", "0.1", "--points", "-1"), "points >= 0"),
     "figure elsewhere": (("bound", NET, *IMAGE, "--radius", "0.1", "--plot", "nowhere/a.png"), "nowhere"),
     "figure of another kind": (("bound", NET, *IMAGE, "--radius", "0.1", "--plot", "a.txt"), "a.txt"),

@@ -20,6 +20,7 @@ from jacobound.methods import (
     CROWN,
     IBP,
     AutoLip,
+    Best,
     Budget,
     FastLin,
     FastLip,
@@ -30,7 +31,7 @@ from jacobound.methods import (
     SinglePrecision,
 )
 from jacobound.regions import Ball, Box, WholeSpace
-from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds, Provenance, Status
+from jacobound.results import Candidate, JacobianBounds, LipschitzBound, OutputBounds, Provenance, Status
 from jacobound.solve import bound_jacobian, bound_output, lipschitz
 
 __all__ = [
@@ -38,8 +39,10 @@ __all__ = [
     "IBP",
     "AutoLip",
     "Ball",
+    "Best",
     "Box",
     "Budget",
+    "Candidate",
     "Executed",
     "FastLin",
     "FastLip",

@@ -152,6 +152,27 @@ class JacobianBounds(_Result):
 
 
 @dataclass(frozen=True, eq=False)
+class Candidate:
+    """One of the constants of which the smallest certified one is the answer.
+
+    Args:
+        value: of the shape of the answer's `upper`; inf where the candidate was left out or proves nothing.
+        status: whether it is certified, or why it is looser than its method could do.
+        seconds: what it took; 0 for those that come along with another one.
+        certificates: for methods that prove by multipliers what they proved, set by set; else empty.
+    """
+
+    value: Tensor
+    status: Status
+    seconds: float = 0.0
+    certificates: tuple[tuple[Any, ...], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Value, status and seconds as plain numbers and strings."""
+        return {"value": _plain(self.value), "status": _plain(self.status), "seconds": self.seconds}
+
+
+@dataclass(frozen=True, eq=False)
 class LipschitzBound(_Result):
     """A Lipschitz constant from l_p to l_q over a region, as a bracket ``lower <= true constant <= upper``.
 
@@ -163,7 +184,7 @@ class LipschitzBound(_Result):
         norm: (p, q): ``||f(x) - f(y)||_q <= L ||x - y||_p``.
         method: the candidate that gave the smallest bound, for the first point.
         seconds: wall-clock time.
-        details: every candidate by name with its value (certified, same shape as `upper`).
+        details: every `Candidate` by name.
         unstable: number of activations whose slope is not known over the region, same shape as `upper`.
         activations: number of all activations.
         radii: the radii of the region's balls, empty when it has none.
@@ -179,7 +200,7 @@ class LipschitzBound(_Result):
     norm: tuple[float, float]
     method: str
     seconds: float
-    details: Mapping[str, Tensor]
+    details: Mapping[str, Candidate]
     unstable: Tensor
     activations: int
     radii: tuple[float, ...]
@@ -217,6 +238,8 @@ def _plain(value: Any) -> Any:
         return _plain(value.detach().cpu().tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else repr(value)
+    if isinstance(value, Candidate):
+        return value.to_dict()
     if isinstance(value, Status):
         return {"name": value.name.lower(), "certified": value.certified, "meaning": value.value}
     if isinstance(value, Mapping):

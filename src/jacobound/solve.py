@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Literal, TypeVar
 
@@ -21,16 +21,16 @@ from torch import Tensor
 from jacobound.domains import Domain, Domains
 from jacobound.errors import InvalidOptionError, ShapeError
 from jacobound.execution import Executed
-from jacobound.graph import Elementwise, Graph, Node, size
+from jacobound.graph import Elementwise, Graph, size
 from jacobound.intervals import Interval, concatenated
-from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod, sets_worth
-from jacobound.methods.constants import from_entries, split_products
+from jacobound.methods.base import Budget, JacobianMethod, OutputMethod, sets_worth
+from jacobound.methods.best import SECONDS, Best
+from jacobound.methods.candidates import Candidates, candidates, unstable_neurons, worst
 from jacobound.methods.crown import CROWN
 from jacobound.methods.executed import executed, execution_error
 from jacobound.methods.lipschitz_method import LipschitzMethod
 from jacobound.methods.recurjac import RecurJac
 from jacobound.methods.sampling import Sampling, Witness
-from jacobound.methods.tangents import is_unstable
 from jacobound.regions import Ball, Region
 from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds, Provenance, Status
 from jacobound.rounding import strict
@@ -113,21 +113,21 @@ def bound_jacobian(
 
         def work(domain: Domain, budget: Budget) -> tuple[Interval, Tensor, Status]:
             enclosure = method.enclose(target, domain, budget)
-            return enclosure.entries, _unstable(enclosure.slopes, len(domain)), enclosure.status
+            return enclosure.entries, unstable_neurons(enclosure.slopes, len(domain)), enclosure.status
 
         found = _in_runs(work, domains, target, budget, method.bytes_per_set(target))
         entries = concatenated([one for one, _, _ in found], 0)
         shape = (*lead, size(target.output), *graph.in_shape)
         lower, upper = entries.lower.reshape(shape), entries.upper.reshape(shape)
         unstable = torch.cat([one for _, one, _ in found]).reshape(lead)
-        status = Status.of(_in_time(_worst([one for _, _, one in found]), budget), lower, upper)
+        status = Status.of(_in_time(worst([one for _, _, one in found]), budget), lower, upper)
     return JacobianBounds(lower, upper, status, _provenance(graph, method, clock()), unstable, _activations(target))
 
 
 def lipschitz(
     graph: Graph,
     region: Region,
-    method: JacobianMethod | LipschitzMethod | None = None,
+    method: JacobianMethod | LipschitzMethod | Best | None = None,
     *,
     norm: tuple[float, float] = (2, 2),
     rows: Rows | None = None,
@@ -139,12 +139,12 @@ def lipschitz(
 
     Args:
         graph: the network.
-        region: where the input is; convex, so that Jacobian bounds are Lipschitz constants.
-        method: a Jacobian method (then the minimum with products of norms is taken; `details` lists every candidate)
-            or a Lipschitz method such as `LipSDP()` or `AutoLip()`; None takes `RecurJac()`.
+        region: where the input is.
+        method: a Jacobian method (with products of norms), a Lipschitz method such as `LipSDP()`, or `Best(a, b)` for
+            the smallest of several; None takes `Best()`, which chooses. `details` lists every candidate.
         norm: (p, q) with p, q in {1, 2, inf}: ``||f(x) - f(y)||_q <= L ||x - y||_p``.
         rows: combinations of the flattened outputs, shape (k, outputs); None for all outputs.
-        budget: time, memory and progress.
+        budget: time, memory and progress; None gives a call without a method 10 seconds, and others all they need.
         search: how the lower bound is found; None leaves it out (0 is returned).
         semantics: "real" for the exact network; with "executed" (float32) or `Executed(dtype)` the result has a
             certified `delta` besides: ``||F(x) - F(y)||_q <= upper ||x - y||_p + 2 delta`` for the executed network F.
@@ -153,79 +153,37 @@ def lipschitz(
         ShapeError, InvalidRegionError: when region, rows or norm do not fit.
         UnsafeArithmeticError: when the machine's settings break the rounding model.
     """
-    method, exponents = RecurJac() if method is None else method, _norm(norm)
-    matrix = None if rows is None else _matrix(rows, graph)
+    exponents, matrix = _norm(norm), None if rows is None else _matrix(rows, graph)
+    if method is None:
+        method, budget = Best(), Budget(SECONDS) if budget is None else budget
     target = graph.with_rows(matrix)
     expanded = target.expanded()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
 
-        def work(domain: Domain, budget: Budget) -> _Constants:
+        def work(domain: Domain, budget: Budget) -> tuple[Candidates, Witness | None]:
             witness = None if search is None else search.search(expanded, domain, exponents, budget)
-            return replace(_constants(method, target, domain, exponents, budget), witness=witness)
+            return _above(method, target, domain, exponents, budget), witness
 
-        found = _joined(_in_runs(work, domains, expanded, budget, method.bytes_per_set(expanded)))
-        upper = torch.stack(list(found.known.values())).amin(0)
+        runs = _in_runs(work, domains, expanded, budget, method.bytes_per_set(expanded))
+        found, witness = Candidates.joined([one for one, _ in runs]), _joined([one for _, one in runs])
         meant = _meant(graph, semantics).with_rows(matrix).expanded()
         delta = None if meant.execution is None else _distance(meant, domains, budget, exponents[1])
-        status = Status.of(_in_time(found.status, budget), upper, *([] if delta is None else [delta]))
+        status = Status.of(_in_time(found.status, budget), found.upper, *([] if delta is None else [delta]))
     return LipschitzBound(
-        upper=upper.reshape(lead),
-        lower=_attained(found.witness, upper).reshape(lead),
-        witness=None if found.witness is None else found.witness.point.reshape(*lead, *graph.in_shape),
+        upper=found.upper.reshape(lead),
+        lower=_attained(witness, found.upper).reshape(lead),
+        witness=None if witness is None else witness.point.reshape(*lead, *graph.in_shape),
         status=status,
         norm=exponents,
-        method=min(found.known, key=lambda name: float(found.known[name][0])),
+        method=found.winner,
         seconds=clock(),
-        details={name: value.reshape(lead) for name, value in found.known.items()},
+        details={name: replace(one, value=one.value.reshape(lead)) for name, one in found.known.items()},
         unstable=found.unstable.reshape(lead),
         activations=_activations(expanded),
         radii=region.radii if isinstance(region, Ball) else (),
         provenance=_provenance(graph, method, clock(), None if search is None else search.seed, semantics),
         delta=None if delta is None else delta.reshape(lead),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Constants:
-    """What one run of sets gave: constants by name (N,), unstable neurons (N,), and points."""
-
-    known: dict[str, Tensor]
-    unstable: Tensor
-    status: Status
-    witness: Witness | None = None
-
-
-def _joined(runs: list[_Constants]) -> _Constants:
-    """All sets side by side."""
-    witnesses = [run.witness for run in runs if run.witness is not None]
-    points, values = [w.point for w in witnesses], [w.value for w in witnesses]
-    return _Constants(
-        {name: torch.cat([run.known[name] for run in runs]) for name in runs[0].known},
-        torch.cat([run.unstable for run in runs]),
-        _worst([run.status for run in runs]),
-        Witness(torch.cat(points), torch.cat(values)) if witnesses else None,
-    )
-
-
-def _constants(
-    method: JacobianMethod | LipschitzMethod,
-    graph: Graph,
-    domain: Domain,
-    norm: tuple[float, float],
-    budget: Budget,
-) -> _Constants:
-    """What a method knows of the constants of a run of sets."""
-    name = type(method).__name__
-    if isinstance(method, JacobianMethod):
-        enclosure = method.enclose(graph.expanded(), domain, budget)
-        known = _candidates(graph.expanded(), enclosure, name, *norm)
-        known = {name: value.expand(len(domain)) for name, value in known.items()}
-        return _Constants(known, _unstable(enclosure.slopes, len(domain)), enclosure.status)
-    found = [method.constant(graph, domain[k : k + 1], norm, budget) for k in range(len(domain))]
-    slopes = [{node: slope[None] for node, slope in one.slopes.items()} for one in found]
-    unstable = torch.cat([_unstable(one, 1) for one in slopes])
-    values = torch.stack([one.value for one in found]).to(device=graph.device, dtype=graph.dtype)
-    return _Constants({name: values}, unstable, _worst([one.status for one in found]))
 
 
 def _distance(run: Graph, domains: Domains, budget: Budget, q: float) -> Tensor:
@@ -238,9 +196,24 @@ def _distance(run: Graph, domains: Domains, budget: Budget, q: float) -> Tensor:
     return torch.cat(_in_runs(error, domains, run, budget, method.bytes_per_set(run)))
 
 
-def _candidates(graph: Graph, enclosure: JacobianEnclosure, name: str, p: float, q: float) -> dict[str, Tensor]:
-    """Every certified constant that is at hand, by name."""
-    return {name: from_entries(enclosure, p, q), **split_products(graph, enclosure, p, q)}
+def _above(
+    method: JacobianMethod | LipschitzMethod | Best,
+    graph: Graph,
+    domain: Domain,
+    norm: tuple[float, float],
+    budget: Budget,
+) -> Candidates:
+    """What a method knows of the constants of a run of sets."""
+    if isinstance(method, Best):
+        return method.candidates(graph, domain, norm, budget)
+    return candidates(method, graph, domain, norm, budget)
+
+
+def _joined(runs: list[Witness | None]) -> Witness | None:
+    """The witnesses of all sets side by side."""
+    found = [one for one in runs if one is not None]
+    points, values = [one.point for one in found], [one.value for one in found]
+    return Witness(torch.cat(points), torch.cat(values)) if found else None
 
 
 def _attained(witness: Witness | None, upper: Tensor) -> Tensor:
@@ -249,12 +222,6 @@ def _attained(witness: Witness | None, upper: Tensor) -> Tensor:
         return torch.zeros_like(upper)
     close = witness.value <= upper * (1 + 1e-6)
     return torch.where(close, torch.minimum(witness.value, upper), witness.value)
-
-
-def _unstable(slopes: Mapping[Node, Interval], sets: int) -> Tensor:
-    """How many neurons of each set have more than one possible slope, shape (N,)."""
-    counts = [is_unstable(slope).flatten(1).sum(1).cpu() for slope in slopes.values()]
-    return torch.stack(counts).sum(0) if counts else torch.zeros(sets, dtype=torch.int64)
 
 
 def _activations(graph: Graph) -> int:
@@ -276,7 +243,7 @@ def _prepared(
 def _in_runs(
     work: Callable[[Domain, Budget], Found], domains: Domains, graph: Graph, budget: Budget, bytes_each: int
 ) -> list[Found]:
-    """What `work` finds for runs of sets that fit the memory together, with progress.
+    """What `work` finds for runs of sets that fit the memory together, with progress; they share the time evenly.
 
     When an accelerator has less memory than the budget says, runs are halved, and then the budget.
     """
@@ -285,7 +252,8 @@ def _in_runs(
     while done < len(domains):
         budget.tell(done, len(domains), "regions")
         try:
-            found.append(work(domains[done : done + step], allowed))
+            run = domains[done : done + step]
+            found.append(work(run, allowed.within(allowed.remaining * len(run) / (len(domains) - done))))
         except torch.OutOfMemoryError:
             if step == 1 and allowed.memory < LEAST_MEMORY:
                 raise
@@ -295,11 +263,6 @@ def _in_runs(
         done += step
     budget.tell(len(domains), len(domains), "regions")
     return found
-
-
-def _worst(statuses: list[Status]) -> Status:
-    """One that is not certified at all before one that is only not plainly certified."""
-    return min(statuses, key=lambda status: (status.certified, status is Status.CERTIFIED), default=Status.CERTIFIED)
 
 
 def _in_time(status: Status, budget: Budget) -> Status:

@@ -147,7 +147,7 @@ def test_the_constants_of_cancelling_networks_hold(dtype: torch.dtype, relaxatio
         for norm, true in (((math.inf, math.inf), 2e6), ((1, 1), 1.25e6), ((2, 2), 1.4e6)):
             search = Sampling(points=4, steps=1)
             found = lipschitz(graph, box, RecurJac(relaxation), norm=norm, search=search)  # type: ignore[arg-type]
-            assert all(at_least(float(value), rational(true)) for value in found.details.values()), found.details
+            assert all(at_least(float(one.value), rational(true)) for one in found.details.values()), found.details
             assert bool(found.lower <= found.upper)
 
 

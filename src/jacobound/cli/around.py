@@ -1,4 +1,4 @@
-"""The sets of inputs that a command is about: balls around a point, or the box of a VNN-LIB property."""
+"""The sets of inputs that a command is about: balls around a point, the box of a VNN-LIB property, the whole space."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jacobound.cli.points import Point
 from jacobound.cli.summaries import told_ball
 from jacobound.errors import InvalidRegionError
 from jacobound.graph import Graph
-from jacobound.regions import Ball, Box
+from jacobound.regions import Ball, Box, WholeSpace
 
 PROPERTIES = (".vnnlib", ".vnnlib.gz")
 
@@ -23,18 +23,21 @@ class Around:
 
     Args:
         regions: with what each is called.
-        place: a point of all of them.
+        place: a point of all of them; None for the whole space.
         story: the first in words.
     """
 
-    regions: tuple[tuple[str, Ball | Box], ...]
-    place: Point
+    regions: tuple[tuple[str, Ball | Box | WholeSpace], ...]
+    place: Point | None
     story: str
+
+
+EVERYWHERE = Around((("all", WholeSpace()),), None, "the whole space")
 
 
 def is_property(point: PointOptions) -> bool:
     """Whether the input is a VNN-LIB property rather than a point."""
-    return point.input.name.lower().endswith(PROPERTIES)
+    return point.file.name.lower().endswith(PROPERTIES)
 
 
 def wanted_radii(point: PointOptions, radius: str | None, figure: Path | None = None) -> list[Decimal]:
@@ -68,10 +71,10 @@ def around(point: PointOptions, graph: Graph, radii: list[Decimal], radius: str 
         InvalidRegionError, ShapeError: when the input can not be read or does not fit the network.
     """
     if is_property(point):
-        box = Box.from_vnnlib(point.input, graph.in_shape)
+        box = Box.from_vnnlib(point.file, graph.in_shape)
         centre = next(iter(box.domains(graph)[0])).anchor[0].double().cpu()
-        place = Point(centre, str(point.input), graph.in_shape)
-        return Around((("box", box),), place, f"box of inputs of {point.input}")
+        place = Point(centre, str(point.file), graph.in_shape)
+        return Around((("box", box),), place, f"box of inputs of {point.file}")
     place = point.point(graph)
     balls = [(f"{float(decimal):g}", Ball(place.values, decimal, float(p), point.limits)) for decimal in radii]
     return Around(tuple(balls), place, told_ball(balls[0][1], radius, place.story))

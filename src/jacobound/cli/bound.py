@@ -9,7 +9,7 @@ import numpy as np
 
 from jacobound.cli.around import around, wanted_radii
 from jacobound.cli.inspect import summary
-from jacobound.cli.options import MethodOptions, Norm, PointOptions, RunOptions, ShowOptions, check_target, one_radius
+from jacobound.cli.options import JacobianOptions, Norm, PointOptions, RunOptions, ShowOptions, check_target, one_radius
 from jacobound.cli.points import Point
 from jacobound.cli.summaries import centre_values, say_files, say_jacobian, say_outputs
 from jacobound.cli.text import say, say_json
@@ -21,10 +21,10 @@ def bound(
     net: Path,
     /,
     *,
-    point: PointOptions,
+    point: PointOptions = PointOptions(),  # noqa: B008 - frozen values, here and below
     radius: str | None = None,
     norm: Norm = "inf",
-    how: MethodOptions = MethodOptions(),  # noqa: B008 - frozen values, here and below
+    how: JacobianOptions = JacobianOptions(),  # noqa: B008
     output: Path | None = None,
     run: RunOptions = RunOptions(),  # noqa: B008
     show: ShowOptions = ShowOptions(),  # noqa: B008
@@ -49,13 +49,14 @@ def bound(
     graph = run.load(net)
     asked, matrix = around(point, graph, radii, radius, norm), how.matrix(graph)
     (_, region), place = asked.regions[0], asked.place
+    assert place is not None
     with run.budget("bound") as budget:
         outputs = bound_output(graph, region, how.output_method(), rows=matrix, budget=budget, semantics=how.semantics)
         jacobian = bound_jacobian(graph, region, method, rows=matrix, budget=budget)
     if output is not None:
         save(output, outputs, jacobian)
     if show.plot is not None:
-        _draw(show.plot, jacobian, f"output {how.names(graph)[0]}, {point.input.name}", place)
+        _draw(show.plot, jacobian, f"output {how.names(graph)[0]}, {point.file.name}", place)
     if show.json:
         say_json({"output": outputs.to_dict(), "jacobian": jacobian.to_dict()})
     else:

@@ -1,4 +1,4 @@
-"""``jacobound lipschitz``: certified and attained Lipschitz constants over balls, radius by radius."""
+"""``jacobound lipschitz``: certified and attained Lipschitz constants over balls, radius by radius, or everywhere."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Annotated
 import torch
 from cyclopts import Parameter
 
-from jacobound.cli.around import around, wanted_radii
+from jacobound.cli.around import EVERYWHERE, around, wanted_radii
 from jacobound.cli.inspect import summary
-from jacobound.cli.options import MethodOptions, Norm, PointOptions, RunOptions, ShowOptions
-from jacobound.cli.summaries import CONSTANTS, constants_row, say_files
+from jacobound.cli.options import ConstantOptions, Norm, PointOptions, RunOptions, ShowOptions
+from jacobound.cli.summaries import CONSTANTS, constants_row, say_candidates, say_files
 from jacobound.cli.text import rounded_up, say, say_json
-from jacobound.methods import Sampling
+from jacobound.errors import InvalidRegionError
+from jacobound.methods import Best, Sampling
+from jacobound.methods.best import SECONDS
 from jacobound.results import LipschitzBound
 from jacobound.solve import lipschitz as find_constant
 
@@ -25,54 +27,50 @@ def lipschitz(
     net: Path,
     /,
     *,
-    point: PointOptions,
+    point: PointOptions = PointOptions(),  # noqa: B008 - frozen values, here and below
+    everywhere: Annotated[bool, Parameter(name="--global")] = False,
     radius: str | None = None,
     p: Norm = "2",
     q: Norm = "2",
     norm: Norm | None = None,
-    how: MethodOptions = MethodOptions(),  # noqa: B008 - frozen values, here and below
+    how: ConstantOptions = ConstantOptions(),  # noqa: B008
     search: Annotated[Sampling, Parameter(name="*")] = Sampling(),  # noqa: B008
     run: RunOptions = RunOptions(),  # noqa: B008
     show: ShowOptions = ShowOptions(),  # noqa: B008
 ) -> int:
-    """Bracket the Lipschitz constant over balls or a VNN-LIB box.
+    """Bracket the Lipschitz constant over balls, a VNN-LIB box, or the whole space.
 
     L with ||f(x) - f(y)||_q <= L ||x - y||_p for all x, y of the set: a certified upper bound and an attained value.
     Exit code: 0 when every bound is certified, 1 when one is not, 2 for an error.
 
     Args:
         net: The network, an .onnx or .onnx.gz file.
+        everywhere: Bound the constant over the whole space; needs no point and no radius.
         radius: Radii: 0.1, or 0.1,0.2, or START:STOP:COUNT, or START:STOP:COUNTlog.
         p: Norm of the input.
         q: Norm of the output.
         norm: Norm of the ball. [default: that of --p]
     """
     show.check()
-    radii = wanted_radii(point, radius, show.plot)
-    method, _ = how.jacobian_method(), point.limits
+    radii = [] if everywhere else wanted_radii(point, radius, show.plot)
+    if everywhere:
+        _refuse_places(point, radius, norm, show)
+    method, _ = how.constant_method(), point.limits
     graph = run.load(net)
-    asked, matrix = around(point, graph, radii, radius, norm or p), how.matrix(graph)
+    asked = EVERYWHERE if everywhere else around(point, graph, radii, radius, norm or p)
+    matrix = how.matrix(graph)
     if not show.json:
         say(f"network   {net}: {summary(graph)}")
         say(f"region    {asked.story}")
         say(f"constant  l{p} -> l{q} of {'all outputs' if how.rows is None else f'the rows {how.rows}'}")
-        say(f"method    {method!r}\n\n{CONSTANTS.head()}")
+        say(f"method    {Best() if method is None else method!r}\n\n{CONSTANTS.head()}")
     found: list[LipschitzBound] = []
-    finished = True
+    finished, exponents, limit = True, (float(p), float(q)), SECONDS if method is None else None
+    options = {"norm": exponents, "rows": matrix, "search": search, "semantics": how.semantics}
     try:
         for called, region in asked.regions:
-            with run.budget(f"radius {called}" if radii else called) as budget:
-                exponents = (float(p), float(q))
-                bound = find_constant(
-                    graph,
-                    region,
-                    method,
-                    norm=exponents,
-                    rows=matrix,
-                    budget=budget,
-                    search=search,
-                    semantics=how.semantics,
-                )
+            with run.budget(f"radius {called}" if radii else called, limit) as budget:
+                bound = find_constant(graph, region, method, budget=budget, **options)
             found.append(bound)
             if not show.json:
                 say(constants_row(bound, called))
@@ -83,6 +81,14 @@ def lipschitz(
     return INTERRUPTED if not finished else 0 if all(bound.status.certified for bound in found) else 1
 
 
+def _refuse_places(point: PointOptions, radius: str | None, norm: Norm | None, show: ShowOptions) -> None:
+    """Refuse what has no meaning for the whole space."""
+    if point != PointOptions() or radius is not None or norm is not None or show.plot is not None:
+        raise InvalidRegionError(
+            "--global is about the whole space; leave out the point, its options, --radius, --norm and --plot"
+        )
+
+
 def _close(found: list[LipschitzBound], show: ShowOptions) -> None:
     """Everything that comes after the last radius."""
     if show.plot is not None and found:
@@ -90,6 +96,9 @@ def _close(found: list[LipschitzBound], show: ShowOptions) -> None:
     if show.json:
         say_json([bound.to_dict() for bound in found])
         return
+    if found and len(found[-1].details) > 1:
+        say(f"\ncandidates, {f'radius {found[-1].radii[0]:g}' if found[-1].radii else 'smallest first'}")
+        say_candidates(found[-1])
     for meaning in dict.fromkeys(bound.status.value for bound in found):
         say(f"\nstatus: {meaning}")
     if any(bound.delta is not None for bound in found):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from cyclopts import Parameter
@@ -21,8 +21,21 @@ from jacobound.errors import InvalidRegionError, JacoboundError, MissingExtraErr
 from jacobound.execution import Executed
 from jacobound.graph import Graph, size
 from jacobound.importers import from_onnx
-from jacobound.methods import CROWN, IBP, Budget, FastLin, FastLip, RecurJac, SinglePrecision
+from jacobound.methods import (
+    CROWN,
+    IBP,
+    AutoLip,
+    Best,
+    Budget,
+    FastLin,
+    FastLip,
+    LipSDP,
+    RecurJac,
+    SeqLip,
+    SinglePrecision,
+)
 from jacobound.methods.base import JacobianMethod, OutputMethod
+from jacobound.methods.lipschitz_method import LipschitzMethod
 from jacobound.solve import Semantics
 
 Norm = Literal["1", "2", "inf"]
@@ -36,7 +49,8 @@ class PointOptions:
     """The point that the region lies around.
 
     Args:
-        input: The point: .npy, .npz, .csv, .png, .jpg. Or a .vnnlib property: its box is the region.
+        input: The point: .npy, .npz, .csv, .png, .jpg. Or a .vnnlib property: its box is the region. Needed for all but
+            --global.
         key: Which array of an .npz file.
         index: Which entry of the array along its first axis.
         scale: The point is values * SCALE + SHIFT; a number or a ratio. [default: 1/255 for images, else 1]
@@ -44,18 +58,29 @@ class PointOptions:
         clip: Lowest and highest value that an input can have; the rest of the ball does not count.
     """
 
-    input: Path
+    input: Path | None = None
     key: str | None = None
     index: int | None = None
     scale: str | None = None
     shift: str = "0"
     clip: tuple[str, str] | None = None
 
+    @property
+    def file(self) -> Path:
+        """The input that there must be.
+
+        Raises:
+            InvalidRegionError: when it is missing.
+        """
+        if self.input is None:
+            raise InvalidRegionError("--input is missing: give a file with the point or a .vnnlib property")
+        return self.input
+
     def point(self, graph: Graph) -> Point:
         """The point in the network's input shape."""
         scale = None if self.scale is None else parse_fraction(self.scale, "--scale")
         shift = parse_fraction(self.shift, "--shift")
-        return read_point(self.input, graph.in_shape, key=self.key, index=self.index, scale=scale, shift=shift)
+        return read_point(self.file, graph.in_shape, key=self.key, index=self.index, scale=scale, shift=shift)
 
     @property
     def limits(self) -> tuple[float, float] | None:
@@ -69,8 +94,7 @@ class MethodOptions:
     """How bounds are found.
 
     Args:
-        method: How the Jacobian is bounded.
-        preactivation: How the ranges of the neurons are bounded.
+        preactivation: How the ranges of the neurons are bounded. [default: crown]
         relaxation: How recurjac bounds slope times derivative. [default: chord]
         direction: Which way recurjac goes; forward is dear with many inputs. [default: backward]
         rows: Outputs and margins: 3 is output 3, 3,5 two outputs, 3-5 output 3 minus output 5. [default: all]
@@ -78,8 +102,7 @@ class MethodOptions:
             [default: exact real numbers]
     """
 
-    method: Literal["recurjac", "fastlip"] = "recurjac"
-    preactivation: Literal["crown", "fastlin", "ibp", "singleprecision"] = "crown"
+    preactivation: Literal["crown", "fastlin", "ibp", "singleprecision"] | None = None
     relaxation: Literal["chord", "constant"] | None = None
     direction: Literal["backward", "forward", "forward-shifted", "both"] | None = None
     rows: str | None = None
@@ -93,18 +116,18 @@ class MethodOptions:
     def output_method(self) -> OutputMethod:
         """How the outputs and the arguments of the activations are bounded."""
         words = {"crown": CROWN, "fastlin": FastLin, "ibp": IBP, "singleprecision": SinglePrecision}
-        return words[self.preactivation]()
+        return words[self.preactivation or "crown"]()
 
-    def jacobian_method(self) -> JacobianMethod:
-        """The method with its parts."""
-        preactivation = self.output_method()
-        if self.method == "recurjac":
-            return RecurJac(self.relaxation or "chord", preactivation, self.direction or "backward")
+    def recurjac(self) -> RecurJac:
+        """RecurJac with its parts."""
+        return RecurJac(self.relaxation or "chord", self.output_method(), self.direction or "backward")
+
+    def refuse_recursion(self, method: str) -> None:
+        """Refuse options that only recurjac has."""
         if self.relaxation is not None or self.direction is not None:
             raise JacoboundError(
-                "--relaxation and --direction belong to --method recurjac; leave them out with fastlip"
+                f"--relaxation and --direction belong to --method recurjac; leave them out with {method}"
             )
-        return FastLip(preactivation)
 
     def matrix(self, graph: Graph) -> Tensor | None:
         """The chosen rows as combinations of the outputs, None for all."""
@@ -117,6 +140,59 @@ class MethodOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
+class JacobianOptions(MethodOptions):
+    """How bounds of the Jacobian are found.
+
+    Args:
+        method: How the Jacobian is bounded.
+    """
+
+    method: Literal["recurjac", "fastlip"] = "recurjac"
+
+    def jacobian_method(self) -> JacobianMethod:
+        """The method with its parts."""
+        if self.method == "recurjac":
+            return self.recurjac()
+        self.refuse_recursion(self.method)
+        return FastLip(self.output_method())
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ConstantOptions(MethodOptions):
+    """How constants are found.
+
+    Args:
+        method: How the constant is bounded; `jacobound methods` tells about them. [default: the best of several]
+        pairs: How seqlip bounds pairs of layers; greedy is an estimate. [default: dual]
+    """
+
+    method: Literal["best", "recurjac", "fastlip", "autolip", "seqlip", "lipsdp"] | None = None
+    pairs: Literal["dual", "exact", "greedy"] | None = None
+
+    def constant_method(self) -> JacobianMethod | LipschitzMethod | Best | None:
+        """The method with its parts; None chooses, and has a time limit of its own."""
+        asks_recursion = self.relaxation is not None or self.direction is not None
+        method = self.method or ("recurjac" if asks_recursion else "seqlip" if self.pairs else "best")
+        if method != "seqlip" and self.pairs is not None:
+            raise JacoboundError(f"--pairs belongs to --method seqlip; leave it out with {method}")
+        if method == "recurjac":
+            return self.recurjac()
+        self.refuse_recursion(method)
+        given = None if self.preactivation is None else self.output_method()
+        if method == "best":
+            if given is not None:
+                raise JacoboundError("--preactivation belongs to a single method; choose one with --method")
+            return None
+        if method == "autolip":
+            return AutoLip(given)
+        if method == "seqlip":
+            return SeqLip(self.pairs or "dual", given)
+        return (LipSDP if method == "lipsdp" else FastLip)(self.output_method())
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Where the work is done and what it may use.
 
@@ -124,14 +200,14 @@ class RunOptions:
         device: cpu, cuda or cuda:1.
         dtype: Number format of the computation; bounds are sound in both.
         threads: Number of CPU threads. [default: torch's choice]
-        seconds: Soft time limit; the bound that is held then is returned. [default: none]
+        seconds: Soft time limit; the bound that is held then is returned. [default: none; 10 for the best of several]
         memory: Working memory in GiB.
     """
 
     device: str = "cpu"
     dtype: Literal["float64", "float32"] = "float64"
     threads: int | None = None
-    seconds: float | None = None
+    seconds: Annotated[float | None, Parameter(name=("--seconds", "--budget"))] = None
     memory: float = 1.0
 
     def __post_init__(self) -> None:
@@ -152,10 +228,10 @@ class RunOptions:
         return on_device(read_network(net), self.device, self.dtype)
 
     @contextlib.contextmanager
-    def budget(self, what: str) -> Iterator[Budget]:
-        """Time, memory and a progress bar, with the number of threads set meanwhile."""
+    def budget(self, what: str, limit: float | None = None) -> Iterator[Budget]:
+        """Time (`limit` when none was given), memory and a progress bar, with the number of threads set meanwhile."""
         with cpu_threads(self.threads), progress(what) as tell:
-            yield Budget(self.seconds, int(self.memory * GIBIBYTE), tell)
+            yield Budget(self.seconds if self.seconds is not None else limit, int(self.memory * GIBIBYTE), tell)
 
 
 @Parameter(name="*")

@@ -97,6 +97,14 @@ def constants_row(bound: LipschitzBound, called: str) -> str:
     )
 
 
+def say_candidates(bound: LipschitzBound) -> None:
+    """Every constant that was found for one region, the smallest first."""
+    found = sorted(bound.details.items(), key=lambda item: float(item[1].value))
+    rows = [(name, rounded_up(float(one.value)), f"{one.seconds:.2f}", short(one.status)) for name, one in found]
+    say_table(("<candidate", "value", "seconds", "<status"), rows[:MOST_ROWS])
+    _say_rest(rows)
+
+
 def told_gap(bound: LipschitzBound) -> str:
     """Certified over attained, of one region."""
     gap = float(bound.gap)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jacobound.methods.autolip import AutoLip
 from jacobound.methods.base import Budget
+from jacobound.methods.best import Best
 from jacobound.methods.crown import CROWN, FastLin
 from jacobound.methods.fastlip import FastLip
 from jacobound.methods.ibp import IBP
@@ -17,6 +18,7 @@ __all__ = [
     "CROWN",
     "IBP",
     "AutoLip",
+    "Best",
     "Budget",
     "FastLin",
     "FastLip",

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from jacobound.domains import Domain
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector, size
+from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector
 from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, OutputMethod, derivative_ranges
 from jacobound.methods.crown import CROWN
 from jacobound.methods.folding import Folding, Parts, direct_parts, groups_of, touched_entries
 from jacobound.methods.ibp import IBP
-from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod, ranges_of_one
+from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod, conversion, ranges_of_one
 from jacobound.norms import linear_norm, operator_norm
 from jacobound.results import Status
 from jacobound.rounding import inflate, up
@@ -72,7 +72,7 @@ class AutoLip(LipschitzMethod):
             node: slopes[_stand_in(graph, node)] for node in graph.nodes if isinstance(node, Elementwise)
         }
         sweeps = [Sweeps(graph, known, r, budget) for r in ((p,) if p == q else EXPONENTS)]
-        values = [up(sweep.value * _conversion(graph, norm, sweep.p)) for sweep in sweeps]
+        values = [up(sweep.value * conversion(graph, (sweep.p, sweep.p), norm)) for sweep in sweeps]
         value = torch.stack(values).amin()
         best = sweeps[int(torch.stack(values).argmin())]
         details = {f"{k} {node.name}".rstrip(): best.forward[node] for k, node in enumerate(graph.nodes)}
@@ -82,13 +82,6 @@ class AutoLip(LipschitzMethod):
 def _stand_in(graph: Graph, node: Elementwise) -> Node:
     """The node of the expanded graph that has the same slopes."""
     return node if graph.expanded() is graph else graph.expansion[node]
-
-
-def _conversion(graph: Graph, norm: tuple[float, float], p: float) -> float:
-    """The factor from a constant for p to one for the pair, rounded up: ``||x||_b <= n^(1/b - 1/a) ||x||_a``."""
-    before = size(graph.input) ** max(0.0, 1 / p - 1 / norm[0])
-    after = size(graph.output) ** max(0.0, 1 / norm[1] - 1 / p)
-    return before * after * (1 + 1e-12) if before * after > 1 else 1.0
 
 
 class Sweeps:

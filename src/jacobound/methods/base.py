@@ -64,6 +64,11 @@ class Budget:
         """Seconds until the time limit; negative when it is over, infinite without one."""
         return inf if self.seconds is None else self.seconds - (monotonic() - self.started)
 
+    def within(self, seconds: float) -> Budget:
+        """The same budget with at most so many seconds from now; no limit stays none when seconds is inf."""
+        limit = min(self.remaining, seconds)
+        return self if limit == self.remaining else replace(self, seconds=max(0.0, limit), started=monotonic())
+
     def tell(self, done: float, total: float, what: str) -> None:
         """Report progress."""
         if self.progress is not None:

@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from jacobound.domains import Domain
 from jacobound.errors import ShapeError
-from jacobound.graph import Graph, Node
+from jacobound.graph import Graph, Node, size
 from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, OutputMethod, ranges_bytes
 from jacobound.results import Status
+from jacobound.rounding import inflate
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,3 +77,13 @@ def ranges_of_one(method: OutputMethod, graph: Graph, domain: Domain, budget: Bu
         raise ShapeError(f"a constant is bounded for one set at a time, not for {len(domain)}; take them one by one")
     found = method.ranges(graph, domain, budget, with_output=False)
     return {node: x[0] for node, x in found.items()}
+
+
+def conversion(graph: Graph, known: tuple[float, float], wanted: tuple[float, float]) -> float:
+    """The factor from a constant for one pair of norms to one for another, rounded up to a float.
+
+    ``||x||_a <= n^(1/a - 1/b) ||x||_b`` for a <= b, and ``||x||_a <= ||x||_b`` for a >= b.
+    """
+    before = size(graph.input) ** max(0.0, 1 / known[0] - 1 / wanted[0])
+    after = size(graph.output) ** max(0.0, 1 / wanted[1] - 1 / known[1])
+    return float(inflate(torch.tensor(before * after, dtype=torch.float64), 16)) if before * after > 1 else 1.0

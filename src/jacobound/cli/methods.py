@@ -1,0 +1,73 @@
+"""``jacobound methods``: what bounds what, for which networks, certified or not, and which paper to cite."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from jacobound.cli.text import say, say_json, say_table
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method.
+
+    Args:
+        name: in Python; on the command line in small letters.
+        bounds: what it bounds.
+        networks: which networks, regions and norms it takes.
+        status: "certified" or "estimate".
+        source: the paper to cite.
+    """
+
+    name: str
+    bounds: str
+    networks: str
+    status: str
+    source: str
+
+
+METHODS = (
+    Entry("IBP", "outputs", "any network and region", "certified", "Gowal et al. 2018, arXiv:1810.12715"),
+    Entry("FastLin", "outputs", "any network, bounded regions", "certified", "Weng et al., ICML 2018"),
+    Entry("CROWN", "outputs", "any network, bounded regions", "certified", "Zhang et al., NeurIPS 2018"),
+    Entry("SinglePrecision", "outputs", "as the method that it wraps", "certified", "jacobound"),
+    Entry("FastLip", "Jacobian, constants", "any network and region, all norms", "certified", "Weng et al., ICML 2018"),
+    Entry(
+        "RecurJac", "Jacobian, constants", "any network and region, all norms", "certified", "Zhang et al., AAAI 2019"
+    ),
+    Entry("AutoLip", "constants", "any network and region, all norms", "certified", "Scaman and Virmaux, NeurIPS 2018"),
+    Entry(
+        "SeqLip",
+        "constants",
+        "chains of layers pair by pair; l2 to l2",
+        "certified",
+        "Scaman and Virmaux, NeurIPS 2018",
+    ),
+    Entry("SeqLip greedy", "constants", "as SeqLip", "estimate", "Scaman and Virmaux, NeurIPS 2018"),
+    Entry(
+        "LipSDP",
+        "constants",
+        "any network and region whose unstable neurons fit a matrix; all norms",
+        "certified",
+        "Fazlyab et al., NeurIPS 2019",
+    ),
+    Entry("Best", "constants", "the smallest of several methods", "certified", "jacobound"),
+    Entry("Sampling", "attained constants", "any network and region, all norms", "attained", "jacobound"),
+)
+
+
+def methods(*, json: bool = False) -> int:
+    """List the methods: what they bound, for which networks, certified or estimate, and what to cite.
+
+    "any network" means affine maps and elementwise activations, with max-pooling and sorting rewritten into them.
+
+    Args:
+        json: Write the list as JSON.
+    """
+    if json:
+        say_json([asdict(entry) for entry in METHODS])
+        return 0
+    titles = ("<method", "<bounds", "<networks, regions, norms", "<status", "<source")
+    say_table(titles, [tuple(asdict(entry).values()) for entry in METHODS])
+    say("\ncertified: holds with rounding included. attained: a lower bound, by a point. estimate: neither.")
+    return 0
