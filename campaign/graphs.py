@@ -130,7 +130,9 @@ def check_bracket(case: Example, norm: tuple[float, float], method: JacobianMeth
         wrong.append(f"[{float(found.lower)!r}, {float(found.upper)!r}] is no bracket")
     above = ~(largest * (1 - 1e-12) <= float(found.upper))
     wrong += [f"{norm}: {value!r} is above {float(found.upper)!r}" for value in largest[above].tolist()]
-    wrong += [f"{name} is below the minimum" for name, value in found.details.items() if not bool(value >= found.upper)]
+    wrong += [
+        f"{name} is below the minimum" for name, one in found.details.items() if not bool(one.value >= found.upper)
+    ]
     tally = Tally()
     tally.add("attained norms", len(largest), [f"{method}: {line}" for line in wrong])
     return tally
