@@ -32,10 +32,14 @@ from exact import BITS, DTYPES, at_least, at_most, ball, rational
 from jacobound import (
     CROWN,
     IBP,
+    AutoLip,
+    Best,
     Budget,
     FastLin,
     FastLip,
+    LipSDP,
     RecurJac,
+    SeqLip,
     bound_jacobian,
     bound_output,
     lipschitz,
@@ -50,6 +54,7 @@ from oracles import exact_derivative, exact_slopes, exact_values
 from zoo import integer, realised
 
 Number = fmpq | arb
+CONSTANT_METHODS = (AutoLip(), LipSDP(), Best(SeqLip()), Best(SeqLip("exact"), AutoLip(IBP())), Best())
 OUTPUT_METHODS: tuple[OutputMethod, ...] = (IBP(), FastLin(), CROWN())
 JACOBIAN_METHODS: tuple[JacobianMethod, ...] = (
     *(FastLip(ranges) for ranges in OUTPUT_METHODS),
@@ -216,13 +221,14 @@ def check_jacobian(graph: Graph, region: Region, truth: Truth, generator: Genera
 
 def check_constant(graph: Graph, region: Region, truth: Truth, generator: Generator) -> Tally:
     """Slopes between points and images of directions, against every candidate that `lipschitz` lists."""
-    method = JACOBIAN_METHODS[integer(0, len(JACOBIAN_METHODS) - 1, generator)]
+    methods = (JACOBIAN_METHODS, CONSTANT_METHODS)[integer(0, 1, generator)]
+    method = methods[integer(0, len(methods) - 1, generator)]
     p, q = NORMS[integer(0, len(NORMS) - 1, generator)]
     found = lipschitz(graph, region, method, norm=(p, q), budget=random_budget(generator), search=None)
     steepest = steepest_slope(truth, p, q)
     wrong = status_is_wrong(found.status, found.upper)
     tally = Tally()
-    for name, bound in (*found.details.items(), ("upper", found.upper)):
+    for name, bound in (*((name, one.value) for name, one in found.details.items()), ("upper", found.upper)):
         if not is_norm_bound(float(bound), steepest):
             wrong.append(f"l_{p} to l_{q}, {name}: {float(bound)!r} is below {ball(steepest).sqrt()}")
     tally.add("constants", 1 + len(found.details), [f"{method}: {line}" for line in wrong])

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from campaign.claims import JACOBIAN_METHODS, NORMS, OUTPUT_METHODS, status_is_wrong
+from campaign.claims import CONSTANT_METHODS, JACOBIAN_METHODS, NORMS, OUTPUT_METHODS, status_is_wrong
 from campaign.families import pick
 from campaign.runner import Part, Tally
-from jacobound import RecurJac, Sampling, lipschitz
+from jacobound import Best, RecurJac, Sampling, lipschitz
 from jacobound.domains import Domain
 from jacobound.graph import Graph
 from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod
 from jacobound.methods.constants import from_entries, split_products
+from jacobound.methods.lipschitz_method import LipschitzMethod
 from jacobound.regions import Region
 from jacobound.rounding import strict
 from oracles import Observation, not_enclosed, observe
@@ -120,10 +121,10 @@ def check_constants(case: Example, enclosure: JacobianEnclosure, method: str, ge
     return tally
 
 
-def check_bracket(case: Example, norm: tuple[float, float], method: JacobianMethod) -> Tally:
+def check_bracket(case: Example, norm: tuple[float, float], method: JacobianMethod | LipschitzMethod | Best) -> Tally:
     """`lipschitz` gives a bracket, and no attained norm lies above it."""
     search = Sampling(points=6, steps=2, ascents=2)
-    found = lipschitz(case.graph, case.region, method, norm=norm, search=search)
+    found = lipschitz(case.graph, case.region, method, norm=norm, search=search, budget=Budget(1.0))
     largest = attained(case.seen.jacobian, *norm) - case.seen.jacobian_error.sum((1, 2))
     wrong = status_is_wrong(found.status, found.upper)
     if not (bool(found.lower <= found.upper) and bool(found.lower >= 0)):
@@ -170,8 +171,9 @@ def examine(case: Example, generator: Generator) -> Tally:
     tally = check_ranges(case)
     tally.merge(check_jacobians(case, JACOBIAN_METHODS[integer(0, len(JACOBIAN_METHODS) - 1, generator)], generator))
     if integer(0, 2, generator) == 0:
-        method = (RecurJac(), JACOBIAN_METHODS[integer(0, len(JACOBIAN_METHODS) - 1, generator)])
-        tally.merge(check_bracket(case, NORMS[integer(0, 8, generator)], method[integer(0, 1, generator)]))
+        methods = ((RecurJac(),), JACOBIAN_METHODS, CONSTANT_METHODS)[integer(0, 2, generator)]
+        method = methods[integer(0, len(methods) - 1, generator)]
+        tally.merge(check_bracket(case, NORMS[integer(0, 8, generator)], method))
     return tally
 
 
