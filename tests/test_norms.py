@@ -19,7 +19,7 @@ from jacobound.errors import ShapeError
 from jacobound.estimates import estimate_norm_by_power_iteration, estimate_spectral_norm, lanczos
 from jacobound.gram_iteration import gram_iteration
 from jacobound.linear_maps import LinearMap, gram_norm
-from jacobound.norms import linear_norm, operator_norm
+from jacobound.norms import linear_norm, norms_of_rows, operator_norm
 from jacobound.operator_kinds import Blocks, Convolution, Dense, Identity, Scale, Scatter, Select, Sparse
 from jacobound.operators import LinearOperator
 
@@ -345,3 +345,18 @@ def test_gradients_of_gram_iteration_are_those_of_the_norm(seed: int) -> None:
     zero = torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(gram_iteration(zero), zero)
     assert not gradient.any()
+
+
+@pytest.mark.parametrize("p", (1.0, 2.0, math.inf))
+def test_operators_into_and_out_of_a_single_number_have_norms(p: float) -> None:
+    """A node without axes, as the mean over everything leaves one."""
+    weight = torch.tensor([0.6, -0.8, 1.5], dtype=torch.float64)
+    into = Sparse(weight, torch.arange(3), (3,))
+    for operator, dual in ((into, {1.0: math.inf, math.inf: 1.0}.get(p, p)), (into.transpose(), p)):
+        exact = float(torch.linalg.vector_norm(weight, ord=dual))
+        for found in (
+            operator_norm(operator, p),
+            linear_norm([(operator,), (operator,)], p) / 2,
+            norms_of_rows(operator, p, torch.ones(2, *operator.out_shape, dtype=torch.bool))[1],
+        ):
+            assert exact <= float(found) * (1 + 1e-12) <= exact * (1 + 1e-6)

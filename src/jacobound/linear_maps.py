@@ -189,7 +189,7 @@ def column_norm(linear: LinearMap) -> Tensor:
     ones = linear.like.new_ones(linear.out_shape)
     reach = linear.transposed.sizes(ones).flatten()
     error = inflate(reach * gamma(linear.roundings + 2, reach), 2) + linear.out_size * linear.floor(0.0)
-    sums = torch.cat([image.flatten(1).abs().sum(1) for _, image in linear.unit_images()])
+    sums = torch.cat([image.reshape(len(image), -1).abs().sum(1) for _, image in linear.unit_images()])
     sums = up(inflate(sums, linear.out_size) + error)
     if not linear.is_exact:
         sums = up(sums + linear.transposed.doubt(ones).flatten())
@@ -211,7 +211,7 @@ def gram_norm(linear: LinearMap, mixed: Tensor) -> Tensor:
     order, unit_size = linear.in_size, power_of_two_above(float(mixed))
     gram = linear.like.new_empty(order, order)
     for part, image in linear.unit_images():
-        gram[part] = linear.transposed.apply(image / unit_size).flatten(1) / unit_size
+        gram[part] = linear.transposed.apply(image / unit_size).reshape(len(image), -1) / unit_size
     ones = linear.like.new_ones(linear.in_shape) / unit_size
     reach = linear.transposed.sizes(linear.sizes(ones) / unit_size).amax()
     roundings = linear.roundings + linear.transposed.roundings + 4

@@ -36,6 +36,8 @@ from jacobound.operator_kinds import Blocks, Convolution, Dense, Identity, Scale
 from jacobound.operators import LinearOperator
 from jacobound.rounding import inflate, rigorous, up
 
+# Products of one certificate when there is little time: about a second on one core.
+LITTLE_WORK = 1 << 32
 # Products for the norm of some rows alone, which is asked anew for every region.
 MOST_WORK_FOR_ROWS = 1 << 34
 # Products for column sums of sums and products of operators, which gain what cancels.
@@ -44,13 +46,14 @@ MOST_WORK_FOR_SUMS = 1 << 34
 Chain = tuple[LinearOperator, ...]
 
 
-def operator_norm(operator: LinearOperator, p: float, kept: Tensor | None = None) -> Tensor:
+def operator_norm(operator: LinearOperator, p: float, kept: Tensor | None = None, most_work: int = MOST_WORK) -> Tensor:
     """Certified upper bound of an operator's norm from l_p to l_p, of the rows `kept` alone when given.
 
     Args:
         operator: any kind; uncertain weights are covered.
         p: 1, 2 or inf. For 1 and inf the bound is exact up to rounding.
         kept: mask of out_shape, or None for all rows.
+        most_work: products that one certificate may take; what needs more is bounded by cheaper means.
 
     Returns:
         0-d, in the operator's dtype and on its device, rounded up.
@@ -61,11 +64,40 @@ def operator_norm(operator: LinearOperator, p: float, kept: Tensor | None = None
     _check_exponent(p)
     example = operator.example()
     if kept is None or bool(kept.all()):
-        return _moved(_remembered(operator, ("norm", p), lambda: _whole(_on_cpu(operator), p)), example)
-    return _moved(_of_rows(operator, p, kept.to("cpu")), example)
+        found = _remembered(operator, ("norm", p), most_work, lambda: _whole(_on_cpu(operator), p, most_work))
+        return _moved(found, example)
+    return _moved(_of_rows(operator, p, kept.to("cpu"), most_work), example)
 
 
-def linear_norm(chains: Sequence[Chain], p: float) -> Tensor:
+def norms_of_rows(operator: LinearOperator, p: float, kept: Tensor, most_work: int = MOST_WORK) -> Tensor:
+    """Certified upper bounds of the l_p norms of several selections of an operator's rows.
+
+    Args:
+        operator: any kind; uncertain weights are covered.
+        p: 1, 2 or inf.
+        kept: masks of the rows that count, shape (N, *out_shape).
+        most_work: products that one certificate may take.
+
+    Returns:
+        Shape (N,), in the operator's dtype and on its device, rounded up.
+    """
+    _check_exponent(p)
+    if p == 2:
+        different, place = torch.unique(kept.reshape(len(kept), -1), dim=0, return_inverse=True)
+        masks = different.reshape(-1, *operator.out_shape)
+        return torch.stack([operator_norm(operator, p, mask, most_work) for mask in masks])[place]
+    absolute, example = operator.abs(), operator.example()
+    mask = kept.to(example)
+    if p == inf:
+        rows = inflate(absolute.apply(example.new_ones(operator.in_shape)), operator.terms + 1)
+        return (rows * mask).reshape(len(mask), -1).amax(1) if rows.numel() else example.new_zeros(len(mask))
+    columns = absolute.transpose().apply(mask).reshape(len(mask), -1)
+    if not columns.numel():
+        return example.new_zeros(len(mask))
+    return inflate(columns.amax(1), operator.transpose().terms + 1)
+
+
+def linear_norm(chains: Sequence[Chain], p: float, most_work: int = MOST_WORK) -> Tensor:
     """Certified upper bound of the l_p norm of a sum of products of operators, 0-d float64 on the CPU.
 
     The smaller of the sum of products of their norms and, where it is affordable, the norm of the whole map.
@@ -73,48 +105,58 @@ def linear_norm(chains: Sequence[Chain], p: float) -> Tensor:
     Args:
         chains: each operator's result is the next one's argument; all chains share their ends' shapes.
         p: 1, 2 or inf.
+        most_work: products that one certificate may take.
     """
     _check_exponent(p)
     chains = tuple(tuple(chain) for chain in chains)
     if not chains:
         return torch.zeros((), dtype=torch.float64)
     # The operators themselves are the key: they compare by identity, and are kept alive by it.
-    return _remembered(chains[0][-1], (chains, p), lambda: _of_chains([_all_on_cpu(chain) for chain in chains], p))
+    return _remembered(
+        chains[0][-1],
+        (chains, p),
+        most_work,
+        lambda: _of_chains([_all_on_cpu(chain) for chain in chains], p, most_work),
+    )
 
 
-def _of_chains(chains: Sequence[Chain], p: float) -> Tensor:
+def _of_chains(chains: Sequence[Chain], p: float, most_work: int) -> Tensor:
     chains = [_without_ends(chains[0])] if len(chains) == 1 else chains
     plain = torch.zeros((), dtype=torch.float64)
     for chain in chains:
         product = torch.ones((), dtype=torch.float64)
         for operator in chain:
-            product = up(product * operator_norm(operator, p))
+            product = up(product * operator_norm(operator, p, None, most_work))
         plain = up(plain + product)
     if sum(len(chain) for chain in chains) <= 1 or not 0 < float(plain) < inf:
         return plain
     linear = LinearMap(tuple(chains))
     if p == 2:
-        return torch.minimum(plain, _of_map(linear, chains))
+        return torch.minimum(plain, _of_map(linear, chains, most_work))
     linear = linear if p == 1 else linear.transposed
     found = torch.minimum(plain, largest_sums(linear)[1])
     if len(chains) == 1 and sum(not _is_thin(operator) for operator in chains[0]) <= 1:
         return found  # nothing can cancel
-    return torch.minimum(found, column_norm(linear)) if linear.in_size * linear.work <= MOST_WORK_FOR_SUMS else found
+    return (
+        torch.minimum(found, column_norm(linear))
+        if linear.in_size * linear.work <= min(most_work, MOST_WORK_FOR_SUMS)
+        else found
+    )
 
 
-def _of_map(linear: LinearMap, chains: Sequence[Chain]) -> Tensor:
+def _of_map(linear: LinearMap, chains: Sequence[Chain], most_work: int) -> Tensor:
     """Spectral norm of a map of several operators."""
     rows, columns = largest_sums(linear)
     mixed = mixed_norm(rows, columns)
     if not 0 < float(mixed) < inf or (len(chains) == 1 and all(_is_thin(operator) for operator in chains[0])):
         return mixed
-    if _affordable(linear, MOST_WORK):
+    if _affordable(linear, most_work):
         return torch.minimum(mixed, gram_norm(linear, mixed))
     merged = _merged_convolution(chains[0]) if len(chains) == 1 else None
     if merged is None:
         return mixed
     convolution, lost = merged
-    return torch.minimum(mixed, up(_spectral(convolution) + lost))
+    return torch.minimum(mixed, up(_spectral(convolution, most_work) + lost))
 
 
 def _check_exponent(p: float) -> None:
@@ -122,13 +164,15 @@ def _check_exponent(p: float) -> None:
         raise ShapeError(f"norms of operators are known for p = 1, 2 and inf, not {p}")
 
 
-def _remembered(operator: LinearOperator, key: tuple[object, float], find: Callable[[], Tensor]) -> Tensor:
-    """What was found for this operator before, kept in its own dictionary."""
-    known: dict[object, Tensor] = vars(operator).setdefault("_norms", {})
+def _remembered(
+    operator: LinearOperator, key: tuple[object, float], most_work: int, find: Callable[[], Tensor]
+) -> Tensor:
+    """What was found for this operator before with at least so much work, kept in its own dictionary."""
+    known: dict[object, tuple[int, Tensor]] = vars(operator).setdefault("_norms", {})
     name = (*key, rigorous())
-    if name not in known:
-        known[name] = find()
-    return known[name]
+    if name not in known or known[name][0] < most_work:
+        known[name] = (most_work, find())
+    return known[name][1]
 
 
 def _on_cpu(operator: LinearOperator) -> LinearOperator:
@@ -149,7 +193,7 @@ def _moved(norm: Tensor, like: Tensor) -> Tensor:
     return (moved if bool(moved.to(norm.dtype) >= norm) else up(moved)).to(like.device)
 
 
-def _whole(operator: LinearOperator, p: float) -> Tensor:
+def _whole(operator: LinearOperator, p: float, most_work: int) -> Tensor:
     """The norm of a float64 operator on the CPU."""
     like = operator.example()
     weights = operator.parameters()
@@ -167,7 +211,7 @@ def _whole(operator: LinearOperator, p: float) -> Tensor:
     rows, columns = largest_sums(LinearMap(((operator,),)))
     if p == inf:
         return rows
-    return columns if p == 1 else _spectral(operator)
+    return columns if p == 1 else _spectral(operator, most_work)
 
 
 def _core(operator: LinearOperator) -> LinearOperator:
@@ -193,7 +237,7 @@ def _root(x: Tensor) -> Tensor:
     return root if bool(root * root == x) and float(x) < 2**50 and float(root) == int(root) else inflate(root, 2)
 
 
-def _spectral(operator: LinearOperator) -> Tensor:
+def _spectral(operator: LinearOperator, most_work: int) -> Tensor:
     """Spectral norm of an operator that is no data movement."""
     if isinstance(operator, Convolution) and operator.adjoint:
         operator = operator.transpose()
@@ -206,13 +250,13 @@ def _spectral(operator: LinearOperator) -> Tensor:
         return torch.minimum(mixed, _of_blocks(operator.weight, float(mixed)))
     if isinstance(operator, Convolution) and operator.groups > 1:
         parts = _groups(operator)
-        if _affordable(LinearMap(((parts[0],),)), MOST_WORK // len(parts)):
-            return torch.minimum(mixed, torch.stack([_spectral(part) for part in parts]).amax())
-    if _affordable(linear, MOST_WORK):
+        if _affordable(LinearMap(((parts[0],),)), most_work // len(parts)):
+            return torch.minimum(mixed, torch.stack([_spectral(part, most_work) for part in parts]).amax())
+    if _affordable(linear, most_work):
         return torch.minimum(mixed, gram_norm(linear, mixed))
     if isinstance(operator, Convolution):
-        best = torch.minimum(mixed, _of_reshaped(operator))
-        return torch.minimum(best, circulant_norm(operator, float(best)))
+        best = torch.minimum(mixed, _of_reshaped(operator, most_work))
+        return torch.minimum(best, circulant_norm(operator, float(best), 2 * most_work))
     return mixed
 
 
@@ -242,20 +286,19 @@ def _groups(convolution: Convolution) -> list[Convolution]:
     return [replace(convolution, weight=part, image=image, groups=1) for part in convolution.weight.chunk(count)]
 
 
-def _of_reshaped(convolution: Convolution) -> Tensor:
+def _of_reshaped(convolution: Convolution, most_work: int) -> Tensor:
     """Norm of the kernel as a matrix (out, in taps), times the root of how many windows hold one entry."""
     weight, groups = convolution.weight.detach(), convolution.groups
     overlap = 1
     axes = zip(weight.shape[2:], convolution.stride, convolution.dilation, strict=True)
     for taps, stride, dilation in axes:
         overlap *= int(torch.bincount(torch.arange(taps) * dilation % stride).max())
-    norms = [_spectral(Dense(part.flatten(1))) for part in weight.chunk(groups)]
+    norms = [_spectral(Dense(part.flatten(1)), most_work) for part in weight.chunk(groups)]
     return up(torch.stack(norms).amax() * _root(weight.new_tensor(float(overlap))))
 
 
-def _of_rows(operator: LinearOperator, p: float, kept: Tensor) -> Tensor:
+def _of_rows(operator: LinearOperator, p: float, kept: Tensor, most_work: int) -> Tensor:
     """The norm of some rows alone, float64 on the CPU; for p = 2 only where that is cheap."""
-    example = operator.example()
     index = kept.flatten().nonzero().squeeze(1)
     if len(index) == 0:
         return torch.zeros((), dtype=torch.float64)
@@ -267,13 +310,12 @@ def _of_rows(operator: LinearOperator, p: float, kept: Tensor) -> Tensor:
     rows, columns = largest_sums(linear)
     if p != 2:
         return rows if p == inf else columns
-    del example
     found = mixed_norm(rows, columns)
     if not 0 < float(found) < inf:
         return found
-    if _affordable(linear, MOST_WORK_FOR_ROWS):
+    if _affordable(linear, min(most_work, MOST_WORK_FOR_ROWS)):
         return torch.minimum(found, gram_norm(linear, found))
-    return torch.minimum(found, operator_norm(operator, p).to("cpu", torch.float64))
+    return torch.minimum(found, operator_norm(operator, p, None, most_work).to("cpu", torch.float64))
 
 
 def _without_ends(chain: Chain) -> Chain:
@@ -346,4 +388,4 @@ def _channel_factors(scale: Scale) -> Interval | None:
     )
 
 
-__all__ = ["Chain", "linear_norm", "operator_norm"]
+__all__ = ["LITTLE_WORK", "MOST_WORK", "Chain", "linear_norm", "norms_of_rows", "operator_norm"]

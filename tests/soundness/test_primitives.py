@@ -14,7 +14,7 @@ from campaign.primitives import CHECKS, Check
 from campaign.runner import generator_of
 from exact import DTYPE_NAMES, DTYPES, outside, rational
 from jacobound.intervals import Interval
-from jacobound.methods.constants import operator_norm
+from jacobound.norms import operator_norm
 from jacobound.operator_kinds import Sparse
 from jacobound.rounding import unrounded
 

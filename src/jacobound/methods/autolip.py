@@ -22,11 +22,12 @@ from jacobound.methods.crown import CROWN
 from jacobound.methods.folding import Folding, Parts, direct_parts, groups_of, touched_entries
 from jacobound.methods.ibp import IBP
 from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod, conversion, ranges_of_one
-from jacobound.norms import linear_norm, operator_norm
+from jacobound.norms import LITTLE_WORK, MOST_WORK, linear_norm, operator_norm
 from jacobound.results import Status
 from jacobound.rounding import inflate, up
 
 EXPONENTS = (2.0, math.inf, 1.0)
+PLENTY = 120.0  # seconds that must be left for the dearest certificates of norms
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class Sweeps:
         self._one = torch.ones((), dtype=torch.float64)
         self._slopes = slopes
         self._steepest = {node: self._largest(slope) for node, slope in slopes.items()}
+        self._work = MOST_WORK if budget.remaining > PLENTY else LITTLE_WORK
         self._norms: dict[tuple[bool, Node, Node], Tensor] = {}
         self.forward: dict[Node, Tensor] = {}
         for done, node in enumerate(graph.nodes):
@@ -169,11 +171,11 @@ class Sweeps:
         """Norm of what an affine node does with one of the nodes it reads."""
         chains = parts[root]
         if kept is not None:
-            rows = (operator_norm(chain[0], self.p, kept).to(self._one) for chain in chains)
+            rows = (operator_norm(chain[0], self.p, kept, self._work).to(self._one) for chain in chains)
             return torch.minimum(self._added(rows), self._norm(node, root, parts))
         key = (parts is self._folding.parts.get(node), node, root)
         if key not in self._norms:
-            self._norms[key] = linear_norm(chains, self.p)
+            self._norms[key] = linear_norm(chains, self.p, self._work)
         return self._norms[key]
 
     def _best(self) -> Tensor:

@@ -15,13 +15,11 @@ from torch import Tensor
 
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node
 from jacobound.intervals import Interval
-from jacobound.linalg import induced_norm_upper, spectral_norm_upper, vector_norm_upper
+from jacobound.linalg import induced_norm_upper, vector_norm_upper
 from jacobound.methods.base import JacobianEnclosure
+from jacobound.norms import LITTLE_WORK, norms_of_rows, operator_norm
 from jacobound.operators import LinearOperator
-from jacobound.rounding import down, inflate, up
-
-# Up to this many entries an operator is made dense for its spectral norm (64 MiB in float64).
-DENSE_ENTRIES = 1 << 23
+from jacobound.rounding import down, up
 
 
 def merged_row_sums(enclosure: JacobianEnclosure) -> Tensor:
@@ -105,7 +103,7 @@ def norms_before(graph: Graph, slopes: Mapping[Node, Interval], p: float) -> dic
         elif isinstance(node, Affine):
             total = like.new_zeros(1)
             for operator, source in node.terms:
-                total = up(total + up(operator_norm(operator, p, _gate(graph, node, slopes)) * found[source]))
+                total = up(total + up(_norms(operator, p, _gate(graph, node, slopes)) * found[source]))
             found[node] = total
         else:
             steepest = slopes[node].magnitude().flatten(1)
@@ -122,46 +120,8 @@ def _gate(graph: Graph, node: Affine, slopes: Mapping[Node, Interval]) -> Tensor
     return slopes[readers[0]].magnitude() != 0
 
 
-def operator_norm(operator: LinearOperator, p: float, kept: Tensor | None = None) -> Tensor:
-    """Certified upper bounds of an operator's norm from l_p to l_p, of some of its rows alone when given.
-
-    Args:
-        kept: mask of the rows that count in every set, (N, *operator.out_shape).
-
-    Returns:
-        Shape (N,), or (1,) without `kept`.
-    """
-    absolute = operator.abs()
-    example = operator.example()
-    rows = absolute.apply(example.new_ones(operator.in_shape))
-    mask = torch.ones_like(rows).unsqueeze(0) if kept is None else kept.to(rows)
-    columns = absolute.transpose().apply(mask)
-    if not rows.numel() or not columns.numel():
-        return example.new_zeros(len(mask))
-    largest_row = inflate((rows * mask).reshape(len(mask), -1).amax(1), operator.terms + 1)
-    largest_column = inflate(columns.reshape(len(mask), -1).amax(1), operator.transpose().terms + 1)
-    if p == math.inf:
-        return largest_row
-    if p == 1:
-        return largest_column
-    bound = inflate(torch.sqrt(inflate(largest_row * largest_column, 2)), 4)
-    if operator.terms <= 1 or operator.in_size * operator.out_size > DENSE_ENTRIES:
-        return bound
-    exact = _spectral_norms(operator.materialise(), mask.reshape(len(mask), -1) != 0)
-    return torch.minimum(bound, up(exact + _norm_of_doubt(operator)))
-
-
-def _spectral_norms(matrix: Tensor, kept: Tensor) -> Tensor:
-    """Upper bounds of the spectral norm of the kept rows of a matrix, for every mask (N, rows); equal masks once."""
-    different, place = torch.unique(kept, dim=0, return_inverse=True)
-    return torch.stack([spectral_norm_upper(matrix[rows]) for rows in different])[place]
-
-
-def _norm_of_doubt(operator: LinearOperator) -> Tensor:
-    """Upper bound of the spectral norm of what exact weights may differ from the stored ones by."""
-    ones = operator.example().new_ones
-    rows = operator.uncertainty(ones(operator.in_shape))
-    columns = operator.transpose().uncertainty(ones(operator.out_shape))
-    if rows is None or columns is None:
-        return operator.example().new_zeros(())
-    return inflate(torch.sqrt(inflate(rows.amax() * columns.amax(), 2)), 4)
+def _norms(operator: LinearOperator, p: float, kept: Tensor | None) -> Tensor:
+    """Norms of the rows that count in every set, (N,), or (1,) of all rows; dear certificates are left to `AutoLip`."""
+    if kept is None:
+        return operator_norm(operator, p, None, LITTLE_WORK).reshape(1)
+    return norms_of_rows(operator, p, kept, LITTLE_WORK)
