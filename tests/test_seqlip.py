@@ -398,3 +398,38 @@ def test_values_of_trained_networks(name: str, shared_data: Path) -> None:
     assert value <= REFERENCE[name] * (1 + 5e-5)
     if name.startswith(("2", "3")):
         assert value == pytest.approx(REFERENCE[name], rel=1e-4)
+
+
+@pytest.mark.parametrize("exponent", (-400, -170, -30, 30, 150, 400))
+@pytest.mark.parametrize("pairs", ("dual", "exact"))
+def test_weights_of_any_size_break_no_search(exponent: int, pairs: str) -> None:
+    """Layers whose norms or squares of norms leave the range of floats; the constant itself may or may not."""
+    generator = Generator().manual_seed(exponent)
+    for k in range(4):
+        exponents = torch.randint(-abs(exponent), abs(exponent) + 1, (3,), generator=generator).tolist()
+        exponents[k % 3] = exponent
+        shapes = ((4, 3), (4, 4), (2, 4))
+        weights = [
+            torch.randn(shape, generator=generator, dtype=torch.float64) * 2.0**scale
+            for shape, scale in zip(shapes, exponents, strict=True)
+        ]
+        found = lipschitz(from_layers(weights, activation="relu"), WholeSpace(), SeqLip(pairs), search=None)  # type: ignore[arg-type]
+        product = math.prod(float(torch.linalg.matrix_norm(weight, 2)) for weight in weights)
+        assert found.status.certified == (float(found.upper) < math.inf)
+        if 1e-250 < product < 1e250:
+            assert product * 1e-3 < float(found.upper) <= product * (1 + 1e-9)
+
+
+def test_a_search_that_breaks_down_leaves_the_product_of_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*arguments: object) -> None:
+        raise torch.linalg.LinAlgError("eigenvalues did not converge")
+
+    monkeypatch.setattr("jacobound.methods.seqlip.dual_bound", breaks)
+    monkeypatch.setattr("jacobound.methods.seqlip.rough_value", breaks)
+    generator = Generator().manual_seed(0)
+    weights = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((4, 3), (4, 4), (2, 4))]
+    graph = from_layers(weights, activation="relu")
+    found = lipschitz(graph, WholeSpace(), SeqLip(), search=None)
+    product = math.prod(float(torch.linalg.matrix_norm(weight, 2)) for weight in weights)
+    assert found.status is Status.INCOMPLETE and found.status.certified
+    assert product <= float(found.upper) <= product * (1 + 1e-6)

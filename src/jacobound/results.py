@@ -31,6 +31,7 @@ class Status(enum.Enum):
     CERTIFIED = "certified: holds for the real-number network with the stored weights, rounding included"
     TIME_LIMIT = "certified, but stopped by the time limit: a tighter bound may exist"
     MEMORY_LIMIT = "certified, but a cheaper method was used to stay within the memory limit: raise Budget.memory"
+    INCOMPLETE = "certified, but the search for a tighter bound broke down on these numbers: one may exist"
     OVERFLOW = "nothing certified: a bound overflowed or is unbounded; use a smaller region or float64"
     NOT_RIGOROUS = "not certified: rounding errors were left out by request"
     ESTIMATE = "an estimate: neither an upper nor a lower bound"
@@ -38,7 +39,7 @@ class Status(enum.Enum):
     @property
     def certified(self) -> bool:
         """Whether the bound holds."""
-        return self in (Status.CERTIFIED, Status.TIME_LIMIT, Status.MEMORY_LIMIT)
+        return self in (Status.CERTIFIED, Status.TIME_LIMIT, Status.MEMORY_LIMIT, Status.INCOMPLETE)
 
     @staticmethod
     def of(status: Status, *bounds: Tensor) -> Status:

@@ -7,6 +7,7 @@ networks" (NeurIPS 2018); the certified dual of a pair, its branch and bound and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -93,6 +94,7 @@ class SeqLip(LipschitzMethod):
                 known[node] = slopes[node if expanded is graph else graph.expansion[node]]
         sweeps = PairSweeps(graph, known, self.pairs, budget)
         status = Status.CERTIFIED if sweeps.complete else Status.TIME_LIMIT
+        status = Status.INCOMPLETE if sweeps.failed else status
         status = Status.of(status, sweeps.value)
         if self.pairs == "greedy" and status.certified:
             status = Status.ESTIMATE
@@ -104,6 +106,7 @@ class PairSweeps(Sweeps):
 
     Attributes:
         complete: whether there was time for all pairs.
+        failed: whether the search for some pair broke down numerically; its product of norms is used then.
         details: bounds of the pairs that chains were covered with, by name.
     """
 
@@ -112,6 +115,7 @@ class PairSweeps(Sweeps):
         self._layers: dict[tuple[Node, Node], Layer] = {}
         self._known: dict[Key, PairBound] = {}
         self.complete = True
+        self.failed = False
         self.details: dict[str, Tensor] = {}
         super().__init__(graph, slopes, 2.0, budget)
 
@@ -183,7 +187,11 @@ class PairSweeps(Sweeps):
         if _key(chain, edge) in self._known or self._pairs == "greedy" or self._budget.is_over:
             return self._bound(chain, edge)
         pair = chain.pair(edge)
-        return 0.999 * rough_value(pair) if pair.is_finite else 0.0
+        try:
+            value = 0.999 * rough_value(pair) if pair.is_finite else 0.0
+        except torch.linalg.LinAlgError:
+            value = math.nan
+        return value if math.isfinite(value) else 0.0  # a guess only says which pairs to bound first
 
     def _bound(self, chain: Stretch, edge: Edge) -> float:
         key = _key(chain, edge)
@@ -199,7 +207,11 @@ class PairSweeps(Sweeps):
         if self._pairs == "greedy":
             value = attained(pair, greedy(pair))
             return PairBound(value, value)
-        found = exact_bound(pair, over) if self._pairs == "exact" else dual_bound(pair, over)
+        try:
+            found = exact_bound(pair, over) if self._pairs == "exact" else dual_bound(pair, over)
+        except torch.linalg.LinAlgError:
+            self.failed = True
+            return PairBound(product_bound(pair), complete=False)
         self.complete &= found.complete or not over()
         return found
 

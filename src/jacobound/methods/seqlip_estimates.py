@@ -47,6 +47,11 @@ def ascend(pair: Pair, starts: int = STARTS) -> Tensor:
 
 def rough_value(pair: Pair) -> float:
     """A value that the pair attains, found without its matrices' products: cheap for wide pairs, and often near."""
+    pair, factor = pair.scaled
+    return factor * _rough_value(pair)
+
+
+def _rough_value(pair: Pair) -> float:
     if min(len(pair.left), pair.right.shape[1]) <= NARROW:
         return attained(pair, ascend(pair, 2))
     v = torch.randn(pair.right.shape[1], generator=Generator().manual_seed(0), dtype=torch.float64)

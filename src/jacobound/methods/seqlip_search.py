@@ -149,7 +149,8 @@ class Dual:
 
     def feasible(self, shape: Tensor, margin: float) -> Tensor:
         """A multiple of the shape that is above the least feasible one by the margin."""
-        least = float(torch.linalg.matrix_norm(self.outer / shape.sqrt(), 2)) ** 2
+        shape = shape.clamp(SMALLEST, LARGEST)
+        least = float(torch.linalg.matrix_norm(self.outer / shape.sqrt(), 2).square())
         return (shape * (margin * max(least, 1e-150))).clamp(SMALLEST, LARGEST)
 
 
