@@ -181,11 +181,13 @@ class PairSweeps(Sweeps):
         chain = Stretch(tuple(layers), tuple(slopes))
         state = shortest(chain, lambda edge: self._guess(chain, edge), lambda edge: self._bound(chain, edge))
         self._tell(chain, state)
-        return torch.minimum(whole, up(state.value * self.forward[root]))
+        return torch.fmin(whole, up(state.value * self.forward[root]))  # 0 times an unknown bound says nothing
 
     def _guess(self, chain: Stretch, edge: Edge) -> float:
-        if _key(chain, edge) in self._known or self._pairs == "greedy" or self._budget.is_over:
+        if _key(chain, edge) in self._known or self._pairs == "greedy" or self._over():
             return self._bound(chain, edge)
+        if (edge.left_split or edge.right_split) and self._too_late(chain, edge):
+            return math.inf
         pair = chain.pair(edge)
         try:
             value = 0.999 * rough_value(pair) if pair.is_finite else 0.0
@@ -193,17 +195,24 @@ class PairSweeps(Sweeps):
             value = math.nan
         return value if math.isfinite(value) else 0.0  # a guess only says which pairs to bound first
 
+    def _too_late(self, chain: Stretch, edge: Edge) -> bool:
+        """Whether there is no time to decompose the layers of a pair."""
+        layers = chain.layers[edge.number : edge.number + 2]
+        late = sum(Layer.seconds(layer.chains) for layer in layers) > self._budget.remaining
+        self.complete &= not late
+        return late
+
     def _bound(self, chain: Stretch, edge: Edge) -> float:
         key = _key(chain, edge)
+        if key not in self._known and self._over():
+            self.complete = False
+            return math.inf  # the layers one by one are known already
         if key not in self._known:
             self._known[key] = self._of_pair(chain.pair(edge))
         return self._known[key].upper
 
     def _of_pair(self, pair: Pair) -> PairBound:
         over = self._over
-        if over():
-            self.complete = False
-            return PairBound(product_bound(pair), complete=False)
         if self._pairs == "greedy":
             value = attained(pair, greedy(pair))
             return PairBound(value, value)

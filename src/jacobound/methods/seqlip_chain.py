@@ -8,6 +8,7 @@ bounded until that path holds certified values alone. No other path can then be 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -105,8 +106,8 @@ class _Walk:
         found = []
         for right_split in (False, True):
             edge = Edge(number - 1, right_split, left_split)
-            if edge not in self.values:
-                continue
+            if not self.values.get(edge, math.inf) < math.inf:
+                continue  # no such pair, or nothing is known of it: its matrices need not be made
             start = self.halves[number - 1] if right_split else self.entering[number - 1]
             if start is not None:
                 found.append(State(self._over(edge, start), (*start.edges, edge)))
@@ -130,7 +131,7 @@ class _Walk:
 
 
 def _least(states: list[State]) -> State | None:
-    return min(states, key=lambda state: float(state.value)) if states else None
+    return min(states, key=lambda state: float(state.value.nan_to_num(nan=math.inf))) if states else None
 
 
 Bound = Callable[[Edge], float]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jacobound.estimates import lanczos
 from jacobound.methods.seqlip_pairs import LARGEST, SMALLEST, Pair, PairBound, certified_dual, product_bound
 
 HISTORY = 12
@@ -21,6 +22,8 @@ FAST = ((0.1, 15), (0.01, 15))
 QUICK = ((0.01, 12), (0.001, 12))  # from multipliers of a pair nearby
 NARROW = 128  # up to so many neurons the whole schedule is run
 TRIPLETS = 200  # singular vectors of each side that a wide pair is searched on first
+FEW_ENTRIES = 1 << 16  # up to here all singular values are cheap
+LANCZOS_STEPS = 40
 WIDE_WORK = 1 << 31  # products of one evaluation from which that is done
 
 Over = Callable[[], bool]
@@ -54,7 +57,7 @@ def dual_bound(pair: Pair, over: Over = never, start: Tensor | None = None) -> P
         logs = _extended(problem, over)
     else:
         logs = None
-    logs, complete = minimise(problem, problem.start() if logs is None else logs, schedule, over)
+    logs, complete = minimise(problem, problem.start(over) if logs is None else logs, schedule, over)
     multipliers = torch.ones(pair.neurons, dtype=torch.float64)
     multipliers[problem.undecided] = logs.exp().clamp(SMALLEST, LARGEST)
     value = certified_dual(pair, multipliers, problem.guess(logs))
@@ -131,11 +134,18 @@ class Dual:
         w, z = (self.outer.T @ back).squeeze(1) / logs.exp(), (self.inner @ top).squeeze(1)
         return (w.abs() - z.abs()).abs() * self.outer.norm(dim=0)
 
-    def start(self) -> Tensor:
-        """The best of a few closed forms, scaled to be feasible."""
-        found = [(self.value(logs), logs) for logs in self._shapes(1.5)]
-        best, logs = min(found, key=lambda one: one[0])
+    def start(self, over: Over = never) -> Tensor:
+        """The best of a few closed forms, scaled to be feasible; the first that there is time for."""
+        best, logs = math.inf, None
+        for tried in self._shapes(1.5):
+            value = self.value(tried)
+            best, logs = (value, tried) if logs is None or value < best else (best, logs)
+            if over():
+                return logs
+        assert logs is not None
         for scale in (0.75, 0.85, 1.4, 2.0):
+            if over():
+                break
             value = self.value(logs + math.log(scale))
             best, logs = (value, logs + math.log(scale)) if value < best else (best, logs)
         return logs
@@ -150,8 +160,15 @@ class Dual:
     def feasible(self, shape: Tensor, margin: float) -> Tensor:
         """A multiple of the shape that is above the least feasible one by the margin."""
         shape = shape.clamp(SMALLEST, LARGEST)
-        least = float(torch.linalg.matrix_norm(self.outer / shape.sqrt(), 2).square())
+        least = _squared_norm(self.outer / shape.sqrt())
         return (shape * (margin * max(least, 1e-150))).clamp(SMALLEST, LARGEST)
+
+
+def _squared_norm(matrix: Tensor) -> float:
+    """Estimate of the square of the spectral norm."""
+    if matrix.numel() <= FEW_ENTRIES:
+        return float(torch.linalg.matrix_norm(matrix, 2).square())
+    return lanczos(lambda x: matrix @ (matrix.T @ x), len(matrix), LANCZOS_STEPS)
 
 
 def _extended(problem: Dual, over: Over) -> Tensor:
@@ -160,9 +177,9 @@ def _extended(problem: Dual, over: Over) -> Tensor:
     left = _top(pair.left @ pair.left.T, TRIPLETS).T @ pair.left
     right = pair.right @ _top(pair.right.T @ pair.right, TRIPLETS)
     small = Dual(Pair(left, right, pair.lower, pair.upper).oriented)
-    logs, _ = minimise(small, small.start(), FAST, over)
+    logs, _ = minimise(small, small.start(over), FAST, over)
     found = logs.exp() if left.shape[0] >= right.shape[1] else _turned(small, logs)
-    best, chosen = math.inf, problem.start() if over() else None
+    best, chosen = math.inf, problem.start(over) if over() else None
     for share in (0.03, 0.1, 0.3):
         shape = found + share * found.median()
         for margin in (1.03, 1.15):
@@ -172,7 +189,7 @@ def _extended(problem: Dual, over: Over) -> Tensor:
                 best, chosen = value, tried
             if over():
                 break
-    return problem.start() if chosen is None else chosen
+    return problem.start(over) if chosen is None else chosen
 
 
 def _turned(problem: Dual, logs: Tensor) -> Tensor:
