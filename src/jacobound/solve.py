@@ -70,7 +70,8 @@ def bound_output(
     """
     method = CROWN() if method is None else method
     meant = _meant(graph, semantics)
-    target = (meant if rows is None else meant.with_rows(_matrix(rows, graph))).expanded()
+    target = meant if rows is None else meant.with_rows(_matrix(rows, graph))
+    target = target.expanded() if target.expands else target.lowered()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> Interval:
@@ -156,7 +157,7 @@ def lipschitz(
     method, exponents = RecurJac() if method is None else method, _norm(norm)
     matrix = None if rows is None else _matrix(rows, graph)
     target = graph.with_rows(matrix)
-    expanded = target.expanded()
+    expanded = target.lowered() if isinstance(method, LipschitzMethod) else target.expanded()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> _Constants:
@@ -165,8 +166,8 @@ def lipschitz(
 
         found = _joined(_in_runs(work, domains, expanded, budget, method.bytes_per_set(expanded)))
         upper = torch.stack(list(found.known.values())).amin(0)
-        meant = _meant(graph, semantics).with_rows(matrix).expanded()
-        delta = None if meant.execution is None else _distance(meant, domains, budget, exponents[1])
+        meant = _meant(graph, semantics).with_rows(matrix)
+        delta = None if meant.execution is None else _distance(meant.expanded(), domains, budget, exponents[1])
         status = Status.of(_in_time(found.status, budget), upper, *([] if delta is None else [delta]))
     return LipschitzBound(
         upper=upper.reshape(lead),
