@@ -19,7 +19,7 @@ from torch import Tensor
 
 from jacobound.errors import InvalidModelError, ShapeError
 from jacobound.execution import Execution
-from jacobound.nodes import Affine, Choice, Elementwise, Input, Node, Part, Vector, VectorFunction, size
+from jacobound.nodes import Affine, Choice, Elementwise, Input, Node, Part, Vector, VectorFunction, no_expansion, size
 from jacobound.operator_kinds import Dense, Identity, convert_exactly, with_shapes
 
 __all__ = ["Affine", "Choice", "Elementwise", "Graph", "Input", "Node", "Part", "Vector", "VectorFunction", "size"]
@@ -276,6 +276,8 @@ class Graph:
         moved: dict[Node, Node] = {}
         for node in self.nodes:
             if isinstance(node, Vector) and wanted(node.function):
+                if not node.function.expands:
+                    raise no_expansion(node.function, node.source, node.name, {other.name for other in self.nodes})
                 found = node.function.expand(moved[node.source], node.name)
                 moved[node] = _with_axis(found, found.sources) if isinstance(found, Affine) else found
             elif isinstance(node, Affine) and () in (node.shape, *(source.shape for source in node.sources)):

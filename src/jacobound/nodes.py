@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -160,14 +161,7 @@ class VectorFunction(ABC):
         Raises:
             UnsupportedOpError: when there is none; the message names the node and what to do.
         """
-        before = source
-        while before.sources and (before.name.startswith(f"{name}.") or before.name.endswith(".operands")):
-            before = before.sources[0]
-        raise UnsupportedOpError(
-            f"node '{name}': {self.name} is no combination of affine maps and activations, so no method can bound the "
-            "entries of a Jacobian through it. Take lipschitz(graph, region, method=AutoLip()) or SeqLip(), and IBP or "
-            f"CROWN for outputs in real semantics, or import the network up to this node (until={before.name!r})"
-        )
+        raise no_expansion(self, source, name, ())
 
     @abstractmethod
     def structure(self) -> bytes:
@@ -176,6 +170,19 @@ class VectorFunction(ABC):
     @abstractmethod
     def to(self, device: torch.device, dtype: torch.dtype) -> VectorFunction:
         """A copy elsewhere."""
+
+
+def no_expansion(function: VectorFunction, source: Node, name: str, names: Collection[str]) -> UnsupportedOpError:
+    """The error for a function that is made of nothing else; says where a model with these names could be cut."""
+    before = source
+    while before.sources and (before.name.startswith(f"{name}.") or before.name.endswith(".operands")):
+        before = before.sources[0]
+    cut = f"{before.name}#1" if f"{before.name}#2" in names else before.name
+    return UnsupportedOpError(
+        f"node '{name}': {function.name} is no combination of affine maps and activations, so no method can bound the "
+        "entries of a Jacobian through it. Take lipschitz(graph, region, method=AutoLip()) or SeqLip(), and IBP or "
+        f"CROWN for outputs in real semantics, or import the network up to this node (until={cut!r})"
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -341,5 +341,12 @@ def _provenance(
     meaning = f"executed in {semantics.dtype}" if isinstance(semantics, Executed) else semantics
     meaning = "executed in float32" if meaning == "executed" else meaning
     return Provenance(
-        repr(method), graph.fingerprint, str(graph.device), str(graph.dtype), seconds, seed=seed, semantics=meaning
+        repr(method),
+        graph.fingerprint,
+        str(graph.device),
+        str(graph.dtype),
+        seconds,
+        seed=seed,
+        semantics=meaning,
+        assumptions=graph.assumptions,
     )

@@ -16,7 +16,8 @@ from jacobound.activations import activation
 from jacobound.errors import UnsupportedOpError
 from jacobound.graph import Elementwise, Node, Vector, VectorFunction
 from jacobound.importers.attention_fusion import Scores, scores_of
-from jacobound.importers.steps_products import ProductSteps, per_channel
+from jacobound.importers.steps_basic import MIXED
+from jacobound.importers.steps_products import ProductSteps, einsum_labels, per_channel
 from jacobound.vector_attention import Attention
 from jacobound.vector_normalising import Normalised, Standardised
 from jacobound.vector_products import MatrixProduct, Product, Quotient
@@ -106,7 +107,7 @@ class VectorSteps(ProductSteps):
             raise UnsupportedOpError("A matrix product needs operands with axes.")
         row, column = len(left.shape) == 1, len(right.shape) == 1
         if self.batch is not None and (row or column or len(left.shape) != len(right.shape)):
-            raise UnsupportedOpError("Its operands have different numbers of axes, or too few, besides the batch axis.")
+            raise UnsupportedOpError(MIXED)
         one = self.reshape(left, (1, *left.shape), f"{name}.row") if row else left
         two = self.reshape(right, (*right.shape, 1), f"{name}.column") if column else right
         scores = scores_of(one)
@@ -117,6 +118,36 @@ class VectorSteps(ProductSteps):
             found = Vector(MatrixProduct(one.shape, two.shape, self.like), self._flat([one, two], name), name)
         shape = (*found.shape[:-2], *(() if row else (found.shape[-2],)), *(() if column else (found.shape[-1],)))
         return self.reshape(found, shape, f"{name}.shape")
+
+    def contraction(self, equation: str, left: Node, right: Node, name: str) -> Node:
+        """numpy's einsum of two nodes, as one matrix product; the equation has the batch axis if there is one."""
+        front = 0 if self.batch is None else 1
+        (one, two), result = einsum_labels(equation, [len(left.shape) + front, len(right.shape) + front])
+        if front:
+            if one[:1] != two[:1] or one[:1] != result[:1] or any(x.count(one[0]) > 1 for x in (one, two, result)):
+                raise UnsupportedOpError(MIXED)
+            one, two, result = one[1:], two[1:], result[1:]
+        if len(set(one)) < len(one) or len(set(two)) < len(two):
+            raise UnsupportedOpError("A diagonal in a product of two values is not understood.")
+        sizes = dict(zip(one, left.shape, strict=True))
+        if any(sizes.get(label, n) != n for label, n in zip(two, right.shape, strict=True)):
+            raise UnsupportedOpError(f"Shapes {left.shape} and {right.shape} do not fit the equation '{equation}'.")
+        sizes |= dict(zip(two, right.shape, strict=True))
+        shared = [label for label in result if label in one and label in two]
+        rows, columns = ([label for label in result if label in own and label not in shared] for own in (one, two))
+        summed = [label for label in one if label in two and label not in result]
+        if {*one, *two} != {*shared, *rows, *columns, *summed}:
+            raise UnsupportedOpError("A sum over an axis of one operand alone is not understood here; take it before.")
+        lead = [sizes[label] for label in shared]
+        m, k, n = (prod(sizes[label] for label in labels) for labels in (rows, summed, columns))
+        first = self._arranged(left, one, [*shared, *rows, *summed], f"{name}.left")
+        second = self._arranged(right, two, [*shared, *summed, *columns], f"{name}.right")
+        first = self.reshape(first, (*lead, m, k), f"{name}.rows")
+        second = self.reshape(second, (*lead, k, n), f"{name}.columns")
+        order = [*shared, *rows, *columns]
+        found = self.matrix_product(first, second, name if order == result else f"{name}.product")
+        found = self.reshape(found, tuple(sizes[label] for label in order), f"{name}.shape")
+        return self._arranged(found, order, result, name)
 
     def attention(self, q: Node, k: Node, v: Node, scale: float, bias: Tensor | None, name: str) -> Node:
         """``softmax(scale Q K' + bias) V``: Q (*lead, n, d), K (*lead, m, d), V (*lead, m, e).
@@ -149,7 +180,7 @@ class VectorSteps(ProductSteps):
         except RuntimeError:
             raise UnsupportedOpError("Its operands have shapes that do not fit together.") from None
         if self.batch is not None and len({len(node.shape) for node in nodes}) > 1:
-            raise UnsupportedOpError("Its operands have different numbers of axes.")
+            raise UnsupportedOpError(MIXED)
         return [self.expand(node, (*lead, *node.shape[-2:]), f"{name}.operand{k}") for k, node in enumerate(nodes)]
 
     def _stacked(self, left: Node, right: Node, name: str) -> Node:
