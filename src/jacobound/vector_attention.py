@@ -4,15 +4,19 @@ With scores ``s_ij = scale q_i . k_j + bias_ij``, shares ``P = softmax(s)`` and 
 
     d out_i = sum_j P_ij dv_j + scale Cov_i(v, k) dq_i + scale sum_j P_ij (v_j - m_i) (q_i . dk_j),   m_i = out_i.
 
-Let v_j and k_j lie within R_v and R_k of some fixed points, |q_i| <= R_q, and let C bound the column sums of P (n
-queries: C <= n, and less where ranges say so). By Cauchy and Schwarz in the weights P_ij, in the Euclidean norm
+Let R_v and R_k bound the root mean squares of |v_j - c| and |k_j - c'| with the weights P_ij of a query, for some fixed
+points c and c' (the largest distances do, and less where the ranges of P say so), |q_i| <= R_q, and let C bound the
+column sums of P (n queries: C <= n). By Cauchy and Schwarz in the weights P_ij, in the Euclidean norm
 
     queries count  scale R_v R_k,      keys  scale R_v R_q sqrt(C),      values  sqrt(C).
 
-For linf: ``scale r_v |k|_1``, ``scale r_v |q|_1`` and 1, with r_v the largest radius of one coordinate of v. For l1:
-``scale |r_v|_1 |k|_inf``, ``2 scale |r_v|_1 |q|_inf C'`` with C' the column sums of ``min(P, 1/4)``, because no value
-is farther from the mean than ``2 (1 - P_ij) |r_v|_1``; and C. Heads and batches are separate matrices: each part counts
-with the largest of their constants. A mask only takes shares away from some pairs.
+For linf: ``scale r_v R_k``, ``scale r_v |q|_1`` and 1, with r_v the root mean square of the worst coordinate of v, and
+R_k that of l1 norms. For l1: ``scale (sum of r_v) R_k`` with R_k of linf norms; ``2 scale |v - c|_1 |q|_inf C'`` with
+C' the column sums of ``min(P, 1/4)``, because no value is farther from the mean than ``2 (1 - P_ij)`` times the
+largest ``|v - c|_1``; and C. Few tokens are better served by the steps one after the other: with s the constant of
+softmax and norms of whole matrices, ``scale s ||V - 1 c'|| ||K - 1 c'||`` and ``scale s ||V - 1 c'|| ||Q||``, because
+rows of dP add up to 0. Heads and batches are separate matrices: each part counts with the largest of their constants.
+A mask only takes shares away from some pairs.
 
 Derivation ours; for one head on a ball see Kim, Papamakarios and Mnih, "The Lipschitz constant of self-attention"
 (ICML 2021), and Castin et al. (arXiv 2312.14820).
@@ -30,12 +34,13 @@ from torch import Tensor
 
 from jacobound.errors import InvalidModelError, ShapeError
 from jacobound.intervals import Interval
+from jacobound.linalg import induced_norm_upper
 from jacobound.nodes import Part, VectorFunction
 from jacobound.operators import convert_exactly
 from jacobound.rounding import inflate, unit, up
 from jacobound.vector_products import refuse_unbounded
 from jacobound.vector_rows import DOUBLE, flat_part, interval_matmul, joined, largest, longest, split
-from jacobound.vector_smooth import softmax_range
+from jacobound.vector_smooth import softmax_constants, softmax_range
 
 # A scale stands for all numbers this near, in units of roundoff: 1 / sqrt(d) is no float.
 SCALE_UNITS = 8
@@ -132,10 +137,11 @@ class Attention(VectorFunction):
 
     def parts(self, p: float, x: Interval) -> tuple[Part, ...]:
         q, k, v = self.pieces(x)
-        shares = self.shares(q, k).upper
+        shares = self.shares(q, k)
         factor = up(q.lower.new_tensor(abs(self.scale)) * (1 + 2 * SCALE_UNITS * unit(torch.float64)))
         found = {2.0: _euclidean, 1.0: _in_l1}.get(p, _in_linf)(q, k, v, shares)
-        constants = [largest(up(factor * one)) for one in found[:2]] + [largest(found[2])]
+        pairs = zip(found[:2], _by_steps(p, q, k, v, shares), strict=True)
+        constants = [largest(up(factor * torch.minimum(*pair))) for pair in pairs] + [largest(found[2])]
         ends = [0, prod(self.query), prod(self.query) + prod(self.key), self.in_shape[0]]
         masks = [flat_part(ends[-1], start, stop) for start, stop in pairwise(ends)]
         return tuple(Part(mask, constant) for mask, constant in zip(masks, constants, strict=True))
@@ -156,34 +162,85 @@ class Attention(VectorFunction):
         return Attention(self.query, self.key, self.value_shape, self.scale, bias, like)
 
 
-def _hull(x: Interval) -> Interval:
-    """One box around all tokens, shape (*lead, width)."""
-    return Interval(x.lower.amin(-2), x.upper.amax(-2))
+def _by_steps(p: float, q: Interval, k: Interval, v: Interval, shares: Interval) -> tuple[Tensor, Tensor]:
+    """Constants of queries and keys (without scale) through scores and shares, for each matrix."""
+    steep = softmax_constants(shares, p).amax(-1)
+    values = up(steep * _norms(_about_the_middle(v).map(lambda end: end.mT), p))
+    return up(values * _norms(_about_the_middle(k), p)), up(values * _norms(q, p))
 
 
-def _radius(x: Interval, p: float) -> Tensor:
-    """How far tokens can be from some fixed point, in the l_p norm: the middle of their box or zero; shape (*lead,)."""
-    centre = _hull(x).midpoint_and_radius()[0].unsqueeze(-2)
-    return torch.minimum(longest(x - centre.expand(x.shape), p), longest(x, p)).amax(-1)
+def _norms(matrices: Interval, p: float) -> Tensor:
+    return induced_norm_upper(matrices.lower, matrices.upper, p, p)
 
 
-def _euclidean(q: Interval, k: Interval, v: Interval, shares: Tensor) -> Sizes:
+def _about_the_middle(x: Interval) -> Interval:
+    """Tokens (*lead, m, width) less the mean of their middles."""
+    return x - x.midpoint_and_radius()[0].mean(-2, keepdim=True).expand(x.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class _Spread:
+    """How far the tokens that one query looks at are from some fixed point, as a mean square with its shares.
+
+    Args:
+        rows: by the l_p norm, shape (*lead, n).
+        entries: for every coordinate, shape (*lead, n, width).
+    """
+
+    rows: Tensor
+    entries: Tensor
+
+    @staticmethod
+    def of(x: Interval, shares: Interval, p: float) -> _Spread:
+        """From tokens (*lead, m, width) and enclosures of shares (*lead, n, m); any point will do as a centre.
+
+        About the mean that the middles give the sum is small where the shares are known; about the middle of the box
+        around all tokens it is at most the largest distance, because shares add up to 1.
+        """
+        hull = Interval(x.lower.amin(-2), x.upper.amax(-2))
+        middle = hull.midpoint_and_radius()[0].unsqueeze(-2)
+        farthest = torch.minimum(longest(x - middle.expand(x.shape), p), longest(x, p)).amax(-1)
+        widest = torch.minimum(hull.midpoint_and_radius()[1], hull.magnitude())
+        means = shares.midpoint_and_radius()[0] @ x.midpoint_and_radius()[0]
+        rows, entries = [], []
+        for query in range(shares.shape[-2]):
+            weights = shares.upper[..., query, :]
+            distance = x - means[..., query : query + 1, :].expand(x.shape)
+            rows.append(torch.minimum(_root_mean_square(longest(distance, p), weights), farthest))
+            sizes = _root_mean_square(distance.magnitude().mT, weights.unsqueeze(-2))
+            entries.append(torch.minimum(sizes, widest))
+        return _Spread(torch.stack(rows, -1), torch.stack(entries, -2))
+
+
+def _root_mean_square(sizes: Tensor, weights: Tensor) -> Tensor:
+    """Certified bound of ``sqrt(sum weights sizes^2)`` along the last axis, for non-negative numbers."""
+    return inflate(inflate((sizes.square() * weights).sum(-1), sizes.shape[-1] + 2).sqrt(), 2)
+
+
+def _euclidean(q: Interval, k: Interval, v: Interval, shares: Interval) -> Sizes:
     """Constants of queries, keys (without scale) and values for each matrix, in l2."""
-    values, columns = _radius(v, 2), inflate(_column_sums(shares).sqrt(), 2)
-    queries = longest(q, 2).amax(-1)
-    return up(values * _radius(k, 2)), up(up(values * queries) * columns), columns
+    values = _Spread.of(v, shares, 2).rows
+    keys = up(values * _Spread.of(k, shares, 2).rows).amax(-1)
+    steep = up(values * longest(q, 2))  # of every query
+    pairs = _root_mean_square(steep.unsqueeze(-2), shares.upper.mT).amax(-1)
+    columns = inflate(_column_sums(shares.upper).sqrt(), 2)
+    return keys, torch.minimum(pairs, up(steep.amax(-1) * columns)), torch.minimum(columns, _norms(shares, 2))
 
 
-def _in_linf(q: Interval, k: Interval, v: Interval, shares: Tensor) -> Sizes:
-    del shares
-    values = longest(_hull(v), inf, centred=True)
-    return up(values * _radius(k, 1)), up(values * longest(q, 1).amax(-1)), torch.ones_like(values)
+def _in_linf(q: Interval, k: Interval, v: Interval, shares: Interval) -> Sizes:
+    values = _Spread.of(v, shares, inf).entries.amax(-1)
+    keys = _Spread.of(k, shares, 1).rows
+    return up(values * keys).amax(-1), up(values * longest(q, 1)).amax(-1), torch.ones_like(values[..., 0])
 
 
-def _in_l1(q: Interval, k: Interval, v: Interval, shares: Tensor) -> Sizes:
-    values = longest(_hull(v), 1, centred=True)
-    keys = up(up(2 * values * longest(q, inf).amax(-1)) * _column_sums(shares.clamp(max=0.25)))
-    return up(values * _radius(k, inf)), keys, _column_sums(shares)
+def _in_l1(q: Interval, k: Interval, v: Interval, shares: Interval) -> Sizes:
+    tokens = Interval(v.lower.amin(-2), v.upper.amax(-2))
+    far = longest(tokens, 1, centred=True)
+    found = _Spread.of(v, shares, 1).entries
+    values = inflate(found.sum(-1), found.shape[-1])
+    pairs = up(up(2 * far * longest(q, inf).amax(-1)) * _column_sums(shares.upper.clamp(max=0.25)))
+    columns = _column_sums(shares.upper)
+    return up(values * _Spread.of(k, shares, inf).rows).amax(-1), pairs, columns
 
 
 def _column_sums(shares: Tensor) -> Tensor:

@@ -36,11 +36,7 @@ class Softmax(RowFunction):
         return softmax_range(x)
 
     def constant(self, p: float, x: Interval) -> Tensor:
-        share = softmax_range(x)
-        nearest = torch.minimum(torch.maximum(share.lower.new_tensor(0.5), share.lower), share.upper)
-        rows = up(2 * nearest * up(1 - nearest)).amax(-1)
-        rows = torch.minimum(rows, share.upper.amax(-1)) if p == 2 else rows  # diag(p) is the larger matrix
-        return largest(rows).clamp(max=0.5 if self.length > 1 else 0.0)
+        return largest(softmax_constants(softmax_range(x), p))
 
 
 class LogSoftmax(RowFunction):
@@ -133,6 +129,14 @@ def softmax_range(x: Interval, allowed: Tensor | None = None) -> Interval:
     lower = (Interval.exact(low.lower) / (Interval.exact(low.lower) + Interval.exact(most.upper))).lower
     found = Interval.safe(torch.where(known, lower, 0.0), torch.where(known, upper, 1.0)).clamp(0.0, 1.0)
     return found.map(lambda end: torch.where(allowed, end, 0.0))
+
+
+def softmax_constants(share: Interval, p: float) -> Tensor:
+    """Certified constants of softmax for every row, from the ranges of its values: (*lead, n) to (*lead,)."""
+    nearest = torch.minimum(torch.maximum(share.lower.new_tensor(0.5), share.lower), share.upper)
+    rows = up(2 * nearest * up(1 - nearest)).amax(-1)
+    rows = torch.minimum(rows, share.upper.amax(-1)) if p == 2 else rows  # diag(p) is the larger matrix
+    return rows.clamp(max=0.5 if share.shape[-1] > 1 else 0.0)
 
 
 def _log_sum_exp(x: Tensor) -> Interval:
