@@ -130,8 +130,35 @@ class SelfAttention(nn.Module):
         return self.attention(x, x, x)[0]
 
 
+class Packed(nn.Module):
+    """Queries, keys and values in one axis that is moved in front of the batch, as in vision transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).reshape(len(x), 4, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        found = functional.scaled_dot_product_attention(q, k, v)
+        return self.out(found.transpose(1, 2).flatten(2))
+
+
+class SequenceFirst(nn.Module):
+    """An attention whose first axis is the sequence, between two transpositions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(0, 1)
+        return self.attention(x, x, x, need_weights=False)[0].transpose(0, 1)
+
+
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "block": Block,
+    "packed": Packed,
+    "sequence first": SequenceFirst,
     "attention": SelfAttention,
     "attention without bias": lambda: SelfAttention(bias=False),
     "encoder": lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True),
