@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
-import jacobound as jb
-from jacobound.errors import InvalidModelError, InvalidRegionError, UnsupportedOpError
+from jacobound.errors import UnsupportedOpError
 from jacobound.graph import Graph, Vector
 from jacobound.importers.onnx import from_onnx
 from onnx_models import agree, model, node, weight, whole

@@ -68,6 +68,8 @@ class LogSoftmax(RowFunction):
 class LogSumExp(RowReduction):
     """``log sum_j exp(x_j)`` of every row; constant 1 in every norm, the norm of softmax on a set."""
 
+    expands = True
+
     @property
     def name(self) -> str:  # type: ignore[override]
         return f"log-sum-exp of {self.length}"
@@ -83,6 +85,9 @@ class LogSumExp(RowReduction):
         if p == inf:
             return x.lower.new_ones(())  # the shares add up to 1
         return largest(share.upper if p == 1 else inflate(_square_sum(share).sqrt(), 2)).clamp(max=1.0)
+
+    def expand(self, source: Node, name: str) -> Node:
+        return _around_sum("exp", "log", self, source, name)
 
 
 class Length(RowReduction):
@@ -105,9 +110,14 @@ class Length(RowReduction):
         return one if p != inf or self.length == 1 else inflate((one * self.length).sqrt(), 2)
 
     def expand(self, source: Node, name: str) -> Node:
-        squares = Elementwise(activation("square"), source, f"{name}.square")
-        row = Dense(self.like.new_ones(1, self.length), self.in_shape[:-1])
-        return Elementwise(activation("sqrt"), Affine(((row, squares),), None, f"{name}.sum"), name)
+        return _around_sum("square", "sqrt", self, source, name)
+
+
+def _around_sum(inner: str, outer: str, function: RowReduction, source: Node, name: str) -> Node:
+    """``outer(sum_j inner(x_j))`` of every row."""
+    terms = Elementwise(activation(inner), source, f"{name}.{inner}")
+    row = Dense(function.like.new_ones(1, function.length), function.in_shape[:-1])
+    return Elementwise(activation(outer), Affine(((row, terms),), None, f"{name}.sum"), name)
 
 
 def softmax_range(x: Interval, allowed: Tensor | None = None) -> Interval:

@@ -240,6 +240,8 @@ class VectorSteps(ProductSteps):
         """The node with some axes as one last axis."""
         front = 0 if self.batch is None else 1
         lead = [node.shape[axis] for axis in kept]
+        if [*kept, *gone] == list(range(len(node.shape))):
+            return self.reshape(node, (*lead, prod(node.shape[len(lead) :])), f"{name}.rows")
         order = [*range(front), *(axis + front for axis in (*kept, *gone))]
         return self.move(node, lambda x: x.permute(order).reshape(*x.shape[:front], *lead, -1), f"{name}.rows")
 
