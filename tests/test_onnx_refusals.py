@@ -34,7 +34,7 @@ def test_derivatives_through_softmax_are_refused_where_it_can_be_cut() -> None:
 
 
 def weight_of(data: bytes) -> np.ndarray:
-    return onnx.numpy_helper.to_array(onnx.load_from_string(data).graph.initializer[0])
+    return onnx.numpy_helper.to_array(onnx.load_from_string(data).graph.initializer[0]).astype(np.float64)
 
 
 def test_until_needs_a_known_name() -> None:
@@ -71,7 +71,8 @@ UNSUPPORTED = {
     "power of values": ([node("Pow", "x x")], (1, 4), {}, r"Op 'Pow'.*Base and exponent"),
     "powers": ([node("Pow", "x p")], (1, 4), {"p": np.array([1, 2, 3, 4], np.float32)}, r"Op 'Pow'.*exponents differ"),
     "transA": ([node("Gemm", "x w", transA=1)], ("N", 4), {"w": weight(1, 3)}, r"Op 'Gemm'.*transA=1"),
-    "einsum of values": ([node("Einsum", "x x", equation="ij,ij->ij")], (1, 4), {}, r"Op 'Einsum'.*two values"),
+    "einsum of three values": (
+        [node("Einsum", "x x x", equation="ij,ij,ij->ij")], (1, 4), {}, r"Op 'Einsum'.*two values"),
     "weight from the input": ([node("Conv", "x x")], (1, 1, 2, 2), {}, r"'x' depends on the network's input"),
     "shape from values": (
         [node("Cast", "x", "s", to=TensorProto.INT64), node("Reshape", "x s")], (1, 4), {}, r"rounds.*to INT64"),

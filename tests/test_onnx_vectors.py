@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+import jacobound as jb
 from jacobound.errors import UnsupportedOpError
 from jacobound.graph import Graph, Vector
 from jacobound.importers.onnx import from_onnx
@@ -73,6 +75,9 @@ VALUES = {
     "matrices of a fixed batch": ([node("Transpose", "x", "t", perm=[1, 0]), node("MatMul", "t x")], (5, 3), {}, 13),
     "matrix and vector": ([node("ReduceMean", "x", "v", axes=[0], keepdims=0), node("MatMul", "x v")], (5, 3), {}, 13),
     "vector and matrix": ([node("ReduceMean", "x", "v", axes=[1], keepdims=0), node("MatMul", "v x")], (5, 3), {}, 13),
+    "einsum": ([node("Einsum", "x x", equation="nid,njd->nij")], TOKENS, {}, 13),
+    "einsum of heads": ([node("Relu", "x", "r"), node("Einsum", "x r", equation="nhid, nhjd -> nihj")], IMAGE, {}, 13),
+    "einsum by entry": ([node("Relu", "x", "r"), node("Einsum", "x r", equation="...d,...d->...")], TOKENS, {}, 13),
     "stacks that widen": ([node("Transpose", "x", "t", perm=[0, 1, 3, 2]), node("ReduceMax", "t", "m", axes=[1]),
                            node("MatMul", "m x")], IMAGE, {}, 13),
 }  # fmt: skip
@@ -167,3 +172,15 @@ def test_written_out_normalisation_is_recognised(case: str) -> None:
     weights = {**ONE, **EIGHT, "k": whole(1, 5, 8)}
     graph = agree(model(nodes, TOKENS, weights), spread=2.0)
     assert [name for name in functions(graph) if not name.startswith("length")] == expected
+
+
+def test_refusals_say_where_a_file_can_be_cut() -> None:
+    """Whatever steps a function is made of: the name is one of the file's, and the network up to it is bounded."""
+    nodes = {"Softmax": node("Softmax", "r", axis=1), "InstanceNormalization": node("InstanceNormalization", "r g b"),
+             "LayerNormalization": node("LayerNormalization", "r h", axis=2)}  # fmt: skip
+    for last in nodes.values():
+        data = model([node("Relu", "x", "r"), last], (1, 4, 5, 6), {**FOUR, "h": weight(5, 6)})
+        region = jb.Ball(torch.ones(4, 5, 6, dtype=torch.float64), 0.1)
+        with pytest.raises(UnsupportedOpError, match="until='r'"):
+            jb.bound_jacobian(from_onnx(data), region)
+    assert jb.bound_jacobian(from_onnx(data, until="r"), region).status.certified

@@ -174,8 +174,8 @@ class VectorFunction(ABC):
 
 def no_expansion(function: VectorFunction, source: Node, name: str, names: Collection[str]) -> UnsupportedOpError:
     """The error for a function that is made of nothing else; says where a model with these names could be cut."""
-    before = source
-    while before.sources and (before.name.startswith(f"{name}.") or before.name.endswith(".operands")):
+    before, whole = source, name.removesuffix(".rowwise")  # as importers call a function that works on moved rows
+    while before.sources and (before.name.startswith(f"{whole}.") or before.name.endswith(".operands")):
         before = before.sources[0]
     cut = f"{before.name}#1" if f"{before.name}#2" in names else before.name
     return UnsupportedOpError(

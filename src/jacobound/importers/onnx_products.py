@@ -166,7 +166,11 @@ def _of_values(call: Call, a: Traced, b: Traced) -> Node:
 
 def einsum(call: Call) -> tuple[Value, ...]:
     equation = str(call.attributes.get("equation", "")).replace(" ", "")
-    if sum(isinstance(value, Traced) for value in call.inputs) != 1:
+    values = [value for value in call.inputs if isinstance(value, Traced)]
+    if len(values) == len(call.inputs) == 2:
+        left, right = (call.full(value) for value in values)
+        return call.result(call.steps.contraction(equation, left, right, call.name))
+    if len(values) != 1:
         raise UnsupportedOpError(TWO_VALUES)
     operands: list[Node | Tensor] = [
         call.full(value) if isinstance(value, Traced) else call.needed(k) for k, value in enumerate(call.inputs)
