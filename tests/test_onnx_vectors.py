@@ -116,7 +116,14 @@ def functions(graph: Graph) -> list[str]:
     return [entry.function.name for entry in graph.nodes if isinstance(entry, Vector)]
 
 
-ONE = {"e": number(1e-5), "two": number(2), "one": number(1), "half": number(0.5), "minus": number(-0.5)}
+ONE = {
+    "e": number(0.1),
+    "limit": number(6),
+    "two": number(2),
+    "one": number(1),
+    "half": number(0.5),
+    "minus": number(-0.5),
+}
 CENTRED = [node("ReduceMean", "x", "m", axes=[-1]), node("Sub", "x m", "d")]
 SQUARED = [node("Pow", "d two", "q"), node("ReduceMean", "q", "v", axes=[-1]), node("Add", "v e", "w")]
 RMS = [node("Mul", "x x", "q"), node("ReduceMean", "q", "v", axes=[2]), node("Add", "e v", "w")]
@@ -143,8 +150,8 @@ FORMS = {
     "rms norm by an inverse": ([*RMS, node("Sqrt", "w", "s"), node("Div", "one s", "r"), node("Mul", "x r")], ROOT),
     "length": ([*LENGTH, node("Div", "x l")], UNIT),
     "length with a limit": (
-        [*LENGTH, node("Clip", "l e", "c"), node("Expand", "c k", "s"), node("Div", "x s")], UNIT),
-    "length with a largest value": ([*LENGTH, node("Max", "l e", "c"), node("Div", "x c")], UNIT),
+        [*LENGTH, node("Clip", "l limit", "c"), node("Expand", "c k", "s"), node("Div", "x s")], UNIT),
+    "length with a largest value": ([*LENGTH, node("Max", "limit l", "c"), node("Div", "x c")], UNIT),
     # What looks like one and is none stays a product or quotient of two values.
     "mean over another axis": (
         [node("ReduceMean", "x", "m", axes=[1]), node("Sub", "x m", "d"), *SQUARED, node("Sqrt", "w", "s"),
@@ -172,6 +179,9 @@ def test_written_out_normalisation_is_recognised(case: str) -> None:
     weights = {**ONE, **EIGHT, "k": whole(1, 5, 8)}
     graph = agree(model(nodes, TOKENS, weights), spread=2.0)
     assert [name for name in functions(graph) if not name.startswith("length")] == expected
+    for function in (entry.function for entry in graph.nodes if isinstance(entry, Vector)):
+        least = 0.0 if case in ("without eps", "length") else 6.0 if "length" in case else float(number(0.1))
+        assert getattr(function, "eps", least) == least
 
 
 def test_refusals_say_where_a_file_can_be_cut() -> None:
