@@ -192,3 +192,15 @@ def test_local_constants_of_a_trained_network(shared_data: Path) -> None:
     found = jb.lipschitz(graph, jb.Ball(image(shared_data, graph), 0.03), norm=(INF, INF), rows=row)
     assert float(found.lower) * 1.1 > 291.7 and 291.7 <= float(found.upper) <= 1092 * 1.01
     assert found.method == "LipSDP"
+
+
+def test_networks_that_only_products_of_norms_can_take() -> None:
+    """A softmax inside has no expansion; the default asks the methods that know its constant."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Softmax(dim=1), torch.nn.Linear(5, 2)).eval()
+    graph = jb.from_torch(model, torch.zeros(1, 3))
+    first, last = (float(torch.linalg.matrix_norm(model[k].weight, 2)) for k in (0, 2))
+    for region in (jb.WholeSpace(), jb.Ball([0.0] * 3, [0.1, 1.0], 2)):
+        found = jb.lipschitz(graph, region)
+        assert set(found.details) == {"AutoLip", "SeqLip"} and found.status is jb.Status.CERTIFIED
+        assert (found.lower <= found.upper).all() and (found.upper <= 0.5 * first * last * (1 + 1e-6)).all()

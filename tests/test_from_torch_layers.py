@@ -62,22 +62,6 @@ def test_recurrent_layers_are_refused_by_name(kind: str, arguments: tuple[int, .
         from_torch(Applied(lambda found: found[0], layer).eval(), torch.zeros(1, 4, 9))
 
 
-class SelfAttention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.inside = nn.Linear(9, 9)
-        self.attention = nn.MultiheadAttention(9, 3, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.inside(x)
-        return self.attention(x, x, x)[0]
-
-
-def test_attention_is_refused_by_name_and_says_where_to_cut() -> None:
-    with pytest.raises(UnsupportedOpError, match=r"'attention', a MultiheadAttention: .*softmax.*until='inside'"):
-        from_torch(SelfAttention().eval(), torch.zeros(1, 4, 9))
-
-
 @pytest.mark.parametrize("count", SPATIAL)
 def test_lazy_layers_are_taken_once_they_have_a_shape(count: int) -> None:
     shape = SPATIAL[count]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from jacobound import AutoLip, Ball, bound_jacobian, lipschitz
 from jacobound.errors import InvalidModelError, ShapeError, UnsupportedOpError
 from jacobound.graph import Elementwise
 from jacobound.importers.torch import from_torch
@@ -65,11 +66,13 @@ def test_cut_is_the_part(until: str) -> None:
     assert "forward" not in vars(module) and not any(layer._forward_hooks for layer in module.modules())
 
 
-def test_softmax_is_refused_with_the_name_to_cut_at() -> None:
-    module = Classifier().eval()
-    with pytest.raises(UnsupportedOpError, match=r"softmax.*from_torch\(module, example, until='fc'\)"):
-        from_torch(module, torch.zeros(2, 4))
+def test_where_to_cut_before_a_softmax_is_said_when_its_jacobian_is_asked_for() -> None:
+    module, region = Classifier().eval(), Ball(torch.zeros(4), 0.1)
+    graph = from_torch(module, torch.zeros(2, 4))
+    with pytest.raises(UnsupportedOpError, match=r"node 'head': softmax of 3 .*AutoLip.*until='fc'"):
+        bound_jacobian(graph, region)
     assert from_torch(module, torch.zeros(2, 4), until="fc").output.name == "fc"
+    assert lipschitz(graph, region, AutoLip()).status.certified
 
 
 def test_advice_names_the_call_of_a_layer_that_is_called_again() -> None:
@@ -81,8 +84,9 @@ def test_advice_names_the_call_of_a_layer_that_is_called_again() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.layer(self.layer(x).softmax(1))
 
+    graph = from_torch(Again().eval(), torch.zeros(1, 4))
     with pytest.raises(UnsupportedOpError, match=r"until='layer#1'"):
-        from_torch(Again().eval(), torch.zeros(1, 4))
+        bound_jacobian(graph, Ball(torch.zeros(4), 0.1))
     assert from_torch(Again().eval(), torch.zeros(1, 4), until="layer#1").output.name == "layer"
 
 

@@ -136,6 +136,25 @@ take("ELU", VECTOR, {"alpha": 1.6})
 take("LeakyReLU", VECTOR, {"negative_slope": -0.2}, {"negative_slope": 1.5})
 for kind in ("ReLU", "ReLU6", "Hardtanh", "Hardswish", "SiLU", "ELU", "LeakyReLU"):
     take(kind, VECTOR, {"inplace": True})
+for kind in ("Softmax", "LogSoftmax", "Softmin"):
+    take(kind, VECTOR, {"dim": 1})
+    take(kind, PLANE, {"dim": 1}, {"dim": -1})
+take("Softmax2d", PLANE)
+take("GLU", VECTOR)
+take("GLU", PLANE, {"dim": 1}, {"dim": 3})
+for d, shape in SPATIAL.items():
+    take(f"InstanceNorm{d}d", shape, {"num_features": shape[0]}, {"num_features": shape[0], "affine": True, "eps": 0.1})
+take("GroupNorm", PLANE, {"num_groups": 2, "num_channels": 4}, {"num_groups": 4, "num_channels": 4, "affine": False})
+take("LayerNorm", VECTOR, {"normalized_shape": 8}, {"normalized_shape": 8, "eps": 0.1, "elementwise_affine": False})
+take("LayerNorm", PLANE, {"normalized_shape": 6}, {"normalized_shape": (7, 6), "bias": False})
+take("RMSNorm", VECTOR, {"normalized_shape": 8}, {"normalized_shape": 8, "eps": 0.1, "elementwise_affine": False})
+take("RMSNorm", PLANE, {"normalized_shape": (7, 6), "eps": 1e-3})
+take("LocalResponseNorm", PLANE, {"size": 2}, {"size": 3, "alpha": 0.1, "k": 2.0})
+TOKENS = {"d_model": 8, "nhead": 2, "dim_feedforward": 6, "batch_first": True}
+take("TransformerEncoderLayer", (4, 8), TOKENS, {**TOKENS, "norm_first": True, "activation": "gelu", "bias": False})
+TAKEN["TransformerEncoder"] = [
+    (lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(**TOKENS), 2, enable_nested_tensor=False), (4, 8))
+]
 TAKEN["Sequential"] = [(lambda: nn.Sequential(nn.Sequential(nn.Linear(8, 3)), nn.Sequential()), VECTOR)]
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], Shape, str]] = {}
@@ -155,14 +174,8 @@ def refuse(kind: str, shape: Shape, text: str, *arguments: Any, **options: Any) 
     REFUSED[kind] = (quietly, shape, text)
 
 
-WHOLE_VECTOR = "function of the whole vector.* Its input holds the logits: bound those"
-for kind in ("Softmax", "LogSoftmax", "Softmin"):
-    refuse(kind, VECTOR, f"softmax.int .* a {kind}: .*{WHOLE_VECTOR}", 1)
-refuse("Softmax2d", PLANE, f"softmax.int .* a Softmax2d: .*{WHOLE_VECTOR}")
-refuse("GLU", VECTOR, "aten.glu.default .* a GLU: it multiplies values")
 refuse("Hardshrink", VECTOR, "a Hardshrink: it jumps at its limits.*Use Softshrink")
 for d, shape in SPATIAL.items():
-    refuse(f"InstanceNorm{d}d", shape, "aten.instance_norm.default .* divides by the deviation.*Batch norm", shape[0])
     refuse(f"LPPool{d}d", shape, f"LPPool{d}d: it takes roots.*Use AvgPool{d}d", 2, 2)
     refuse(f"MaxUnpool{d}d", shape, r"takes 2 arguments \(input, indices\)", 2)
     for kind in ("Conv", "ConvTranspose"):
@@ -172,10 +185,6 @@ for d, shape in SPATIAL.items():
 refuse("LazyLinear", VECTOR, "has no shape yet; run the module once", 2)
 for d in (2, 3):
     refuse(f"FractionalMaxPool{d}d", SPATIAL[d], "random numbers", 2, output_size=2)
-refuse("GroupNorm", PLANE, "aten.group_norm.default .* divides by the deviation.*Batch norm", 2, 4)
-refuse("LayerNorm", VECTOR, "aten.layer_norm.default .* divides by the deviation.*Batch norm", 8)
-refuse("RMSNorm", VECTOR, "a RMSNorm: it divides by the mean square.*Batch norm", 8)
-refuse("LocalResponseNorm", PLANE, "a LocalResponseNorm: it divides by.*Batch norm", 2)
 refuse("CrossMapLRN2d", PLANE, "CrossMapLRN2d can not be traced", 2)
 refuse("RNN", LINE, "RNN returns 2 values.*wrap it", 9, 3)
 for kind in ("LSTM", "GRU"):
@@ -183,15 +192,11 @@ for kind in ("LSTM", "GRU"):
 refuse("RNNCell", VECTOR, "a RNNCell: recurrent layers", 8, 3)
 refuse("GRUCell", VECTOR, "a GRUCell: it multiplies values", 8, 3)
 refuse("LSTMCell", VECTOR, "returns 2 values", 8, 3)
-refuse("TransformerEncoderLayer", LINE, "TransformerEncoderLayer: it multiplies values", 9, 3, dim_feedforward=4)
-for kind in ("TransformerEncoder", "TransformerDecoder"):
-    layer = getattr(nn, f"{kind}Layer")
-    make = getattr(nn, kind)
-    REFUSED[kind] = (
-        lambda make=make, layer=layer: make(layer(8, 2, dim_feedforward=4, batch_first=True), 1),
-        (4, 8),
-        "TransformerEncoder.*: it multiplies values|takes 2 arguments",
-    )
+REFUSED["TransformerDecoder"] = (
+    lambda: nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, dim_feedforward=4, batch_first=True), 1),
+    (4, 8),
+    r"takes 2 arguments \(tgt, memory\)",
+)
 refuse("TransformerDecoderLayer", LINE, r"takes 2 arguments \(tgt, memory\)", 9, 3, dim_feedforward=4)
 refuse("Transformer", LINE, r"takes 2 arguments \(src, tgt\)", 9, 3, 1, 1, 4)
 refuse("MultiheadAttention", LINE, r"takes 3 arguments \(query, key, value\); wrap it", 9, 3)

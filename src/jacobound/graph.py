@@ -1,14 +1,15 @@
 """`Graph`: a network as a small graph of affine and elementwise nodes.
 
 `Input` is where the point enters. `Affine` is a sum of linear operators applied to other nodes, plus a bias.
-`Elementwise` is one activation. A `Vector` node (maximum, sort) exists in the graphs of users only: `Graph.expanded`
-rewrites it into the others before a bound method looks. Nodes compare by identity; a node used twice is one node.
+`Elementwise` is one activation. A `Vector` node is a function of all entries of another node: `Graph.lowered` rewrites
+maxima and sorting into the other kinds, and `Graph.expanded` all that have an expansion, before a bound method looks.
+Nodes compare by identity; a node used twice is one node.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -18,10 +19,10 @@ from torch import Tensor
 
 from jacobound.errors import InvalidModelError, ShapeError
 from jacobound.execution import Execution
-from jacobound.nodes import Affine, Choice, Elementwise, Input, Node, Vector, VectorFunction, size
+from jacobound.nodes import Affine, Choice, Elementwise, Input, Node, Part, Vector, VectorFunction, no_expansion, size
 from jacobound.operator_kinds import Dense, Identity, convert_exactly, with_shapes
 
-__all__ = ["Affine", "Choice", "Elementwise", "Graph", "Input", "Node", "Vector", "VectorFunction", "size"]
+__all__ = ["Affine", "Choice", "Elementwise", "Graph", "Input", "Node", "Part", "Vector", "VectorFunction", "size"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,6 +209,14 @@ class Graph:
         """
         return self if self.dtype == torch.float32 else self.to(dtype=torch.float32)
 
+    def lowered(self) -> Graph:
+        """The same network with comparisons (maximum, sort) expanded, and with one axis where a node has none.
+
+        `Vector` nodes of other kinds stay: ranges and products of norms are known of them. It is the graph itself when
+        nothing has to change.
+        """
+        return self._lowered
+
     def expanded(self) -> Graph:
         """The same network as bound methods take it: without `Vector` nodes, and with one axis where a node has none.
 
@@ -218,24 +227,57 @@ class Graph:
         """
         return self._expanded
 
+    @property
+    def expands(self) -> bool:
+        """Whether there is `expanded`."""
+        return all(node.function.expands for node in self.nodes if isinstance(node, Vector))
+
+    @cached_property
+    def assumptions(self) -> tuple[str, ...]:
+        """What Lipschitz constants of the network take for granted, one sentence for each node that does."""
+        nodes = (node for node in self.nodes if isinstance(node, Vector) and node.function.assumption)
+        return tuple(f"node '{node.name}': {node.function.assumption}" for node in nodes)
+
+    @cached_property
+    def _lowered(self) -> Graph:
+        return self._rewritten(self.expansion)
+
     @cached_property
     def _expanded(self) -> Graph:
-        if all(isinstance(node, Input) or not (isinstance(node, Vector) or node.shape == ()) for node in self.nodes):
+        rest = self._lowered
+        return rest.computed() if any(isinstance(node, Vector) for node in rest.nodes) else rest
+
+    def computed(self) -> Graph:
+        """The same network without the `Vector` nodes that an engine computes; comparisons stay.
+
+        Raises:
+            UnsupportedOpError: when a function has no expansion.
+        """
+        return self._rewritten(self._expansion(lambda function: not function.compares))
+
+    def _rewritten(self, moved: Mapping[Node, Node]) -> Graph:
+        """The graph of what stands for its nodes."""
+        if moved[self.output] is self.output:
             return self
-        moved = self.expansion
         execution = self.execution
         if execution is not None:
-            # What stands for a comparison rounds nothing.
+            # What stands for a comparison rounds nothing; other functions are expanded before a graph is executed.
             run = (moved[node] for node in self.nodes if node in execution.nodes and not isinstance(node, Vector))
             execution = Execution(execution.arithmetic, frozenset(run))
         return Graph(moved[self.output], frozenset(moved.values()), execution)
 
     @cached_property
     def expansion(self) -> Mapping[Node, Node]:
-        """For every node the one that stands for it in `expanded`."""
+        """For every node the one that stands for it in `lowered`."""
+        return self._expansion(lambda function: function.compares)
+
+    def _expansion(self, wanted: Callable[[VectorFunction], bool]) -> Mapping[Node, Node]:
+        """For every node the one that stands for it when the functions that are wanted are expanded."""
         moved: dict[Node, Node] = {}
         for node in self.nodes:
-            if isinstance(node, Vector):
+            if isinstance(node, Vector) and wanted(node.function):
+                if not node.function.expands:
+                    raise no_expansion(node.function, node.source, node.name, {other.name for other in self.nodes})
                 found = node.function.expand(moved[node.source], node.name)
                 moved[node] = _with_axis(found, found.sources) if isinstance(found, Affine) else found
             elif isinstance(node, Affine) and () in (node.shape, *(source.shape for source in node.sources)):
@@ -247,6 +289,8 @@ class Graph:
                 moved[node] = Affine(terms, node.bias, node.name, _choice(node, moved, self.device))
             elif isinstance(node, Elementwise):
                 moved[node] = Elementwise(node.activation, moved[node.source], node.name)
+            elif isinstance(node, Vector):
+                moved[node] = Vector(node.function, moved[node.source], node.name)
         return moved
 
     def table(self) -> Iterator[dict[str, object]]:

@@ -1,8 +1,9 @@
-"""The nodes of a graph: `Input`, `Affine`, `Elementwise`, and `Vector`, which bound methods never meet."""
+"""The nodes of a graph: `Input`, `Affine`, `Elementwise`, and `Vector`, a function of all entries at once."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from jacobound.activations.base import Activation
-from jacobound.errors import ShapeError
+from jacobound.errors import ShapeError, UnsupportedOpError
 from jacobound.intervals import Interval
 from jacobound.operators import LinearOperator
 
@@ -87,36 +88,80 @@ class Elementwise:
         return (self.source,)
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some entries of the source of a function, and how much the function can change with them.
+
+    Args:
+        entries: bool mask of the source's shape.
+        constant: certified, 0-d float64 on the CPU.
+    """
+
+    entries: Tensor
+    constant: Tensor
+
+
 class VectorFunction(ABC):
-    """A function of all entries of a node at once, which only compares and moves them: an engine rounds nothing.
+    """A function of all entries of a node at once.
 
     Attributes:
         in_shape, out_shape: shapes without leading axes.
         name: what users read: "maximum of 4".
         like: a tensor of the function's dtype and device.
+        compares: whether it only compares and moves entries: an engine rounds nothing, and its expansion loses nothing.
+        expands: whether there is an expansion at all; without one only products of norms know what to do.
+        assumption: what constants take for granted of the source, as half a sentence; empty when nothing.
     """
 
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
     name: str
     like: Tensor
+    compares: bool = False
+    expands: bool = False
+    assumption: str = ""
 
     @abstractmethod
     def value(self, x: Tensor) -> Tensor:
         """Plain torch evaluation, differentiable: (*lead, *in_shape) -> (*lead, *out_shape). An estimate."""
 
     @abstractmethod
+    def range(self, x: Interval) -> Interval:
+        """Certified enclosure of the values: (*lead, *in_shape) -> (*lead, *out_shape), in the dtype of x."""
+
+    @abstractmethod
+    def constant(self, p: float, x: Interval) -> Tensor:
+        """Certified c with ``||f(a) - f(b)||_p <= c ||a - b||_p`` for all a and b in x; 0-d float64 on the CPU.
+
+        Args:
+            p: 1, 2 or inf.
+            x: certified enclosure of the source, of shape in_shape, float64 on the CPU; ends may be infinite.
+        """
+
+    def parts(self, p: float, x: Interval) -> tuple[Part, ...]:
+        """The same for disjoint parts of the source, when they differ: constants c_k of parts k with
+
+        ``||f(a) - f(b)||_p <= sum_k c_k ||(a - b) on part k||_p`` for all a and b in x. Empty: nothing is known besides
+        `constant`.
+        """
+        del p, x
+        return ()
+
+    def require(self, x: Interval, node: str) -> None:
+        """Check that there is a useful constant over x, which is as in `constant`.
+
+        Raises:
+            InvalidRegionError: when there is none; names the node, the reason and what to do.
+        """
+        del x, node
+
     def expand(self, source: Node, name: str) -> Node:
         """The same real function in affine and elementwise nodes.
 
         Raises:
             UnsupportedOpError: when there is none; the message names the node and what to do.
         """
-
-    @property
-    @abstractmethod
-    def multiplicity(self) -> int:
-        """The number m with ``||f(x) - f(y)||_p <= m^(1/p) ||x - y||_p``: how many entries can follow one entry."""
+        raise no_expansion(self, source, name, ())
 
     @abstractmethod
     def structure(self) -> bytes:
@@ -125,6 +170,19 @@ class VectorFunction(ABC):
     @abstractmethod
     def to(self, device: torch.device, dtype: torch.dtype) -> VectorFunction:
         """A copy elsewhere."""
+
+
+def no_expansion(function: VectorFunction, source: Node, name: str, names: Collection[str]) -> UnsupportedOpError:
+    """The error for a function that is made of nothing else; says where a model with these names could be cut."""
+    before, whole = source, name.removesuffix(".rowwise")  # as importers call a function that works on moved rows
+    while before.sources and (before.name.startswith(f"{whole}.") or before.name.endswith(".operands")):
+        before = before.sources[0]
+    cut = f"{before.name}#1" if f"{before.name}#2" in names else before.name
+    return UnsupportedOpError(
+        f"node '{name}': {function.name} is no combination of affine maps and activations, so no method can bound the "
+        "entries of a Jacobian through it. Take lipschitz(graph, region, method=AutoLip()) or SeqLip(), and IBP or "
+        f"CROWN for outputs in real semantics, or import the network up to this node (until={cut!r})"
+    )
 
 
 @dataclass(frozen=True, eq=False)

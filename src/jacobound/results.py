@@ -64,6 +64,8 @@ class Provenance:
         threads: number of torch threads.
         seed: seed of the search for a lower bound, or None where nothing is random.
         semantics: what the network means: "real" or "executed" with the dtype.
+        assumptions: what the user claims about the network (`from_torch(variance_floor=...)`), one sentence for each
+            node; Lipschitz constants hold under them.
     """
 
     method: str
@@ -77,6 +79,7 @@ class Provenance:
     threads: int = field(default_factory=torch.get_num_threads)
     seed: int | None = None
     semantics: str = "real"
+    assumptions: tuple[str, ...] = ()
 
 
 class _Result:

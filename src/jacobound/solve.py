@@ -70,7 +70,8 @@ def bound_output(
     """
     method = CROWN() if method is None else method
     meant = _meant(graph, semantics)
-    target = (meant if rows is None else meant.with_rows(_matrix(rows, graph))).expanded()
+    target = meant if rows is None else meant.with_rows(_matrix(rows, graph))
+    target = target.expanded() if target.expands else target.lowered()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> Interval:
@@ -157,7 +158,7 @@ def lipschitz(
     if method is None:
         method, budget = Best(), Budget(SECONDS) if budget is None else budget
     target = graph.with_rows(matrix)
-    expanded = target.expanded()
+    expanded = target.expanded() if isinstance(method, JacobianMethod) else target.lowered()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> tuple[Candidates, Witness | None]:
@@ -166,8 +167,8 @@ def lipschitz(
 
         runs = _in_runs(work, domains, expanded, budget, method.bytes_per_set(expanded))
         found, witness = Candidates.joined([one for one, _ in runs]), _joined([one for _, one in runs])
-        meant = _meant(graph, semantics).with_rows(matrix).expanded()
-        delta = None if meant.execution is None else _distance(meant, domains, budget, exponents[1])
+        meant = _meant(graph, semantics).with_rows(matrix)
+        delta = None if meant.execution is None else _distance(meant.expanded(), domains, budget, exponents[1])
         status = Status.of(_in_time(found.status, budget), found.upper, *([] if delta is None else [delta]))
     return LipschitzBound(
         upper=found.upper.reshape(lead),
@@ -303,5 +304,12 @@ def _provenance(
     meaning = f"executed in {semantics.dtype}" if isinstance(semantics, Executed) else semantics
     meaning = "executed in float32" if meaning == "executed" else meaning
     return Provenance(
-        repr(method), graph.fingerprint, str(graph.device), str(graph.dtype), seconds, seed=seed, semantics=meaning
+        repr(method),
+        graph.fingerprint,
+        str(graph.device),
+        str(graph.dtype),
+        seconds,
+        seed=seed,
+        semantics=meaning,
+        assumptions=graph.assumptions,
     )

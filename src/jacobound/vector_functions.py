@@ -7,9 +7,10 @@ Source of the expansion: RecurJac (AAAI 2019), on networks with max-pooling.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
+from math import inf, prod
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from jacobound.intervals import Interval, concatenated
 from jacobound.nodes import Affine, Choice, Elementwise, Node, VectorFunction
 from jacobound.operator_kinds import Identity, Select, Sparse
 from jacobound.operators import LinearOperator
+from jacobound.rounding import inflate
 
 DOUBLE = torch.zeros((), dtype=torch.float64)
 
@@ -113,8 +115,29 @@ class Chosen(Choice):
         return Chosen(source, gate, self.pairs.to(device), like)
 
 
+class Selecting(VectorFunction):
+    """A function whose results are entries of its argument; monotone, so that ranges are exact."""
+
+    compares = True
+    expands = True
+
+    @property
+    @abstractmethod
+    def multiplicity(self) -> int:
+        """The number m with ``||f(x) - f(y)||_p <= m^(1/p) ||x - y||_p``: how many entries can follow one entry."""
+
+    def range(self, x: Interval) -> Interval:
+        return x.map(self.value)
+
+    def constant(self, p: float, x: Interval) -> Tensor:
+        times = DOUBLE + float(self.multiplicity)
+        if p == inf or times <= 1:
+            return times.clamp(max=1.0)
+        return times if p == 1 else inflate(times.sqrt(), 2)
+
+
 @dataclass(frozen=True, eq=False)
-class Maximum(VectorFunction):
+class Maximum(Selecting):
     """``y[i] = max_k x.flat[windows[k, i]]``: max-pooling of any kind, maxima over axes, of several tensors.
 
     Args:
@@ -193,7 +216,7 @@ class Maximum(VectorFunction):
 
 
 @dataclass(frozen=True, eq=False)
-class Sort(VectorFunction):
+class Sort(Selecting):
     """Ascending sort of the last axis (order statistics, group-sort), by Batcher's merging network.
 
     Source: K. E. Batcher, Sorting networks and their applications (1968).

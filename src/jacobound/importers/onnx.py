@@ -20,7 +20,9 @@ MANY = 2**22  # entries of all nodes
 AGREEMENT = 1e-4  # relative to the largest output: float32 rounding of a deep network, with room to spare
 
 
-def from_onnx(source: str | os.PathLike[str] | bytes, until: str | None = None) -> Graph:
+def from_onnx(
+    source: str | os.PathLike[str] | bytes, until: str | None = None, variance_floor: float | None = None
+) -> Graph:
     """The network in an ONNX file, opset 7 to current.
 
     The network is taken for one point at a time: axis 0 of the input is the batch if it is symbolic or 1, and points
@@ -32,6 +34,11 @@ def from_onnx(source: str | os.PathLike[str] | bytes, until: str | None = None) 
         source: path of the file, or its content; gzip (.onnx.gz) is read.
         until: name of a tensor or node whose result becomes the output (to cut off a final Softmax, say); None for
             the output that the file declares.
+        variance_floor: **an assumption**: what layer, group, instance, RMS and l_2 normalisation divide by is never
+            smaller, as a variance (mean square) of every row, for all inputs of interest. Lipschitz constants then rest
+            on it, and results name it (`Provenance.assumptions`). None assumes nothing: constants through such a layer
+            are refused unless the region keeps the variance positive. 0 assumes nothing either, and accepts the
+            constant that eps alone gives.
 
     Returns:
         A float64 graph on the CPU. It is not an approximation of the network: results for it hold for the
@@ -53,7 +60,7 @@ def from_onnx(source: str | os.PathLike[str] | bytes, until: str | None = None) 
     from jacobound.importers.onnx_walk import select, walk
 
     program = select(read_model(source), until)
-    graph = walk(program)
+    graph = walk(program, variance_floor)
     check = original(program)
     example = torch.zeros(1, *graph.in_shape, dtype=torch.float64)
     file = "the ONNX model" if isinstance(source, bytes) else f"'{os.fspath(source)}'"

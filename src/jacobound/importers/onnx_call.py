@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from jacobound.errors import UnsupportedOpError
 from jacobound.graph import Node
 from jacobound.importers.common import exact_weight
+from jacobound.importers.onnx_safety import check_finite
 from jacobound.importers.steps import AffineSteps
 
 
@@ -52,6 +54,7 @@ class Call:
         shapes: of the results, as ONNX's shape inference gives them.
         steps: builds the nodes.
         open_batch: the input's axis 0 has no fixed length, so that it holds a batch.
+        made: for the nodes so far the operation that each is the result of.
     """
 
     proto: NodeProto
@@ -61,6 +64,7 @@ class Call:
     shapes: tuple[tuple[int, ...], ...]
     steps: AffineSteps
     open_batch: bool = False
+    made: Mapping[Node, Call] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -89,7 +93,18 @@ class Call:
             raise UnsupportedOpError(
                 f"Its input '{self.proto.input[position]}' depends on the network's input; it must be a constant."
             )
+        if value is not None:
+            check_finite(value, self.proto.input[position])
         return value
+
+    def addend(self, position: int) -> Tensor:
+        """A constant that is added or put in, as float64; minus infinity is a number here, as masks have it."""
+        value = self.get(position)
+        if not isinstance(value, np.ndarray) or not np.isneginf(value).any():
+            return self.needed(position)
+        finite = np.where(np.isneginf(value), np.zeros_like(value), value)
+        hidden = torch.tensor(np.isneginf(value))
+        return self.exactly(finite, self.proto.input[position]).masked_fill(hidden, -math.inf)
 
     def weight(self, position: int) -> Tensor | None:
         """A constant input as float64, exactly."""
@@ -147,6 +162,16 @@ class Call:
         if dropped and 0 in found and self.open_batch:
             raise UnsupportedOpError("It mixes the points of a batch: it works along the batch axis.")
         return [axis - dropped for axis in found if axis >= dropped]
+
+    def reduced_axes(self) -> list[int]:
+        """The axes of the argument's node that a reduction works along."""
+        value = self.traced()
+        listed = self.constant(1) if len(self.inputs) > 1 else self.attributes.get("axes")
+        given = [] if listed is None else [int(axis) for axis in np.ravel(np.asarray(listed))]
+        whole = not given and not self.flag("noop_with_empty_axes")
+        if self.proto.op_type.startswith("Global"):
+            given, whole = list(range(2, len(value.shape))), False
+        return self.own_axes(value, range(len(value.shape)) if whole else given)
 
     def result(self, node: Node, name: str | None = None) -> tuple[Value, ...]:
         """The only result; its node gets the shape that ONNX says."""

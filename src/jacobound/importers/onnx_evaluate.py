@@ -33,6 +33,7 @@ FOLDABLE = frozenset((
 ))
 # fmt: on
 KNOWN_VALUES = 4096  # constants up to this length are shown to shape inference (shapes, axes, repeats)
+KEEPING_SHAPE = ("GroupNormalization",)  # of whose one result ONNX's shape inference says nothing
 
 
 def result_shapes(
@@ -54,6 +55,8 @@ def result_shapes(
     """
     _check_equation(node)
     _check_split(node)
+    if node.op_type in KEEPING_SHAPE:
+        return (types[0][1] if types and types[0] is not None else None,) * len(node.output)
     described: dict[str, TypeProto] = {}
     values: dict[str, TensorProto] = {}
     for name, kind, value in zip(node.input, types, known, strict=True):

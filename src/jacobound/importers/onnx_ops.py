@@ -23,6 +23,7 @@ from jacobound.importers.onnx_products import divide, einsum, gemm, matmul, mult
 from jacobound.importers.onnx_reduce import REDUCTIONS, extreme, mean_of_several, running_sum
 from jacobound.importers.onnx_resize import resize
 from jacobound.importers.onnx_safety import element_type
+from jacobound.importers.onnx_vectors import VECTORS
 from jacobound.importers.onnx_windows import average_pool, convolution, max_pool, transposed_convolution
 
 Lowering = Callable[[Call], tuple[Value, ...]]
@@ -44,9 +45,10 @@ def _moves(*data: int) -> Lowering:
 def _moved(call: Call, moved: list[int], proto: NodeProto, output: int) -> Value:
     sources: list[Node | Tensor] = []
     shapes: list[tuple[int, ...]] = []
+    taken = call.addend if proto.op_type == "Where" else call.needed
     for position in moved:
         value = call.inputs[position]
-        constant = None if isinstance(value, Traced) else call.needed(position)
+        constant = None if isinstance(value, Traced) else taken(position)
         sources.append(call.traced(position).node if constant is None else constant)
         shapes.append(call.traced(position).shape if constant is None else tuple(constant.shape))
 
@@ -124,7 +126,8 @@ def _add(signs: tuple[float, ...]) -> Lowering:
             else:
                 if bias is not None:
                     raise UnsupportedOpError("It adds two constants, whose sum would be rounded.")
-                bias = sign * call.spread(call.needed(position), call.shape)
+                constant = call.needed(position) if sign < 0 else call.addend(position)
+                bias = sign * call.spread(constant, call.shape)
         node, factor = next(iter(factors.items()))
         if len(factors) == 1 and factor == 1 and bias is not None and isinstance(node, Affine) and node.bias is None:
             return call.result(Affine(node.terms, bias, call.name))  # MatMul then Add is one affine map
@@ -240,6 +243,7 @@ MOVEMENTS = (
 LOWERINGS: Mapping[str, Lowering] = {
     **dict.fromkeys(MOVEMENTS, _moves(0)),
     **REDUCTIONS,
+    **VECTORS,
     "Concat": _moves(),
     "Where": _moves(1, 2),
     "ScatterElements": _scatter,

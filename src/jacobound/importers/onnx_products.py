@@ -13,10 +13,12 @@ from jacobound.errors import UnsupportedOpError
 from jacobound.graph import Elementwise, Node
 from jacobound.importers.fusions import product
 from jacobound.importers.onnx_call import Call, Traced, Value, point_shape
+from jacobound.importers.onnx_normalising import normalised
+from jacobound.importers.steps import MIXED
 from jacobound.intervals import Interval
 
 TWO_VALUES = (
-    "It multiplies two values that both depend on the network's input, and the product is no activation that is known."
+    "It multiplies two values that both depend on the network's input; as MatMul, Mul or Div that is understood."
 )
 
 
@@ -24,7 +26,11 @@ def multiply(call: Call) -> tuple[Value, ...]:
     """A constant factor, or a product that is one function of one value (SiLU, a square)."""
     values = [value for value in call.inputs if isinstance(value, Traced)]
     if len(values) == 2:
-        return call.result(_fused(call, call.widened(values[0]), call.widened(values[1])))
+        one, two = (call.widened(value) for value in values)
+        found = product(one, two, call.name, call.steps.like)
+        found = normalised(call, values[0], values[1], inverse=True) if found is None else found
+        found = normalised(call, values[1], values[0], inverse=True) if found is None else found
+        return call.result(call.steps.product(one, two, call.name) if found is None else found)
     position = 1 if isinstance(call.inputs[0], Traced) else 0
     return call.result(_multiple(call, call.widened(values[0]), call.spread(call.needed(position), call.shape)))
 
@@ -35,9 +41,13 @@ def divide(call: Call) -> tuple[Value, ...]:
     if not isinstance(bottom, Traced):
         divisor, node = call.spread(call.needed(1), call.shape), call.widened(call.traced())
         return call.result(node if bool((divisor == 1).all()) else call.steps.divide(node, divisor, call.name))
-    inverse = elementwise("reciprocal", call.widened(bottom), f"{call.name}.reciprocal")
+    divisor = call.widened(bottom)
+    inverse = elementwise("reciprocal", divisor, f"{call.name}.reciprocal")
     if isinstance(top, Traced):
-        return call.result(_fused(call, call.widened(top), inverse))
+        node = call.widened(top)
+        found = product(node, inverse, call.name, call.steps.like)
+        found = normalised(call, top, bottom) if found is None else found
+        return call.result(call.steps.quotient(node, divisor, call.name) if found is None else found)
     return call.result(_multiple(call, inverse, call.spread(call.needed(0), call.shape)))
 
 
@@ -62,13 +72,6 @@ def power(call: Call) -> tuple[Value, ...]:
 def elementwise(kind: str, node: Node, name: str) -> Node:
     """A node with the activation of that name."""
     return Elementwise(activation(kind), node, name)
-
-
-def _fused(call: Call, left: Node, right: Node) -> Node:
-    found = product(left, right, call.name, call.steps.like)
-    if found is None:
-        raise UnsupportedOpError(TWO_VALUES)
-    return found
 
 
 def _multiple(call: Call, node: Node, factor: Tensor) -> Node:
@@ -132,10 +135,10 @@ def _transposed(call: Call, value: Traced, name: str) -> Traced:
 
 
 def matmul(call: Call) -> tuple[Value, ...]:
-    """Matrix times value, or value times matrix; axes of length one in front of the matrix change nothing."""
+    """Of a value and a matrix, in which axes of length one in front change nothing; or of two values."""
     a, b = call.get(0), call.get(1)
     if isinstance(a, Traced) and isinstance(b, Traced):
-        raise UnsupportedOpError(TWO_VALUES)
+        return call.result(_of_values(call, a, b))
     weight = call.needed(1 if isinstance(a, Traced) else 0)
     if prod(weight.shape[:-2]) != 1:
         left, right = (call.full(a), weight) if isinstance(a, Traced) else (weight, call.full(call.traced(1)))
@@ -152,9 +155,22 @@ def matmul(call: Call) -> tuple[Value, ...]:
     return call.result(_swapped(call, node, (*value.shape[:-2], value.shape[-1], len(matrix))))
 
 
+def _of_values(call: Call, a: Traced, b: Traced) -> Node:
+    """A product of two values; the axis of the batch is left out where both have it, so that attention is seen."""
+    if call.open_batch and min(len(a.shape), len(b.shape)) < 3:
+        raise UnsupportedOpError(MIXED)
+    alone = a.shape[0] == b.shape[0] == 1 and len(a.shape) == len(b.shape) > 2
+    left, right = (a.node, b.node) if alone else (call.full(a), call.full(b))
+    return call.steps.matrix_product(left, right, call.name)
+
+
 def einsum(call: Call) -> tuple[Value, ...]:
     equation = str(call.attributes.get("equation", "")).replace(" ", "")
-    if sum(isinstance(value, Traced) for value in call.inputs) != 1:
+    values = [value for value in call.inputs if isinstance(value, Traced)]
+    if len(values) == len(call.inputs) == 2:
+        left, right = (call.full(value) for value in values)
+        return call.result(call.steps.contraction(equation, left, right, call.name))
+    if len(values) != 1:
         raise UnsupportedOpError(TWO_VALUES)
     operands: list[Node | Tensor] = [
         call.full(value) if isinstance(value, Traced) else call.needed(k) for k, value in enumerate(call.inputs)

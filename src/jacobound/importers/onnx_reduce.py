@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,20 +31,26 @@ def _smallest(call: Call, node: Node, axes: list[int], name: str) -> Node:
     return call.steps.minimum_over(node, axes, True, name)
 
 
-def reduction(step: Step, before: str | None = None, after: str | None = None) -> Callable[[Call], tuple[Value, ...]]:
-    """A reduction over axes, with one activation before and one after it."""
+def _length(call: Call, node: Node, axes: list[int], name: str) -> Node:
+    return call.steps.length(node, axes, True, name)
+
+
+def _logsumexp(call: Call, node: Node, axes: list[int], name: str) -> Node:
+    return call.steps.logsumexp(node, axes, True, name)
+
+
+def reduction(
+    step: Step, before: str | None = None, after: str | None = None, alone: str | None = None
+) -> Callable[[Call], tuple[Value, ...]]:
+    """A reduction over axes, with one activation before and one after it; `alone` is what it does to single entries."""
 
     def lower(call: Call) -> tuple[Value, ...]:
-        value = call.traced()
-        listed = call.constant(1) if len(call.inputs) > 1 else call.attributes.get("axes")
-        given = [] if listed is None else [int(axis) for axis in np.ravel(np.asarray(listed))]
-        whole = not given and not call.flag("noop_with_empty_axes")
-        if call.proto.op_type.startswith("Global"):
-            given, whole = list(range(2, len(value.shape))), False
-        axes = call.own_axes(value, range(len(value.shape)) if whole else given)
+        value, axes = call.traced(), call.reduced_axes()
         node = value.node if before is None else elementwise(before, value.node, f"{call.name}.{before}")
         if axes:
             node = step(call, node, axes, call.name if after is None else f"{call.name}.total")
+        elif alone is not None:
+            node = elementwise(alone, node, call.name)
         return call.result(node if after is None else elementwise(after, node, call.name))
 
     return lower
@@ -107,8 +112,8 @@ REDUCTIONS = {
     "ReduceMax": reduction(_largest),
     "ReduceMin": reduction(_smallest),
     "ReduceL1": reduction(_sum, before="abs"),
-    "ReduceL2": reduction(_sum, before="square", after="sqrt"),
+    "ReduceL2": reduction(_length, alone="abs"),
     "ReduceSumSquare": reduction(_sum, before="square"),
     "ReduceLogSum": reduction(_sum, after="log"),
-    "ReduceLogSumExp": reduction(_sum, before="exp", after="log"),
+    "ReduceLogSumExp": reduction(_logsumexp),
 }

@@ -22,23 +22,13 @@ QUANTISED = (
     "ConvInteger",
     "MatMulInteger",
 )
-NORMALISED = (
-    "LayerNormalization",
-    "InstanceNormalization",
-    "GroupNormalization",
-    "RMSNormalization",
-    "LpNormalization",
-    "MeanVarianceNormalization",
-    "LRN",
-)
+NORMALISED = ("MeanVarianceNormalization", "LRN")
 RECURRENT = ("RNN", "GRU", "LSTM")
-SOFTMAX = ("Softmax", "LogSoftmax")
 LOOPS = ("If", "Loop", "Scan")
 PLACES = ("ArgMax", "ArgMin", "TopK", "Hardmax", "NonMaxSuppression", "NonZero", "Unique")
 
 # Reasons that are better than "neither affine nor a known activation".
 REASONS: Mapping[str, str] = {
-    **_same("It mixes all outputs, and is not elementwise; its input holds the logits.", SOFTMAX),
     **_same("It rounds values of the network to integers, or computes with integers.", QUANTISED),
     **_same("It divides by a statistic of the values themselves, which is not understood.", NORMALISED),
     **_same("Recurrent layers are not understood.", RECURRENT),
@@ -51,10 +41,10 @@ REASONS: Mapping[str, str] = {
 ADVICE: Mapping[str, str] = {
     **_same("Export the network without control flow (by tracing it).", LOOPS),
     **_same("Export the unquantised float32 network.", QUANTISED),
-    **_same("Use batch normalisation in its place.", NORMALISED),
+    **_same("Use batch or layer normalisation in its place.", NORMALISED),
     **_same("Write the steps out in the model before exporting it.", RECURRENT),
     **_same("Use average or max pooling in its place.", ("LpPool", "GlobalLpPool")),
-    **_same("Rewrite the network with products by constants only.", ("Mul", "Div", "MatMul", "Gemm", "Pow", "Einsum")),
+    **_same("Rewrite the network with products by constants only.", ("Gemm", "Pow", "Einsum")),
 }
 
 
@@ -79,6 +69,4 @@ def advice(node: NodeProto, before: str | None) -> str:
     if before is None:
         return said or "Evaluate it before exporting, so that the file holds its result."
     cut = f"cut the network before it with from_onnx(path, until='{before}')"
-    if node.op_type in SOFTMAX:
-        return f"To bound the logits, {cut}."
     return f"{said} Or {cut}." if said else f"Replace it, or {cut}."

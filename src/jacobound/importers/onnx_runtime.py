@@ -89,8 +89,9 @@ def _by_onnxruntime(model: ModelProto) -> Run | None:
 
 
 def _by_reference(model: ModelProto) -> Run:
+    known = [BatchNormalization, *([Softmax, LogSoftmax] if model.opset_import[0].version < 13 else [])]
     try:
-        evaluator = ReferenceEvaluator(model, new_ops=[BatchNormalization])
+        evaluator = ReferenceEvaluator(model, new_ops=known)
     except Exception as error:  # an operation that it does not know, in a branch that is not taken
         raise InvalidModelError(f"no engine at hand can run the model, so it can not be checked: {error}") from error
     name = model.graph.input[0].name
@@ -127,3 +128,29 @@ class BatchNormalization(OpRun):
 
         factor = per_channel(scale) / np.sqrt(per_channel(variance) + np.asarray(epsilon, x.dtype))
         return ((x - per_channel(mean)) * factor + per_channel(bias),)
+
+
+class Softmax(OpRun):
+    """Before opset 13, where an axis and all behind it are one; onnx's own evaluator takes that axis alone."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, axis: int | None = None) -> tuple[np.ndarray, ...]:
+        return (np.exp(_log_softmax(x, axis)),)
+
+
+class LogSoftmax(OpRun):
+    """The same for its logarithm."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, axis: int | None = None) -> tuple[np.ndarray, ...]:
+        return (_log_softmax(x, axis),)
+
+
+def _log_softmax(x: np.ndarray, axis: int | None) -> np.ndarray:
+    """Along an axis (1 by default) and all behind it together."""
+    front = 1 if axis is None else axis
+    rows = x.reshape(*x.shape[:front], -1)
+    rows = rows - rows.max(-1, keepdims=True)
+    return (rows - np.log(np.exp(rows).sum(-1, keepdims=True))).reshape(x.shape)

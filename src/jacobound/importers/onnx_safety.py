@@ -126,7 +126,7 @@ def array(tensor: TensorProto, name: str) -> np.ndarray:
     """The values of a checked tensor.
 
     Raises:
-        InvalidModelError: when its element type is not understood, it is empty, or an entry is NaN or infinite.
+        InvalidModelError: when its element type is not understood, it is empty, or an entry is NaN or plus infinity.
     """
     if tensor.data_type not in BYTES:
         raise InvalidModelError(f"{wrong_type(name, tensor.data_type)}")
@@ -137,7 +137,7 @@ def array(tensor: TensorProto, name: str) -> np.ndarray:
             f"tensor '{name}' has shape {tuple(tensor.dims)} and no entries; export the model again"
         )
     values = numpy_helper.to_array(tensor)
-    check_finite(values, name)
+    check_numbers(values, name)
     return values
 
 
@@ -148,13 +148,23 @@ def wrong_type(name: str, number: int) -> str:
     return f"tensor '{name}' is {kind}; networks are understood in FLOAT and DOUBLE: {advice}"
 
 
+def check_numbers(values: np.ndarray, name: str) -> None:
+    """Refuse what no constant may hold: NaN and plus infinity. Minus infinity is refused where it is no mask."""
+    if values.dtype.kind == "f" and not (values < np.inf).all():
+        raise _not_finite(name)
+
+
 def check_finite(values: np.ndarray, name: str) -> None:
     """Refuse NaN and infinity by the name of the tensor."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise InvalidModelError(
-            f"tensor '{name}' has a NaN or infinite entry; nothing can be certified for this model. "
-            "Check the training run or the file"
-        )
+        raise _not_finite(name)
+
+
+def _not_finite(name: str) -> InvalidModelError:
+    return InvalidModelError(
+        f"tensor '{name}' has a NaN or infinite entry; nothing can be certified for this model. "
+        "Check the training run or the file"
+    )
 
 
 def check_size(shape: tuple[int, ...], what: str, limit: int = LARGEST_TENSOR) -> None:

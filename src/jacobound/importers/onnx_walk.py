@@ -90,10 +90,10 @@ def _output(model: ModelProto, until: str | None) -> str:
     return names[until]
 
 
-def walk(program: Program) -> Graph:
-    """The graph of a program, for one point."""
+def walk(program: Program, variance_floor: float | None = None) -> Graph:
+    """The graph of a program, for one point; `variance_floor` is what the user claims about normalisations."""
     first = _input(program.input)
-    steps = AffineSteps(torch.zeros((), dtype=torch.float64), batch=None)
+    steps = AffineSteps(torch.zeros((), dtype=torch.float64), None, variance_floor)
     place = Place(program.version, steps, open_batch=_lengths(program.input)[:1] == [None])
     values: dict[str, Value] = {name: array(tensor, name) for name, tensor in program.weights.items()}
     values[program.input.name] = first

@@ -34,10 +34,12 @@ class BasicSteps:
         like: any float64 tensor on the device of the weights.
         batch: length of the batch axis (axis 0) in the model's own tensors; None when they have no batch axis. A
             length of at least 2 lets `rearrange` see operations that mix points.
+        variance_floor: what the user claims about the rows that normalisations divide by (`vector_normalising`).
     """
 
     like: Tensor
     batch: int | None
+    variance_floor: float | None = None
 
     def __post_init__(self) -> None:
         if not rigorous():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from jacobound.errors import InvalidModelError, JacoboundError
+from jacobound.errors import JacoboundError
 from jacobound.graph import Graph
 from jacobound.importers.steps import AffineSteps
+from jacobound.importers.torch_attention import open_attention
 from jacobound.importers.torch_checks import (
     Comparison,
     as_example,
@@ -20,6 +22,7 @@ from jacobound.importers.torch_checks import (
     run_once,
 )
 from jacobound.importers.torch_copy import copied, deep, evaluation, settle_weights
+from jacobound.importers.torch_function import as_module
 from jacobound.importers.torch_lowering import lower
 from jacobound.importers.torch_places import step_names
 from jacobound.importers.torch_trace import trace
@@ -29,8 +32,15 @@ BATCH = 3
 """Length of the batch that modules are traced with: more than one, so that operations that mix points show."""
 
 
-def from_torch(module: nn.Module, example: Tensor, *, batched: bool = True, until: str | None = None) -> Graph:
-    """The graph of a module in evaluation mode.
+def from_torch(
+    module: nn.Module | Callable[[Tensor], Tensor],
+    example: Tensor,
+    *,
+    batched: bool = True,
+    until: str | None = None,
+    variance_floor: float | None = None,
+) -> Graph:
+    """The graph of a module in evaluation mode, or of a function of one tensor.
 
     The graph is the real-number function of the stored weights, in float64 (exact for float32 weights). Constants are
     what the module computes with: a number in ``x + 0.1`` is rounded to float32 when the module computes in float32,
@@ -40,12 +50,15 @@ def from_torch(module: nn.Module, example: Tensor, *, batched: bool = True, unti
     gamma / sqrt(var + eps), weights of an interpolation) are enclosed. Nothing is folded together that would round.
 
     Before it is returned the graph is compared with the module on random points, in float64 where the module runs in
-    float64. The values themselves are estimates; bounds computed on the graph are certified for the graph.
+    it. Values are estimates; bounds computed on the graph are certified for the graph.
 
     Args:
-        module: any module whose operations are affine, data movement, extrema, or known activations. It is not
-            changed: a copy of it is run and traced. (A module that can not be copied is put in evaluation mode for
-            that time.) Layers that behave differently in training must be in evaluation mode already.
+        module: any module whose operations are affine, data movement, extrema, known activations, or functions of
+            whole vectors (softmax, norms, normalisation, products, attention), through which Lipschitz constants are
+            known, but not single derivatives. It is not changed: a copy of it is run and traced. (A module that can
+            not be copied is put in evaluation mode for that time.) Layers that behave differently in training must be
+            in evaluation mode already. A Python function takes and returns one tensor, and is made of the same
+            operations; it may use tensors and modules around it.
         example: a batch of points as the module takes it, shape (n, *in_shape) with n >= 1; only its shape and, for
             the comparison, its magnitude matter.
         batched: False when the module takes a single point without batch axis; `example` is then one point.
@@ -53,21 +66,23 @@ def from_torch(module: nn.Module, example: Tensor, *, batched: bool = True, unti
             ("features.3", "fc") whose output becomes the output of the graph; when the submodule is called several
             times its last call, or with "fc#1", "fc#2", ... the call of that number. Otherwise the name of one
             operation as it stands in the graph ("relu", "add_1"). None for the module's own output.
+        variance_floor: **an assumption**: what layer, group, instance and RMS normalisation and `normalize` divide by
+            is never smaller, as a variance (mean square) of every row; results name it (`Provenance.assumptions`).
+            None assumes nothing: constants are refused unless the region keeps it positive; 0 accepts what eps gives.
 
     Returns:
         A graph on points of shape in_shape, on the device of the weights.
 
     Raises:
-        UnsupportedOpError: an operation is neither affine nor a known activation, mixes the points of a batch, or the
-            module can not be traced (control flow that depends on values); names the operation, line and module, and
-            where the model could be cut before it.
+        UnsupportedOpError: an operation is none of these, mixes the points of a batch, or the module can not be traced
+            (control flow that depends on values); names the operation, line and module, and where the model could be
+            cut before it.
         InvalidModelError: training mode, NaN or infinite weights, weights that are not float32 or float64, several
             outputs or arguments, nothing called `until` (the error lists names like it), or a graph that does not
             give the module's values.
         ShapeError: the example is not a batch of points of real numbers, or the module does not take it.
     """
-    if not isinstance(module, nn.Module):
-        raise InvalidModelError(f"from_torch takes a torch.nn.Module, not {type(module).__name__}")
+    module = as_module(module)
     with torch.no_grad(), warnings.catch_warnings(), deep(module):
         warnings.simplefilter("ignore")
         refuse_training(module)
@@ -75,14 +90,18 @@ def from_torch(module: nn.Module, example: Tensor, *, batched: bool = True, unti
         example = as_example(module, example, batched)
         refuse_arguments(module)
         own = copied(module)
-        return _imported(module, module if own is None else own, example, batched, until)
+        own = module if own is None else open_attention(own)
+        return _imported(module, own, example, batched, until, variance_floor)
 
 
-def _imported(module: nn.Module, own: nn.Module, example: Tensor, batched: bool, until: str | None) -> Graph:
+def _imported(
+    module: nn.Module, own: nn.Module, example: Tensor, batched: bool, until: str | None, floor: float | None
+) -> Graph:
     """The graph of `own`, which is a private copy of `module` or, failing that, `module` itself."""
     traced = example if not batched else example[:1].expand(BATCH, *example.shape[1:]).clone()
     shape = tuple(example.shape[1:]) if batched else tuple(example.shape)
-    steps = AffineSteps(torch.zeros((), dtype=torch.float64, device=example.device), BATCH if batched else None)
+    like = torch.zeros((), dtype=torch.float64, device=example.device)
+    steps = AffineSteps(like, BATCH if batched else None, floor)
     with evaluation(own):
         derived = own is not module and settle_weights(own)
         cut = None if until is None else _cut(own, traced, batched, until)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import torch
 
@@ -12,10 +11,9 @@ from jacobound.errors import InvalidModelError, UnsupportedOpError
 from jacobound.graph import Elementwise, Node
 from jacobound.importers import torch_patterns as patterns
 from jacobound.importers.fusions import product
+from jacobound.importers.norm_fusion import normalisation
 from jacobound.importers.torch_call import PRODUCT, TRAINING_ONLY, Call, Value, is_node
 from jacobound.intervals import Interval
-
-DIVISION: Final = "It divides by a value that depends on the input, in no form that is a known activation."
 
 
 def activate(call: Call, op: str, source: Node, *numbers: Value, name: str | None = None) -> Node:
@@ -56,10 +54,9 @@ def multiply(call: Call) -> Node:
 
 def _multiply(call: Call, left: Value, right: Value, name: str) -> Node:
     if is_node(left) and is_node(right):
-        found = product(call.node(left), call.node(right), name, call.steps.like)
-        if found is None:
-            raise UnsupportedOpError(PRODUCT)
-        return found
+        one, two = call.node(left), call.node(right)
+        found = product(one, two, name, call.steps.like)
+        return call.steps.product(one, two, name) if found is None else found
     node, factor = (left, right) if is_node(left) else (right, left)
     return call.steps.scale(call.node(node), call.operand(factor), name)
 
@@ -74,10 +71,10 @@ def _divide(call: Call, top: Value, bottom: Value, name: str) -> Node:
     if not is_node(bottom):
         return call.steps.divide(call.node(top), call.operand(bottom), name)
     if is_node(top):
-        found = patterns.quotient(call.node(top), call.node(bottom), name, call.steps.like)
-        if found is None:
-            raise UnsupportedOpError(DIVISION)
-        return found
+        one, two = call.node(top), call.node(bottom)
+        found = patterns.quotient(one, two, name, call.steps.like)
+        found = normalisation(one, two, name, call.steps.variance_floor, call.steps.like) if found is None else found
+        return call.steps.quotient(one, two, name) if found is None else found
     inverse = activate(call, "aten.reciprocal.default", call.node(bottom), name=f"{name}.reciprocal")
     return call.steps.scale(inverse, call.operand(top), name)
 

@@ -31,6 +31,21 @@ class Absent:
     reason: str
 
 
+@dataclass(frozen=True, eq=False)
+class Turned:
+    """A value whose points do not lie along the first axis; further movements may bring them back there.
+
+    Args:
+        sources: nodes and constants that it is moved from.
+        run: the movement, on one tensor for each source with the batch axis in front.
+        error: what to raise when anything else uses it.
+    """
+
+    sources: tuple[Value, ...]
+    run: Callable[..., Any]
+    error: Exception
+
+
 TRAINING_ONLY: Final = Absent("It uses a value that an operation returns for training only.")
 POSITIONS: Final = Absent("It uses the positions that another operation found, which jump when the input changes.")
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from jacobound.errors import InvalidModelError, ShapeError
 from jacobound.graph import Graph
 from jacobound.importers.common import check_storage, verify
-from jacobound.importers.torch_copy import copied, evaluation
+from jacobound.importers.torch_copy import copied, evaluation, settle_eps
+from jacobound.importers.torch_function import FunctionModule
 from jacobound.importers.torch_trace import first_line, trace
 from jacobound.importers.torch_until import Cut, ended_at, steps_until
 
@@ -65,6 +66,7 @@ class Comparison:
         own = copied(self.module)
         if own is not None:
             tolerance = 1e-5 if self.rounded else 1e-9
+            settle_eps(own, self.points.dtype)
             double = self._runner(own.double(), torch.float64)
             if double is not None:
                 with ended_at(own, self.cut):
@@ -105,8 +107,9 @@ class Comparison:
 
 def refuse_arguments(module: nn.Module) -> None:
     """A module must be callable with its example alone."""
+    called = module.function if isinstance(module, FunctionModule) else module.forward
     try:
-        parameters = inspect.signature(module.forward).parameters.values()
+        parameters = inspect.signature(called).parameters.values()
     except (TypeError, ValueError):
         return  # a forward without a signature shows when it is called
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -66,6 +66,13 @@ def _depth(module: nn.Module) -> int:
     return depth
 
 
+def settle_eps(module: nn.Module, dtype: torch.dtype) -> None:
+    """Write down the eps that a layer takes from the dtype it computes in, before the private copy changes it."""
+    for layer in module.modules():
+        if isinstance(layer, nn.RMSNorm) and layer.eps is None:
+            layer.eps = torch.finfo(dtype).eps
+
+
 class _Stored(nn.Module):
     """Stands for a parametrisation and returns the value that it gave."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -16,11 +16,12 @@ from jacobound.activations import torch_builder
 from jacobound.errors import InvalidModelError, JacoboundError, ShapeError, UnsupportedOpError
 from jacobound.graph import Elementwise, Input, Node
 from jacobound.importers.common import exact_weight, unsupported
-from jacobound.importers.steps import AffineSteps
-from jacobound.importers.torch_call import Absent, Call, Value, is_node, leaves
+from jacobound.importers.steps import MIXED, AffineSteps
+from jacobound.importers.torch_call import Absent, Call, Turned, Value, is_node, leaves, map_values
+from jacobound.importers.torch_movement import move
 from jacobound.importers.torch_places import at, cut_before, place, refused_layer, step_names
 from jacobound.importers.torch_refusals import LAYERS, advice, unknown
-from jacobound.importers.torch_rules import EXACT, ROUNDING, RULES, cast
+from jacobound.importers.torch_rules import EXACT, ROUNDING, RULES, cast, keep
 
 PRELU: Final = ("aten.prelu.default", "aten._prelu_kernel.default")
 
@@ -75,6 +76,8 @@ def lower(program: ExportedProgram, steps: AffineSteps, shape: tuple[int, ...], 
 
 
 def _result(value: Value, what: str) -> Node:
+    if isinstance(value, Turned):
+        raise value.error
     if isinstance(value, Absent):
         raise UnsupportedOpError(f"{what} can not be bounded. {value.reason}")
     if not is_node(value):
@@ -137,13 +140,16 @@ def _evaluate(
     for value in found:
         if isinstance(value, Absent):
             raise refused(step, value.reason)
-    if not any(is_node(value) for value in found):
+    waiting = next((value for value in found if isinstance(value, Turned)), None)
+    if waiting is not None and RULES.get(op) not in (move, keep):
+        raise waiting.error
+    if waiting is None and not any(is_node(value) for value in found):
         with torch.no_grad():
             return step.target(*args, **kwargs)  # type: ignore[operator]
     call = Call(op, step.target, args, kwargs, steps, name, step.meta.get("val"))  # type: ignore[arg-type]
     try:
         _check_dtype(call)
-        return RULES[op](call) if op in RULES else _activate(call)
+        value = RULES[op](call) if op in RULES else _activate(call)
     except (UnsupportedOpError, ShapeError) as error:
         raise refused(step, str(error)) from None
     except JacoboundError:
@@ -151,6 +157,13 @@ def _evaluate(
     except Exception as error:
         reason = f"It is used in a way that is not understood ({type(error).__name__}: {error})."
         raise refused(step, reason) from error
+
+    def placed(value: Value) -> Value:
+        """With the place of the movement that the points were moved away by."""
+        is_new = isinstance(value, Turned) and value is not waiting
+        return replace(value, error=refused(step, MIXED) if waiting is None else waiting.error) if is_new else value
+
+    return map_values(value, placed)
 
 
 def _refusal(step: Step, reason: str, before: str | None) -> UnsupportedOpError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from jacobound.errors import UnsupportedOpError
 from jacobound.graph import Node
-from jacobound.importers.torch_call import Call, Value, is_node, leaves, map_values
+from jacobound.importers.steps import MIXED
+from jacobound.importers.torch_call import Call, Turned, Value, is_node, leaves, map_values
 from jacobound.importers.torch_scatter import add_into
 
 
@@ -28,9 +30,9 @@ def movement(call: Call, indices: frozenset[int]) -> Value:
     """Any data movement; the tensors at the positions `indices` say where to look and are no data."""
     sources: list[Value] = []
     for position, argument in enumerate(call.args):
-        found = [leaf for leaf in leaves(argument) if is_node(leaf) or isinstance(leaf, Tensor)]
+        found = [leaf for leaf in leaves(argument) if is_node(leaf) or isinstance(leaf, Tensor | Turned)]
         if position not in indices:
-            sources.extend(found)
+            sources.extend(part for leaf in found for part in (leaf.sources if isinstance(leaf, Turned) else (leaf,)))
         elif any(is_node(leaf) for leaf in found):
             raise UnsupportedOpError("Which entries it takes depends on the input.")
 
@@ -38,6 +40,8 @@ def movement(call: Call, indices: frozenset[int]) -> Value:
         remaining = iter(codes)
 
         def replace(leaf: Value) -> Value:
+            if isinstance(leaf, Turned):
+                return leaf.run(*[next(remaining) for _ in leaf.sources])
             return next(remaining) if is_node(leaf) or isinstance(leaf, Tensor) else leaf
 
         args = [
@@ -47,11 +51,21 @@ def movement(call: Call, indices: frozenset[int]) -> Value:
         return call.target(*args, **call.kwargs)
 
     if not isinstance(call.result, (list, tuple)):
-        return with_batch(call, call.steps.rearrange(sources, run, call.name))
+        return _rearranged(call, sources, run, call.name)
     return [
-        with_batch(call, call.steps.rearrange(sources, lambda *codes, k=k: run(*codes)[k], f"{call.name}.{k}"))
+        _rearranged(call, sources, lambda *codes, k=k: run(*codes)[k], f"{call.name}.{k}")
         for k in range(len(call.result))
     ]
+
+
+def _rearranged(call: Call, sources: list[Value], run: Callable[..., Any], name: str) -> Value:
+    """The moved value; one that waits for its points to come back to the front where they are moved elsewhere."""
+    try:
+        return with_batch(call, call.steps.rearrange(sources, run, name))
+    except UnsupportedOpError as error:
+        if str(error) != MIXED:
+            raise
+        return Turned(tuple(sources), run, error)
 
 
 def move(call: Call) -> Value:

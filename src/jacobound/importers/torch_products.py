@@ -26,13 +26,13 @@ def linear(call: Call) -> Node:
 
 
 def matmul(call: Call) -> Node:
-    """A product with a constant vector, matrix or stack of matrices on either side."""
+    """A product of vectors, matrices or stacks of matrices."""
     return _matmul(call, call.args[0], call.args[1], call.name)
 
 
 def _matmul(call: Call, left: Value, right: Value, name: str) -> Node:
     if is_node(left) and is_node(right):
-        raise UnsupportedOpError(PRODUCT)
+        return call.steps.matrix_product(left, right, name)
     node, constant = (left, right) if is_node(left) else (right, left)
     weight = _for_one_point(call, call.weight(constant), call.rank(node))
     _require_axes(call, node, 1 if is_node(left) or not call.front else 2)
@@ -82,7 +82,8 @@ def vecdot(call: Call) -> Node:
     """The scalar product along one axis, with a constant."""
     left, right = call.args[:2]
     if is_node(left) and is_node(right):
-        raise UnsupportedOpError(PRODUCT)
+        axis = call.axis(call.argument(2, "dim", -1), call.rank(left))
+        return call.steps.sum(call.steps.product(left, right, f"{call.name}.terms"), [axis], False, call.name)
     node, constant = (left, right) if is_node(left) else (right, left)
     full = torch.broadcast_shapes(_shape(call, node), tuple(constant.shape))
     node = call.steps.expand(node, call.point(full), f"{call.name}.expand")
@@ -124,6 +125,8 @@ def _contract(call: Call, left: Value, right: Value, over_left: Sequence[int], o
 
 
 def _einsum(call: Call, equation: str, operands: Sequence[Value]) -> Node:
+    if len(operands) == 2 and all(is_node(operand) for operand in operands):
+        return call.steps.contraction(equation, operands[0], operands[1], call.name)
     if sum(is_node(operand) for operand in operands) != 1:
         raise UnsupportedOpError(PRODUCT)
     values = [value if is_node(value) else call.weight(value) for value in operands]

@@ -34,15 +34,13 @@ def both_extrema(call: Call) -> list[Value]:
 
 
 def norm(call: Call) -> Node:
-    """Norms of order 1, 2 and infinity along axes, from absolute values or squares."""
+    """Norms of order 1, 2 and infinity along axes."""
     node, order = call.args[0], float(call.argument(1, "ord", 2))
     over, keep = _axes(call, call.argument(2, "dim")), bool(call.argument(3, "keepdim", False))
     if order not in (1.0, 2.0, math.inf):
         raise UnsupportedOpError(f"Only norms of order 1, 2 and infinity are understood, not {order}.")
     if order == 2.0:
-        squares = activate(call, "aten.square.default", node, name=f"{call.name}.square")
-        total = call.steps.sum(squares, over, keep, f"{call.name}.sum")
-        return activate(call, "aten.sqrt.default", total)
+        return call.steps.length(node, over, keep, call.name)
     sizes = activate(call, "aten.abs.default", node, name=f"{call.name}.abs")
     return (call.steps.sum if order == 1.0 else call.steps.maximum_over)(sizes, over, keep, call.name)
 

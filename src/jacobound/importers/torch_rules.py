@@ -17,6 +17,7 @@ from jacobound.importers import torch_products as products
 from jacobound.importers import torch_reductions as reductions
 from jacobound.importers import torch_resizing as resizing
 from jacobound.importers import torch_scatter as scatter
+from jacobound.importers import torch_vectors as vectors
 from jacobound.importers import torch_windows as windows
 from jacobound.importers.torch_call import TRAINING_ONLY, Call, Rule, Value
 
@@ -89,6 +90,20 @@ _PRODUCTS: Final[Rows] = (
     (products.tensordot, "tensordot.default"),
     (products.inner, "inner.default"),
     (products.outer, "outer.default ger.default"),
+)
+
+_VECTORS: Final[Rows] = (
+    (
+        vectors.softmax,
+        "softmax.int log_softmax.int _softmax.default _log_softmax.default special_softmax.default "
+        "special_log_softmax.default _safe_softmax.default",
+    ),
+    (vectors.logsumexp, "logsumexp.default special_logsumexp.default"),
+    (vectors.layer_norm, "layer_norm.default native_layer_norm.default"),
+    (vectors.rms_norm, "rms_norm.default"),
+    (vectors.group_norm, "group_norm.default native_group_norm.default"),
+    (vectors.glu, "glu.default"),
+    (vectors.attention, "scaled_dot_product_attention.default"),
 )
 
 _WINDOWS: Final[Rows] = (
@@ -199,7 +214,7 @@ _MOVEMENT: Final[Rows] = (
 
 
 def _table() -> Mapping[str, Rule]:
-    rows = (*_ARITHMETIC, *_PRODUCTS, *_WINDOWS, *_REDUCTIONS, *_MOVEMENT)
+    rows = (*_ARITHMETIC, *_PRODUCTS, *_VECTORS, *_WINDOWS, *_REDUCTIONS, *_MOVEMENT)
     return MappingProxyType({f"aten.{name}": rule for rule, names in rows for name in names.split()})
 
 

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from jacobound.domains import Domain
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector
+from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Part, Vector
 from jacobound.intervals import Interval
-from jacobound.methods.base import Budget, OutputMethod, derivative_ranges
-from jacobound.methods.crown import CROWN
-from jacobound.methods.folding import Folding, Parts, direct_parts, groups_of, touched_entries
-from jacobound.methods.ibp import IBP
-from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod, conversion, ranges_of_one
+from jacobound.methods.base import Budget, OutputMethod
+from jacobound.methods.enclosures import Enclosures
+from jacobound.methods.folding import Folding, Parts, direct_parts, groups_of, rows_alone, touched_entries
+from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod, conversion
 from jacobound.norms import LITTLE_WORK, MOST_WORK, linear_norm, operator_norm
 from jacobound.results import Status
 from jacobound.rounding import inflate, up
@@ -56,33 +55,37 @@ class AutoLip(LipschitzMethod):
         """A certified constant of the graph over the domain.
 
         Args:
-            graph: may hold `Vector` nodes; they are not expanded here, only for the ranges.
+            graph: may hold `Vector` nodes; comparisons are expanded for the ranges alone.
             norm: (p, q), each 1, 2 or inf.
-            ranges: known enclosures of the nodes of ``graph.expanded()``.
+            ranges: known enclosures of the nodes of ``graph.lowered()``.
 
         Returns:
             `details` holds the forward constant of every node, by its number and name, in the order of the graph.
+
+        Raises:
+            InvalidRegionError: when a node has no constant over the region (a product of unbounded values, a
+                normalisation without a floor); names it and what to do.
         """
         p, q = norm
-        expanded = graph.expanded()
-        if ranges is None:
-            method = self.preactivation or (CROWN() if bool(domain.bounded.all()) else IBP())
-            ranges = ranges_of_one(method, expanded, domain, budget)
-        slopes = derivative_ranges(expanded, ranges)
-        known: dict[Node, Interval] = {
-            node: slopes[_stand_in(graph, node)] for node in graph.nodes if isinstance(node, Elementwise)
-        }
-        sweeps = [Sweeps(graph, known, r, budget) for r in ((p,) if p == q else EXPONENTS)]
+        found = Enclosures.of(graph, domain, self.preactivation, budget, ranges)
+        sweeps = [Sweeps(graph, found, r, budget) for r in ((p,) if p == q else EXPONENTS)]
         values = [up(sweep.value * conversion(graph, (sweep.p, sweep.p), norm)) for sweep in sweeps]
         value = torch.stack(values).amin()
         best = sweeps[int(torch.stack(values).argmin())]
         details = {f"{k} {node.name}".rstrip(): best.forward[node] for k, node in enumerate(graph.nodes)}
-        return ConstantBound(value, Status.of(Status.CERTIFIED, value), details, (), slopes, ranges)
+        return ConstantBound(value, Status.of(Status.CERTIFIED, value), details, (), found.slopes, found.ranges)
 
 
-def _stand_in(graph: Graph, node: Elementwise) -> Node:
-    """The node of the expanded graph that has the same slopes."""
-    return node if graph.expanded() is graph else graph.expansion[node]
+@dataclass(frozen=True, eq=False)
+class _Changes:
+    """How much a function changes with its source: with all of it, and with its parts."""
+
+    constant: Tensor
+    parts: tuple[Part, ...]
+
+    @staticmethod
+    def of(node: Vector, p: float, x: Interval) -> _Changes:
+        return _Changes(node.function.constant(p, x), node.function.parts(p, x))
 
 
 class Sweeps:
@@ -93,13 +96,14 @@ class Sweeps:
         forward: constant of every node as a function of the input.
     """
 
-    def __init__(self, graph: Graph, slopes: Mapping[Node, Interval], p: float, budget: Budget) -> None:
+    def __init__(self, graph: Graph, known: Enclosures, p: float, budget: Budget) -> None:
         self.p = p
         self._graph, self._budget = graph, budget
         self._folding = Folding(graph)
         self._one = torch.ones((), dtype=torch.float64)
-        self._slopes = slopes
-        self._steepest = {node: self._largest(slope) for node, slope in slopes.items()}
+        self._slopes = known.of_activations
+        self._steepest = {node: self._largest(slope) for node, slope in self._slopes.items()}
+        self._vectors = {node: _Changes.of(node, p, x) for node, x in known.of_arguments.items()}
         self._work = MOST_WORK if budget.remaining > PLENTY else LITTLE_WORK
         self._norms: dict[tuple[bool, Node, Node], Tensor] = {}
         self.forward: dict[Node, Tensor] = {}
@@ -123,7 +127,7 @@ class Sweeps:
                 found = torch.minimum(found, self._sum(node, self._folding.parts[node], None))
             return found
         if isinstance(node, Vector):
-            return up(self._of_vector(node) * self.forward[node.source])
+            return self._of_vector(node)
         before, kept = self.forward[node.source], self._slopes[node].magnitude() != 0
         if isinstance(node.source, Affine) and not bool(kept.all()):
             # What the activation cannot pass on does not count.
@@ -131,10 +135,25 @@ class Sweeps:
         return up(self._steepest[node] * before)
 
     def _of_vector(self, node: Vector) -> Tensor:
-        times = self._one * float(node.function.multiplicity)
-        if self.p == math.inf or times <= 1:
-            return torch.minimum(times, self._one)
-        return times if self.p == 1 else inflate(times.sqrt(), 2)
+        """The constant times that of the source, or the sum over the parts of the source, each with its own."""
+        change = self._vectors[node]
+        whole = up(change.constant * self.forward[node.source])
+        if not change.parts:
+            return whole
+        sizes = [up(part.constant * self._of_entries(node.source, part.entries)) for part in change.parts]
+        return torch.minimum(whole, self._added(sizes))
+
+    def _of_entries(self, node: Node, kept: Tensor) -> Tensor:
+        """Constant of some entries of a node."""
+        if not isinstance(node, Affine):
+            return self.forward[node]
+        found = self._sum(node, direct_parts(node), kept)
+        parts = self._folding.parts[node] if self._folds(node) else {}
+        alone = {root: rows_alone(chains, kept) for root, chains in parts.items()}
+        if not alone or any(chains is None for chains in alone.values()):
+            return found
+        sizes = [up(linear_norm(chains, self.p) * self.forward[root]) for root, chains in alone.items() if chains]
+        return torch.minimum(found, self._added(sizes))
 
     def _folds(self, node: Affine) -> bool:
         """Whether the folded view of an affine node differs from the node itself, and there is time to look at it."""
@@ -207,7 +226,7 @@ class Sweeps:
                     size_behind = up(found[node] * self._norm(node, root, view[node]))
                     steps[root].append((size_behind, touched_entries(chains, backward=True)))
             elif isinstance(node, Vector):
-                steps[node.source].append((up(found[node] * self._of_vector(node)), None))
+                steps[node.source].append((up(found[node] * self._vectors[node].constant), None))
             elif isinstance(node, Elementwise):
                 steps[node.source].append((up(found[node] * self._steepest[node]), None))
         return found

@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import inf
 
 from jacobound.domains import Domain
-from jacobound.errors import InvalidOptionError, UnsupportedOpError
+from jacobound.errors import InvalidOptionError
 from jacobound.graph import Graph, Vector
 from jacobound.methods.autolip import AutoLip
 from jacobound.methods.base import Budget, JacobianMethod
@@ -58,9 +58,8 @@ class Best:
         Raises:
             UnsupportedOpError: when no method can take the network.
         """
-        expandable = _expandable(graph)
-        methods = self.methods or _chosen(bool(domain.bounded.all()), expandable)
-        ranges = _ranges(graph, domain, budget) if expandable else None
+        methods = self.methods or _chosen(bool(domain.bounded.all()), graph.expands)
+        ranges = _ranges(graph, domain, budget) if graph.expands else None
         found: dict[str, Candidates] = {}
         for k, method in enumerate(methods):
             if not self.methods and isinstance(method, SeqLip) and not _worth_pairs(graph, found):
@@ -74,17 +73,9 @@ class Best:
         return Candidates(known, next(iter(found.values())).unstable)
 
 
-def _expandable(graph: Graph) -> bool:
-    try:
-        graph.expanded()
-    except UnsupportedOpError:
-        return False
-    return True
-
-
-def _chosen(bounded: bool, expandable: bool) -> tuple[Method, ...]:
+def _chosen(bounded: bool, expands: bool) -> tuple[Method, ...]:
     """The methods of a call that names none."""
-    if not expandable:
+    if not expands:
         return AutoLip(), SeqLip()
     return (RecurJac() if bounded else FastLip()), AutoLip(), LipSDP(), SeqLip()
 
@@ -102,7 +93,7 @@ def _worth_pairs(graph: Graph, found: dict[str, Candidates]) -> bool:
 
 
 def _ranges(graph: Graph, domain: Domain, budget: Budget) -> Ranges:
-    """Enclosures of all nodes, found once for all methods."""
+    """Enclosures of all nodes of the expanded graph, found once for all methods."""
     method = CROWN() if bool(domain.bounded.all()) else IBP()
     return method.ranges(graph.expanded(), domain, budget, with_output=False)
 
@@ -115,6 +106,8 @@ def _asked(
     if isinstance(method, JacobianMethod):
         through = (norm[0], 2.0) if norm[0] == inf else (norm[0],)
         return of_jacobian(method, name, graph.expanded(), domain, norm, budget, ranges, through)
+    if not graph.expands or graph.lowered() is not graph.expanded():
+        ranges = None  # the method looks at other nodes
     if not isinstance(method, SeqLip) or norm == (2, 2):
         return of_sets(method, name, graph, domain, norm, budget, ranges)
     found = of_sets(method, name, graph, domain, (2.0, 2.0), budget, ranges)

@@ -44,5 +44,10 @@ def execution_error(graph: Graph, domain: Domain, budget: Budget, method: Output
 
 
 def executed(graph: Graph, arithmetic: Executed) -> Graph:
-    """The same graph, whose values are those that an engine computes."""
+    """The same graph, whose values are those that an engine computes.
+
+    Raises:
+        UnsupportedOpError: when it holds a function (softmax, attention, ...) whose rounding is not known.
+    """
+    graph = graph.computed()
     return Graph(graph.output, frozenset(graph.nodes), Execution(arithmetic, frozenset(graph.nodes)))

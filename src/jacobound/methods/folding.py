@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from jacobound.graph import Affine, Graph, Node
 from jacobound.norms import Chain
+from jacobound.operator_kinds import Dense, Select
 
 # An affine node with more chains than that stays a node of its own in the folded view.
 MOST_CHAINS = 8
@@ -76,6 +78,34 @@ def groups_of(masks: Sequence[Tensor]) -> list[list[int]]:
                 apart.append((others, entries))
         groups = [*apart, (members, joined)]
     return [members for members, _ in groups]
+
+
+def rows_alone(chains: tuple[Chain, ...], kept: Tensor) -> tuple[Chain, ...] | None:
+    """Chains whose norm is not below that of some rows of a sum of chains, without the rows that play no part.
+
+    A part of a matrix that was packed with others (queries, keys and values by one product) is a matrix of its own.
+
+    Args:
+        kept: mask of the result's entries.
+
+    Returns:
+        None when nothing better than the whole chains is known; chains that reach none of the entries are left out.
+    """
+    found = []
+    for chain in chains:
+        last = chain[-1]
+        if not isinstance(last, Select):
+            return None
+        index = last.index[kept.to(last.index.device)]
+        index = index[index >= 0]
+        if not len(index):
+            continue
+        before = chain[-2] if len(chain) > 1 else None
+        if not isinstance(before, Dense) or int(torch.bincount(index).max()) > 1:
+            return None
+        rows = torch.unique(index % len(before.weight))
+        found.append((*chain[:-2], Dense(before.weight[rows], before.lead)))
+    return tuple(found)
 
 
 def touched_entries(chains: tuple[Chain, ...], backward: bool = False) -> Tensor:

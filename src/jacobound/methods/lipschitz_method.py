@@ -58,7 +58,7 @@ class LipschitzMethod(ABC):
         Args:
             graph: may hold `Vector` nodes.
             norm: (p, q), each 1, 2 or inf: ``||f(x) - f(y)||_q <= value ||x - y||_p``.
-            ranges: known enclosures of the nodes of ``graph.expanded()``, each of the node's shape, in place of the
+            ranges: known enclosures of the nodes of ``graph.lowered()``, each of the node's shape, in place of the
                 method's own pre-activation bounds.
         """
 

@@ -71,6 +71,8 @@ class _Sweep:
                     lines = self._lines_of(node.activation, argument)
                     self._relaxations[node] = Relaxation(lines, argument.magnitude(), self._noise.get(node))
                     reachable.add(node)
+            else:  # behind such a node intervals alone go on
+                self._set(node, node.function.range(self._ranges[node.source]))
         return self._ranges
 
     def _set(self, node: Node, found: Interval) -> None:

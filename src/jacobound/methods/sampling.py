@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jacobound.domains import Domain
 from jacobound.errors import InvalidOptionError
-from jacobound.graph import Elementwise, Graph, size
+from jacobound.graph import Elementwise, Graph, Vector, size
 from jacobound.methods.base import Budget, flat_indices
 from jacobound.operators import positions
 
@@ -121,6 +121,7 @@ def _ascended(
     flat = points.flatten(0, 1)
     pieces = [piece for node in graph.nodes if isinstance(node, Elementwise) for piece in node.activation.pieces]
     curved = any(piece.curvature != "linear" for piece in pieces)
+    curved |= any(isinstance(node, Vector) and not node.function.compares for node in graph.nodes)
     parts = [
         _directions(graph, flat[chunk], norm, curved)
         for chunk in budget.chunks(len(flat), _bytes_per_point(graph) * (size(graph.output) if curved else 1))

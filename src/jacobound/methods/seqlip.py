@@ -20,11 +20,10 @@ from jacobound.errors import InvalidOptionError
 from jacobound.graph import Affine, Elementwise, Graph, Node
 from jacobound.intervals import Interval
 from jacobound.methods.autolip import Sweeps
-from jacobound.methods.base import Budget, OutputMethod, derivative_ranges
-from jacobound.methods.crown import CROWN
+from jacobound.methods.base import Budget, OutputMethod
+from jacobound.methods.enclosures import Enclosures
 from jacobound.methods.folding import groups_of, touched_entries
-from jacobound.methods.ibp import IBP
-from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod, ranges_of_one
+from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod
 from jacobound.methods.seqlip_branching import exact_bound
 from jacobound.methods.seqlip_chain import Edge, State, Stretch, shortest
 from jacobound.methods.seqlip_estimates import attained, greedy, rough_value
@@ -71,34 +70,27 @@ class SeqLip(LipschitzMethod):
         Args:
             graph: may hold `Vector` nodes; pairs do not reach across them.
             norm: (2, 2).
-            ranges: known enclosures of the nodes of ``graph.expanded()``.
+            ranges: known enclosures of the nodes of ``graph.lowered()``.
 
         Returns:
             `details` holds the pairs that the value was made of, by their layers and neurons.
 
         Raises:
             InvalidOptionError: for another norm.
+            InvalidRegionError: when a node has no constant over the region, as for `AutoLip`.
         """
         if tuple(norm) != (2, 2):
             raise InvalidOptionError(
                 f"SeqLip bounds constants from l_2 to l_2 alone, not the norm {norm}; use AutoLip or LipSDP there"
             )
-        expanded = graph.expanded()
-        if ranges is None:
-            method = self.preactivation or (CROWN() if bool(domain.bounded.all()) else IBP())
-            ranges = ranges_of_one(method, expanded, domain, budget)
-        slopes = derivative_ranges(expanded, ranges)
-        known: dict[Node, Interval] = {}
-        for node in graph.nodes:
-            if isinstance(node, Elementwise):
-                known[node] = slopes[node if expanded is graph else graph.expansion[node]]
+        known = Enclosures.of(graph, domain, self.preactivation, budget, ranges)
         sweeps = PairSweeps(graph, known, self.pairs, budget)
         status = Status.CERTIFIED if sweeps.complete else Status.TIME_LIMIT
         status = Status.INCOMPLETE if sweeps.failed else status
         status = Status.of(status, sweeps.value)
         if self.pairs == "greedy" and status.certified:
             status = Status.ESTIMATE
-        return ConstantBound(sweeps.value, status, sweeps.details, (), slopes, ranges)
+        return ConstantBound(sweeps.value, status, sweeps.details, (), known.slopes, known.ranges)
 
 
 class PairSweeps(Sweeps):
@@ -110,14 +102,14 @@ class PairSweeps(Sweeps):
         details: bounds of the pairs that chains were covered with, by name.
     """
 
-    def __init__(self, graph: Graph, slopes: Mapping[Node, Interval], pairs: Pairs, budget: Budget) -> None:
+    def __init__(self, graph: Graph, known: Enclosures, pairs: Pairs, budget: Budget) -> None:
         self._pairs = pairs
         self._layers: dict[tuple[Node, Node], Layer] = {}
         self._known: dict[Key, PairBound] = {}
         self.complete = True
         self.failed = False
         self.details: dict[str, Tensor] = {}
-        super().__init__(graph, slopes, 2.0, budget)
+        super().__init__(graph, known, 2.0, budget)
 
     def _forward(self, node: Node) -> Tensor:
         found = super()._forward(node)
