@@ -141,6 +141,34 @@ def test_stored_values_are_not_believed() -> None:
     assert recheck(graph, found.slopes, (2.0, 2.0), lies) == float(found.value)
 
 
+@pytest.mark.parametrize("norm", [(2.0, 2.0), (INF, INF), (INF, 1.0)])
+def test_certificates_survive_a_file(norm: tuple[float, float], tmp_path: Path) -> None:
+    graph = network((4, 10, 10, 3), 7)
+    found = bound(graph, Ball(torch.zeros(4), 0.3), norm)
+    path = tmp_path / "certificates.json"
+    path.write_text(json.dumps([certificate.to_dict() for certificate in found.certificates]), encoding="utf-8")
+    stored = tuple(SdpCertificate.from_dict(entry) for entry in json.loads(path.read_text(encoding="utf-8")))
+    for one, other in zip(found.certificates, stored, strict=True):
+        assert (one.value, one.norm) == (other.value, other.norm)
+        for name in ("neurons", "inputs", "outputs"):
+            assert torch.equal(getattr(one.weights, name), getattr(other.weights, name))
+    assert recheck(graph, found.slopes, norm, stored) == float(found.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [("neurons", None), ("inputs", "0x1p0"), ("outputs", ["zero"]), ("norm", ["inf"]), ("value", [1]), ("value", None)],
+)
+def test_damaged_files_are_refused_and_wrong_numbers_prove_nothing(name: str, entry: object) -> None:
+    graph = network((4, 10, 10, 3), 7)
+    found = bound(graph, Ball(torch.zeros(4), 0.3), (2.0, 2.0))
+    stored = found.certificates[0].to_dict()
+    with pytest.raises(InvalidOptionError, match=name):
+        SdpCertificate.from_dict({**stored, name: entry})
+    wrong = SdpCertificate.from_dict({**stored, "neurons": ["nan", *stored["neurons"][1:]]})
+    assert recheck(graph, found.slopes, (2.0, 2.0), (wrong,)) == INF
+
+
 def test_stopped_at_once_it_is_certified_and_loose() -> None:
     graph = network((6, 30, 30, 30, 3), 8)
     region = Ball(torch.zeros(6), 0.3)
