@@ -64,21 +64,33 @@ class SdpCertificate:
         Raises:
             InvalidOptionError: when an entry is missing, no number, or not the list that it should be.
         """
-        named = {name: torch.tensor(_numbers(stored, name), dtype=torch.float64) for name in MULTIPLIERS}
-        norm = _numbers(stored, "norm")
-        if len(norm) != 2:
-            raise InvalidOptionError(f"'norm' of a stored certificate holds {len(norm)} numbers; it is a pair (p, q)")
-        value = _numbers({"value": [stored.get("value")]}, "value")[0]
-        return SdpCertificate(value, Weights(**named), (norm[0], norm[1]))
+        named = {name: numbers_of(stored.get(name), name) for name in MULTIPLIERS}
+        value, norm = stored_pair(stored)
+        return SdpCertificate(value, Weights(**named), norm)
 
 
-def _numbers(stored: Mapping[str, Any], name: str) -> list[float]:
-    """A list of hexadecimal floats of a stored certificate."""
-    found = stored.get(name)
-    if not isinstance(found, list):
+def stored_pair(stored: Mapping[str, Any]) -> tuple[float, tuple[float, float]]:
+    """Value and norm of a stored certificate.
+
+    Raises:
+        InvalidOptionError: when they are not a number and a pair of numbers.
+    """
+    norm = numbers_of(stored.get("norm"), "norm")
+    if len(norm) != 2:
+        raise InvalidOptionError(f"'norm' of a stored certificate holds {len(norm)} numbers; it is a pair (p, q)")
+    return float(numbers_of([stored.get("value")], "value")), (float(norm[0]), float(norm[1]))
+
+
+def numbers_of(stored: object, name: str) -> Tensor:
+    """A list of hexadecimal floats as a tensor, float64.
+
+    Raises:
+        InvalidOptionError: when it is none.
+    """
+    if not isinstance(stored, list):
         raise InvalidOptionError(f"a stored certificate has a list of numbers named '{name}'; this one has not")
     try:
-        return [float.fromhex(number) for number in found]
+        return torch.tensor([float.fromhex(number) for number in stored], dtype=torch.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidOptionError(
             f"'{name}' of a stored certificate holds something that is no float in hexadecimal: {error}"
