@@ -27,11 +27,12 @@ from jacobound import (
     from_onnx,
 )
 from jacobound.graph import Affine, Elementwise, Graph, Input
-from jacobound.methods.eclipse import by_closed_form, proved, recheck_layers
 from jacobound.methods.layered_certificate import LayeredCertificate, layered_constant, through_layer, through_neurons
 from jacobound.methods.layered_chain import LayeredChain, layered_chain
 from jacobound.methods.layered_search import Sweep, best_closed_form, improved
+from jacobound.methods.layered_solver import by_closed_form, proved
 from jacobound.methods.lipschitz_method import ConstantBound
+from jacobound.methods.lipsdp import recheck
 from jacobound.operator_kinds import Dense
 from jacobound.regions import Region
 from jacobound.results import Status
@@ -260,14 +261,14 @@ def test_certificates_are_checked_again_without_the_search(norm: tuple[float, fl
     found = bound(graph, Ball(torch.zeros(4), 0.3), norm)
     (certificate,) = found.certificates
     stored = LayeredCertificate.from_dict(json.loads(json.dumps(certificate.to_dict())))
-    assert recheck_layers(graph, found.slopes, stored) == float(found.value) == certificate.value
-    assert recheck_layers(graph, found.slopes, replace(stored, value=0.1)) == float(found.value)
+    assert recheck(graph, found.slopes, norm, (stored,)) == float(found.value) == certificate.value
+    assert recheck(graph, found.slopes, norm, (replace(stored, value=0.1),)) == float(found.value)
     smaller = tuple(part * 1e-3 for part in stored.multipliers)
-    assert recheck_layers(graph, found.slopes, replace(stored, multipliers=smaller)) == INF
-    assert recheck_layers(graph, found.slopes, replace(stored, multipliers=stored.multipliers[1:])) == INF
+    assert recheck(graph, found.slopes, norm, (replace(stored, multipliers=smaller),)) == INF
+    assert recheck(graph, found.slopes, norm, (replace(stored, multipliers=stored.multipliers[1:]),)) == INF
     spoiled = stored.entering.clone()
     spoiled[0] = math.nan
-    assert recheck_layers(graph, found.slopes, replace(stored, entering=spoiled)) == INF
+    assert recheck(graph, found.slopes, norm, (replace(stored, entering=spoiled),)) == INF
     with pytest.raises(InvalidOptionError, match="multipliers"):
         LayeredCertificate.from_dict({**certificate.to_dict(), "multipliers": ["0x1p0"]})
 

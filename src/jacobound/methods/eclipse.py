@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,15 +14,10 @@ from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, OutputMethod, derivative_ranges
 from jacobound.methods.crown import CROWN
 from jacobound.methods.ibp import IBP
-from jacobound.methods.layered_certificate import LayeredCertificate, layered_constant
-from jacobound.methods.layered_chain import LayeredChain, chain_bytes, layered_chain
-from jacobound.methods.layered_search import Multipliers, Sweep, best_closed_form
+from jacobound.methods.layered_chain import chain_bytes, layered_chain
+from jacobound.methods.layered_solver import by_closed_form
 from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod, ranges_of_one
-from jacobound.methods.sdp_certificate import LARGEST, SMALLEST
 from jacobound.results import Status
-
-# Factors by which multipliers are raised until a proof succeeds.
-RAISED = (1.0, 1 + 1e-6, 1 + 1e-3, 1.5, 4.0)
 
 
 @dataclass(frozen=True)
@@ -84,45 +79,3 @@ class ECLipsE(LipschitzMethod):
         value = torch.tensor(best.value, dtype=torch.float64)
         status = Status.TIME_LIMIT if budget.is_over else Status.CERTIFIED
         return ConstantBound(value, Status.of(status, value), values, (best,), slopes, ranges)
-
-
-def by_closed_form(
-    chain: LayeredChain, norm: tuple[float, float], over: Callable[[], bool]
-) -> dict[str, LayeredCertificate]:
-    """Certificates of the best closed forms from the inputs and, while there is time, from the outputs."""
-    found = {}
-    for name, turned in (("from the inputs", False), ("from the outputs", True)):
-        if not found or not over():
-            multipliers = best_closed_form(Sweep.of(chain, norm, turned), over)[1] if chain.is_usable else None
-            found[name] = proved(chain, norm, turned, multipliers)
-    return found
-
-
-def proved(
-    chain: LayeredChain, norm: tuple[float, float], turned: bool, found: Multipliers | None
-) -> LayeredCertificate:
-    """The certificate that multipliers lead to, raised by as little as is needed; infinite when nothing was proved."""
-    nothing = torch.zeros(0, dtype=torch.float64)
-    best = LayeredCertificate(math.inf, norm, turned, nothing, nothing, ())
-    if found is None or len(found.neurons) != len(chain.halves):
-        return best
-    ends = [part.exp().clamp(SMALLEST, LARGEST) for part in (found.entering, found.leaving)]
-    for factor in RAISED:
-        neurons = tuple((part.exp() * factor).clamp(SMALLEST, LARGEST) for part in found.neurons)
-        best = LayeredCertificate(math.inf, norm, turned, ends[0], ends[1], neurons)
-        value = layered_constant(chain, best)
-        if value < math.inf:
-            return LayeredCertificate(value, norm, turned, ends[0], ends[1], neurons)
-    return best
-
-
-def recheck_layers(
-    graph: Graph, slopes: Mapping[Node, Interval], certificate: LayeredCertificate, row: int | None = None
-) -> float:
-    """The constant that stored multipliers prove, computed anew from the graph; inf where they prove nothing.
-
-    Args:
-        row: the output that the certificate is about; None for all of them.
-    """
-    chain = layered_chain(graph.expanded(), slopes)
-    return layered_constant(chain if row is None else chain.row(row), certificate)

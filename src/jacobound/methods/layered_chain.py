@@ -48,6 +48,11 @@ class LayeredChain:
     def outputs(self) -> int:
         return self.matrices[-1].shape[0]
 
+    @property
+    def widest(self) -> int:
+        """The most entries in one place."""
+        return max(max(matrix.shape) for matrix in self.matrices)
+
     @cached_property
     def unstable(self) -> tuple[Tensor, ...]:
         """Positions of the neurons with more than one slope, layer by layer."""
@@ -69,6 +74,12 @@ class LayeredChain:
         """The chain of the transposed Jacobian."""
         matrices = tuple(matrix.T.contiguous() for matrix in self.matrices[::-1])
         return LayeredChain(matrices, self.errors[::-1], self.middles[::-1], self.halves[::-1])
+
+    def to(self, kind: torch.dtype) -> LayeredChain:
+        """The chain in another precision, for searches."""
+        parts = (tuple(part.to(kind) for part in found) for found in (self.matrices, self.middles, self.halves))
+        matrices, middles, halves = parts
+        return LayeredChain(matrices, self.errors, middles, halves)
 
     def row(self, number: int) -> LayeredChain:
         """The chain of one output alone."""

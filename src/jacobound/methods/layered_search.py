@@ -12,7 +12,7 @@ end: there the optimum has several largest eigenvalues, which smoothing handles,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, log
 
 import torch
@@ -26,6 +26,7 @@ STEPS = 60  # at most, for each smoothing
 MEMORY = 12  # pairs that L-BFGS remembers
 LONGEST = 1.0  # change of a logarithm in one step
 STALLED = 1e-5  # a step that gains less ends a smoothing
+LARGE = 400  # from this many neurons in a layer on the search runs in float32
 WORTH = 1e-6  # weights of eigenvectors below are left out
 
 Over = Callable[[], bool]
@@ -44,6 +45,9 @@ class Multipliers:
     neurons: tuple[Tensor, ...]
     entering: Tensor
     leaving: Tensor
+
+    def to(self, kind: torch.dtype) -> Multipliers:
+        return Multipliers(tuple(part.to(kind) for part in self.neurons), self.entering.to(kind), self.leaving.to(kind))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +70,10 @@ class Sweep:
             return Sweep(chain.transposed(), dual_exponent(norm[1]), dual_exponent(norm[0]))
         return Sweep(chain, *norm)
 
+    def single(self) -> Sweep:
+        """The same in float32: enough to steer by."""
+        return replace(self, chain=self.chain.to(torch.float32))
+
     @property
     def free_entering(self) -> bool:
         return self.p == inf
@@ -75,13 +83,11 @@ class Sweep:
         return self.q == 1 and self.chain.outputs > 1
 
     def forms(self, found: Multipliers) -> _Forms | None:
-        """Z at the end with the factors of every layer; None where some V is not above its Z."""
-        form, factors = torch.diag(found.entering.exp()), []
-        chain = self.chain
-        for k, matrix in enumerate(chain.matrices):
+        """Y in front of the last layer with the factors of the others; None where some V is not above its Z."""
+        chain, factors = self.chain, []
+        form = torch.diag(found.entering.exp())
+        for k, matrix in enumerate(chain.matrices[:-1]):
             form = matrix @ form @ matrix.T
-            if k == len(chain.halves):
-                break
             weights, unstable = found.neurons[k].exp(), chain.unstable[k]
             factor, failed = torch.linalg.cholesky_ex(torch.diag(weights) - form[unstable][:, unstable])
             if bool(failed):
@@ -99,10 +105,8 @@ class Sweep:
             size = self._sizes_at_start()
             entering = -(size / size.mean().clamp(min=1e-300) + 0.3).log()
         form, neurons = torch.diag(entering.exp()), []
-        for k, matrix in enumerate(chain.matrices):
+        for k, matrix in enumerate(chain.matrices[:-1]):
             form = matrix @ form @ matrix.T
-            if k == len(chain.halves):
-                break
             unstable = chain.unstable[k]
             inner = form[unstable][:, unstable]
             weights = margin * dominating(inner)
@@ -114,7 +118,8 @@ class Sweep:
             form = _behind(form, solved, chain.middles[k], chain.halves[k], unstable, weights)
         leaving = torch.zeros(chain.outputs, dtype=torch.float64)
         if self.free_leaving:
-            size = form.diagonal().clamp(min=0).sqrt()
+            last = chain.matrices[-1]
+            size = (last * (last @ form)).sum(1).clamp(min=0).sqrt()
             leaving = -(size / size.mean().clamp(min=1e-300) + 0.1).log()
         found = Multipliers(tuple(neurons), entering, leaving)
         if not bool(torch.isfinite(form).all()):
@@ -134,19 +139,16 @@ class Sweep:
         return form.diagonal().clamp(min=0).sqrt()
 
     def _ending(self, form: Tensor, found: Multipliers, smoothing: float) -> _Ending:
-        """The value at the end and its derivative as weighted vectors."""
+        """The value at the end and its derivative as weighted vectors; takes Y in front of the last layer."""
         root = (0.5 * found.leaving).exp()
-        if self.q == inf or len(form) == 1:
-            sizes, vectors = form.diagonal(), None
-        else:
-            sizes, vectors = torch.linalg.eigh(form * torch.outer(root, root))
+        sizes, vectors = self._spectrum(form, root)
         # The smoothed maximum is a power mean, so that scaling a chain changes nothing but the value.
-        sizes = sizes.clamp(min=1e-12 * float(sizes.amax())).clamp(min=1e-300)
+        sizes = sizes.clamp(min=max(1e-6 * float(sizes.amax()), 1e-30))
         relative = (sizes / sizes.amax()).log() / smoothing
         shares = torch.softmax(relative, 0)
         kept = shares > WORTH
         if vectors is None:
-            vectors = torch.eye(len(form), dtype=form.dtype)
+            vectors = torch.eye(len(sizes), dtype=sizes.dtype)
         vectors, shares, sizes = vectors[:, kept], shares[kept], sizes[kept]
         value = log(float(sizes.amax()))
         smooth = value + smoothing * float(torch.logsumexp(relative, 0))
@@ -160,8 +162,30 @@ class Sweep:
             leaving = vectors.square() @ shares - torch.softmax(-found.leaving, 0)
         return _Ending(value, smooth, vectors * root.unsqueeze(1), shares / sizes, leaving)
 
+    def _spectrum(self, form: Tensor, root: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What is to be maximised at the end: eigenvalues with vectors, or the diagonal of Z (vectors None).
+
+        Args:
+            form: Y in front of the last layer.
+            root: roots of the weights behind it.
+        """
+        matrix = self.chain.matrices[-1]
+        if self.q == inf or len(matrix) == 1:
+            return (matrix * (matrix @ form)).sum(1), None
+        matrix = matrix * root.unsqueeze(1)
+        if len(matrix) > len(form):
+            # The same eigenvalues from the smaller side, but for zeros.
+            jitter = torch.finfo(form.dtype).eps * form.diagonal().sum()
+            factor, failed = torch.linalg.cholesky_ex(form + jitter * torch.eye(len(form), dtype=form.dtype))
+            if not bool(failed):
+                half = matrix @ factor
+                sizes, inner = torch.linalg.eigh(half.T @ half)
+                return sizes, (half @ inner) * sizes.clamp(min=1e-30).rsqrt()
+        return torch.linalg.eigh(matrix @ form @ matrix.T)
+
     def evaluate(self, found: Multipliers, smoothing: float) -> tuple[float, float, Multipliers | None]:
         """Value, smoothed value, and its gradient over the logarithms; infinite where the multipliers prove nothing."""
+        found = found.to(self.chain.matrices[0].dtype)
         forms = self.forms(found)
         if forms is None:
             return inf, inf, None
@@ -181,12 +205,13 @@ class Sweep:
         entering = torch.zeros_like(found.entering)
         if self.free_entering:
             entering = found.entering.exp() * (adjoint.square() @ end.shares) - torch.softmax(-found.entering, 0)
-        return end.value, end.smooth, Multipliers(tuple(slopes[::-1]), entering, end.leaving)
+        gradient = Multipliers(tuple(slopes[::-1]), entering, end.leaving)
+        return end.value, end.smooth, gradient.to(torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
 class _Forms:
-    """Z at the end of a sweep, and for every layer the factor of S and what it makes of Z_U."""
+    """Y in front of the last layer, and for every layer before the factor of S and what it makes of Z_U."""
 
     form: Tensor
     factors: list[tuple[Tensor, Tensor]]
@@ -236,13 +261,22 @@ def best_closed_form(sweep: Sweep, over: Over) -> tuple[float, Multipliers]:
     return best
 
 
-def improved(sweep: Sweep, start: tuple[float, Multipliers], over: Over, tolerance: float) -> tuple[float, Multipliers]:
-    """Better multipliers by L-BFGS on smoothed values; the best ones that were met, however early it ends."""
-    search = _Descent(sweep, start, over)
+def improved(
+    sweep: Sweep, start: tuple[float, Multipliers], over: Over, tolerance: float, enough: float = -inf
+) -> tuple[float, Multipliers]:
+    """Better multipliers by L-BFGS on smoothed values; the best ones that were met, however early it ends.
+
+    Args:
+        start: logarithm of the squared constant, and multipliers.
+        over: asked before every evaluation; true ends the search.
+        tolerance: a stage of smoothing that gains less, relative to the constant, is the last one.
+        enough: value at which it ends as well.
+    """
+    search = _Descent(sweep if sweep.chain.widest < LARGE else sweep.single(), start, over, enough)
     for smoothing in SMOOTHING:
         before = search.best[0]
         search.run(smoothing)
-        if over() or (smoothing < 10 * tolerance and before - search.best[0] < tolerance):
+        if search.ended or (smoothing < 0.1 and before - search.best[0] < tolerance):
             break
     return search.best
 
@@ -250,8 +284,8 @@ def improved(sweep: Sweep, start: tuple[float, Multipliers], over: Over, toleran
 class _Descent:
     """L-BFGS with backtracking; lives for one search."""
 
-    def __init__(self, sweep: Sweep, start: tuple[float, Multipliers], over: Over) -> None:
-        self._sweep, self._over = sweep, over
+    def __init__(self, sweep: Sweep, start: tuple[float, Multipliers], over: Over, enough: float) -> None:
+        self._sweep, self._over, self._enough = sweep, over, enough
         self._sizes = [len(part) for part in start[1].neurons]
         self.best = start
         self._at = self._joined(start[1])
@@ -271,22 +305,35 @@ class _Descent:
             self.best = value, found
         return smooth, None if gradient is None else self._joined(gradient)
 
+    @property
+    def ended(self) -> bool:
+        return self.best[0] <= self._enough or self._over()
+
+    def _stepped(
+        self, direction: Tensor, value: float, rate: float, smoothing: float
+    ) -> tuple[float, float, Tensor | None]:
+        """Length of a step that gains enough, the value there and its gradient; the last one tried when none does."""
+        length = min(1.0, LONGEST / float(direction.abs().max())) / 0.4
+        there, slope = inf, None
+        for _ in range(10):
+            length *= 0.4
+            there, slope = self._evaluate(self._at + length * direction, smoothing)
+            if there <= value + 1e-4 * length * rate or self.ended:
+                break
+        return length, there, slope
+
     def run(self, smoothing: float) -> None:
+        """L-BFGS until it gains nothing, or is to end."""
         value, gradient = self._evaluate(self._at, smoothing)
         pairs: list[tuple[Tensor, Tensor]] = []
         for _ in range(STEPS):
-            if gradient is None or self._over():
+            if gradient is None or self.ended:
                 return
             direction = _direction(gradient, pairs)
             rate = float(direction @ gradient)
             if not rate < 0:
                 return
-            length = min(1.0, LONGEST / float(direction.abs().max()))
-            for _ in range(10):
-                there, slope = self._evaluate(self._at + length * direction, smoothing)
-                if there <= value + 1e-4 * length * rate or self._over():
-                    break
-                length *= 0.4
+            length, there, slope = self._stepped(direction, value, rate, smoothing)
             if slope is None or not there < value:
                 return
             moved, turn, gained = length * direction, slope - gradient, value - there
