@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure everything, write ``benchmarks/results``, print the tables (about five minutes).
+"""`python -m benchmarks`: measure everything, write ``benchmarks/results``, print the tables (about ten minutes).
 
 `python -m benchmarks a mnist_cnn_avg` measures only what has these labels or networks, and writes no tables. A run that
 was interrupted goes on where it stopped, as long as the sources are the same.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 QUESTIONS = ("row", "rows", "full")
-TOOLS = ("auto_LiRPA", "auto_LiRPA, alpha", "RecurJac, reference code", "attained")
+TOOLS = ("auto_LiRPA", "auto_LiRPA, alpha", "RecurJac, reference code", "branch and bound", "attained")
 
 
 def peer_results(data: Path | None) -> dict[str, dict[str, dict[str, dict[str, dict[str, float | None]]]]]:
@@ -46,6 +46,8 @@ def _entries(row: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, float | 
         name = "auto_LiRPA, alpha" if row.get("optimize") else "auto_LiRPA"
         value = row["value"] if question == "row" else row["all_rows"]["linf_linf"]
         yield question, name, {"bound": value, "cpu": cpu, "megabytes": memory}
+    elif tool.startswith("LocalLip-BaB") and row.get("value") is not None:
+        yield "row", "branch and bound", {"bound": row["value"], "cpu": cpu, "megabytes": memory}
     elif tool == "RecurJac-ref" and question == "row":
         yield "row", "RecurJac, reference code", {"bound": row["value"], "cpu": cpu, "megabytes": memory}
         if "all_rows" in row:

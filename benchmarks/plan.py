@@ -24,9 +24,9 @@ class Task:
     """One measurement; each runs in a process of its own.
 
     Args:
-        kind: "target" (limits, rounding on and off), "network" (constants) or "peers" (several radii).
+        kind: "target" (limits, rounding on and off), "network" (constants), "peers" or "sdp" (several radii).
         name: key of `NETWORKS` below.
-        radii: of l_inf balls; one, except for "peers".
+        radii: of l_inf balls; one, except for "peers" and "sdp".
         rows: "all" outputs, or the output of the image's "class".
         threads: of torch.
         repetitions: timed calls after a warm-up.
@@ -35,7 +35,7 @@ class Task:
         megabytes: most peak memory of the process that is wanted, None where nothing is promised.
     """
 
-    kind: Literal["target", "network", "peers"]
+    kind: Literal["target", "network", "peers", "sdp"]
     name: str
     radii: tuple[float, ...]
     rows: Literal["all", "class"] = "all"
@@ -146,6 +146,8 @@ WITH_PEERS = (
 
 RADII = (0.001, 0.01)
 PEER_RADII = (0.001, 0.003, 0.01)
+SDP_RADII = (0.003, 0.01, 0.03, 0.1, 0.3)
+SDP_SECONDS = 8.0
 SOUND_LIMIT = 1.25
 """Most that rounding may cost: time with it over time without."""
 
@@ -166,4 +168,5 @@ def tasks(data: Path | None) -> list[Task]:
     targets = [replace(task, threads=threads) for threads in (1, 2) for task in TARGETS]
     table = [Task("network", name, (radius,)) for name in IN_THE_TABLE for radius in RADII]
     peers = [Task("peers", name, PEER_RADII, "class") for name in WITH_PEERS]
-    return targets + table + peers
+    certificates = [Task("sdp", name, SDP_RADII, "class", repetitions=1) for name in WITH_PEERS]
+    return targets + table + peers + certificates

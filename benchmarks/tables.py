@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from benchmarks import sdp
+from benchmarks.layout import table
 from benchmarks.peers import TOOLS
 from benchmarks.plan import DEMO, FEWEST, GEMM_SIZE, NETWORKS, SOUND_LIMIT
 
 Results = dict[str, Any]
+KINDS = ("target", "network", "peers", "sdp")
 
 
 def render(results: Results) -> str:
@@ -26,12 +29,11 @@ def render(results: Results) -> str:
             "The reference networks were not at hand, so only the demo network that comes with the package was "
             "measured (set `JACOBOUND_SHARED_DATA` to the folder of the reference data for the rest)."
         )
-    of_kind = {
-        kind: [run for run in results["runs"] if run["task"]["kind"] == kind] for kind in ("target", "network", "peers")
-    }
+    of_kind = {kind: [run for run in results["runs"] if run["task"]["kind"] == kind] for kind in KINDS}
     parts += _targets(of_kind["target"])
     parts += _networks(of_kind["network"])
     parts += _peers(of_kind["peers"], results["peers"])
+    parts += sdp.rendered(of_kind["sdp"], results["peers"]["row"])
     return "\n\n".join(parts) + "\n"
 
 
@@ -200,21 +202,3 @@ def _seconds(value: float) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.4g}"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table with columns padded to one width; columns whose first cell is a number are set right."""
-    body = [tuple(row) for row in rows]
-    columns = list(zip(header, *body, strict=True))
-    widths = [max(3, *(len(cell) for cell in column)) for column in columns]
-    right = [len(column) > 1 and column[1][:1].isdigit() for column in columns]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = (
-            cell.rjust(width) if flush else cell.ljust(width)
-            for cell, width, flush in zip(cells, widths, right, strict=True)
-        )
-        return f"| {' | '.join(padded)} |"
-
-    rule = (f"{'-' * (width - 1)}:" if flush else "-" * width for width, flush in zip(widths, right, strict=True))
-    return "\n".join([line(header), f"| {' | '.join(rule)} |", *(line(row) for row in body)])

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import measure, peers, plan, readme, tables
+from benchmarks import measure, peers, plan, readme, sdp, tables
 from benchmarks.plan import DEMO, NETWORKS, Task
 from benchmarks.worker import measured
 
-MODULES = ("__main__", "measure", "peers", "plan", "problems", "readme", "tables", "worker")
+MODULES = ("__main__", "layout", "measure", "peers", "plan", "problems", "readme", "sdp", "tables", "worker")
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -31,7 +31,7 @@ def results() -> dict[str, Any]:
     """A run on the demo network, as it comes back from JSON."""
     pytest.importorskip("onnx")
     threads = torch.get_num_threads()
-    runs = [json.loads(json.dumps(measured(demo_task(kind)))) for kind in ("target", "network", "peers")]
+    runs = [json.loads(json.dumps(measured(demo_task(kind)))) for kind in tables.KINDS]
     torch.set_num_threads(threads)
     machine = {"cpu": "some processor", "cores": 2, "simd": "none", "load": 0.0, "python": "3", "torch": "2"}
     return {
@@ -49,7 +49,7 @@ def test_tables_show_every_measurement(results: dict[str, Any]) -> None:
     assert "only the demo network" in text
     assert text.count(f"| {DEMO} ") >= 3
     assert "1e+06 kept" in text
-    target, network, _ = results["runs"]
+    target, network, *_ = results["runs"]
     assert f"{target['unstable']} of {target['activations']}" in text
     assert f"{network['constants']['linf']:.4g}" in text
 
@@ -69,6 +69,17 @@ def test_tables_put_other_tools_beside_ours(results: dict[str, Any]) -> None:
     }
     text = tables.render({**results, **kinds})
     assert "| 3, 0.250 s | 4, 0.500 s |" in text
+
+
+def test_semidefinite_certificates_stand_beside_other_tools(results: dict[str, Any]) -> None:
+    name = "mnist-net_256x4"
+    run = results["runs"][3]
+    entry = {**run["radii"]["0.001"], "sdp": {"bound": 3.0, "cpu": 0.5}, "recurjac": {"bound": 6.0, "cpu": 0.1}}
+    ours = [{**run, "task": {**run["task"], "name": name}, "radii": {"0.001": entry}}]
+    theirs = {NETWORKS[name].point or "": {"0.001": {"auto_LiRPA": {"bound": 2.0, "cpu": 0.5}}}}
+    text = "\n".join(sdp.rendered(ours, theirs))
+    assert "0.500 of RecurJac (1 rows, 0 above), 1.500 of auto_LiRPA (1 rows, 1 above)" in text
+    assert "other tool" in text and "| 0.500 |" in text
 
 
 def test_the_readme_gets_the_tables_between_its_comments(results: dict[str, Any], tmp_path: Path) -> None:

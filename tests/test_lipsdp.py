@@ -13,10 +13,23 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from jacobound import CROWN, IBP, Ball, Budget, InvalidOptionError, RecurJac, WholeSpace, from_layers, from_onnx
+from jacobound import (
+    CROWN,
+    IBP,
+    AutoLip,
+    Ball,
+    Budget,
+    InvalidOptionError,
+    RecurJac,
+    WholeSpace,
+    from_layers,
+    from_onnx,
+)
 from jacobound.graph import Graph
+from jacobound.methods import lipsdp
 from jacobound.methods.base import derivative_ranges
 from jacobound.methods.constants import from_entries
+from jacobound.methods.layered_certificate import LayeredCertificate
 from jacobound.methods.lipsdp import ConstantBound, LipSDP, recheck
 from jacobound.methods.sdp_barrier import Weights
 from jacobound.methods.sdp_certificate import SdpCertificate
@@ -141,6 +154,34 @@ def test_stored_values_are_not_believed() -> None:
     assert recheck(graph, found.slopes, (2.0, 2.0), lies) == float(found.value)
 
 
+@pytest.mark.parametrize("norm", [(2.0, 2.0), (INF, INF), (INF, 1.0)])
+def test_certificates_survive_a_file(norm: tuple[float, float], tmp_path: Path) -> None:
+    graph = network((4, 10, 10, 3), 7)
+    found = bound(graph, Ball(torch.zeros(4), 0.3), norm)
+    path = tmp_path / "certificates.json"
+    path.write_text(json.dumps([certificate.to_dict() for certificate in found.certificates]), encoding="utf-8")
+    stored = tuple(SdpCertificate.from_dict(entry) for entry in json.loads(path.read_text(encoding="utf-8")))
+    for one, other in zip(found.certificates, stored, strict=True):
+        assert (one.value, one.norm) == (other.value, other.norm)
+        for name in ("neurons", "inputs", "outputs"):
+            assert torch.equal(getattr(one.weights, name), getattr(other.weights, name))
+    assert recheck(graph, found.slopes, norm, stored) == float(found.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [("neurons", None), ("inputs", "0x1p0"), ("outputs", ["zero"]), ("norm", ["inf"]), ("value", [1]), ("value", None)],
+)
+def test_damaged_files_are_refused_and_wrong_numbers_prove_nothing(name: str, entry: object) -> None:
+    graph = network((4, 10, 10, 3), 7)
+    found = bound(graph, Ball(torch.zeros(4), 0.3), (2.0, 2.0))
+    stored = found.certificates[0].to_dict()
+    with pytest.raises(InvalidOptionError, match=name):
+        SdpCertificate.from_dict({**stored, name: entry})
+    wrong = SdpCertificate.from_dict({**stored, "neurons": ["nan", *stored["neurons"][1:]]})
+    assert recheck(graph, found.slopes, (2.0, 2.0), (wrong,)) == INF
+
+
 def test_stopped_at_once_it_is_certified_and_loose() -> None:
     graph = network((6, 30, 30, 30, 3), 8)
     region = Ball(torch.zeros(6), 0.3)
@@ -151,10 +192,41 @@ def test_stopped_at_once_it_is_certified_and_loose() -> None:
     assert late.status is Status.TIME_LIMIT and float(late.value) < INF
 
 
-def test_too_little_memory_gives_no_bound_and_says_so() -> None:
-    found = bound(network((6, 30, 30, 3), 8), WholeSpace(), (2.0, 2.0), budget=Budget(memory=1000))
-    assert float(found.value) == INF and not found.certificates
-    assert found.status is Status.MEMORY_LIMIT
+def test_too_little_memory_gives_products_of_norms_and_says_so() -> None:
+    graph = network((6, 30, 30, 3), 8)
+    (domain,), _ = WholeSpace().domains(graph)
+    found = bound(graph, WholeSpace(), (2.0, 2.0), budget=Budget(memory=1000))
+    assert found.status is Status.MEMORY_LIMIT and not found.certificates
+    assert float(found.value) == float(AutoLip().constant(graph, domain, (2.0, 2.0), Budget()).value) < INF
+
+
+@pytest.mark.parametrize("norm", [(2.0, 2.0), (INF, INF), (1.0, 2.0), (INF, 1.0)])
+def test_many_neurons_are_solved_layer_by_layer(norm: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same problem: within 1 % of the optimum and never below; checked again without the search."""
+    graph, region = network((6, 12, 12, 12, 3), 3), Ball(torch.zeros(6), 0.15)
+    best = bound(graph, region, norm, LipSDP(tolerance=1e-5))
+    monkeypatch.setattr(lipsdp, "MANY", 0)
+    found = bound(graph, region, norm)
+    assert all(isinstance(certificate, LayeredCertificate) for certificate in found.certificates)
+    assert set(found.details) == ({f"row {j}" for j in range(3)} if norm[1] == INF else {"all"})
+    share = 1.01 if norm[0] != 1 else 1.5  # the other way takes columns one by one
+    assert float(best.value) * (1 - 1e-4) <= float(found.value) <= share * float(best.value)
+    assert found.status is Status.CERTIFIED
+    assert recheck(graph, found.slopes, norm, found.certificates) == float(found.value)
+    twice = (*found.certificates, *found.certificates)
+    assert recheck(graph, found.slopes, norm, twice) == INF
+    wider = bound(graph, Ball(torch.zeros(6), 3.0), norm)
+    assert recheck(graph, wider.slopes, norm, found.certificates) > float(found.value)
+    hasty = bound(graph, region, norm, LipSDP(seconds=0.0))
+    assert hasty.status is Status.TIME_LIMIT and float(found.value) <= float(hasty.value) < INF
+
+
+def test_many_neurons_of_a_graph_that_is_no_chain_stay_in_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = KINDS["residual"](Generator().manual_seed(1)).with_rows(None)
+    region, _ = REGIONS["box"](graph.in_shape, Generator().manual_seed(1))
+    best = bound(graph, region, (2.0, 2.0))
+    monkeypatch.setattr(lipsdp, "MANY", 0)
+    assert float(bound(graph, region, (2.0, 2.0)).value) == float(best.value)
 
 
 def test_progress_can_interrupt_the_search() -> None:

@@ -6,6 +6,7 @@ from jacobound.methods.autolip import AutoLip
 from jacobound.methods.base import Budget
 from jacobound.methods.best import Best
 from jacobound.methods.crown import CROWN, FastLin
+from jacobound.methods.eclipse import ECLipsE
 from jacobound.methods.fastlip import FastLip
 from jacobound.methods.ibp import IBP
 from jacobound.methods.lipsdp import LipSDP
@@ -20,6 +21,7 @@ __all__ = [
     "AutoLip",
     "Best",
     "Budget",
+    "ECLipsE",
     "FastLin",
     "FastLip",
     "LipSDP",

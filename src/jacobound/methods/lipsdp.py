@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
 import torch
 
 from jacobound.domains import Domain
-from jacobound.errors import InvalidOptionError
+from jacobound.errors import InvalidOptionError, UnsupportedOpError
 from jacobound.graph import Graph, Node
 from jacobound.intervals import Interval
 from jacobound.linalg import dual_exponent
+from jacobound.methods.autolip import AutoLip
 from jacobound.methods.base import Budget, OutputMethod, derivative_ranges
 from jacobound.methods.crown import CROWN
+from jacobound.methods.layered_certificate import LayeredCertificate
+from jacobound.methods.layered_chain import LayeredChain, chain_bytes, layered_chain
+from jacobound.methods.layered_solver import LayeredSolver, layered_problems, recheck_layers
 from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod, ranges_of_one
 from jacobound.methods.sdp_barrier import Barrier, Weights
 from jacobound.methods.sdp_certificate import SdpCertificate, certified_constant, certify
-from jacobound.methods.sdp_core import SdpCore, sdp_bytes, sdp_core
+from jacobound.methods.sdp_core import SdpCore, sdp_bytes, sdp_core, unstable_count
 from jacobound.methods.sdp_search import FIRST, WARM, feasible_start, search, warm_start
 from jacobound.results import Status
 
+# From so many unstable neurons on chains are solved layer by layer.
+MANY = 300
 # Up to so many rows (columns, entries) a maximum over them is taken one by one where one problem would do too.
 FEW = 64
 
@@ -33,7 +39,9 @@ class LipSDP(LipschitzMethod):
 
     Over the whole space this is LipSDP-neuron (Fazlyab et al. 2019), on a region its local version; for p = inf every
     input has a weight of its own. With q = inf (and, for few inputs, p = 1) one problem per row (column) is solved.
-    The search is interrupted by the budget; what it has found by then is certified.
+    The search is interrupted by the budget; what it has found by then is certified. Chains with many unstable neurons
+    are solved layer by layer: the same problem, with first-order steps that cost a few products of the layers. Other
+    graphs whose core does not fit the memory get products of norms, with `Status.MEMORY_LIMIT`.
 
     Args:
         preactivation: how the ranges of the nodes are found.
@@ -63,35 +71,60 @@ class LipSDP(LipschitzMethod):
         if ranges is None:
             ranges = ranges_of_one(self.preactivation, graph, domain, budget)
         slopes = derivative_ranges(graph, ranges)
-        nothing = torch.tensor(math.inf, dtype=torch.float64)
-        if not budget.fits(sdp_bytes(graph, slopes)):
-            return ConstantBound(nothing, Status.MEMORY_LIMIT, {}, (), slopes, ranges)
-        parts = problems(sdp_core(graph, slopes), norm)
         limit = min(started + (math.inf if self.seconds is None else self.seconds), monotonic() + budget.remaining)
-        solver = _Solver(self.tolerance, limit, budget)
-        found = solver.solve(parts)
-        values = {name: torch.tensor(found[name].value, dtype=torch.float64) for name in parts}
-        value = torch.stack(list(values.values())).max() if values else torch.zeros_like(nothing)
+        fits, chain = budget.fits(sdp_bytes(graph, slopes)), None
+        if not fits or unstable_count(graph, slopes) >= MANY:
+            chain = _chain(graph, slopes, budget)
+        found: dict[str, SdpCertificate] | dict[str, LayeredCertificate]
+        if chain is not None:
+            solver = LayeredSolver(self.tolerance, limit, budget)
+            found = solver.solve(layered_problems(chain, norm))
+        elif fits:
+            solver = _Solver(self.tolerance, limit, budget)
+            found = solver.solve(problems(sdp_core(graph, slopes), norm))
+        else:
+            value = AutoLip().constant(graph, domain, norm, budget, ranges).value
+            status = Status.of(Status.MEMORY_LIMIT, value)
+            return ConstantBound(value, status, {"products of norms": value}, (), slopes, ranges)
+        values = {name: torch.tensor(part.value, dtype=torch.float64) for name, part in found.items()}
+        value = torch.stack(list(values.values())).max() if values else torch.zeros((), dtype=torch.float64)
         status = Status.TIME_LIMIT if solver.interrupted else Status.CERTIFIED
-        return ConstantBound(
-            value, Status.of(status, value), values, tuple(found[name] for name in parts), slopes, ranges
-        )
+        return ConstantBound(value, Status.of(status, value), values, tuple(found.values()), slopes, ranges)
+
+
+def _chain(graph: Graph, slopes: Mapping[Node, Interval], budget: Budget) -> LayeredChain | None:
+    """The graph as a chain of layers; None when it is none or does not fit."""
+    try:
+        needed = chain_bytes(graph)
+    except UnsupportedOpError:
+        return None
+    return layered_chain(graph, slopes) if needed is not None and budget.fits(needed) else None
 
 
 def recheck(
     graph: Graph,
     slopes: Mapping[Node, Interval],
     norm: tuple[float, float],
-    certificates: tuple[SdpCertificate, ...],
+    certificates: Sequence[SdpCertificate] | Sequence[LayeredCertificate],
 ) -> float:
     """The constant that stored multipliers prove, computed anew from the graph; inf where they prove nothing.
 
-    Uses nothing of the search: the core is built, one matrix per certificate is proved positive definite.
+    Uses nothing of the search: the core (the chain) is built, and one matrix per certificate (per layer) is proved
+    positive definite.
+
+    Args:
+        graph: without `Vector` nodes.
+        slopes: derivative range of every elementwise node.
+        certificates: of one method for one problem, as `ConstantBound` holds them.
     """
+    layered = [certificate for certificate in certificates if isinstance(certificate, LayeredCertificate)]
+    if layered:
+        return recheck_layers(layered_chain(graph, slopes), norm, layered)
+    whole = [certificate for certificate in certificates if isinstance(certificate, SdpCertificate)]
     parts = problems(sdp_core(graph, slopes), norm)
-    if len(parts) != len(certificates):
+    if len(parts) != len(whole):
         return math.inf
-    pairs = zip(parts.values(), certificates, strict=True)
+    pairs = zip(parts.values(), whole, strict=True)
     return max((certified_constant(core, c.weights, kind) for (core, kind), c in pairs), default=0.0)
 
 
@@ -144,7 +177,7 @@ class _Solver:
             self.budget.tell(done, len(parts), "certificates")
             found[name] = self._solve(*parts[name], largest, len(parts) - done)
             largest = max(largest, found[name].value)
-        return found
+        return {name: found[name] for name in parts}
 
     def _solve(self, core: SdpCore, norm: tuple[float, float], largest: float, left: int) -> SdpCertificate:
         barrier = Barrier(core, norm[0] == math.inf, norm[1] == 1 and core.outputs > 1)

@@ -17,12 +17,14 @@ norms as in the D-scaling of robust control; the coupling of neurons in that pap
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from jacobound.errors import InvalidOptionError
 from jacobound.linalg import is_positive_definite
 from jacobound.methods.sdp_barrier import Barrier, Weights
 from jacobound.methods.sdp_core import SdpCore
@@ -32,6 +34,7 @@ from jacobound.rounding import down, gamma, inflate, rigorous, tiny, underflow, 
 SMALLEST, LARGEST = 1e-100, 1e100
 ROWS = 256  # of F at a time
 MANY = 100  # rows of F from which the first inflation is larger, because each proof costs more
+MULTIPLIERS = ("neurons", "inputs", "outputs")
 MIXTURES = (1e-9, 1e-6, 1e-4, 1e-2, 1.0)
 
 
@@ -48,6 +51,50 @@ class SdpCertificate:
     value: float
     weights: Weights
     norm: tuple[float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Strings and lists alone, ready for JSON: every float in hexadecimal, so that nothing is lost."""
+        named = {name: [number.hex() for number in getattr(self.weights, name).tolist()] for name in MULTIPLIERS}
+        return {"value": self.value.hex(), "norm": [exponent.hex() for exponent in self.norm], **named}
+
+    @staticmethod
+    def from_dict(stored: Mapping[str, Any]) -> SdpCertificate:
+        """The certificate that `to_dict` told of. Nothing in it is believed: `lipsdp.recheck` proves it again.
+
+        Raises:
+            InvalidOptionError: when an entry is missing, no number, or not the list that it should be.
+        """
+        named = {name: numbers_of(stored.get(name), name) for name in MULTIPLIERS}
+        value, norm = stored_pair(stored)
+        return SdpCertificate(value, Weights(**named), norm)
+
+
+def stored_pair(stored: Mapping[str, Any]) -> tuple[float, tuple[float, float]]:
+    """Value and norm of a stored certificate.
+
+    Raises:
+        InvalidOptionError: when they are not a number and a pair of numbers.
+    """
+    norm = numbers_of(stored.get("norm"), "norm")
+    if len(norm) != 2:
+        raise InvalidOptionError(f"'norm' of a stored certificate holds {len(norm)} numbers; it is a pair (p, q)")
+    return float(numbers_of([stored.get("value")], "value")), (float(norm[0]), float(norm[1]))
+
+
+def numbers_of(stored: object, name: str) -> Tensor:
+    """A list of hexadecimal floats as a tensor, float64.
+
+    Raises:
+        InvalidOptionError: when it is none.
+    """
+    if not isinstance(stored, list):
+        raise InvalidOptionError(f"a stored certificate has a list of numbers named '{name}'; this one has not")
+    try:
+        return torch.tensor([float.fromhex(number) for number in stored], dtype=torch.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidOptionError(
+            f"'{name}' of a stored certificate holds something that is no float in hexadecimal: {error}"
+        ) from error
 
 
 def certified_constant(core: SdpCore, weights: Weights, norm: tuple[float, float]) -> float:

@@ -94,9 +94,14 @@ class SdpCore:
         return SdpCore(matrix, radius, q, len(inputs), tuple(count for count in blocks if count))
 
 
+def unstable_count(graph: Graph, slopes: Mapping[Node, Interval]) -> int:
+    """How many neurons have more than one possible slope."""
+    return sum(len(unstable_entries(slopes[node])) for node in graph.nodes if isinstance(node, Elementwise))
+
+
 def sdp_bytes(graph: Graph, slopes: Mapping[Node, Interval]) -> int:
     """Upper estimate of the memory that the search for multipliers needs, in bytes."""
-    neurons = sum(len(unstable_entries(slopes[node])) for node in graph.nodes if isinstance(node, Elementwise))
+    neurons = unstable_count(graph, slopes)
     rows, columns = size(graph.output) + neurons, size(graph.input) + neurons
     widest = max(size(node) for node in graph.nodes)
     return 8 * (6 * rows * widest + 8 * max(rows, columns) ** 2)
