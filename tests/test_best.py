@@ -199,7 +199,7 @@ def test_networks_that_only_products_of_norms_can_take() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Softmax(dim=1), torch.nn.Linear(5, 2)).eval()
     graph = jb.from_torch(model, torch.zeros(1, 3))
-    first, last = (float(torch.linalg.matrix_norm(model[k].weight, 2)) for k in (0, 2))
+    first, last = (float(torch.linalg.matrix_norm(model[k].weight.detach(), 2)) for k in (0, 2))
     for region in (jb.WholeSpace(), jb.Ball([0.0] * 3, [0.1, 1.0], 2)):
         found = jb.lipschitz(graph, region)
         assert set(found.details) == {"AutoLip", "SeqLip"} and found.status is jb.Status.CERTIFIED

@@ -51,6 +51,13 @@ METHODS = (
         "certified",
         "Fazlyab et al., NeurIPS 2019",
     ),
+    Entry(
+        "ECLipsE",
+        "constants",
+        "chains of layers, thousands of neurons wide; all norms",
+        "certified",
+        "Xu and Sivaranjani, NeurIPS 2024; Syed and Hu 2025",
+    ),
     Entry("Best", "constants", "the smallest of several methods", "certified", "jacobound"),
     Entry("Sampling", "attained constants", "any network and region, all norms", "attained", "jacobound"),
 )
@@ -59,7 +66,8 @@ METHODS = (
 def methods(*, json: bool = False) -> int:
     """List the methods: what they bound, for which networks, certified or estimate, and what to cite.
 
-    "any network" means affine maps and elementwise activations, with max-pooling and sorting rewritten into them.
+    "any network" means affine maps and elementwise activations, with max-pooling and sorting rewritten into them;
+    AutoLip and SeqLip take softmax, normalisation, products and attention besides.
 
     Args:
         json: Write the list as JSON.

@@ -27,6 +27,7 @@ from jacobound.methods import (
     AutoLip,
     Best,
     Budget,
+    ECLipsE,
     FastLin,
     FastLip,
     LipSDP,
@@ -167,7 +168,7 @@ class ConstantOptions(MethodOptions):
         pairs: How seqlip bounds pairs of layers; greedy is an estimate. [default: dual]
     """
 
-    method: Literal["best", "recurjac", "fastlip", "autolip", "seqlip", "lipsdp"] | None = None
+    method: Literal["best", "recurjac", "fastlip", "autolip", "seqlip", "lipsdp", "eclipse"] | None = None
     pairs: Literal["dual", "exact", "greedy"] | None = None
 
     def constant_method(self) -> JacobianMethod | LipschitzMethod | Best | None:
@@ -184,8 +185,8 @@ class ConstantOptions(MethodOptions):
             if given is not None:
                 raise JacoboundError("--preactivation belongs to a single method; choose one with --method")
             return None
-        if method == "autolip":
-            return AutoLip(given)
+        if method in ("autolip", "eclipse"):
+            return (AutoLip if method == "autolip" else ECLipsE)(given)
         if method == "seqlip":
             return SeqLip(self.pairs or "dual", given)
         return (LipSDP if method == "lipsdp" else FastLip)(self.output_method())
