@@ -204,3 +204,12 @@ def test_networks_that_only_products_of_norms_can_take() -> None:
         found = jb.lipschitz(graph, region)
         assert set(found.details) == {"AutoLip", "SeqLip"} and found.status is jb.Status.CERTIFIED
         assert (found.lower <= found.upper).all() and (found.upper <= 0.5 * first * last * (1 + 1e-6)).all()
+
+
+def test_kinks_on_the_boundary_are_not_attained() -> None:
+    """The slope 2 of the other side of 0 is nowhere in [0, 1]; nor is that of two neurons that turn at one point."""
+    graph = jb.from_layers([[[1.0]], [[1.0]]], [None, None], activation="leaky_relu:2")
+    assert float(jb.lipschitz(graph, jb.Box([0.0], [1.0])).lower) == pytest.approx(1.0)
+    both = jb.from_layers([[[1.0], [-1.0]], [[1.0, -1.0]]], [None, None], activation="leaky_relu:2")
+    found = jb.lipschitz(both, jb.Ball([0.0], 1.0))  # 3 x: at 0 both neurons turn, and 4 is what two slopes 2 would be
+    assert float(found.lower) == pytest.approx(3.0) and found.lower <= found.upper

@@ -14,6 +14,8 @@ from jacobound.graph import Elementwise, Graph, Vector, size
 from jacobound.methods.base import Budget, flat_indices
 from jacobound.operators import positions
 
+INWARD = 2.0**-18  # of the way to the inside; float32 can tell such points apart
+
 
 @dataclass(frozen=True, eq=False)
 class Witness:
@@ -70,6 +72,7 @@ class Sampling:
         """The search in sets with room: points (N, tries, *input shape), values (N, tries)."""
         generator = torch.Generator().manual_seed(self.seed)
         points = torch.cat((domain.anchor.unsqueeze(1), domain.sample(self.points, generator)), 1)
+        points = _inside(domain, points, generator)
         values = _norms(graph, points.flatten(0, 1), norm, budget).reshape(points.shape[:2])
         for step in range(self.steps if points.shape[1] > 1 else 0):
             if budget.is_over:
@@ -78,10 +81,24 @@ class Sampling:
             best = _ranked(values, self.ascents)
             points, values = _taken(points, best), values.gather(1, best)
             moved = _ascended(graph, domain, points, norm, 0.5 ** (step // 2), generator, budget)
+            moved = _inside(domain, moved, generator)
             there = _norms(graph, moved.flatten(0, 1), norm, budget).reshape(moved.shape[:2])
             points, values = torch.cat((points, moved), 1), torch.cat((values, there), 1)
         top = values.argmax(1, keepdim=True)
         return Witness(_taken(points, top).squeeze(1), values.gather(1, top).squeeze(1))
+
+
+def _inside(domain: Domain, points: Tensor, generator: torch.Generator) -> Tensor:
+    """The points moved a little towards a point of the inside that nothing is special about.
+
+    At a kink on the boundary, or one that several neurons share, automatic differentiation may choose a slope that the
+    network has nowhere in the set.
+    """
+    lower, upper = domain.box.lower, domain.box.upper
+    shares = 0.25 + 0.5 * torch.rand(lower.shape[1:], generator=generator, dtype=torch.float64).to(lower)
+    inner = domain.project((lower + shares * (upper - lower)).unsqueeze(1))
+    moved = points + INWARD * (inner - points)
+    return torch.minimum(torch.maximum(moved, lower.unsqueeze(1)), upper.unsqueeze(1))
 
 
 def _ranked(values: Tensor, count: int) -> Tensor:
