@@ -15,8 +15,10 @@ from jacobound.errors import InvalidRegionError, UnsupportedOpError
 from jacobound.graph import Affine, Elementwise, Input, Node
 from jacobound.importers.steps import AffineSteps
 from jacobound.methods.base import Budget
+from jacobound.methods.folding import rows_alone
 from jacobound.methods.sampling import Sampling
-from jacobound.operator_kinds import Dense
+from jacobound.norms import linear_norm
+from jacobound.operator_kinds import Dense, Select
 from jacobound.results import Status
 from jacobound.rounding import unrounded
 from oracles import autodiff
@@ -187,6 +189,23 @@ def test_a_packed_projection_costs_no_more_than_three_of_its_own(seed: int) -> N
             for parts in (together, apart)
         )
         assert one == pytest.approx(two, rel=1e-9)
+
+
+def test_rows_of_a_packed_matrix_have_their_own_norm(seed: int) -> None:
+    generator = Generator().manual_seed(seed)
+    packed = Dense(normal((5, WIDTH), generator), (TOKENS,))
+    order = torch.randperm(TOKENS * 5, generator=generator).reshape(TOKENS, 5)
+    taken = Select(torch.where(order % 5 == 4, -1, order), (TOKENS, 5), STEPS.like)
+    kept = (order % 5 == 1) | (order % 5 == 3)
+    matrix = (taken.materialise() @ packed.materialise())[kept.flatten()]
+    for p in EXPONENTS:
+        truth = float(torch.linalg.matrix_norm(matrix, p))
+        alone = rows_alone(((packed, taken),), kept)
+        assert alone is not None and truth <= float(linear_norm(alone, p)) <= truth * (1 + 1e-9)
+    assert rows_alone(((packed, taken),), order % 5 == 4) == ()
+    twice = Select(torch.zeros(2, 1, dtype=torch.int64), (TOKENS, 5), STEPS.like)
+    assert rows_alone(((packed, twice),), torch.ones(2, 1, dtype=torch.bool)) is None
+    assert rows_alone(((packed,),), kept) is None
 
 
 def test_parts_of_a_product_count_with_their_own_constants() -> None:
