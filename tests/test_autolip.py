@@ -30,7 +30,7 @@ EXPONENTS = (1.0, 2.0, math.inf)
 
 
 def constant(graph: Graph, norm: tuple[float, float] = (2, 2), region: Region | None = None, **budget: float) -> float:
-    (domain,), _ = (WholeSpace() if region is None else region).domains(graph.expanded())
+    (domain,), _ = (WholeSpace() if region is None else region).domains(graph.lowered())
     found = AutoLip().constant(graph, domain, norm, Budget(**budget))  # type: ignore[arg-type]
     assert found.status is Status.CERTIFIED
     return float(found.value)

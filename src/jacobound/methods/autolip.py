@@ -152,7 +152,9 @@ class Sweeps:
         alone = {root: rows_alone(chains, kept) for root, chains in parts.items()}
         if not alone or any(chains is None for chains in alone.values()):
             return found
-        sizes = [up(linear_norm(chains, self.p) * self.forward[root]) for root, chains in alone.items() if chains]
+        sizes = [
+            up(linear_norm(chains, self.p, self._work) * self.forward[root]) for root, chains in alone.items() if chains
+        ]
         return torch.minimum(found, self._added(sizes))
 
     def _folds(self, node: Affine) -> bool:

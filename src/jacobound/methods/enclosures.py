@@ -42,13 +42,14 @@ class Enclosures:
         """By a method for ranges; None takes CROWN on bounded sets and intervals elsewhere.
 
         Args:
-            ranges: known enclosures of the nodes of ``graph.lowered()``, each of the node's shape.
+            ranges: known enclosures of the nodes of ``graph.lowered()``, each of the node's shape; not read when they
+                are those of other nodes (of ``graph.expanded()``, where that differs).
 
         Raises:
             InvalidRegionError: when a node has no constant over the set; names it and what to do.
         """
         lowered = graph.lowered()
-        if ranges is None:
+        if ranges is None or not all(node in ranges for node in lowered.nodes):
             method = preactivation or (CROWN() if bool(domain.bounded.all()) else IBP())
             ranges = ranges_of_one(method, lowered, domain, budget)
         slopes = derivative_ranges(lowered, ranges)
