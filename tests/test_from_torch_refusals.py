@@ -63,7 +63,7 @@ def test_refusal_names_operation_line_and_module() -> None:
     assert f"aten.lgamma.default at {FILE}:{line} in Unknown.forward ('encoder'). " in message
     assert "neither affine nor elementwise" in message and "Replace it, or " in message
     message, line = refusal(Holder(Pooling())), line_of("return self.pool(self.before(x))")
-    assert f"aten.gt.Scalar at {FILE}:{line} in Pooling.pool ('encoder.pool'). " in message
+    assert f"aten.le.Scalar at {FILE}:{line} in Pooling.pool ('encoder.pool'). " in message
     assert message.endswith("from_torch(module, example, until='encoder.before').")
 
 

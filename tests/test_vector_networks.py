@@ -271,6 +271,14 @@ def test_whole_space_and_refusals() -> None:
         bound_output(Graph(softmaxed(x, generator)), Ball(torch.zeros(3, 4), 1.0), semantics="executed")
 
 
+def test_a_call_without_a_method_chooses_one_that_can() -> None:
+    generator, region = Generator().manual_seed(4), Ball(torch.zeros(TOKENS, WIDTH), 0.1)
+    graph = Graph(softmaxed(activated(Input((TOKENS, WIDTH)), generator), generator))
+    chosen = lipschitz(graph, region, norm=(2, 2), search=BRIEF)
+    assert chosen.status.certified and {"AutoLip", "SeqLip"} <= set(chosen.details)
+    assert float(chosen.upper) <= float(lipschitz(graph, region, AutoLip(), search=None).upper) * (1 + 1e-9)
+
+
 def test_modes_batches_and_copies() -> None:
     generator = Generator().manual_seed(3)
     graph = Graph(linear(attended(softmaxed(Input((TOKENS, WIDTH)), generator), generator), 2, generator))

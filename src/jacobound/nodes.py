@@ -180,8 +180,9 @@ def no_expansion(function: VectorFunction, source: Node, name: str, names: Colle
     cut = f"{before.name}#1" if f"{before.name}#2" in names else before.name
     return UnsupportedOpError(
         f"node '{name}': {function.name} is no combination of affine maps and activations, so no method can bound the "
-        "entries of a Jacobian through it. Take lipschitz(graph, region, method=AutoLip()) or SeqLip(), and IBP or "
-        f"CROWN for outputs in real semantics, or import the network up to this node (until={cut!r})"
+        "entries of a Jacobian through it. Take lipschitz(graph, region) without a method, or with AutoLip() or "
+        "SeqLip(); for outputs IBP or CROWN, in real semantics; or import the network up to this node "
+        f"(until={cut!r})"
     )
 
 

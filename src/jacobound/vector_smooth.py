@@ -127,18 +127,17 @@ def softmax_range(x: Interval, allowed: Tensor | None = None) -> Interval:
         x: any shape; ends may be infinite.
         allowed: bool mask that broadcasts to x, with an entry in every row; other entries have the share 0.
     """
-    if allowed is None:
-        allowed = torch.ones_like(x.lower, dtype=torch.bool)
-    shift = x.upper.masked_fill(~allowed, -inf).amax(-1, keepdim=True)
+    open_ = torch.ones_like(x.lower, dtype=torch.bool) if allowed is None else allowed
+    shift = x.upper.masked_fill(~open_, -inf).amax(-1, keepdim=True)
     known = torch.isfinite(shift)
     shift = torch.where(known, shift, 0.0)
     low, high = ((Interval.exact(end) - shift).exp() for end in (x.lower, x.upper))
-    low, high = (one.map(lambda end: torch.where(allowed, end, 0.0)) for one in (low, high))
+    low, high = (one.map(lambda end: torch.where(open_, end, 0.0)) for one in (low, high))
     least, most = ((total(one) - one).clamp(lower=0.0) for one in (low, high))
     upper = (Interval.exact(high.upper) / (Interval.exact(high.upper) + Interval.exact(least.lower))).upper
     lower = (Interval.exact(low.lower) / (Interval.exact(low.lower) + Interval.exact(most.upper))).lower
     found = Interval.safe(torch.where(known, lower, 0.0), torch.where(known, upper, 1.0)).clamp(0.0, 1.0)
-    return found.map(lambda end: torch.where(allowed, end, 0.0))
+    return found.map(lambda end: torch.where(open_, end, 0.0))
 
 
 def softmax_constants(share: Interval, p: float) -> Tensor:

@@ -73,8 +73,8 @@ class VectorSteps(ProductSteps):
         rows = self.reshape(node, (groups, prod(node.shape) // groups), f"{inner}.rows")
         found = Vector(self._standardised(eps, True)(rows.shape), rows, f"{inner}.rowwise")
         back = self.reshape(found, node.shape, inner)
-        spread = [None if x is None else per_channel(x, node.shape) for x in (gamma, beta)]
-        return self._scaled(back, *spread, name)
+        factor, shift = (None if x is None else per_channel(x, node.shape) for x in (gamma, beta))
+        return self._scaled(back, factor, shift, name)
 
     def normalize(self, node: Node, axes: Sequence[int], eps: float, name: str) -> Node:
         """``x / max(||x||_2, eps)`` over axes."""

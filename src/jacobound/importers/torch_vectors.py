@@ -31,9 +31,9 @@ def logsumexp(call: Call) -> Node:
 def layer_norm(call: Call) -> Value:
     """Statistics over the last axes; the form of the core operations returns them as well."""
     node, axes = call.args[0], _last(call, call.args[1])
-    gamma, beta = call.argument(2, "weight"), call.argument(3, "bias")
-    weights = [call.optional(gamma, "weight"), call.optional(beta, "bias")]
-    found = call.steps.layer_norm(node, axes, *weights, call.argument(4, "eps", 1e-5), call.name)
+    gamma = call.optional(call.argument(2, "weight"), "weight")
+    beta = call.optional(call.argument(3, "bias"), "bias")
+    found = call.steps.layer_norm(node, axes, gamma, beta, call.argument(4, "eps", 1e-5), call.name)
     return [found, TRAINING_ONLY, TRAINING_ONLY] if "native" in call.op else found
 
 

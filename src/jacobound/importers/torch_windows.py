@@ -84,11 +84,11 @@ def batch_norm(call: Call) -> Value:
 def instance_norm(call: Call) -> Node:
     """The same as batch normalisation where the statistics are stored ones, else a group of its own per channel."""
     if call.argument(5, "use_input_stats", True):
-        weights = [call.optional(call.args[k], label) for k, label in ((1, "weight"), (2, "bias"))]
+        gamma, beta = call.optional(call.args[1], "weight"), call.optional(call.args[2], "bias")
         return on_image(
             call,
             len(call.args[0].shape) - 2 + call.front,
-            lambda image: call.steps.group_norm(image, image.shape[0], *weights, call.args[7], call.name),
+            lambda image: call.steps.group_norm(image, image.shape[0], gamma, beta, call.args[7], call.name),
         )
     return _normalised(call, call.args[7])
 
