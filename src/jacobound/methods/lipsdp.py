@@ -28,7 +28,7 @@ from jacobound.methods.sdp_search import FIRST, WARM, feasible_start, search, wa
 from jacobound.results import Status
 
 # From so many unstable neurons on chains are solved layer by layer.
-MANY = 300
+MANY = 800
 # Up to so many rows (columns, entries) a maximum over them is taken one by one where one problem would do too.
 FEW = 64
 
