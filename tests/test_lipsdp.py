@@ -25,12 +25,13 @@ from jacobound import (
     from_onnx,
 )
 from jacobound.graph import Graph
-from jacobound.methods import lipsdp
+from jacobound.methods import layered_certificate, layered_solver, lipsdp, sdp_certificate
 from jacobound.methods.base import derivative_ranges
 from jacobound.methods.constants import from_entries
 from jacobound.methods.layered_certificate import LayeredCertificate
+from jacobound.methods.layered_search import Multipliers, Sweep
 from jacobound.methods.lipsdp import ConstantBound, LipSDP, recheck
-from jacobound.methods.sdp_barrier import Weights
+from jacobound.methods.sdp_barrier import Barrier, Weights
 from jacobound.methods.sdp_certificate import SdpCertificate
 from jacobound.regions import Region
 from jacobound.results import Status
@@ -218,6 +219,63 @@ def test_many_neurons_are_solved_layer_by_layer(norm: tuple[float, float], monke
     assert recheck(graph, wider.slopes, norm, found.certificates) > float(found.value)
     hasty = bound(graph, region, norm, LipSDP(seconds=0.0))
     assert hasty.status is Status.TIME_LIMIT and float(found.value) <= float(hasty.value) < INF
+
+
+@pytest.mark.parametrize("many", [0, 10**9])
+def test_multipliers_that_break_down_leave_a_weaker_bound_and_say_so(
+    many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that returns NaN, one that has no start, and one whose proofs all fail."""
+    monkeypatch.setattr(lipsdp, "MANY", many)
+    graph, region = network((4, 10, 10, 3), 7), Ball(torch.zeros(4), 0.3)
+    best = bound(graph, region, (2.0, 2.0))
+    with monkeypatch.context() as broken:
+        nothing = torch.full_like
+        broken.setattr(Barrier, "weights", lambda self, point: Weights(*(nothing(x, math.nan) for x in _parts(self))))
+        broken.setattr(layered_solver, "improved", lambda *rest: (-INF, _nothing(rest[1][1])))
+        found = bound(graph, region, (2.0, 2.0))
+        assert float(best.value) <= float(found.value) < INF and found.status.certified
+    with monkeypatch.context() as broken:
+        broken.setattr(lipsdp, "feasible_start", lambda *rest: None)
+        broken.setattr(Sweep, "closed_form", lambda self, margin: (INF, Multipliers((), torch.ones(1), torch.ones(1))))
+        found = bound(graph, region, (2.0, 2.0))
+        assert float(best.value) < float(found.value) < INF and found.status is Status.TIME_LIMIT
+    with monkeypatch.context() as broken:
+        broken.setattr(layered_certificate, "is_positive_definite", lambda *rest: False)
+        broken.setattr(sdp_certificate, "is_positive_definite", lambda *rest: False)
+        found = bound(graph, region, (2.0, 2.0))
+        assert float(best.value) < float(found.value) < INF and found.status is Status.TIME_LIMIT
+        assert set(found.details) == {"products of norms"} and not found.certificates
+
+
+def _parts(barrier: Barrier) -> tuple[Tensor, Tensor, Tensor]:
+    core = barrier.core
+    return torch.ones(core.neurons), torch.ones(core.inputs), torch.ones(core.outputs)
+
+
+def _nothing(found: Multipliers) -> Multipliers:
+    return Multipliers(tuple(part * math.nan for part in found.neurons), found.entering, found.leaving)
+
+
+@pytest.mark.parametrize("scale", [1e-45, 1e-20, 1e30, 1e120])
+def test_huge_and_tiny_weights_leave_a_bound_above_the_truth(scale: float) -> None:
+    weights = [torch.ones(3, 2).double() * scale, torch.ones(2, 3).double()]
+    graph = from_layers(weights, [torch.zeros(3), torch.zeros(2)])
+    for norm in ((2.0, 2.0), (INF, INF)):
+        found = bound(graph, WholeSpace(), norm)
+        truth = float(norm_of((weights[1] @ weights[0]).unsqueeze(0), *norm))
+        assert truth * (1 - 1e-12) <= float(found.value) <= truth * 3
+        assert found.status.certified
+
+
+def test_no_unstable_neurons_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = [torch.ones(3, 2).double(), torch.ones(2, 3).double()]
+    for bias, truth in ((100.0, 6.0), (-100.0, 0.0)):
+        graph = from_layers(weights, [torch.full((3,), bias), torch.zeros(2)])
+        for many in (10**9, 0):
+            monkeypatch.setattr(lipsdp, "MANY", many)
+            found = bound(graph, Ball(torch.zeros(2), 0.3), (2.0, 2.0))
+            assert truth <= float(found.value) <= truth * (1 + 1e-3) and found.status is Status.CERTIFIED
 
 
 def test_many_neurons_of_a_graph_that_is_no_chain_stay_in_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
