@@ -164,6 +164,18 @@ def test_solutions_that_are_off_only_loosen_the_bound(seed: int, monkeypatch: py
     assert better is not None and float(better.trace()) < float(found.trace()) < float(better.trace()) * 1.01
 
 
+@pytest.mark.parametrize("norm", [(2.0, 2.0), (2.0, 1.0)])
+def test_eigenvalues_are_not_believed(norm: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = random_chain(Generator().manual_seed(1), (3, 3, 4))
+    found = by_closed_form(chain, norm, lambda: False)["from the inputs"]
+    exactly = torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda matrix: 0.9 * exactly(matrix))
+    again = layered_constant(chain, found)
+    assert found.value * (1 - 1e-6) <= again < 1.1 * found.value
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda matrix: 0.1 * exactly(matrix))
+    assert layered_constant(chain, found) == INF
+
+
 def test_weights_that_do_not_dominate_are_refused(seed: int) -> None:
     generator = Generator().manual_seed(seed)
     form = semidefinite(generator, 4)
