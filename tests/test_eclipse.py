@@ -295,9 +295,11 @@ def test_certificates_are_checked_again_without_the_search(norm: tuple[float, fl
     smaller = tuple(part * 1e-3 for part in stored.multipliers)
     assert recheck(graph, found.slopes, norm, (replace(stored, multipliers=smaller),)) == INF
     assert recheck(graph, found.slopes, norm, (replace(stored, multipliers=stored.multipliers[1:]),)) == INF
-    spoiled = stored.entering.clone()
-    spoiled[0] = math.nan
-    assert recheck(graph, found.slopes, norm, (replace(stored, entering=spoiled),)) == INF
+    for bad in (math.nan, -1.0, 0.0, INF, 1e-200, 1e200):
+        for name in ("entering", "leaving"):
+            spoiled = getattr(stored, name).clone()
+            spoiled[0] = bad
+            assert recheck(graph, found.slopes, norm, (replace(stored, **{name: spoiled}),)) == INF
     with pytest.raises(InvalidOptionError, match="multipliers"):
         LayeredCertificate.from_dict({**certificate.to_dict(), "multipliers": ["0x1p0"]})
 
