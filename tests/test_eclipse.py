@@ -27,7 +27,13 @@ from jacobound import (
     from_onnx,
 )
 from jacobound.graph import Affine, Elementwise, Graph, Input
-from jacobound.methods.layered_certificate import LayeredCertificate, layered_constant, through_layer, through_neurons
+from jacobound.methods.layered_certificate import (
+    LayeredCertificate,
+    _definite_share,
+    layered_constant,
+    through_layer,
+    through_neurons,
+)
 from jacobound.methods.layered_chain import LayeredChain, layered_chain
 from jacobound.methods.layered_search import Sweep, best_closed_form, improved
 from jacobound.methods.layered_solver import by_closed_form, proved
@@ -145,6 +151,20 @@ def test_neurons_are_dominated_without_rounding(margin: float, scale: float, see
         rows = [[int(exact[i, j].p) / int(exact[i, j].q) for j in range(4)] for i in range(4)]
         rough = torch.tensor(rows, dtype=torch.float64)
         assert float((found - rough).abs().max()) <= 1e-7 * float(found.abs().max())
+
+
+@pytest.mark.parametrize("margin", [1 + 1e-5, 1.01, 3.0])
+def test_shares_of_the_diagonal_are_proved(margin: float, seed: int) -> None:
+    form = semidefinite(Generator().manual_seed(seed), 4)
+    size = form.diagonal().rsqrt()
+    largest = torch.linalg.eigvalsh(form * size * size.unsqueeze(1))[-1]
+    entries = form.diagonal() * (margin * largest - 1)
+    share = _definite_share(entries, form)
+    assert share is not None
+    whole = diagonal([x + y for x, y in zip(rationals(entries), rationals(form.diagonal()), strict=True)])
+    lowered = diagonal([x * fmpq(*share.as_integer_ratio()) for x in rationals(entries)])
+    assert is_positive_semidefinite(whole - rational_matrix(form) - lowered)
+    assert _definite_share(form.diagonal() * (0.99 * largest - 1), form) is None
 
 
 def test_solutions_that_are_off_only_loosen_the_bound(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
