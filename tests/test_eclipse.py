@@ -27,7 +27,13 @@ from jacobound import (
     from_onnx,
 )
 from jacobound.graph import Affine, Elementwise, Graph, Input
-from jacobound.methods.layered_certificate import LayeredCertificate, layered_constant, through_layer, through_neurons
+from jacobound.methods.layered_certificate import (
+    LayeredCertificate,
+    _definite_share,
+    layered_constant,
+    through_layer,
+    through_neurons,
+)
 from jacobound.methods.layered_chain import LayeredChain, layered_chain
 from jacobound.methods.layered_search import Sweep, best_closed_form, improved
 from jacobound.methods.layered_solver import by_closed_form, proved
@@ -145,6 +151,49 @@ def test_neurons_are_dominated_without_rounding(margin: float, scale: float, see
         rows = [[int(exact[i, j].p) / int(exact[i, j].q) for j in range(4)] for i in range(4)]
         rough = torch.tensor(rows, dtype=torch.float64)
         assert float((found - rough).abs().max()) <= 1e-7 * float(found.abs().max())
+
+
+@pytest.mark.parametrize("margin", [1 + 1e-5, 1.01, 3.0])
+def test_shares_of_the_diagonal_are_proved(margin: float, seed: int) -> None:
+    form = semidefinite(Generator().manual_seed(seed), 4)
+    size = form.diagonal().rsqrt()
+    largest = torch.linalg.eigvalsh(form * size * size.unsqueeze(1))[-1]
+    entries = form.diagonal() * (margin * largest - 1)
+    share = _definite_share(entries, form)
+    assert share is not None
+    whole = diagonal([x + y for x, y in zip(rationals(entries), rationals(form.diagonal()), strict=True)])
+    lowered = diagonal([x * fmpq(*share.as_integer_ratio()) for x in rationals(entries)])
+    assert is_positive_semidefinite(whole - rational_matrix(form) - lowered)
+    assert _definite_share(form.diagonal() * (0.99 * largest - 1), form) is None
+
+
+def test_solutions_that_are_off_only_loosen_the_bound(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound holds for any approximate solution; its error counts by its square."""
+    exactly = torch.cholesky_solve
+    monkeypatch.setattr(torch, "cholesky_solve", lambda *parts: 1.001 * exactly(*parts))
+    form, ones = semidefinite(Generator().manual_seed(seed), 3), torch.ones(3, dtype=torch.float64)
+    weights = 1.5 * form.abs().sum(1)
+    found = through_neurons(form, ones, ones, torch.arange(3), weights)
+    assert found is not None
+    z, v = rational_matrix(form), diagonal(rationals(weights))
+    exact = z + z * (v - z).inv() * z + v
+    slack = diagonal([x * fmpq(1, 10**14) for x in rationals(weights)])
+    assert is_positive_semidefinite(difference(found, exact) + slack)
+    monkeypatch.undo()
+    better = through_neurons(form, ones, ones, torch.arange(3), weights)
+    assert better is not None and float(better.trace()) < float(found.trace()) < float(better.trace()) * 1.01
+
+
+@pytest.mark.parametrize("norm", [(2.0, 2.0), (2.0, 1.0)])
+def test_eigenvalues_are_not_believed(norm: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = random_chain(Generator().manual_seed(1), (3, 3, 4))
+    found = by_closed_form(chain, norm, lambda: False)["from the inputs"]
+    exactly = torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda matrix: 0.9 * exactly(matrix))
+    again = layered_constant(chain, found)
+    assert found.value * (1 - 1e-6) <= again < 1.1 * found.value
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda matrix: 0.1 * exactly(matrix))
+    assert layered_constant(chain, found) == INF
 
 
 def test_weights_that_do_not_dominate_are_refused(seed: int) -> None:
@@ -266,9 +315,11 @@ def test_certificates_are_checked_again_without_the_search(norm: tuple[float, fl
     smaller = tuple(part * 1e-3 for part in stored.multipliers)
     assert recheck(graph, found.slopes, norm, (replace(stored, multipliers=smaller),)) == INF
     assert recheck(graph, found.slopes, norm, (replace(stored, multipliers=stored.multipliers[1:]),)) == INF
-    spoiled = stored.entering.clone()
-    spoiled[0] = math.nan
-    assert recheck(graph, found.slopes, norm, (replace(stored, entering=spoiled),)) == INF
+    for bad in (math.nan, -1.0, 0.0, INF, 1e-200, 1e200):
+        for name in ("entering", "leaving"):
+            spoiled = getattr(stored, name).clone()
+            spoiled[0] = bad
+            assert recheck(graph, found.slopes, norm, (replace(stored, **{name: spoiled}),)) == INF
     with pytest.raises(InvalidOptionError, match="multipliers"):
         LayeredCertificate.from_dict({**certificate.to_dict(), "multipliers": ["0x1p0"]})
 

@@ -14,7 +14,6 @@ import torch
 from torch import Generator, Tensor
 
 from jacobound import (
-    CROWN,
     IBP,
     AutoLip,
     Ball,
@@ -26,12 +25,13 @@ from jacobound import (
     from_onnx,
 )
 from jacobound.graph import Graph
-from jacobound.methods import lipsdp
+from jacobound.methods import layered_certificate, layered_solver, lipsdp, sdp_certificate
 from jacobound.methods.base import derivative_ranges
 from jacobound.methods.constants import from_entries
 from jacobound.methods.layered_certificate import LayeredCertificate
+from jacobound.methods.layered_search import Multipliers, Sweep
 from jacobound.methods.lipsdp import ConstantBound, LipSDP, recheck
-from jacobound.methods.sdp_barrier import Weights
+from jacobound.methods.sdp_barrier import Barrier, Weights
 from jacobound.methods.sdp_certificate import SdpCertificate
 from jacobound.regions import Region
 from jacobound.results import Status
@@ -221,6 +221,63 @@ def test_many_neurons_are_solved_layer_by_layer(norm: tuple[float, float], monke
     assert hasty.status is Status.TIME_LIMIT and float(found.value) <= float(hasty.value) < INF
 
 
+@pytest.mark.parametrize("many", [0, 10**9])
+def test_multipliers_that_break_down_leave_a_weaker_bound_and_say_so(
+    many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that returns NaN, one that has no start, and one whose proofs all fail."""
+    monkeypatch.setattr(lipsdp, "MANY", many)
+    graph, region = network((4, 10, 10, 3), 7), Ball(torch.zeros(4), 0.3)
+    best = bound(graph, region, (2.0, 2.0))
+    with monkeypatch.context() as broken:
+        nothing = torch.full_like
+        broken.setattr(Barrier, "weights", lambda self, point: Weights(*(nothing(x, math.nan) for x in _parts(self))))
+        broken.setattr(layered_solver, "improved", lambda *rest: (-INF, _nothing(rest[1][1])))
+        found = bound(graph, region, (2.0, 2.0))
+        assert float(best.value) <= float(found.value) < INF and found.status.certified
+    with monkeypatch.context() as broken:
+        broken.setattr(lipsdp, "feasible_start", lambda *rest: None)
+        broken.setattr(Sweep, "closed_form", lambda self, margin: (INF, Multipliers((), torch.ones(1), torch.ones(1))))
+        found = bound(graph, region, (2.0, 2.0))
+        assert float(best.value) < float(found.value) < INF and found.status is Status.TIME_LIMIT
+    with monkeypatch.context() as broken:
+        broken.setattr(layered_certificate, "is_positive_definite", lambda *rest: False)
+        broken.setattr(sdp_certificate, "is_positive_definite", lambda *rest: False)
+        found = bound(graph, region, (2.0, 2.0))
+        assert float(best.value) < float(found.value) < INF and found.status is Status.TIME_LIMIT
+        assert set(found.details) == {"products of norms"} and not found.certificates
+
+
+def _parts(barrier: Barrier) -> tuple[Tensor, Tensor, Tensor]:
+    core = barrier.core
+    return torch.ones(core.neurons), torch.ones(core.inputs), torch.ones(core.outputs)
+
+
+def _nothing(found: Multipliers) -> Multipliers:
+    return Multipliers(tuple(part * math.nan for part in found.neurons), found.entering, found.leaving)
+
+
+@pytest.mark.parametrize("scale", [1e-45, 1e-20, 1e30, 1e120])
+def test_huge_and_tiny_weights_leave_a_bound_above_the_truth(scale: float) -> None:
+    weights = [torch.ones(3, 2).double() * scale, torch.ones(2, 3).double()]
+    graph = from_layers(weights, [torch.zeros(3), torch.zeros(2)])
+    for norm in ((2.0, 2.0), (INF, INF)):
+        found = bound(graph, WholeSpace(), norm)
+        truth = float(norm_of((weights[1] @ weights[0]).unsqueeze(0), *norm))
+        assert truth * (1 - 1e-12) <= float(found.value) <= truth * 3
+        assert found.status.certified
+
+
+def test_no_unstable_neurons_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = [torch.ones(3, 2).double(), torch.ones(2, 3).double()]
+    for bias, truth in ((100.0, 6.0), (-100.0, 0.0)):
+        graph = from_layers(weights, [torch.full((3,), bias), torch.zeros(2)])
+        for many in (10**9, 0):
+            monkeypatch.setattr(lipsdp, "MANY", many)
+            found = bound(graph, Ball(torch.zeros(2), 0.3), (2.0, 2.0))
+            assert truth <= float(found.value) <= truth * (1 + 1e-3) and found.status is Status.CERTIFIED
+
+
 def test_many_neurons_of_a_graph_that_is_no_chain_stay_in_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = KINDS["residual"](Generator().manual_seed(1)).with_rows(None)
     region, _ = REGIONS["box"](graph.in_shape, Generator().manual_seed(1))
@@ -342,10 +399,26 @@ def test_global_constants_of_small_networks_agree_with_conic_solvers(shared_data
     assert seen >= 5
 
 
-@pytest.mark.parametrize("name", ["mnist_7layer_leaky_20", "mnist_5layer_tanh_50"])
-def test_global_rows_are_no_looser_than_a_conversion_of_the_euclidean_ones(shared_data: Path, name: str) -> None:
-    with (shared_data / "reference" / "peers" / "results.json").open() as file:
-        rows = [row for row in json.load(file)["rows"] if row["file"] == "rowsdp" and row["net"] == name]
-    graph = stored(shared_data, name, rows[0]["c"])
-    found = float(bound(graph, WholeSpace(), (INF, INF), LipSDP(preactivation=CROWN())).value)
-    assert found <= rows[0]["linf_from_lipsdp"]
+@pytest.mark.parametrize(
+    ("name", "file", "until", "scale"),
+    [
+        ("mnist_7layer_leaky_20", "nets/mnist_7layer_leaky_20.onnx", None, 1),
+        ("mnist_5layer_tanh_50", "nets/mnist_5layer_tanh_50.onnx", None, 1),
+        ("tansig200_50", "third_party/tansig_200_50_onnx.onnx", "softmax_3_Flatten", 255),
+        ("mnist256x2", "third_party/mnist-net_256x2.onnx", None, 1),
+        ("mnist256x4", "third_party/mnist-net_256x4.onnx", None, 1),
+        ("mnist_3layer_relu_1024", "nets/mnist_3layer_relu_1024.onnx", None, 1),
+    ],
+)
+def test_global_rows_are_tighter_than_conversions_of_euclidean_ones(
+    shared_data: Path, name: str, file: str, until: str | None, scale: int
+) -> None:
+    """l_inf to one output, the whole space: other tools' l_2 constants of the row times the root of its inputs."""
+    with (shared_data / "reference" / "peers" / "results.json").open() as stored_rows:
+        rows = [row for row in json.load(stored_rows)["rows"] if row["file"] == "rowsdp" and row["net"] == name]
+    known = min(row[key] for row in rows for key in ("linf_from_eclfast", "linf_from_lipsdp") if key in row)
+    graph = from_onnx(shared_data / file, until=until).with_rows(torch.eye(10, dtype=torch.float64)[[rows[0]["c"]]])
+    wide = name in ("mnist256x4", "mnist_3layer_relu_1024")  # where the first closed form is enough
+    method = LipSDP(seconds=0.0) if wide else LipSDP(tolerance=0.05)
+    found = bound(graph, WholeSpace(), (INF, INF), method)
+    assert float(found.value) * scale < 0.95 * known

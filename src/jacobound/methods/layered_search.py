@@ -275,7 +275,9 @@ def improved(
     search = _Descent(sweep if sweep.chain.widest < LARGE else sweep.single(), start, over, enough)
     for smoothing in SMOOTHING:
         before = search.best[0]
-        search.run(smoothing)
+        if not search.run(smoothing):  # float32 may be too coarse
+            search.sweep = sweep
+            search.run(smoothing)
         if search.ended or (smoothing < 0.1 and before - search.best[0] < tolerance):
             break
     return search.best
@@ -285,7 +287,7 @@ class _Descent:
     """L-BFGS with backtracking; lives for one search."""
 
     def __init__(self, sweep: Sweep, start: tuple[float, Multipliers], over: Over, enough: float) -> None:
-        self._sweep, self._over, self._enough = sweep, over, enough
+        self.sweep, self._over, self._enough = sweep, over, enough
         self._sizes = [len(part) for part in start[1].neurons]
         self.best = start
         self._at = self._joined(start[1])
@@ -294,13 +296,13 @@ class _Descent:
         return torch.cat((*found.neurons, found.entering, found.leaving))
 
     def _split(self, at: Tensor) -> Multipliers:
-        ends = [self._sweep.chain.inputs, self._sweep.chain.outputs]
+        ends = [self.sweep.chain.inputs, self.sweep.chain.outputs]
         *neurons, entering, leaving = at.split([*self._sizes, *ends])
         return Multipliers(tuple(neurons), entering, leaving)
 
     def _evaluate(self, at: Tensor, smoothing: float) -> tuple[float, Tensor | None]:
         found = self._split(at)
-        value, smooth, gradient = self._sweep.evaluate(found, smoothing)
+        value, smooth, gradient = self.sweep.evaluate(found, smoothing)
         if value < self.best[0]:
             self.best = value, found
         return smooth, None if gradient is None else self._joined(gradient)
@@ -322,26 +324,27 @@ class _Descent:
                 break
         return length, there, slope
 
-    def run(self, smoothing: float) -> None:
-        """L-BFGS until it gains nothing, or is to end."""
+    def run(self, smoothing: float) -> bool:
+        """L-BFGS until it gains little, or is to end; False when no step gained anything."""
         value, gradient = self._evaluate(self._at, smoothing)
         pairs: list[tuple[Tensor, Tensor]] = []
         for _ in range(STEPS):
             if gradient is None or self.ended:
-                return
+                return gradient is not None
             direction = _direction(gradient, pairs)
             rate = float(direction @ gradient)
             if not rate < 0:
-                return
+                return False
             length, there, slope = self._stepped(direction, value, rate, smoothing)
             if slope is None or not there < value:
-                return
+                return self.ended
             moved, turn, gained = length * direction, slope - gradient, value - there
             if float(moved @ turn) > 1e-12 * float(moved.norm() * turn.norm()):
                 pairs = [*pairs[1 - MEMORY :], (moved, turn)]
             self._at, value, gradient = self._at + moved, there, slope
             if gained < STALLED:
-                return
+                return True
+        return True
 
 
 def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:

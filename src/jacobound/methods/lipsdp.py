@@ -28,7 +28,7 @@ from jacobound.methods.sdp_search import FIRST, WARM, feasible_start, search, wa
 from jacobound.results import Status
 
 # From so many unstable neurons on chains are solved layer by layer.
-MANY = 300
+MANY = 800
 # Up to so many rows (columns, entries) a maximum over them is taken one by one where one problem would do too.
 FEW = 64
 
@@ -72,24 +72,33 @@ class LipSDP(LipschitzMethod):
             ranges = ranges_of_one(self.preactivation, graph, domain, budget)
         slopes = derivative_ranges(graph, ranges)
         limit = min(started + (math.inf if self.seconds is None else self.seconds), monotonic() + budget.remaining)
+        found, status = self._certificates(graph, slopes, norm, budget, limit)
+        values = {name: torch.tensor(part.value, dtype=torch.float64) for name, part in found.items()}
+        value = torch.stack(list(values.values())).max() if values else torch.zeros((), dtype=torch.float64)
+        certificates = tuple(found.values())
+        if status is Status.MEMORY_LIMIT or not float(value) < math.inf:
+            # The core does not fit, or nothing could be proved for it.
+            value, certificates = AutoLip().constant(graph, domain, norm, budget, ranges).value, ()
+            values = {"products of norms": value}
+            status = Status.TIME_LIMIT if status is Status.CERTIFIED else status
+        return ConstantBound(value, Status.of(status, value), values, certificates, slopes, ranges)
+
+    def _certificates(
+        self, graph: Graph, slopes: Mapping[Node, Interval], norm: tuple[float, float], budget: Budget, limit: float
+    ) -> tuple[Mapping[str, SdpCertificate] | Mapping[str, LayeredCertificate], Status]:
+        """Certificates of all parts by name, and whether the search came to its end; none where it does not fit."""
         fits, chain = budget.fits(sdp_bytes(graph, slopes)), None
         if not fits or unstable_count(graph, slopes) >= MANY:
             chain = _chain(graph, slopes, budget)
-        found: dict[str, SdpCertificate] | dict[str, LayeredCertificate]
         if chain is not None:
-            solver = LayeredSolver(self.tolerance, limit, budget)
-            found = solver.solve(layered_problems(chain, norm))
-        elif fits:
-            solver = _Solver(self.tolerance, limit, budget)
-            found = solver.solve(problems(sdp_core(graph, slopes), norm))
-        else:
-            value = AutoLip().constant(graph, domain, norm, budget, ranges).value
-            status = Status.of(Status.MEMORY_LIMIT, value)
-            return ConstantBound(value, status, {"products of norms": value}, (), slopes, ranges)
-        values = {name: torch.tensor(part.value, dtype=torch.float64) for name, part in found.items()}
-        value = torch.stack(list(values.values())).max() if values else torch.zeros((), dtype=torch.float64)
-        status = Status.TIME_LIMIT if solver.interrupted else Status.CERTIFIED
-        return ConstantBound(value, Status.of(status, value), values, tuple(found.values()), slopes, ranges)
+            layers = LayeredSolver(self.tolerance, limit, budget)
+            found = layers.solve(layered_problems(chain, norm))
+            return found, Status.TIME_LIMIT if layers.interrupted else Status.CERTIFIED
+        if not fits:
+            return {}, Status.MEMORY_LIMIT
+        solver = _Solver(self.tolerance, limit, budget)
+        solved = solver.solve(problems(sdp_core(graph, slopes), norm))
+        return solved, Status.TIME_LIMIT if solver.interrupted else Status.CERTIFIED
 
 
 def _chain(graph: Graph, slopes: Mapping[Node, Interval], budget: Budget) -> LayeredChain | None:
@@ -159,7 +168,7 @@ class _Solver:
     Args:
         tolerance: of the largest part; smaller parts stop once they are below the largest.
         limit: monotonic time at which it should have ended.
-        interrupted: whether a search was cut short.
+        interrupted: whether a search was cut short or broke down.
         before: multipliers of the part solved last.
     """
 
@@ -187,9 +196,10 @@ class _Solver:
         warm = None if self.before is None else warm_start(barrier, self.before)
         start = warm if warm is not None else feasible_start(barrier)
         if start is None:
+            self.interrupted = True  # what is certified is weaker than it could be
             return certify(barrier, None, None, norm)
-        # Each proof at the end takes about as long as the start, and a few may be tried.
-        deadline = began + max(0.0, (self.limit - began) / left) - 4 * (monotonic() - began)
+        # Each proof at the end takes about as long as the start, and two may be tried.
+        deadline = began + max(0.0, (self.limit - began) / left) - 2 * (monotonic() - began)
         enough = 2 * math.log(largest) - 1e-6 if 0 < largest < math.inf else -math.inf
         first = FIRST if warm is None else WARM
         result = search(barrier, start, self.tolerance, enough, self._over(deadline), first)
