@@ -93,6 +93,16 @@ def test_functions_of_vectors_agree_with_other_engines(case: str) -> None:
     agree(model(nodes, shape, weights, opset=opset), judges=slice(case in OLD_SHARES, None), spread=2.0)
 
 
+def test_without_onnxruntime_the_evaluator_of_onnx_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is wrong by itself."""
+    from jacobound.importers import onnx_runtime
+
+    monkeypatch.setattr(onnx_runtime, "_by_onnxruntime", lambda model: None)
+    for case in GROUPS:
+        nodes, shape, weights, opset = GROUPS[case]
+        from_onnx(model(nodes, shape, weights, opset=opset))
+
+
 @pytest.mark.parametrize(
     ("opset", "groups", "parameters", "message"),
     [
