@@ -98,6 +98,10 @@ UNSUPPORTED = {
              (1, 4), {"k": np.array(True), "n": np.array(3)}, r"Op 'Loop'.*depends on values.*control flow.*until='x'"),
     "softmax of the batch": ([node("Softmax", "x", axis=0)], ("N", 4), {}, r"Op 'Softmax'.*batch axis"),
     "layer norm of the batch": ([node("LayerNormalization", "x w", axis=0)], ("N", 4), {"w": weight(4)}, r"batch axis"),
+    "layer norm behind all axes": ([node("LayerNormalization", "x w", axis=2)], (3, 4), {"w": weight(4)}, r"axis 2 of"),
+    "norm of a number": (
+        [node("ReduceSum", "x", "s", keepdims=0), node("LpNormalization", "s")], (3, 4), {}, r"axis -1 of"),
+    "negative epsilon": ([node("LayerNormalization", "x w", epsilon=-1.0)], (3, 4), {"w": weight(4)}, r"epsilon is -1"),
     "scale from the input": ([node("LayerNormalization", "x x")], (1, 4), {}, r"'x' depends on the network's input"),
     "mean of a layer norm": ([node("LayerNormalization", "x w -", "y m"), node("Add", "y m", "z")],
                              (1, 4), {"w": weight(4)}, r"Op 'LayerNormalization'.*first 1 results"),

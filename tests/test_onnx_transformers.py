@@ -12,6 +12,7 @@ import jacobound as jb
 from jacobound.errors import InvalidModelError, InvalidRegionError, UnsupportedOpError
 from jacobound.graph import Graph, Vector
 from jacobound.importers.onnx import from_onnx
+from jacobound.vector_attention import Attention
 from onnx_models import agree, model, node, whole
 
 pytest.importorskip("onnx")
@@ -90,9 +91,8 @@ MASKS = {"mask": MASK, "low": LOWEST, "causal": CAUSAL, "zero": number(0), "neve
 def test_written_out_attention_is_one_function(case: str, shape: tuple) -> None:
     graph = agree(model([*ATTENTION[case], node("MatMul", "a wo")], shape, {**projections(), **MASKS}))
     assert functions(graph) == [f"attention of {TOKEN} to {TOKEN}"]
-    at = graph.nodes
-    (function,) = (entry.function for entry in at if isinstance(entry, Vector))
-    assert function.query == (HEADS, TOKEN, HEAD)
+    (function,) = (entry.function for entry in graph.nodes if isinstance(entry, Vector))
+    assert isinstance(function, Attention) and function.query == (HEADS, TOKEN, HEAD)
     hidden = 0 if case in ("plain", "divided", "both sides scaled", "large numbers added") else 6 * HEADS
     assert int((~function.allowed).sum()) == hidden
 
@@ -131,7 +131,7 @@ ENDED = [node("ReduceMean", "o", "l", axes=[1], keepdims=0), node("Gemm", "l w4 
 BLOCK = [*NATIVE, *ATTENTION["mask added"][1:], *RESIDUAL, *WRITTEN, *GATED, *ENDED]
 
 
-def block(**options: int) -> bytes:
+def block(kind: int = TensorProto.FLOAT) -> bytes:
     """Layer norm, masked attention with two heads, residual; written-out layer norm, SwiGLU, residual; a classifier."""
     norms = {
         name: 1 + value for name, value in drawn(2, 0.1, **dict.fromkeys(("g1", "h1", "g2", "h2"), (WIDTH,))).items()
@@ -139,9 +139,9 @@ def block(**options: int) -> bytes:
     inner = drawn(3, 0.4, w1=(WIDTH, 2 * WIDTH), w2=(WIDTH, 2 * WIDTH), w3=(2 * WIDTH, WIDTH))
     ended = drawn(4, 0.2, w4=(WIDTH, 3), b4=(3,))
     weights = {**projections(), **norms, **inner, **ended, "mask": MASK, "two": number(2), "eps": number(1e-5)}
-    if options.get("kind") == TensorProto.DOUBLE:
+    if kind == TensorProto.DOUBLE:
         weights = {k: value.astype(np.float64) if value.dtype == np.float32 else value for k, value in weights.items()}
-    return model(BLOCK, ("N", TOKEN, WIDTH), weights, **options)
+    return model(BLOCK, ("N", TOKEN, WIDTH), weights, kind=kind)
 
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.DOUBLE])

@@ -93,6 +93,16 @@ def test_functions_of_vectors_agree_with_other_engines(case: str) -> None:
     agree(model(nodes, shape, weights, opset=opset), judges=slice(case in OLD_SHARES, None), spread=2.0)
 
 
+def test_without_onnxruntime_the_evaluator_of_onnx_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is wrong by itself."""
+    from jacobound.importers import onnx_runtime
+
+    monkeypatch.setattr(onnx_runtime, "_by_onnxruntime", lambda model: None)
+    for case in GROUPS:
+        nodes, shape, weights, opset = GROUPS[case]
+        from_onnx(model(nodes, shape, weights, opset=opset))
+
+
 @pytest.mark.parametrize(
     ("opset", "groups", "parameters", "message"),
     [
@@ -120,6 +130,7 @@ ONE = {
     "e": number(0.1),
     "limit": number(6),
     "two": number(2),
+    "three": number(3),
     "one": number(1),
     "half": number(0.5),
     "minus": number(-0.5),
@@ -164,9 +175,13 @@ FORMS = {
     "sum in place of mean": (
         [node("ReduceSumSquare", "x", "v", axes=[-1]), node("Add", "v e", "w"), node("Sqrt", "w", "s"),
          node("Div", "x s")], ["quotient of two values"]),
-    "another power": ([node("Abs", "x", "a"), node("Pow", "a one", "p"), node("ReduceMean", "p", "v", axes=[-1]),
+    "another power": ([node("Abs", "x", "a"), node("Pow", "a three", "p"), node("ReduceMean", "p", "v", axes=[-1]),
                        node("Add", "v one", "w"), node("Sqrt", "w", "s"), node("Div", "a s")],
                       ["quotient of two values"]),
+    "another numerator": ([*RMS, node("Sqrt", "w", "s"), node("Div", "two s", "r"), node("Mul", "x r")],
+                          ["product of two values"]),
+    "length limited from above": ([*LENGTH, node("Clip", "l - limit", "c"), node("Div", "x c")],
+                                  ["quotient of two values"]),
     "a row for every entry": ([*CENTRED, *SQUARED[:2], node("Add", "v g", "u"), node("Abs", "u", "w"),
                                node("Add", "w one", "o"), node("Sqrt", "o", "s"), node("Div", "d s")],
                               ["quotient of two values"]),
@@ -188,9 +203,20 @@ def test_refusals_say_where_a_file_can_be_cut() -> None:
     """Whatever steps a function is made of: the name is one of the file's, and the network up to it is bounded."""
     nodes = {"Softmax": node("Softmax", "r", axis=1), "InstanceNormalization": node("InstanceNormalization", "r g b"),
              "LayerNormalization": node("LayerNormalization", "r h", axis=2)}  # fmt: skip
+    region = jb.Ball(torch.ones(4, 5, 6, dtype=torch.float64), 0.1)
     for last in nodes.values():
         data = model([node("Relu", "x", "r"), last], (1, 4, 5, 6), {**FOUR, "h": weight(5, 6)})
-        region = jb.Ball(torch.ones(4, 5, 6, dtype=torch.float64), 0.1)
         with pytest.raises(UnsupportedOpError, match="until='r'"):
             jb.bound_jacobian(from_onnx(data), region)
-    assert jb.bound_jacobian(from_onnx(data, until="r"), region).status.certified
+        assert jb.bound_jacobian(from_onnx(data, until="r"), region).status.certified
+
+
+def test_means_that_broadcast_along_another_axis_are_no_normalisation() -> None:
+    """Without their axis the means of rows stand where those of columns should."""
+    mean = [node("Mul", "x x", "q"), node("ReduceMean", "q", "v", axes=[-1], keepdims=0), node("Add", "v e", "w")]
+    graph = agree(model([*mean, node("Sqrt", "w", "s"), node("Div", "x s")], (6, 6), ONE))
+    assert functions(graph) == ["quotient of two values"]
+    centred = [node("ReduceMean", "x", "m", axes=[-1], keepdims=0), *CENTRED[1:], *SQUARED, node("Sqrt", "w", "s")]
+    assert functions(agree(model([*centred, node("Div", "d s")], (6, 6), ONE))) == [
+        "division by the root mean square of 6"
+    ]

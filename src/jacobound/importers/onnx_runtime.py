@@ -89,7 +89,10 @@ def _by_onnxruntime(model: ModelProto) -> Run | None:
 
 
 def _by_reference(model: ModelProto) -> Run:
-    known = [BatchNormalization, *([Softmax, LogSoftmax] if model.opset_import[0].version < 13 else [])]
+    known: list[type[OpRun]] = [BatchNormalization]
+    if model.opset_import[0].version < 13:
+        known += [Softmax, LogSoftmax]
+        model = _with_axes(model)
     try:
         evaluator = ReferenceEvaluator(model, new_ops=known)
     except Exception as error:  # an operation that it does not know, in a branch that is not taken
@@ -130,12 +133,22 @@ class BatchNormalization(OpRun):
         return ((x - per_channel(mean)) * factor + per_channel(bias),)
 
 
+def _with_axes(model: ModelProto) -> ModelProto:
+    """With the axis 1 written into Softmax where it is left out: the evaluator would take the default of today."""
+    found = ModelProto()
+    found.CopyFrom(model)
+    for node in found.graph.node:
+        if node.op_type in ("Softmax", "LogSoftmax") and not any(entry.name == "axis" for entry in node.attribute):
+            node.attribute.append(helper.make_attribute("axis", 1))
+    return found
+
+
 class Softmax(OpRun):
     """Before opset 13, where an axis and all behind it are one; onnx's own evaluator takes that axis alone."""
 
     op_domain = ""
 
-    def _run(self, x: np.ndarray, axis: int | None = None) -> tuple[np.ndarray, ...]:
+    def _run(self, x: np.ndarray, axis: int = 1) -> tuple[np.ndarray, ...]:
         return (np.exp(_log_softmax(x, axis)),)
 
 
@@ -144,13 +157,12 @@ class LogSoftmax(OpRun):
 
     op_domain = ""
 
-    def _run(self, x: np.ndarray, axis: int | None = None) -> tuple[np.ndarray, ...]:
+    def _run(self, x: np.ndarray, axis: int = 1) -> tuple[np.ndarray, ...]:
         return (_log_softmax(x, axis),)
 
 
-def _log_softmax(x: np.ndarray, axis: int | None) -> np.ndarray:
-    """Along an axis (1 by default) and all behind it together."""
-    front = 1 if axis is None else axis
-    rows = x.reshape(*x.shape[:front], -1)
+def _log_softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    """Along an axis and all behind it together."""
+    rows = x.reshape(*x.shape[: axis % x.ndim], -1)
     rows = rows - rows.max(-1, keepdims=True)
     return (rows - np.log(np.exp(rows).sum(-1, keepdims=True))).reshape(x.shape)

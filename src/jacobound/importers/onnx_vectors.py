@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from math import prod
 
 import numpy as np
 
@@ -21,14 +21,14 @@ def softmax(logarithm: bool) -> Callable[[Call], tuple[Value, ...]]:
 
     def lower(call: Call) -> tuple[Value, ...]:
         value, axis = call.traced(), int(call.number("axis"))
-        axes = [axis] if call.version >= 13 else _from(value, axis)
+        axes = [_axis(value, axis)] if call.version >= 13 else _from(value, axis)
         own = call.own_axes(value, axes)
-        if prod(value.node.shape[axis] for axis in own) == 1:  # a share of itself alone
+        if math.prod(value.node.shape[axis] for axis in own) == 1:  # a share of itself alone
             return ((np.zeros if logarithm else np.ones)(call.shape, call.dtype),)
         step = call.steps.log_softmax if logarithm else call.steps.softmax
         if len(own) == 1:
             return call.result(step(value.node, own[0], call.name))
-        lead, length = value.node.shape[: own[0]], prod(value.node.shape[own[0] :])
+        lead, length = value.node.shape[: own[0]], math.prod(value.node.shape[own[0] :])
         rows = call.steps.reshape(value.node, (*lead, length), f"{call.name}.rows")
         return call.result(step(rows, -1, f"{call.name}.flat"))
 
@@ -41,8 +41,7 @@ def layer_norm(call: Call) -> tuple[Value, ...]:
     axes = call.own_axes(value, _from(value, int(call.number("axis"))))
     gamma, beta = call.spread(call.needed(1), value.shape), call.weight(2)
     shift = None if beta is None else call.spread(beta, value.shape)
-    epsilon = float(call.number("epsilon"))
-    return call.result(call.steps.layer_norm(value.node, axes, gamma, shift, epsilon, call.name))
+    return call.result(call.steps.layer_norm(value.node, axes, gamma, shift, _epsilon(call), call.name))
 
 
 def rms_norm(call: Call) -> tuple[Value, ...]:
@@ -50,7 +49,7 @@ def rms_norm(call: Call) -> tuple[Value, ...]:
     value = call.traced()
     axes = call.own_axes(value, _from(value, int(call.number("axis"))))
     gamma = call.spread(call.needed(1), value.shape)
-    return call.result(call.steps.rms_norm(value.node, axes, gamma, float(call.number("epsilon")), call.name))
+    return call.result(call.steps.rms_norm(value.node, axes, gamma, _epsilon(call), call.name))
 
 
 def group_norm(call: Call) -> tuple[Value, ...]:
@@ -82,8 +81,7 @@ def _grouped(call: Call, groups: int, parameters: int) -> tuple[Value, ...]:
         if tuple(weight.shape) != (parameters,):
             raise UnsupportedOpError(f"Its scale or shift has shape {tuple(weight.shape)}; {(parameters,)} fits.")
     gamma, beta = (weight.repeat_interleave(value.shape[1] // parameters) for weight in weights)
-    epsilon = float(call.number("epsilon"))
-    return call.result(call.steps.group_norm(value.node, groups, gamma, beta, epsilon, call.name))
+    return call.result(call.steps.group_norm(value.node, groups, gamma, beta, _epsilon(call), call.name))
 
 
 def lp_norm(call: Call) -> tuple[Value, ...]:
@@ -91,7 +89,7 @@ def lp_norm(call: Call) -> tuple[Value, ...]:
     value, order = call.traced(), int(call.number("p"))
     if order != 2:
         raise UnsupportedOpError(f"It divides by the l_p norm of its input for p={order}; p=2 is understood.")
-    axes = call.own_axes(value, [int(call.number("axis"))])
+    axes = call.own_axes(value, [_axis(value, int(call.number("axis")))])
     return call.result(call.steps.normalize(value.node, axes, 0.0, call.name))
 
 
@@ -113,10 +111,25 @@ def _is_softmax(node: Node) -> bool:
     return isinstance(node, Vector) and isinstance(node.function, Softmax)
 
 
+def _epsilon(call: Call) -> float:
+    """What keeps the divisor from zero."""
+    epsilon = float(call.number("epsilon"))
+    if not 0 <= epsilon < math.inf:
+        raise UnsupportedOpError(f"Its epsilon is {epsilon}; a number >= 0 is understood.")
+    return epsilon
+
+
+def _axis(value: Traced, axis: int) -> int:
+    """An axis counted from the front."""
+    rank = len(value.shape)
+    if not -rank <= axis < rank:
+        raise UnsupportedOpError(f"It works along axis {axis} of an input of shape {value.shape}.")
+    return axis % rank
+
+
 def _from(value: Traced, axis: int) -> list[int]:
     """An axis and all behind it."""
-    rank = len(value.shape)
-    return list(range(axis + rank if axis < 0 else axis, rank))
+    return list(range(_axis(value, axis), len(value.shape)))
 
 
 VECTORS: Mapping[str, Callable[[Call], tuple[Value, ...]]] = {
