@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign import REPOSITORY, RESULTS
+from campaign.mutants import all_results
 from campaign.runner import read
 
 BEGIN, END = "<!-- campaign:begin -->", "<!-- campaign:end -->"
@@ -39,6 +40,9 @@ def campaign_table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+Excuses = Mapping[str, Mapping[str, tuple[str, str]]]
+
+
 def excuses(file: Path = SURVIVORS) -> dict[str, dict[str, tuple[str, str]]]:
     """For every source file the survivors that may live: name -> (class, reason)."""
     if not file.is_file():
@@ -51,7 +55,7 @@ def excuses(file: Path = SURVIVORS) -> dict[str, dict[str, tuple[str, str]]]:
     return found
 
 
-def unexcused(results: Mapping[str, Any], known: Mapping[str, Mapping[str, tuple[str, str]]]) -> list[str]:
+def unexcused(results: Mapping[str, Any], known: Excuses) -> list[str]:
     """Survivors without a written reason."""
     return [
         f"{file}:{one['line']} {name}"
@@ -61,20 +65,39 @@ def unexcused(results: Mapping[str, Any], known: Mapping[str, Mapping[str, tuple
     ]
 
 
-def mutants_table(results: Mapping[str, Any], known: Mapping[str, Mapping[str, tuple[str, str]]]) -> str:
-    """Mistakes by file, and the reasons of the survivors."""
-    lines = ["| file | mistakes | killed | survivors with a reason | without |", "|---|---:|---:|---:|---:|"]
+def outdated(results: Mapping[str, Any], known: Excuses, possible: Mapping[str, set[str]]) -> list[str]:
+    """Written reasons that excuse nothing: no such mistake can be made (any more), or a test notices it.
+
+    Args:
+        possible: the names of all mistakes that can be made, by file.
+    """
+    found = []
+    for file, names in known.items():
+        made = results.get(file, {}).get("mistakes", {})
+        for name in names:
+            if name not in possible.get(file, ()):
+                found.append(f"{file} {name}: there is no such mistake")
+            elif name in made and made[name]["killed"]:
+                found.append(f"{file} {name}: {made[name]['test']} notices it")
+    return found
+
+
+def mutants_table(results: Mapping[str, Any], known: Excuses) -> str:
+    """Mistakes by file: how many there are and were tried, and what became of these."""
+    lines = ["| file | mistakes | tried | killed | explained | alive |", "|---|---:|---:|---:|---:|---:|"]
+    sums = Counter[str]()
     for file, state in results.items():
         mistakes = state["mistakes"]
         alive = [name for name, one in mistakes.items() if not one["killed"]]
         excused = sum(name in known.get(file, {}) for name in alive)
-        lines.append(
-            f"| `{file}` | {len(mistakes)} | {len(mistakes) - len(alive)} | {excused} | {len(alive) - excused} |"
-        )
-    return "\n".join(lines)
+        row = {"mistakes": state["planned"], "tried": len(mistakes), "killed": len(mistakes) - len(alive),
+               "explained": excused, "alive": len(alive) - excused}  # fmt: skip
+        lines.append(f"| `{file}` | " + " | ".join(f"{count:,}" for count in row.values()) + " |")
+        sums.update(row)
+    return "\n".join([*lines, "| all | " + " | ".join(f"{count:,}" for count in sums.values()) + " |"])
 
 
-def reasons_table(results: Mapping[str, Any], known: Mapping[str, Mapping[str, tuple[str, str]]]) -> str:
+def reasons_table(results: Mapping[str, Any], known: Excuses) -> str:
     """Why survivors live, with their number."""
     counts: Counter[tuple[str, str]] = Counter()
     for file, state in results.items():
@@ -108,7 +131,7 @@ def with_tables(text: str, tables: str) -> str:
 
 
 def main() -> None:
-    results, mutants = read(RESULTS / "latest.json"), read(RESULTS / "mutants.json")
+    results, mutants = read(RESULTS / "latest.json"), all_results(RESULTS)
     if not results and not mutants:
         sys.exit("no results yet; run python -m campaign first")
     document = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCUMENT
