@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from campaign import RESULTS, mutants
-from campaign.mutants import all_results, possible
-from campaign.report import excuses, outdated, render, unexcused
+from campaign.mutants import all_results, excuses, possible
+from campaign.report import outdated, render, unexcused
 from campaign.runner import Part, generator_of, read, run
 
 

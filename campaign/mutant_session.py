@@ -159,18 +159,22 @@ def name_of(key: str) -> str:
     return key.rpartition("@")[0].partition("[")[0]
 
 
-def in_order(keys: Iterable[str], reach: Mapping[str, Any], near: Counter[str], far: Counter[str]) -> list[str]:
+def in_order(
+    keys: Iterable[str], reach: Mapping[str, Any], near: Counter[str], far: Counter[str], file: str = ""
+) -> list[str]:
     """The tests, those first that notice most for the time they take.
 
     Args:
         near, far: how many mistakes each test function has noticed in the same function, in the same file.
+        file: the source file: tests that reach little else are about it.
     """
     variants: Counter[str] = Counter()
     worth: dict[str, float] = {}
     for key in sorted(keys, key=lambda key: reach[key]["seconds"]):
         name = name_of(key)
         lines = sum(map(len, reach[key]["lines"].values()))
-        expected = 30.0 * near[name] + 3.0 * far[name] + 100.0 / (50 + lines)
+        share = len(reach[key]["lines"].get(file, ())) / max(1, lines)
+        expected = 30.0 * near[name] + 3.0 * far[name] + 100.0 / (50 + lines) + 10.0 * share
         worth[key] = expected / (reach[key]["seconds"] + 0.02) / (1 + variants[name])
         variants[name] += 1
     return sorted(worth, key=lambda key: -worth[key])

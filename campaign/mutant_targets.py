@@ -84,6 +84,7 @@ TESTS = (
     "tests/test_intervals.py",
     "tests/test_linalg.py",
     "tests/test_operators.py",
+    "tests/test_linear_bounds.py",
     "tests/test_regions.py",
     "tests/test_domains.py",
     "tests/test_activations.py",

@@ -13,6 +13,7 @@ import hashlib
 import shutil
 import sys
 import tempfile
+import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from campaign.source_mutations import Mutation, mutations
 
 PATIENCE = 20.0  # seconds of tests against one mistake in one run; the next run goes on with the others
 A_DAY = 86400.0
+SURVIVORS = REPOSITORY / "campaign" / "survivors.toml"
 
 
 def source_of(file: str, root: Path = REPOSITORY) -> Path:
@@ -52,6 +54,18 @@ def possible(files: Iterable[str]) -> dict[str, set[str]]:
     """The names of all mistakes that can be made in files; none for a file that does not exist."""
     texts = {file: source_of(file).read_text(encoding="utf-8") for file in files if source_of(file).is_file()}
     return {file: {one.name for one in mutations(text)} for file, text in texts.items()}
+
+
+def excuses(file: Path = SURVIVORS) -> dict[str, dict[str, tuple[str, str]]]:
+    """For every source file the survivors that may live: name -> (class, reason)."""
+    if not file.is_file():
+        return {}
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    for group in tomllib.loads(file.read_text(encoding="utf-8"))["group"]:
+        for source, names in group["mistakes"].items():
+            for name in names:
+                found.setdefault(source, {})[name] = (group["class"], group["reason"])
+    return found
 
 
 def digest(text: str) -> str:
@@ -87,6 +101,8 @@ def preload() -> None:
 
 def run(wanted: Sequence[str], results: Path, most: int | None = None, patience: float = PATIENCE) -> dict[str, Any]:
     """Judge the mistakes of some files (all when none is named); what is known of an unchanged function is kept.
+
+    Survivors meet the tests that they have not met yet, unless ``survivors.toml`` explains them.
 
     Args:
         results: folder; one file for each source file.
@@ -154,28 +170,29 @@ class _Work:
         """Mistakes that loaded code can not show: made in the text, imported anew."""
         for file in self.files:
             place, state = source_of(file, self.root), read(results_of(file, self.results))
+            explained = excuses().get(file, {})
             text = place.read_text(encoding="utf-8")
             for mistake in self.planned(text)[0]:
                 one = state["mistakes"][mistake.name]
-                if one["fresh"] and not one["killed"]:
+                if one["fresh"] and not one["killed"] and mistake.name not in explained:
                     started = monotonic()
                     place.write_text(mistake.applied(text), encoding="utf-8")
                     try:
-                        found = self._fresh(mistake, one)
+                        found = self._fresh(file, mistake, one)
                     finally:
                         place.write_text(text, encoding="utf-8")
                     one.update(found, seconds=round(one["seconds"] + monotonic() - started, 2))
                     write(results_of(file, self.results), state)
             tell(file, state)
 
-    def _fresh(self, mistake: Mutation, one: Mapping[str, Any]) -> dict[str, Any]:
+    def _fresh(self, file: str, mistake: Mutation, one: Mapping[str, Any]) -> dict[str, Any]:
         answer = self.root / "answer.json"
         answer.unlink(missing_ok=True)
 
         def judge(tests: Tests) -> None:
             reach = Reach(self.results / "reach")
             known = [key for key in tests.items if key in reach.tests and key not in set(one["passed_fresh"])]
-            keys = in_order(known, reach.tests, Counter(), Counter())
+            keys = in_order(known, reach.tests, Counter(), Counter(), file)
             now = within(keys, reach.tests, self.patience)
             test = show(tests, now, reach.tests, self.log, lambda: True)
             passed = [] if test else [*one["passed_fresh"], *now]
@@ -204,10 +221,10 @@ class _Judge:
         chosen, planned = self.work.planned(self.text)
         known = read(place).get("mistakes", {})
         kept = {one.name: known[one.name] for one in mutations(self.text) if _same(one, known.get(one.name))}
-        state = {"planned": planned, "mistakes": kept}
+        state, explained = {"planned": planned, "mistakes": kept}, excuses().get(self.file, {})
         for mistake in chosen:
             one = kept.get(mistake.name)
-            if one is None or not one["killed"]:
+            if one is None or not (one["killed"] or mistake.name in explained):
                 kept[mistake.name] = self._judged(mistake, one or _begun(mistake), kept)
                 write(place, state)
         write(place, state)
@@ -219,7 +236,7 @@ class _Judge:
         reaching = self.reach.reaching(self.file, lines, self.tests.items)
         near, far = noticed(mistake, others)
         passed = set(one["passed"])
-        keys = in_order([key for key in reaching if key not in passed], self.reach.tests, near, far)
+        keys = in_order([key for key in reaching if key not in passed], self.reach.tests, near, far, self.file)
         now = within(keys, self.reach.tests, self.work.patience)
         place = source_of(self.file, self.work.root)
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from campaign import REPOSITORY, RESULTS
-from campaign.mutants import all_results
+from campaign.mutants import all_results, excuses
 from campaign.runner import read
 
 BEGIN, END = "<!-- campaign:begin -->", "<!-- campaign:end -->"
 DOCUMENT = REPOSITORY / "docs" / "soundness.md"
-SURVIVORS = REPOSITORY / "campaign" / "survivors.toml"
 WHAT = {
     "primitives": "enclosed numbers of every primitive, float64 and float32, against rationals and balls",
     "exact": "tiny networks, every method, direction and norm, against exact values, Jacobians and slopes",
@@ -41,18 +39,6 @@ def campaign_table(results: Mapping[str, Any]) -> str:
 
 
 Excuses = Mapping[str, Mapping[str, tuple[str, str]]]
-
-
-def excuses(file: Path = SURVIVORS) -> dict[str, dict[str, tuple[str, str]]]:
-    """For every source file the survivors that may live: name -> (class, reason)."""
-    if not file.is_file():
-        return {}
-    found: dict[str, dict[str, tuple[str, str]]] = {}
-    for group in tomllib.loads(file.read_text(encoding="utf-8"))["group"]:
-        for source, names in group["mistakes"].items():
-            for name in names:
-                found.setdefault(source, {})[name] = (group["class"], group["reason"])
-    return found
 
 
 def unexcused(results: Mapping[str, Any], known: Excuses) -> list[str]:

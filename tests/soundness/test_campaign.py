@@ -213,11 +213,11 @@ def test_survivors_need_a_reason_and_reasons_a_survivor(tmp_path: Path) -> None:
     mistakes = {"f: x -> y": killed, "f: y -> z": alive, "g: 1 -> 2": alive}
     results = {"a.py": {"planned": 4, "mistakes": mistakes}}
     file = tmp_path / "survivors.toml"
-    assert report.excuses(file) == {}
+    assert mutants.excuses(file) == {}
     file.write_text(
         '[[group]]\nclass = "tightness"\nreason = "slopes are free"\n[group.mistakes]\n"a.py" = ["f: y -> z"]\n'
     )
-    known = report.excuses(file)
+    known = mutants.excuses(file)
     assert report.unexcused(results, known) == ["a.py:2 g: 1 -> 2"]
     assert "| `a.py` | 4 | 3 | 1 | 1 | 1 |" in report.mutants_table(results, known)
     assert "| tightness | slopes are free | 1 |" in report.reasons_table(results, known)
@@ -228,7 +228,7 @@ def test_survivors_need_a_reason_and_reasons_a_survivor(tmp_path: Path) -> None:
 
 
 def test_every_written_reason_is_about_a_mistake_that_can_be_made() -> None:
-    known = report.excuses()
+    known = mutants.excuses()
     assert report.outdated({}, known, mutants.possible(known)) == []
 
 
