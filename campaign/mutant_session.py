@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from time import monotonic, process_time, sleep
+from time import monotonic, process_time, sleep, time
 from typing import Any
 
 from campaign.line_reach import Recorder
@@ -138,7 +138,7 @@ class Reach:
 
         def after(key: str) -> None:
             lines = recorder.stop()
-            found[key] = {"seconds": round(process_time() - started, 3), "lines": lines}
+            found[key] = {"seconds": round(process_time() - started, 3), "lines": lines, "measured": time()}
 
         passed = tests.run(keys, before, after)
         file.write_text(json.dumps(found), encoding="utf-8")
@@ -160,13 +160,19 @@ def name_of(key: str) -> str:
 
 
 def in_order(
-    keys: Iterable[str], reach: Mapping[str, Any], near: Counter[str], far: Counter[str], file: str = ""
+    keys: Iterable[str],
+    reach: Mapping[str, Any],
+    near: Counter[str],
+    far: Counter[str],
+    file: str = "",
+    judged: float = 0.0,
 ) -> list[str]:
     """The tests, those first that notice most for the time they take.
 
     Args:
         near, far: how many mistakes each test function has noticed in the same function, in the same file.
         file: the source file: tests that reach little else are about it.
+        judged: when the mistake met tests last; some of those that came later may have been written for it.
     """
     variants: Counter[str] = Counter()
     worth: dict[str, float] = {}
@@ -175,6 +181,8 @@ def in_order(
         lines = sum(map(len, reach[key]["lines"].values()))
         share = len(reach[key]["lines"].get(file, ())) / max(1, lines)
         expected = 30.0 * near[name] + 3.0 * far[name] + 100.0 / (50 + lines) + 10.0 * share
+        if 0.0 < judged < reach[key].get("measured", 0.0):
+            expected += 100.0 * share
         worth[key] = expected / (reach[key]["seconds"] + 0.02) / (1 + variants[name])
         variants[name] += 1
     return sorted(worth, key=lambda key: -worth[key])

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from campaign import REPOSITORY
@@ -236,7 +236,9 @@ class _Judge:
         reaching = self.reach.reaching(self.file, lines, self.tests.items)
         near, far = noticed(mistake, others)
         passed = set(one["passed"])
-        keys = in_order([key for key in reaching if key not in passed], self.reach.tests, near, far, self.file)
+        keys = in_order(
+            [key for key in reaching if key not in passed], self.reach.tests, near, far, self.file, one["judged"]
+        )
         now = within(keys, self.reach.tests, self.work.patience)
         place = source_of(self.file, self.work.root)
 
@@ -248,6 +250,7 @@ class _Judge:
         return {
             **one,
             "line": mistake.line,
+            "judged": time(),
             "killed": bool(test),
             "test": test or "",
             "seconds": round(monotonic() - started, 2),
@@ -263,7 +266,16 @@ def _same(mistake: Mutation, known: Mapping[str, Any] | None) -> bool:
 
 def _begun(mistake: Mutation) -> dict[str, Any]:
     texts = {"before": mistake.before, "after": mistake.after, "within": digest(mistake.within)}
-    return {**texts, "killed": False, "test": "", "seconds": 0.0, "passed": [], "passed_fresh": [], "left": 0}
+    return {
+        **texts,
+        "killed": False,
+        "test": "",
+        "seconds": 0.0,
+        "passed": [],
+        "passed_fresh": [],
+        "left": 0,
+        "judged": 0.0,
+    }
 
 
 def noticed(mistake: Mutation, others: Mapping[str, Any]) -> tuple[Counter[str], Counter[str]]:

@@ -1,12 +1,26 @@
-"""Parts of the backward pass on their own: which entries matter, and what its steps look up."""
+"""Parts of the backward pass on their own: which entries matter, what its steps look up, and where it starts."""
 
 from __future__ import annotations
 
+import pytest
 import torch
+from flint import fmpq
 from torch import Tensor
 
+from exact import DTYPE_NAMES, DTYPES, outside, random_floats, rational, rationals
+from jacobound.activations import activation
 from jacobound.activations.base import Lines
-from jacobound.linear_bounds import Relaxation
+from jacobound.domains import ONE_SET
+from jacobound.graph import Affine, Elementwise, Graph, Input
+from jacobound.intervals import Interval
+from jacobound.linear_bounds import BackwardPass, Relaxation
+from jacobound.methods.base import Budget
+from jacobound.methods.ibp import IBP
+from jacobound.operator_kinds import Dense, Scale
+from jacobound.regions import Box
+from jacobound.rounding import tiny, unit
+
+both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
 
 
 def unit_lines(sets: int = 2) -> tuple[Lines, Tensor]:
@@ -33,3 +47,101 @@ def test_neurons_with_two_lines_or_an_offset_are_bent() -> None:
     assert bent.tolist() == [0, 1, 2, 3] and rounded.tolist() == [0, 1, 2, 3] and not parallel
     same = Lines(lines.upper_slope, lines.lower_offset, lines.upper_slope, lines.lower_offset)
     assert Relaxation(same, magnitude).on_alive[-1]
+
+
+@both_dtypes
+def test_the_slack_of_lines_is_that_of_their_products(dtype: torch.dtype) -> None:
+    """2 u |steeper slope| |argument| and gamma |larger offset| at least, and hardly more; 0 where nothing rounds."""
+    generator = torch.Generator().manual_seed(8)
+    parts = [random_floats((2, 30), dtype, generator, (-20, 20)) for _ in range(4)]
+    parts[0][:, ::3] *= 2.0**30  # either line may be the steeper one, or the one with the larger offset
+    parts[1][:, 1::3] *= 2.0**30
+    magnitude = random_floats((2, 30), dtype, generator, (-20, 20)).abs()
+    for part in parts:
+        part[:, 25:] = 0.0
+    parts[0][0, 25:27] = parts[2][0, 25:27] = 1.0  # the identity over one of the sets
+    parts[0][1, 25] = parts[2][1, 25] = 0.5
+    _, bent, rounded, slack, floor, _, _ = Relaxation(Lines(*parts), magnitude).on_alive
+    assert bent.tolist() == list(range(25)) and rounded.tolist() == list(range(26))
+    u = rational(unit(dtype))
+    for n in range(2):
+        low, below, high, above, reach = (rationals(part[n]) for part in (*parts, magnitude))
+        for place, k in enumerate(rounded.tolist()):
+            found = rational(float(slack[n, place]))
+            product = 2 * u * max(abs(low[k]), abs(high[k])) * reach[k]
+            offset = u * max(abs(below[k]), abs(above[k]))
+            least = product + len(bent) * offset if k < 25 or n == 1 else fmpq(0)
+            assert (
+                least <= found <= (product + (len(bent) + 4) * offset) * fmpq(1001, 1000) + 50 * rational(tiny(dtype))
+            )
+        assert k == 25 and (slack[0, 25] == 0) and (slack[1, 25] > 0)
+        assert float(floor[n]) >= float(magnitude[n, rounded].sum()) * tiny(dtype) + 2 * len(bent) * tiny(dtype)
+
+
+@both_dtypes
+def test_offsets_that_vanish_have_a_floor_of_their_own(dtype: torch.dtype) -> None:
+    parts = [torch.ones(1, 9, dtype=dtype) for _ in range(4)]
+    floor = Relaxation(Lines(*parts), torch.zeros(1, 9, dtype=dtype)).on_alive[4]
+    assert float(floor) >= (2 * 9 - 1) * tiny(dtype)
+
+
+def uncertain(dtype: torch.dtype, noisy: bool = False) -> tuple[Graph, BackwardPass]:
+    """Two factors with a radius on two parts of the input."""
+    x = Input((2,))
+    h = Affine(((Scale(torch.ones(2, dtype=dtype)), x),), None, "h")
+    factor, radius = torch.tensor([0.5, -0.25], dtype=dtype), torch.tensor([0.125, 0.0625], dtype=dtype)
+    terms = ((Scale(factor, radius), x), (Scale(2 * factor, radius), h))
+    graph = Graph(Affine(terms, None, "y"))
+    (domain,), _ = Box(torch.ones(2, dtype=dtype), torch.ones(2, dtype=dtype)).domains(graph)
+    ranges = {node: Interval.exact(torch.ones(1, 2, dtype=dtype)) for node in (x, h)}
+    ranges[graph.output] = Interval.whole(torch.ones(1, 2, dtype=dtype))
+    noise = {graph.output: torch.full((1, 2), 3.0, dtype=dtype)} if noisy else {}
+    return graph, BackwardPass(graph, domain, ranges, {}, noise)
+
+
+@both_dtypes
+@pytest.mark.parametrize("noisy", [False, True])
+def test_a_pass_starts_with_the_doubt_of_its_weights_and_its_noise(dtype: torch.dtype, noisy: bool) -> None:
+    graph, steps = uncertain(dtype, noisy)
+    found = steps.enclose(graph.output, torch.arange(2), ONE_SET)
+    wide = torch.tensor([0.25, 0.125], dtype=dtype) + (3.0 if noisy else 0.0)
+    centre = torch.tensor([1.5, -0.75], dtype=dtype)
+    assert outside(found.lower, rationals(centre - wide), found.upper) == []
+    assert outside(found.lower, rationals(centre + wide), found.upper) == []
+    assert torch.all(found.width <= 2 * wide + 200 * unit(dtype) * (1 + wide))
+
+
+def test_a_pass_starts_with_the_rows_of_the_weights() -> None:
+    """No product and no error; only a node that reads one source twice starts with unit rows."""
+    generator = torch.Generator().manual_seed(9)
+    one, other = (random_floats((3, 4), torch.float64, generator, (-3, 3)) for _ in range(2))
+    x = Input((4,))
+    plain = Graph(Affine(((Dense(one), x),), torch.ones(3, dtype=torch.float64), "y"))
+    twice = Graph(Affine(((Dense(one), x), (Dense(other), x)), None, "y"))
+    applied = Graph(Elementwise(activation("relu"), Affine(((Dense(one), x),), None, "z"), "h"))
+    rows = torch.tensor([2, 0])
+    for graph in (plain, twice, applied):
+        (domain,), _ = Box(torch.zeros(4), torch.ones(4)).domains(graph)
+        ranges = dict(IBP().ranges(graph, domain, Budget()))
+        relaxations = {
+            node: Relaxation(node.activation.lines(ranges[node.source]), ranges[node.source].magnitude())
+            for node in graph.nodes
+            if isinstance(node, Elementwise)
+        }
+        state = BackwardPass(graph, domain, ranges, relaxations, {})._start(graph.output, rows, ONE_SET)
+        (start,) = state.coefficient
+        assert start is (graph.input if graph is plain else graph.output)
+        assert not state.error.any()
+        if graph is plain:
+            assert torch.equal(state.coefficient[graph.input][1], one[rows].unsqueeze(0))
+            assert torch.equal(state.constant, torch.ones(2, 2, dtype=torch.float64))
+
+
+def test_memory_of_a_row_covers_two_chains_at_the_widest_node() -> None:
+    x = Input((4,))
+    wide = Affine(((Dense(torch.ones(100, 4).double()), x),), None, "wide")
+    graph = Graph(Affine(((Dense(torch.ones(3, 100).double()), wide),), None, "y"))
+    (domain,), _ = Box(torch.zeros(4), torch.ones(4)).domains(graph)
+    steps = BackwardPass(graph, domain, {}, {}, {})
+    for target, widest in ((wide, 100), (graph.output, 100), (x, 4)):
+        assert 8 * 8 * widest <= steps.bytes_per_row(target) <= 20 * 8 * widest
