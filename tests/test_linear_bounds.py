@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from flint import fmpq
@@ -13,12 +15,15 @@ from jacobound.activations.base import Lines
 from jacobound.domains import ONE_SET
 from jacobound.graph import Affine, Elementwise, Graph, Input
 from jacobound.intervals import Interval
-from jacobound.linear_bounds import BackwardPass, Relaxation
+from jacobound.linear_bounds import BackwardPass, Relaxation, Rows
 from jacobound.methods.base import Budget
+from jacobound.methods.crown import CROWN
 from jacobound.methods.ibp import IBP
 from jacobound.operator_kinds import Dense, Scale
 from jacobound.regions import Box
 from jacobound.rounding import tiny, unit
+from oracles import dot
+from single import lifted
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
 
@@ -145,3 +150,52 @@ def test_memory_of_a_row_covers_two_chains_at_the_widest_node() -> None:
     steps = BackwardPass(graph, domain, {}, {}, {})
     for target, widest in ((wide, 100), (graph.output, 100), (x, 4)):
         assert 8 * 8 * widest <= steps.bytes_per_row(target) <= 20 * 8 * widest
+
+
+@both_dtypes
+def test_the_last_sums_are_rounded_outward_one_by_one(dtype: torch.dtype) -> None:
+    """An error that cancels the constant leaves a small result, whose step does not cover the first sum."""
+    generator = torch.Generator().manual_seed(10)
+    graph = Graph(Affine(((Dense(torch.ones(1, 1, dtype=dtype)), Input((1,))),)))
+    constant = random_floats((200,), dtype, generator, (0, 0)).abs()
+    reach = random_floats((200,), dtype, generator, (-20, -10))
+    error = constant * (1 - random_floats((200,), dtype, generator, (-18, -8)).abs())
+    one = torch.ones(1, dtype=dtype)
+    (domain,), _ = Box(one, one).domains(graph)
+    steps = BackwardPass(graph, domain, {}, {}, {})
+    coefficient = {graph.input: (None, reach.reshape(1, 200, 1))}
+    found = steps._concretise(Rows(coefficient, torch.stack((-constant, constant)), torch.stack((error, error))))
+    parts = list(zip(*map(rationals, (constant, reach, error)), strict=True))
+    assert outside(torch.full_like(reach, -torch.inf), [r - c + e for c, r, e in parts], found.upper) == []
+    assert outside(found.lower, [c + r - e for c, r, e in parts], torch.full_like(reach, torch.inf)) == []
+
+
+@both_dtypes
+@pytest.mark.parametrize("scale", [0, 20])
+def test_a_bias_pays_for_its_product_and_its_sum(dtype: torch.dtype, scale: int) -> None:
+    """Without weights nothing else pays: neither for A b, nor for adding it to a constant of either sign."""
+    generator = torch.Generator().manual_seed(11)
+    x = Input((2,))
+    bias = random_floats((40,), dtype, generator, (-3, 3))
+    node = Affine(((Dense(torch.zeros(40, 2, dtype=dtype)), x),), bias, "y")
+    graph = Graph(node)
+    (domain,), _ = Box(torch.zeros(2, dtype=dtype), torch.ones(2, dtype=dtype)).domains(graph)
+    steps = BackwardPass(graph, domain, {x: domain.box, node: lifted(Interval.exact(bias))}, {}, {})
+    rows = random_floats((1, 30, 40), dtype, generator, (-3, 3))
+    constant = random_floats((2, 30), dtype, generator, (scale, scale))
+    state = steps._through_affine(Rows({}, constant, torch.zeros(2, 30, dtype=dtype)), node, None, rows)
+    for side, row in itertools.product(range(2), range(30)):
+        exact = rational(float(constant[side, row])) + dot(rationals(rows[0, row]), rationals(bias))
+        assert abs(rational(float(state.constant[side, row])) - exact) <= rational(float(state.error[side, row]))
+
+
+def test_readers_of_one_node_with_other_dead_neurons_are_added_up() -> None:
+    """relu(z) + |z| over z in [-2, -1] x [1, 2]: the first reader knows the second entry only."""
+    x = Input((2,))
+    z = Affine(((Dense(torch.eye(2).double()), x),), None, "z")
+    readers = [Elementwise(activation(name), z, name) for name in ("relu", "abs")]
+    ones = Dense(torch.tensor([[1.0, 1.0]]).double())
+    graph = Graph(Affine(tuple((ones, reader) for reader in readers), None, "y"))
+    (domain,), _ = Box([-2.0, 1.0], [-1.0, 2.0]).domains(graph)
+    found = CROWN().ranges(graph, domain, Budget())[graph.output]
+    assert abs(float(found.lower) - 3.0) < 1e-12 and abs(float(found.upper) - 6.0) < 1e-12
