@@ -153,13 +153,15 @@ def test_memory_of_a_row_covers_two_chains_at_the_widest_node() -> None:
 
 
 @both_dtypes
-def test_the_last_sums_are_rounded_outward_one_by_one(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("cancels", [True, False])
+def test_the_last_sums_are_rounded_outward_one_by_one(dtype: torch.dtype, cancels: bool) -> None:
     """An error that cancels the constant leaves a small result, whose step does not cover the first sum."""
     generator = torch.Generator().manual_seed(10)
     graph = Graph(Affine(((Dense(torch.ones(1, 1, dtype=dtype)), Input((1,))),)))
     constant = random_floats((200,), dtype, generator, (0, 0)).abs()
     reach = random_floats((200,), dtype, generator, (-20, -10))
     error = constant * (1 - random_floats((200,), dtype, generator, (-18, -8)).abs())
+    error = error if cancels else random_floats((200,), dtype, generator, (0, 3)).abs()
     one = torch.ones(1, dtype=dtype)
     (domain,), _ = Box(one, one).domains(graph)
     steps = BackwardPass(graph, domain, {}, {}, {})
@@ -183,10 +185,12 @@ def test_a_bias_pays_for_its_product_and_its_sum(dtype: torch.dtype, scale: int)
     steps = BackwardPass(graph, domain, {x: domain.box, node: lifted(Interval.exact(bias))}, {}, {})
     rows = random_floats((1, 30, 40), dtype, generator, (-3, 3))
     constant = random_floats((2, 30), dtype, generator, (scale, scale))
-    state = steps._through_affine(Rows({}, constant, torch.zeros(2, 30, dtype=dtype)), node, None, rows)
+    before = random_floats((2, 30), dtype, generator, (scale, scale)).abs()
+    state = steps._through_affine(Rows({}, constant, before), node, None, rows)
     for side, row in itertools.product(range(2), range(30)):
         exact = rational(float(constant[side, row])) + dot(rationals(rows[0, row]), rationals(bias))
-        assert abs(rational(float(state.constant[side, row])) - exact) <= rational(float(state.error[side, row]))
+        missed = abs(rational(float(state.constant[side, row])) - exact)
+        assert rational(float(before[side, row])) + missed <= rational(float(state.error[side, row]))
 
 
 def test_readers_of_one_node_with_other_dead_neurons_are_added_up() -> None:
@@ -199,3 +203,26 @@ def test_readers_of_one_node_with_other_dead_neurons_are_added_up() -> None:
     (domain,), _ = Box([-2.0, 1.0], [-1.0, 2.0]).domains(graph)
     found = CROWN().ranges(graph, domain, Budget())[graph.output]
     assert abs(float(found.lower) - 3.0) < 1e-12 and abs(float(found.upper) - 6.0) < 1e-12
+
+
+@both_dtypes
+def test_doubt_and_noise_are_added_to_what_is_there_already(dtype: torch.dtype) -> None:
+    """The smaller one is lost in the rounding of a sum, unless that is rounded up."""
+    generator = torch.Generator().manual_seed(12)
+    count = 300
+    x = Input((count,))
+    radius, magnitude = random_floats((2, count), dtype, generator, (-9, -6)).abs()
+    node = Affine(((Scale(torch.ones(count, dtype=dtype), radius), x),), None, "y")
+    graph = Graph(node)
+    (domain,), _ = Box(-magnitude, magnitude).domains(graph)
+    noise = random_floats((1, count), dtype, generator, (0, 0)).abs()
+    steps = BackwardPass(graph, domain, {x: domain.box}, {}, {node: noise})
+    started = steps._start(node, torch.arange(count), ONE_SET)
+    parts = list(zip(*map(rationals, (radius, magnitude, noise)), strict=True))
+    assert outside(torch.zeros_like(noise), [r * m + n for r, m, n in parts], started.error[0]) == []
+    coefficients = random_floats((1, 1, count), dtype, generator, (-40, -30))
+    before = random_floats((2, 1), dtype, generator, (0, 0)).abs()
+    empty = torch.zeros(2, 1, dtype=dtype)
+    after = steps._through_noise(Rows({node: (None, coefficients)}, empty, before), node).error
+    added = dot([abs(a) for a in rationals(coefficients)], rationals(noise))
+    assert all(rational(float(new)) >= rational(float(old)) + added for new, old in zip(after, before, strict=True))
