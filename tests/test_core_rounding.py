@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Generator, Tensor
@@ -161,3 +163,20 @@ def test_sums_of_columns_hold_beyond_the_rows_that_are_formed() -> None:
             exact.append(dot(entries, rationals(directions[n, :, k])))
         assert outside(found.lower[n], exact, found.upper[n]) == []
         assert torch.all(found.width[n] < 1e-9)
+
+
+@pytest.mark.parametrize("side", ["upper_offset", "lower_offset"])
+def test_one_offset_of_one_neuron_counts(side: str) -> None:
+    recursion = recursion_over(0)
+    block = recursion._core.blocks[0]
+    known = recursion._lines[block]
+    zeros = {name: torch.zeros_like(known.upper_offset) for name in ("upper_offset", "lower_offset")}
+    zeros[side][:, :, 1] = 0.5 if side == "upper_offset" else -0.5
+    recursion._lines[block] = replace(known, **zeros)
+    before = normal((2, 1, 2, 3, known.upper_offset.shape[2]), Generator().manual_seed(4))
+    _, added = recursion._through(block, before)
+    step = 0.5 * before[:, 0, ..., 1].abs()
+    positive = before[:, 0, ..., 1] > 0
+    above = torch.where(positive == (side == "upper_offset"), step, 0.0)
+    assert torch.all(added[:, 0] >= above) and torch.all(added[:, 1] <= above - step)
+    assert torch.allclose(added[:, 0], above) and torch.allclose(added[:, 1], above - step)

@@ -226,3 +226,24 @@ def test_doubt_and_noise_are_added_to_what_is_there_already(dtype: torch.dtype) 
     after = steps._through_noise(Rows({node: (None, coefficients)}, empty, before), node).error
     added = dot([abs(a) for a in rationals(coefficients)], rationals(noise))
     assert all(rational(float(new)) >= rational(float(old)) + added for new, old in zip(after, before, strict=True))
+
+
+@both_dtypes
+def test_straight_lines_add_their_slack_to_what_is_there_already(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(13)
+    slope = random_floats((1, 9), dtype, generator, (-3, 3))
+    z = Affine(((Dense(torch.ones(9, 2, dtype=dtype)), Input((2,))),), None, "z")
+    h = Elementwise(activation("relu"), z, "h")
+    graph = Graph(Affine(((Dense(torch.ones(1, 9, dtype=dtype)), h),)))
+    (domain,), _ = Box(torch.zeros(2, dtype=dtype), torch.ones(2, dtype=dtype)).domains(graph)
+    magnitude = torch.ones(1, 9, dtype=dtype)
+    relaxation = Relaxation(Lines(slope, torch.zeros_like(slope), slope, torch.zeros_like(slope)), magnitude)
+    steps = BackwardPass(graph, domain, {z: Interval(-magnitude, magnitude)}, {h: relaxation}, {})
+    rows = random_floats((1, 200, 9), dtype, generator, (-12, -6))
+    before = random_floats((2, 200), dtype, generator, (0, 0)).abs()
+    state = steps._through_elementwise(Rows({}, torch.zeros_like(before), before), h, rows)
+    found = state.coefficient[z][1][0]
+    for row in range(200):
+        parts = zip(*map(rationals, (rows[0, row], slope[0], found[row])), strict=True)
+        missed = sum((abs(a * k - product) for a, k, product in parts), fmpq(0))
+        assert rational(float(before[0, row])) + missed <= rational(float(state.error[0, row]))
