@@ -204,7 +204,7 @@ def show(tests: Tests, keys: Sequence[str], reach: Mapping[str, Any], log: Path,
     def before(key: str) -> None:
         running.seek(0)
         running.write(key.encode()[:4000].ljust(4096, b"\0"))
-        limit = int(process_time() + 15 + 10 * reach[key]["seconds"])
+        limit = int(process_time() + 5 + 10 * reach[key]["seconds"])
         resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
 
     def work() -> int:

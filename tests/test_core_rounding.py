@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from flint import fmpq
 from torch import Generator, Tensor
 
-from exact import DTYPE_NAMES, DTYPES, outside, random_floats, rational, rationals
+from exact import DTYPE_NAMES, DTYPES, ball, outside, random_floats, rational, rationals
 from jacobound.activations import activation
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node
 from jacobound.intervals import Interval
@@ -20,8 +21,10 @@ from jacobound.methods.ibp import IBP
 from jacobound.methods.product_relaxation import chord
 from jacobound.methods.recurjac import RecurJac
 from jacobound.methods.recursion import MOST_ROWS, Recursion
+from jacobound.methods.tangents import can_differ, reached_slopes
 from jacobound.operator_kinds import Dense, Identity, Scale
 from jacobound.regions import Box
+from jacobound.rounding import unit
 from oracles import dot
 from zoo import normal
 
@@ -180,3 +183,72 @@ def test_one_offset_of_one_neuron_counts(side: str) -> None:
     above = torch.where(positive == (side == "upper_offset"), step, 0.0)
     assert torch.all(added[:, 0] >= above) and torch.all(added[:, 1] <= above - step)
     assert torch.allclose(added[:, 0], above) and torch.allclose(added[:, 1], above - step)
+
+
+def weights_of(graph: Graph, slopes: dict[Node, Interval]) -> dict[Node, Tensor]:
+    """By the backward sweep alone: interval adjoints are no help."""
+    whole = {node: Interval.whole(graph.example.new_zeros(1, 6, *node.shape)) for node in graph.nodes}
+    return defects._Backwards(graph, slopes, whole).run()
+
+
+@both_dtypes
+@pytest.mark.parametrize("summed", [False, True])
+def test_weights_of_long_chains_hold(dtype: torch.dtype, summed: bool) -> None:
+    """Forty slopes one after the other, or forty times 1 + slope: far more roundings than any margin covers."""
+    generator = Generator().manual_seed(5)
+    for exponents in ((-1, 0), (-12, -8)):
+        x = Input((6,))
+        node, slopes, exact = moved(x, dtype), {}, [fmpq(1)] * 6
+        for _ in range(40):
+            hidden, value = act(node), random_floats((6,), dtype, generator, exponents)
+            value = value.abs() if summed else value
+            slopes[hidden] = fixed(value)
+            exact = [e * (s + int(summed)) for e, s in zip(exact, rationals(value), strict=True)]
+            node = moved(hidden, dtype, node) if summed else moved(hidden, dtype)
+        found = weights_of(Graph(node), slopes)[x][0]
+        for k, value in enumerate(exact):
+            assert abs(value) <= rational(float(found[k, k]))
+            assert float(found[k, k]) <= abs(float(ball(value).mid())) * (1 + 4000 * unit(dtype)) + 1e-30
+
+
+@both_dtypes
+@pytest.mark.parametrize("kind", ["slopes", "scales", "weights"])
+def test_weights_that_vanish_count_with_what_stands_before(dtype: torch.dtype, kind: str) -> None:
+    small, large = (1e-200, 1e300) if dtype == torch.float64 else (1e-25, 1e38)
+
+    def factor(value: float) -> Scale | Dense:
+        full = torch.full((6,), value, dtype=dtype)
+        return Dense(torch.diag(full)) if kind == "weights" else Scale(full)
+
+    x = Input((6,))
+    node, slopes = Affine(((factor(large), x),)), {}
+    for _ in range(2):
+        if kind == "slopes":
+            hidden = act(node)
+            slopes[hidden] = fixed(torch.full((6,), small, dtype=dtype))
+            node = moved(hidden, dtype)
+        else:
+            node = Affine(((factor(small), node),))
+    exact = rational(float(torch.tensor(small, dtype=dtype))) ** 2 * rational(float(torch.tensor(large, dtype=dtype)))
+    found = weights_of(Graph(node), slopes)[x][0]
+    assert all(rational(float(found[k, k])) >= exact for k in range(6))
+
+
+def test_neurons_of_which_one_end_is_zero_can_differ_from_it() -> None:
+    ends = torch.tensor([[0.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [-1.0, 1.0], [0.5, 0.5], [float("nan"), 0.0]])
+    assert can_differ(Interval(ends[:, 0], ends[:, 1])).tolist() == [False, True, True, True, True, True]
+
+
+def test_slopes_that_no_derivative_reaches_are_zero() -> None:
+    """The first neuron is dead, the second one certain: what stands behind each alone is dead or stays as it is."""
+    x = Input((2,))
+    first = act(Affine(((Dense(torch.eye(2).double()), x),)))
+    second = act(Affine(((Dense(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]).double()), first),)))
+    graph = Graph(Affine(((Dense(torch.ones(1, 3).double()), second),)))
+    slopes: dict[Node, Interval] = {
+        first: fixed(torch.tensor([0.0, 1.0]).double()),
+        second: Interval(torch.zeros(1, 3).double(), torch.ones(1, 3).double()),
+    }
+    found = reached_slopes(graph, slopes)
+    assert found[first].upper.tolist() == [[0.0, 1.0]]
+    assert found[second].upper.tolist() == [[0.0, 1.0, 1.0]] and not found[second].lower.any()
