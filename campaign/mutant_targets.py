@@ -94,6 +94,7 @@ TESTS = (
     "tests/test_core.py",
     "tests/test_core_rounding.py",
     "tests/test_interval_adjoints.py",
+    "tests/test_product_lines.py",
     "tests/test_constants.py",
     "tests/test_directions.py",
     "tests/test_executed.py",
