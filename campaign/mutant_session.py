@@ -25,7 +25,7 @@ from time import monotonic, process_time, sleep, time
 from typing import Any
 
 from campaign.line_reach import Recorder
-from campaign.runner import fingerprint, read, write
+from campaign.runner import read, write
 
 MEMORY = 16 << 30  # bytes of address space of one process
 
@@ -92,43 +92,52 @@ def forked(work: Callable[[], int], log: Path | None, seconds: float) -> int:
     return -signal.SIGKILL
 
 
+def digests(folder: Path) -> dict[str, str]:
+    """What the files below a folder hold, in short."""
+    found = {path: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in sorted(folder.rglob("*.py"))}
+    return {path.relative_to(folder).as_posix(): digest for path, digest in found.items()}
+
+
 class Reach:
-    """How long each test takes and which lines it reaches; known of unchanged tests and sources.
+    """How long each test takes and which lines it reaches; measured once for each test, whatever the sources become.
+
+    Of a source file that has changed since only that is known: whether a test reaches it at all.
 
     Args:
         folder: where it is remembered, one file for each file of tests.
+        sources: the folder of the sources.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._source = folder, fingerprint("src/jacobound")
+    def __init__(self, folder: Path, sources: Path) -> None:
+        self._folder, self._sources, self._now = folder, sources, digests(sources)
+        self._version = hashlib.sha256(json.dumps(self._now).encode()).hexdigest()[:16]
+        self._versions: dict[str, dict[str, str]] = {**read(folder / "versions.json"), self._version: self._now}
         self.tests: dict[str, dict[str, Any]] = {}
         self.at_import: dict[str, list[int]] = {}
-        for file in sorted(folder.glob("*.json")):
-            known = read(file)
-            if known["source"] == self._source:
-                self.tests.update(known["tests"])
+        for file in sorted(folder.glob("test*.json")):
+            self.tests.update(read(file))
 
-    def measure(self, tests: Tests, sources: Path, log: Path, wait: float) -> None:
+    def measure(self, tests: Tests, log: Path, wait: float) -> None:
         """Run what is not known yet, one file of tests after the other; it must pass.
 
         Raises:
             RuntimeError: when a test fails without any mistake.
         """
         found = log.with_suffix(".json")
+        write(self._folder / "versions.json", self._versions)
         for file, keys in groupby(tests.items, key=lambda key: key.partition("::")[0]):
             every = list(keys)
             missing = [key for key in every if key not in self.tests]
             if missing:
-                code = forked(partial(self._measured, tests, missing, sources, found), log, wait)
+                code = forked(partial(self._measured, tests, missing, found), log, wait)
                 if code:
                     raise RuntimeError(f"{file} fails without any mistake: {log.read_text(errors='replace')[-3000:]}")
                 self.tests.update(json.loads(found.read_text(encoding="utf-8")))
                 name = file.replace("/", "-").removesuffix(".py")
-                known = {key: self.tests[key] for key in every}
-                write(self._folder / f"{name}.json", {"source": self._source, "tests": known})
+                write(self._folder / f"{name}.json", {key: self.tests[key] for key in every})
 
-    def _measured(self, tests: Tests, keys: Sequence[str], sources: Path, file: Path) -> int:
-        recorder, found = Recorder(sources), {}
+    def _measured(self, tests: Tests, keys: Sequence[str], file: Path) -> int:
+        recorder, found = Recorder(self._sources), {}
         started = 0.0
 
         def before(key: str) -> None:
@@ -137,17 +146,25 @@ class Reach:
             recorder.start()
 
         def after(key: str) -> None:
-            lines = recorder.stop()
-            found[key] = {"seconds": round(process_time() - started, 3), "lines": lines, "measured": time()}
+            lines, seconds = recorder.stop(), round(process_time() - started, 3)
+            found[key] = {"seconds": seconds, "lines": lines, "measured": time(), "version": self._version}
 
         passed = tests.run(keys, before, after)
         file.write_text(json.dumps(found), encoding="utf-8")
         return int(not passed)
 
     def reaching(self, file: str, lines: Iterable[int], keys: Iterable[str]) -> list[str]:
-        """Those of the tests that reach one of these lines; all when the lines were run at import."""
-        wanted = set(lines)
-        return [key for key in keys if not wanted.isdisjoint(self.tests[key]["lines"].get(file, ()))]
+        """Those of the tests that reach one of these lines of a source file, as far as that is known."""
+        wanted, found = set(lines), []
+        for key in keys:
+            reached, known = (
+                self.tests[key]["lines"].get(file, ()),
+                self._versions[self.tests[key]["version"]].get(file),
+            )
+            same = known == self._now[file]
+            if known is None or (not wanted.isdisjoint(reached) if same else reached):
+                found.append(key)
+        return found
 
     def imported(self, file: str, lines: Iterable[int]) -> bool:
         """Whether one of these lines was run before any test."""
@@ -188,15 +205,17 @@ def in_order(
     return sorted(worth, key=lambda key: -worth[key])
 
 
-def show(tests: Tests, keys: Sequence[str], reach: Mapping[str, Any], log: Path, change: Callable[[], bool]) -> Any:
+def show(
+    tests: Tests, keys: Sequence[str], reach: Mapping[str, Any], log: Path, change: Callable[[], bool]
+) -> tuple[str, str] | None:
     """Run tests against a mistake in a forked process.
 
     Args:
         change: makes the mistake there; False when it can not be made in a running process.
 
     Returns:
-        The key of the test that failed, with "does not end" or a signal when that is how; "" when all passed; None
-        when the mistake could not be made.
+        The key of the test that failed, and its name with how it ended; two empty texts when all passed; None when the
+        mistake could not be made.
     """
     running = mmap.mmap(-1, 4096)
     expected = sum(reach[key]["seconds"] for key in keys)
@@ -212,12 +231,12 @@ def show(tests: Tests, keys: Sequence[str], reach: Mapping[str, Any], log: Path,
 
     code = forked(work, log, 120 + 30 * expected)
     if code in (0, 71):
-        return "" if code == 0 else None
-    test = running[:].rstrip(b"\0").decode().rpartition("@")[0]
-    if code == 99 or not test:
+        return ("", "") if code == 0 else None
+    key = running[:].rstrip(b"\0").decode()
+    if code == 99 or not key:
         raise RuntimeError(f"the tests did not run: {log.read_text(errors='replace')[-3000:]}")
     how = {1: "", -signal.SIGXCPU: " does not end", -signal.SIGKILL: " does not end"}
-    return test + how.get(code, f" ends with {code}")
+    return key, key.rpartition("@")[0] + how.get(code, f" ends with {code}")
 
 
 def pytest_session(root: Path, files: Iterable[str], work: Callable[[Tests], None]) -> int:
