@@ -89,6 +89,7 @@ TESTS = (
     "tests/test_domains.py",
     "tests/test_activations.py",
     "tests/test_activation_lines.py",
+    "tests/test_rational_formulas.py",
     "tests/test_products.py",
     "tests/test_relaxed.py",
     "tests/test_core.py",
