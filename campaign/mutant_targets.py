@@ -102,6 +102,7 @@ TESTS = (
     "tests/test_batches.py",
     "tests/test_solve.py",
     "tests/test_tightness.py",
+    "tests/test_linear_maps.py",
     "tests/test_norms.py",
     "tests/test_circulant.py",
     "tests/test_autolip.py",
