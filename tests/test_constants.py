@@ -320,7 +320,7 @@ def test_merged_sums_hold_at_the_ends_of_the_entries(columns: int, narrow: bool)
 
 def test_the_published_choice_counts_row_by_row() -> None:
     """Where only the sums with signs are known well, uncertain entries of one row do not count in another."""
-    ends = torch.tensor([[[1.0, -1.0], [-2.0, -2.0]], [[1.0, 1.0], [2.0, 2.0]]]).double()
+    ends = torch.tensor([[[1.0, -1.0], [-2.0, -2.0]], [[1.0, 0.5], [2.0, 1.0]]]).double()
     entries = Interval(ends[0], ends[1])
 
     def signed(u: Tensor) -> Interval:
