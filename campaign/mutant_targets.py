@@ -83,6 +83,7 @@ TESTS = (
     "tests/test_rounding.py",
     "tests/test_intervals.py",
     "tests/test_linalg.py",
+    "tests/test_linalg_parts.py",
     "tests/test_operators.py",
     "tests/test_linear_bounds.py",
     "tests/test_regions.py",
