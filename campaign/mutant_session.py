@@ -255,4 +255,8 @@ def pytest_session(root: Path, files: Iterable[str], work: Callable[[Tests], Non
 
     arguments = ["-q", "-s", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "--tb=line",
                  "--hypothesis-profile=first-failure", f"--rootdir={root}"]  # fmt: skip
-    return int(pytest.main([*arguments, *(file for file in files if (root / file).is_file())], plugins=[Plugin()]))
+    return int(
+        pytest.main(
+            [*arguments, *(file for file in files if (root / file.partition("::")[0]).is_file())], plugins=[Plugin()]
+        )
+    )

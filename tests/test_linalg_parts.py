@@ -9,10 +9,10 @@ import pytest
 import torch
 from flint import fmpq, fmpq_mat
 
-from exact import at_least, bounds_spectral_norm, random_floats, rational, rationals, special_numbers
+from exact import at_least, bounds_spectral_norm, random_floats, rational, rational_matrix, rationals, special_numbers
 from jacobound import linalg
-from jacobound.linalg import psd_upper_shift, spectral_norm_upper_interval
-from jacobound.rounding import tiny
+from jacobound.linalg import psd_upper_shift, spectral_norm_upper, spectral_norm_upper_interval
+from jacobound.rounding import tiny, unit
 
 
 def test_powers_of_two_are_powers_and_the_largest_below() -> None:
@@ -49,3 +49,20 @@ def test_one_uncertain_entry_counts(row: int, column: int) -> None:
         bound = spectral_norm_upper_interval(middle, upper).item()
         for corner in (middle, upper):
             assert bounds_spectral_norm(fmpq_mat(2, 3, rationals(corner)), bound)
+
+
+def test_what_a_gram_matrix_loses_grows_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Squares that round away beside a sum of ones: the error bound must know how large that sum is."""
+    rows, roundoff = 800, unit(torch.float64)
+    matrix = torch.zeros(rows, 2, dtype=torch.float64)
+    matrix[: rows // 2, 0] = 1.0
+    matrix[rows // 2 :, 0] = (15 * roundoff) ** 0.5
+    matrix[0, 1] = 2.0**-30
+    lost = sum((entry**2 for entry in rationals(matrix[:, 0])), fmpq(0)) - rational((matrix.T @ matrix)[0, 0].item())
+    assert lost > 2 * rows * rational(roundoff)
+    exact, eigenvalues = rational_matrix(matrix), torch.linalg.eigvalsh
+    for steps in range(0, 3 * rows, 2):
+        with monkeypatch.context() as patch:
+            low = 1 - steps * roundoff
+            patch.setattr(torch.linalg, "eigvalsh", lambda x, factor=low: eigenvalues(x) * factor)
+            assert bounds_spectral_norm(exact, spectral_norm_upper(matrix).item()), steps
