@@ -626,6 +626,17 @@ def test_structure_tells_movements_apart() -> None:
     assert len({operator.structure() for operator in operators}) == len(operators)
 
 
+def test_structure_tells_convolutions_of_equal_weights_and_shapes_apart() -> None:
+    """The adjoint of one channel has the shapes of the convolution, and other entries."""
+    weight = torch.arange(9.0).reshape(1, 1, 3, 3)
+    plain = Convolution(weight, (1, 5, 5), (1, 1), (1, 1), (1, 1))
+    dilated = Convolution(weight, (1, 5, 5), (1, 1), (2, 2), (2, 2))
+    strided = [Convolution(torch.ones(2, 1, 1, 1), (2, 1, 1), (s, 1), (0, 0), (1, 1), 2) for s in (1, 2)]
+    operators = [plain, plain.transpose(), dilated, dilated.transpose(), *strided]
+    assert len({(operator.in_shape, operator.out_shape) for operator in operators[:4]}) == 1
+    assert len({operator.structure() for operator in operators}) == len(operators)
+
+
 # Convolution: the products that replace the library in float32 and on accelerators.
 
 ONE_AXIS = [
