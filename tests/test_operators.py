@@ -632,7 +632,8 @@ def test_structure_tells_convolutions_of_equal_weights_and_shapes_apart() -> Non
     plain = Convolution(weight, (1, 5, 5), (1, 1), (1, 1), (1, 1))
     dilated = Convolution(weight, (1, 5, 5), (1, 1), (2, 2), (2, 2))
     strided = [Convolution(torch.ones(2, 1, 1, 1), (2, 1, 1), (s, 1), (0, 0), (1, 1), 2) for s in (1, 2)]
-    operators = [plain, plain.transpose(), dilated, dilated.transpose(), *strided]
+    larger = Convolution(weight, (1, 6, 5), (1, 1), (1, 1), (1, 1))
+    operators = [plain, plain.transpose(), dilated, dilated.transpose(), larger, *strided]
     assert len({(operator.in_shape, operator.out_shape) for operator in operators[:4]}) == 1
     assert len({operator.structure() for operator in operators}) == len(operators)
 
