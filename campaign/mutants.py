@@ -45,9 +45,18 @@ def results_of(file: str, results: Path) -> Path:
 
 
 def all_results(results: Path) -> dict[str, Any]:
-    """What is known of every source file, by file."""
-    known = {file: read(results_of(file, results)) for file in SOURCES}
-    return {file: state for file, state in known.items() if state}
+    """What is known of the functions of every source file as they are now, by file."""
+    found = {}
+    for file in SOURCES:
+        planned, known = mutations(source_of(file).read_text(encoding="utf-8")), read(results_of(file, results))
+        kept = kept_of(planned, known.get("mistakes", {}))
+        found[file] = {"planned": len(planned), "mistakes": kept}
+    return found if any(state["mistakes"] for state in found.values()) else {}
+
+
+def kept_of(planned: Iterable[Mutation], known: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of mistakes whose function has not changed since."""
+    return {one.name: known[one.name] for one in planned if _same(one, known.get(one.name))}
 
 
 def possible(files: Iterable[str]) -> dict[str, set[str]]:
@@ -221,7 +230,7 @@ class _Judge:
         place = results_of(self.file, self.work.results)
         chosen, planned = self.work.planned(self.text)
         known = read(place).get("mistakes", {})
-        kept = {one.name: known[one.name] for one in mutations(self.text) if _same(one, known.get(one.name))}
+        kept = kept_of(mutations(self.text), known)
         state, explained = {"planned": planned, "mistakes": kept}, excuses().get(self.file, {})
         for mistake in chosen:
             one = kept.get(mistake.name)

@@ -69,18 +69,30 @@ def outdated(results: Mapping[str, Any], known: Excuses, possible: Mapping[str, 
 
 
 def mutants_table(results: Mapping[str, Any], known: Excuses) -> str:
-    """Mistakes by file: how many there are and were tried, and what became of these."""
-    lines = ["| file | mistakes | tried | killed | explained | alive |", "|---|---:|---:|---:|---:|---:|"]
-    sums = Counter[str]()
+    """Mistakes by file: how many there are and were tried, and what became of these.
+
+    "explained" are survivors with a written reason; of the others, which are "alive", "unfinished" have not met all
+    tests that reach them.
+    """
+    names = ("mistakes", "tried", "killed", "explained", "alive", "unfinished")
+    lines = ["| file | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+    sums, untried = Counter[str](), Counter[str]()
     for file, state in results.items():
         mistakes = state["mistakes"]
-        alive = [name for name, one in mistakes.items() if not one["killed"]]
-        excused = sum(name in known.get(file, {}) for name in alive)
-        row = {"mistakes": state["planned"], "tried": len(mistakes), "killed": len(mistakes) - len(alive),
-               "explained": excused, "alive": len(alive) - excused}  # fmt: skip
-        lines.append(f"| `{file}` | " + " | ".join(f"{count:,}" for count in row.values()) + " |")
+        alive = {name: one for name, one in mistakes.items() if not one["killed"]}
+        open_ones = [one for name, one in alive.items() if name not in known.get(file, {})]
+        unfinished = sum(one["left"] > 0 or (one["fresh"] and not one["passed_fresh"]) for one in open_ones)
+        numbers = (state["planned"], len(mistakes), len(mistakes) - len(alive), len(alive) - len(open_ones),
+                   len(open_ones), unfinished)  # fmt: skip
+        row = dict(zip(names, numbers, strict=True))
         sums.update(row)
-    return "\n".join([*lines, "| all | " + " | ".join(f"{count:,}" for count in sums.values()) + " |"])
+        if mistakes:
+            lines.append(f"| `{file}` | " + " | ".join(f"{count:,}" for count in numbers) + " |")
+        else:
+            untried.update({"files": 1, "mistakes": state["planned"]})
+    if untried:
+        lines.append(f"| {untried['files']} files not tried | {untried['mistakes']:,} | 0 | 0 | 0 | 0 | 0 |")
+    return "\n".join([*lines, "| all | " + " | ".join(f"{sums[name]:,}" for name in names) + " |"])
 
 
 def reasons_table(results: Mapping[str, Any], known: Excuses) -> str:

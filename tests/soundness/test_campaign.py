@@ -209,7 +209,8 @@ def test_tests_that_notice_much_in_little_time_come_first() -> None:
 
 
 def test_survivors_need_a_reason_and_reasons_a_survivor(tmp_path: Path) -> None:
-    killed, alive = {"killed": True, "line": 1, "test": "t.py::f"}, {"killed": False, "line": 2}
+    killed = {"killed": True, "line": 1, "test": "t.py::f"}
+    alive = {"killed": False, "line": 2, "left": 3, "fresh": False, "passed_fresh": []}
     mistakes = {"f: x -> y": killed, "f: y -> z": alive, "g: 1 -> 2": alive}
     results = {"a.py": {"planned": 4, "mistakes": mistakes}}
     file = tmp_path / "survivors.toml"
@@ -219,7 +220,9 @@ def test_survivors_need_a_reason_and_reasons_a_survivor(tmp_path: Path) -> None:
     )
     known = mutants.excuses(file)
     assert report.unexcused(results, known) == ["a.py:2 g: 1 -> 2"]
-    assert "| `a.py` | 4 | 3 | 1 | 1 | 1 |" in report.mutants_table(results, known)
+    table = report.mutants_table({**results, "b.py": {"planned": 5, "mistakes": {}}}, known)
+    assert "| `a.py` | 4 | 3 | 1 | 1 | 1 | 1 |" in table
+    assert "| 1 files not tried | 5 | 0 |" in table and "| all | 9 | 3 | 1 | 1 | 1 | 1 |" in table
     assert "| tightness | slopes are free | 1 |" in report.reasons_table(results, known)
     assert report.outdated(results, known, {"a.py": {"f: y -> z"}}) == []
     assert "no such mistake" in report.outdated(results, known, {"a.py": {"f: x -> y"}})[0]
