@@ -113,6 +113,7 @@ TESTS = (
     "tests/test_constants.py",
     "tests/test_directions.py",
     "tests/test_executed.py",
+    "tests/test_noise.py",
     "tests/test_batches.py",
     "tests/test_solve.py",
     "tests/test_tightness.py",
