@@ -1,81 +1,83 @@
 """Mutation testing: every deliberate mistake in a private copy of the sources must turn a fast test red.
 
-One process imports the heavy packages once and forks for every mistake. The tests that are run are those of `TESTS`,
-in that order, until the first fails. Survivors stay until a test kills them or ``survivors.toml`` says why they may.
+Tests are collected once, and a forked process meets each mistake in the code of its loaded functions. Mistakes in
+what is computed at import need fresh imports; those are made last, in the text. Survivors stay until a test kills
+them or ``survivors.toml`` says why they may live.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
-import os
-import re
-import resource
 import shutil
-import signal
 import sys
 import tempfile
-import traceback
-from collections.abc import Iterator, Mapping
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, time
 from typing import Any
 
 from campaign import REPOSITORY
+from campaign.code_swap import Functions, loaded_functions, swap
+from campaign.line_reach import Recorder, statement_lines
+from campaign.mutant_session import Reach, Tests, forked, in_order, name_of, pytest_session, show
+from campaign.mutant_targets import SOURCES, TESTS
 from campaign.runner import read, write
 from campaign.source_mutations import Mutation, mutations
 
-PATIENCE = 300  # seconds of processor time for the tests of one mistake; one that hangs is noticed by its hanging
-
-_PRIMITIVES = "tests/soundness/test_primitives.py"
-_ARITHMETIC = ("tests/test_rounding.py", "tests/test_intervals.py", "tests/test_linalg.py", _PRIMITIVES)
-_ABSORPTION = "tests/soundness/test_absorption.py"
-_ENDS = ("tests/soundness/test_exact.py", "tests/soundness/test_networks.py")
-_GRAPHS = "tests/soundness/test_random_graphs.py"
-_JACOBIANS = ("tests/test_core.py", "tests/test_directions.py", "tests/test_constants.py", *_ENDS,
-              "tests/test_solve.py", "tests/test_tightness.py", _GRAPHS)  # fmt: skip
-_LINES = ("tests/test_activations.py", _PRIMITIVES, *_ENDS, "tests/test_tightness.py")
-_OPERATORS = ("tests/test_operators.py", _ABSORPTION, _PRIMITIVES, "tests/test_core.py", *_ENDS)
-
-TESTS: Mapping[str, tuple[str, ...]] = {
-    "rounding.py": (*_ARITHMETIC, "tests/test_operators.py", _ABSORPTION, "tests/test_core.py", *_ENDS),
-    "intervals.py": (*_ARITHMETIC[1:], "tests/test_activations.py", "tests/test_core.py", *_ENDS),
-    "linalg.py": ("tests/test_linalg.py", _PRIMITIVES, "tests/test_constants.py", *_ENDS),
-    "operators.py": _OPERATORS,
-    "operator_kinds.py": _OPERATORS,
-    "convolution.py": _OPERATORS,
-    "linear_bounds.py": (_ABSORPTION, *_ENDS, "tests/test_solve.py", "tests/test_tightness.py", _GRAPHS),
-    "regions.py": ("tests/test_regions.py", _PRIMITIVES, "tests/test_vnnlib.py", *_ENDS),
-    "execution.py": ("tests/test_executed.py",),
-    "methods/executed.py": ("tests/test_executed.py",),
-    "methods/noise.py": ("tests/test_executed.py",),
-    "results.py": ("tests/test_solve.py", *_ENDS),
-    "methods/relaxed.py": (*_ENDS, "tests/test_solve.py", "tests/test_tightness.py", _GRAPHS),
-    "methods/base.py": _JACOBIANS,
-    "methods/core.py": _JACOBIANS,
-    "methods/constants.py": ("tests/test_constants.py", *_JACOBIANS),
-    "methods/defects.py": _JACOBIANS,
-    "methods/fastlip.py": _JACOBIANS,
-    "methods/product_relaxation.py": ("tests/test_core.py", _PRIMITIVES, *_JACOBIANS),
-    "methods/recurjac.py": _JACOBIANS,
-    "methods/recursion.py": _JACOBIANS,
-    "methods/reversal.py": ("tests/test_directions.py", *_JACOBIANS),
-    "methods/tangents.py": _JACOBIANS,
-    "activations/formulas.py": _LINES,
-    "activations/lines.py": _LINES,
-    "activations/numbers.py": _LINES,
-    "activations/pieces.py": _LINES,
-    "activations/piecewise.py": _LINES,
-    "activations/sigmoidal.py": _LINES,
-    "activations/smooth.py": _LINES,
-}
+PATIENCE = 20.0  # seconds of tests against one mistake in one run; the next run goes on with the others
+A_DAY = 86400.0
+SURVIVORS = REPOSITORY / "campaign" / "survivors.toml"
 
 
 def source_of(file: str, root: Path = REPOSITORY) -> Path:
     return root / "src" / "jacobound" / file
 
 
-def _digest(text: str) -> str:
+def results_of(file: str, results: Path) -> Path:
+    """Where the results of one source file are kept."""
+    return results / "mutants" / f"{file.removesuffix('.py').replace('/', '-')}.json"
+
+
+def all_results(results: Path) -> dict[str, Any]:
+    """What is known of the functions of every source file as they are now, by file."""
+    found = {}
+    for file in SOURCES:
+        planned, known = mutations(source_of(file).read_text(encoding="utf-8")), read(results_of(file, results))
+        kept = kept_of(planned, known.get("mistakes", {}))
+        found[file] = {"planned": len(planned), "mistakes": kept}
+    return found if any(state["mistakes"] for state in found.values()) else {}
+
+
+def kept_of(planned: Iterable[Mutation], known: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of mistakes whose function has not changed since."""
+    return {one.name: known[one.name] for one in planned if _same(one, known.get(one.name))}
+
+
+def possible(files: Iterable[str]) -> dict[str, set[str]]:
+    """The names of all mistakes that can be made in files; none for a file that does not exist."""
+    texts = {file: source_of(file).read_text(encoding="utf-8") for file in files if source_of(file).is_file()}
+    return {file: {one.name for one in mutations(text)} for file, text in texts.items()}
+
+
+def excuses(file: Path = SURVIVORS) -> dict[str, dict[str, tuple[str, str]]]:
+    """For every source file the survivors that may live: name -> (class, reason)."""
+    if not file.is_file():
+        return {}
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    for group in tomllib.loads(file.read_text(encoding="utf-8"))["group"]:
+        for source, names in group["mistakes"].items():
+            for name in names:
+                found.setdefault(source, {})[name] = (group["class"], group["reason"])
+    return found
+
+
+def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -91,133 +93,231 @@ def private_copy() -> Iterator[Path]:
         yield root
 
 
-def run_tests(root: Path, tests: tuple[str, ...], log: Path) -> int:
-    """Run pytest in a forked process with the copy's packages; its exit code, or -1 when it hangs."""
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            code = _tests_here(root, tests, log)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)  # whatever happens, the child must not clean up what belongs to its parent
-    started = monotonic()
-    while monotonic() - started < 12 * PATIENCE:  # other work may slow it down
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            code = os.waitstatus_to_exitcode(status)
-            return -1 if code in (-signal.SIGXCPU, -signal.SIGKILL) else code
-        sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return -1
-
-
-def _tests_here(root: Path, tests: tuple[str, ...], log: Path) -> int:
-    """In the forked process: nothing of jacobound has been imported yet."""
-    os.setsid()
-    with log.open("w") as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
-    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
-    resource.setrlimit(resource.RLIMIT_CPU, (PATIENCE, PATIENCE))
-    os.chdir(root)
-    sys.path[:] = [str(root / "src"), str(root / "tests"), str(root), *_foreign(sys.path)]
-    for name in [name for name in sys.modules if name.partition(".")[0] == "campaign"]:
-        del sys.modules[name]  # the copy's own, not the one that runs this
-    import pytest
-
-    import jacobound
-
-    if not Path(str(jacobound.__file__)).is_relative_to(root):
-        return 70
-    arguments = [
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        "--no-header",
-        "--tb=line",
-        f"--rootdir={root}",
-    ]
-    code = int(pytest.main([*arguments, *(test for test in tests if (root / test).is_file())]))
-    sys.stdout.flush()
-    return code
-
-
-def _foreign(paths: list[str]) -> list[str]:
-    """The search path without the repository itself."""
-    ours = (str(REPOSITORY / "src"), str(REPOSITORY / "tests"), str(REPOSITORY), "")
-    return [path for path in paths if path not in ours]
-
-
-def judge(root: Path, file: str, mistake: Mutation, text: str) -> dict[str, Any]:
-    """Make one mistake, run the tests, put the source back."""
-    place, log, started = source_of(file, root), root / "log", monotonic()
-    place.write_text(mistake.applied(text), encoding="utf-8")
-    try:
-        code = run_tests(root, TESTS[file], log)
-    finally:
-        place.write_text(text, encoding="utf-8")
-    told = log.read_text(errors="replace")
-    if code in (4, 5, 70, 99):
-        raise RuntimeError(f"the tests did not run for '{mistake.name}': {told[-2000:]}")
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", told, flags=re.MULTILINE)
-    test = failed[1] if failed else ("does not end" if code == -1 else f"exit code {code}" if code else "")
-    return {
-        "killed": code != 0,
-        "test": test,
-        "line": mistake.line,
-        "before": mistake.before,
-        "after": mistake.after,
-        "seconds": round(monotonic() - started, 1),
-    }
-
-
 def preload() -> None:
-    """Import once what every forked process needs, but nothing of ours."""
+    """Import once what every process needs, but nothing of ours."""
     sys.dont_write_bytecode = True
     import flint  # noqa: F401
     import numpy  # noqa: F401
+    import onnx  # noqa: F401
     import pytest  # noqa: F401
     import torch
     import torch.export
 
     torch.set_num_threads(1)
+    ours = (str(REPOSITORY / "src"), str(REPOSITORY / "tests"), str(REPOSITORY), "")
+    sys.path[:] = [path for path in sys.path if path not in ours]
 
 
-def run(wanted: list[str], results: Path, most: int | None = None) -> dict[str, Any]:
-    """Judge the mistakes of some files (all when none is named); what is known of an unchanged file is kept.
+def run(wanted: Sequence[str], results: Path, most: int | None = None, patience: float = PATIENCE) -> dict[str, Any]:
+    """Judge the mistakes of some files (all when none is named); what is known of an unchanged function is kept.
+
+    Survivors meet the tests that they have not met yet, unless ``survivors.toml`` explains them.
 
     Args:
+        results: folder; one file for each source file.
         most: at most this many mistakes of each file, spread evenly over it.
+        patience: seconds of tests against one mistake; tests that a survivor has passed are not run again.
     """
     preload()
     with private_copy() as root:
-        for file in wanted or TESTS:
-            text = source_of(file, root).read_text(encoding="utf-8")
-            if run_tests(root, TESTS[file], root / "log"):
-                told = (root / "log").read_text(encoding="utf-8", errors="replace")
-                raise RuntimeError(f"the tests of {file} fail without any mistake: {told[-2000:]}")
-            _judge_file(root, file, text, results, most)
-    return read(results)
+        work = _Work(root, tuple(wanted or SOURCES), results, most, patience)
+        for part in (work.in_loaded_code, work.in_fresh_imports):
+            part()
+    return all_results(results)
 
 
-def _judge_file(root: Path, file: str, text: str, results: Path, most: int | None) -> None:
-    known = read(results).get(file, {})
-    if known.get("source") != _digest(text):
-        known = {"source": _digest(text), "mistakes": {}}
-    planned = mutations(text)
-    if most is not None and len(planned) > most:
-        planned = planned[:: -(-len(planned) // most)]
-    for done, mistake in enumerate(planned):
-        before = known["mistakes"].get(mistake.name)
-        if before is None or not before["killed"]:
-            known["mistakes"][mistake.name] = judge(root, file, mistake, text)
-            write(results, {**read(results), file: known})
-        if done % 20 == 19 or done == len(planned) - 1:
-            alive = sum(not one["killed"] for one in known["mistakes"].values())
-            print(f"{file}: {done + 1} of {len(planned)} mistakes, {alive} alive", file=sys.stderr, flush=True)
+@dataclass(frozen=True)
+class _Work:
+    root: Path
+    files: tuple[str, ...]
+    results: Path
+    most: int | None
+    patience: float
+    trusted: set[str] = field(default_factory=set)  # tests that have passed without a mistake in this process
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log"
+
+    @property
+    def sources(self) -> Path:
+        return self.root / "src" / "jacobound"
+
+    def in_loaded_code(self) -> None:
+        """One process that imports everything, and forks for every mistake."""
+        code = forked(lambda: self._session(self._judge_all), None, A_DAY)
+        if code:
+            raise RuntimeError(f"the tests could not be run (exit code {code})")
+
+    def _session(self, work: Any) -> int:
+        recorder = Recorder(self.sources)
+        recorder.start()
+
+        def begun(tests: Tests) -> None:
+            lines = recorder.stop()
+            reach = Reach(self.results / "reach", self.sources)
+            reach.at_import = lines
+            reach.measure(tests, self.log, A_DAY)
+            work(tests, reach)
+
+        return pytest_session(self.root, TESTS, begun)
+
+    def _judge_all(self, tests: Tests, reach: Reach) -> None:
+        functions = loaded_functions(self.sources)
+        gc.freeze()
+        for file in self.files:
+            text = source_of(file, self.root).read_text(encoding="utf-8")
+            judge = _Judge(self, file, text, tests, reach, functions)
+            judge.run()
+
+    def planned(self, text: str) -> tuple[list[Mutation], int]:
+        """The mistakes to make, and how many there are."""
+        found = mutations(text)
+        chosen = found[:: -(-len(found) // self.most)] if self.most is not None and len(found) > self.most else found
+        return chosen, len(found)
+
+    def in_fresh_imports(self) -> None:
+        """Mistakes that loaded code can not show: made in the text, imported anew."""
+        for file in self.files:
+            place, state = source_of(file, self.root), read(results_of(file, self.results))
+            explained = excuses().get(file, {})
+            text = place.read_text(encoding="utf-8")
+            for mistake in self.planned(text)[0]:
+                one = state["mistakes"][mistake.name]
+                if one["fresh"] and not one["killed"] and mistake.name not in explained:
+                    started = monotonic()
+                    place.write_text(mistake.applied(text), encoding="utf-8")
+                    try:
+                        found = self._fresh(file, mistake, one)
+                    finally:
+                        place.write_text(text, encoding="utf-8")
+                    one.update(found, seconds=round(one["seconds"] + monotonic() - started, 2))
+                    write(results_of(file, self.results), state)
+            tell(file, state)
+
+    def _fresh(self, file: str, mistake: Mutation, one: Mapping[str, Any]) -> dict[str, Any]:
+        answer = self.root / "answer.json"
+        answer.unlink(missing_ok=True)
+
+        def judge(tests: Tests) -> None:
+            reach = Reach(self.results / "reach", self.sources)
+            known = [key for key in tests.items if key in reach.tests and key not in set(one["passed_fresh"])]
+            keys = in_order(known, reach.tests, Counter(), Counter(), file)
+            now = within(keys, reach.tests, self.patience)
+            _, test = show(tests, now, reach.tests, self.log, lambda: True) or ("", "")
+            passed = [] if test else [*one["passed_fresh"], *now]
+            found = {"killed": bool(test), "test": test, "passed_fresh": passed, "left": len(keys) - len(now)}
+            write(answer, found)
+
+        log = self.root / "session"
+        code = forked(lambda: pytest_session(self.root, TESTS, judge), log, 180 + 10 * self.patience)
+        if answer.is_file():
+            return read(answer)
+        if code in (0, 3, 5, 99):  # neither an import that failed nor a crash
+            raise RuntimeError(f"the tests of '{mistake.name}' did not run: {log.read_text(errors='replace')[-3000:]}")
+        return {"killed": True, "test": f"import ends with {code}", "passed_fresh": [], "left": 0}
+
+
+class _Judge:
+    """One source file."""
+
+    def __init__(self, work: _Work, file: str, text: str, tests: Tests, reach: Reach, functions: Functions) -> None:
+        self.work, self.file, self.text = work, file, text
+        self.tests, self.reach, self.functions = tests, reach, functions
+        self.lines = statement_lines(text)
+
+    def run(self) -> None:
+        place = results_of(self.file, self.work.results)
+        chosen, planned = self.work.planned(self.text)
+        known = read(place).get("mistakes", {})
+        kept = kept_of(mutations(self.text), known)
+        state, explained = {"planned": planned, "mistakes": kept}, excuses().get(self.file, {})
+        for mistake in chosen:
+            one = kept.get(mistake.name)
+            if one is None or not (one["killed"] or mistake.name in explained):
+                kept[mistake.name] = self._judged(mistake, one or _begun(mistake), kept)
+                write(place, state)
+        write(place, state)
+        tell(self.file, state)
+
+    def _judged(self, mistake: Mutation, one: dict[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+        started = monotonic()
+        lines = self.lines.get(mistake.line, range(mistake.line, mistake.line + 1))
+        reaching = self.reach.reaching(self.file, lines, self.tests.items)
+        near, far = noticed(mistake, others)
+        passed = set(one["passed"])
+        keys = in_order(
+            [key for key in reaching if key not in passed], self.reach.tests, near, far, self.file, one["judged"]
+        )
+        now = within(keys, self.reach.tests, self.work.patience)
+        place = source_of(self.file, self.work.root)
+
+        def change() -> bool:
+            return swap(place, self.text, mistake.applied(self.text), self.functions)
+
+        found = show(self.tests, now, self.reach.tests, self.work.log, change)
+        key, test = found or ("", "")
+        if key and key not in self.work.trusted:
+            if show(self.tests, [key], self.reach.tests, self.work.log, lambda: True) != ("", ""):
+                raise RuntimeError(f"{test} fails without any mistake")
+            self.work.trusted.add(key)
+        fresh = found is None or self.reach.imported(self.file, lines)
+        return {
+            **one,
+            "line": mistake.line,
+            "judged": time(),
+            "killed": bool(test),
+            "test": test,
+            "seconds": round(monotonic() - started, 2),
+            "fresh": fresh,
+            "passed": [*one["passed"], *now] if found == ("", "") else [],
+            "left": one["left"] if fresh else len(keys) - len(now),
+        }
+
+
+def _same(mistake: Mutation, known: Mapping[str, Any] | None) -> bool:
+    return known is not None and known["within"] == digest(mistake.within)
+
+
+def _begun(mistake: Mutation) -> dict[str, Any]:
+    texts = {"before": mistake.before, "after": mistake.after, "within": digest(mistake.within)}
+    return {
+        **texts,
+        "killed": False,
+        "test": "",
+        "seconds": 0.0,
+        "passed": [],
+        "passed_fresh": [],
+        "left": 0,
+        "judged": 0.0,
+    }
+
+
+def noticed(mistake: Mutation, others: Mapping[str, Any]) -> tuple[Counter[str], Counter[str]]:
+    """How many mistakes of the same function, and of the same file, each test has noticed."""
+    near: Counter[str] = Counter()
+    far: Counter[str] = Counter()
+    for name, one in others.items():
+        if one["killed"]:
+            test = name_of(one["test"] + "@")
+            far[test] += 1
+            near[test] += name.startswith(mistake.place + ":")
+    return near, far
+
+
+def within(keys: Sequence[str], reach: Mapping[str, Any], seconds: float) -> list[str]:
+    """As many of the tests, from the first, as fit into the time."""
+    times = accumulate(reach[key]["seconds"] for key in keys)
+    return [key for key, total in zip(keys, times, strict=True) if total <= seconds]
+
+
+def tell(file: str, state: Mapping[str, Any]) -> None:
+    """One line of progress."""
+    alive = [one for one in state["mistakes"].values() if not one["killed"]]
+    seconds = sum(one["seconds"] for one in state["mistakes"].values())
+    print(
+        f"{file}: {len(state['mistakes'])} of {state['planned']} mistakes, {len(alive)} alive "
+        f"({sum(one['fresh'] for one in alive)} to be imported anew), {seconds:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )

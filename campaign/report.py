@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from campaign import REPOSITORY, RESULTS
+from campaign.mutants import all_results, excuses
 from campaign.runner import read
 
 BEGIN, END = "<!-- campaign:begin -->", "<!-- campaign:end -->"
 DOCUMENT = REPOSITORY / "docs" / "soundness.md"
-SURVIVORS = REPOSITORY / "campaign" / "survivors.toml"
 WHAT = {
     "primitives": "enclosed numbers of every primitive, float64 and float32, against rationals and balls",
     "exact": "tiny networks, every method, direction and norm, against exact values, Jacobians and slopes",
@@ -39,19 +38,10 @@ def campaign_table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def excuses(file: Path = SURVIVORS) -> dict[str, dict[str, tuple[str, str]]]:
-    """For every source file the survivors that may live: name -> (class, reason)."""
-    if not file.is_file():
-        return {}
-    found: dict[str, dict[str, tuple[str, str]]] = {}
-    for group in tomllib.loads(file.read_text(encoding="utf-8"))["group"]:
-        for source, names in group["mistakes"].items():
-            for name in names:
-                found.setdefault(source, {})[name] = (group["class"], group["reason"])
-    return found
+Excuses = Mapping[str, Mapping[str, tuple[str, str]]]
 
 
-def unexcused(results: Mapping[str, Any], known: Mapping[str, Mapping[str, tuple[str, str]]]) -> list[str]:
+def unexcused(results: Mapping[str, Any], known: Excuses) -> list[str]:
     """Survivors without a written reason."""
     return [
         f"{file}:{one['line']} {name}"
@@ -61,20 +51,51 @@ def unexcused(results: Mapping[str, Any], known: Mapping[str, Mapping[str, tuple
     ]
 
 
-def mutants_table(results: Mapping[str, Any], known: Mapping[str, Mapping[str, tuple[str, str]]]) -> str:
-    """Mistakes by file, and the reasons of the survivors."""
-    lines = ["| file | mistakes | killed | survivors with a reason | without |", "|---|---:|---:|---:|---:|"]
+def outdated(results: Mapping[str, Any], known: Excuses, possible: Mapping[str, set[str]]) -> list[str]:
+    """Written reasons that excuse nothing: no such mistake can be made (any more), or a test notices it.
+
+    Args:
+        possible: the names of all mistakes that can be made, by file.
+    """
+    found = []
+    for file, names in known.items():
+        made = results.get(file, {}).get("mistakes", {})
+        for name in names:
+            if name not in possible.get(file, ()):
+                found.append(f"{file} {name}: there is no such mistake")
+            elif name in made and made[name]["killed"]:
+                found.append(f"{file} {name}: {made[name]['test']} notices it")
+    return found
+
+
+def mutants_table(results: Mapping[str, Any], known: Excuses) -> str:
+    """Mistakes by file: how many there are and were tried, and what became of these.
+
+    "explained" are survivors with a written reason; of the others, which are "alive", "unfinished" have not met all
+    tests that reach them.
+    """
+    names = ("mistakes", "tried", "killed", "explained", "alive", "unfinished")
+    lines = ["| file | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+    sums, untried = Counter[str](), Counter[str]()
     for file, state in results.items():
         mistakes = state["mistakes"]
-        alive = [name for name, one in mistakes.items() if not one["killed"]]
-        excused = sum(name in known.get(file, {}) for name in alive)
-        lines.append(
-            f"| `{file}` | {len(mistakes)} | {len(mistakes) - len(alive)} | {excused} | {len(alive) - excused} |"
-        )
-    return "\n".join(lines)
+        alive = {name: one for name, one in mistakes.items() if not one["killed"]}
+        open_ones = [one for name, one in alive.items() if name not in known.get(file, {})]
+        unfinished = sum(one["left"] > 0 or (one["fresh"] and not one["passed_fresh"]) for one in open_ones)
+        numbers = (state["planned"], len(mistakes), len(mistakes) - len(alive), len(alive) - len(open_ones),
+                   len(open_ones), unfinished)  # fmt: skip
+        row = dict(zip(names, numbers, strict=True))
+        sums.update(row)
+        if mistakes:
+            lines.append(f"| `{file}` | " + " | ".join(f"{count:,}" for count in numbers) + " |")
+        else:
+            untried.update({"files": 1, "mistakes": state["planned"]})
+    if untried:
+        lines.append(f"| {untried['files']} files not tried | {untried['mistakes']:,} | 0 | 0 | 0 | 0 | 0 |")
+    return "\n".join([*lines, "| all | " + " | ".join(f"{sums[name]:,}" for name in names) + " |"])
 
 
-def reasons_table(results: Mapping[str, Any], known: Mapping[str, Mapping[str, tuple[str, str]]]) -> str:
+def reasons_table(results: Mapping[str, Any], known: Excuses) -> str:
     """Why survivors live, with their number."""
     counts: Counter[tuple[str, str]] = Counter()
     for file, state in results.items():
@@ -108,7 +129,7 @@ def with_tables(text: str, tables: str) -> str:
 
 
 def main() -> None:
-    results, mutants = read(RESULTS / "latest.json"), read(RESULTS / "mutants.json")
+    results, mutants = read(RESULTS / "latest.json"), all_results(RESULTS)
     if not results and not mutants:
         sys.exit("no results yet; run python -m campaign first")
     document = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCUMENT

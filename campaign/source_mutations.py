@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # What a call is replaced by: "drop" keeps only the (first) argument or the object, others are texts or other names.
 CALLS = {
@@ -64,6 +64,7 @@ class Mutation:
         line: line number.
         start, end: the stretch of the text (in characters) that is replaced.
         before, after: the stretch and what stands there instead.
+        within: text of that function, or of the line where there is none.
         name: identifies the mistake while the function stays as it is: place, texts, and a number where they repeat.
     """
 
@@ -73,6 +74,7 @@ class Mutation:
     end: int
     before: str
     after: str
+    within: str = ""
     name: str = ""
 
     def applied(self, text: str) -> str:
@@ -106,13 +108,16 @@ class _Text:
 def mutations(text: str) -> list[Mutation]:
     """All mistakes that can be made in a source text, in the order of the text."""
     found: list[Mutation] = []
-    source = _Text(text)
-    for place, node in _walk(ast.parse(text), ""):
+    source, tree = _Text(text), ast.parse(text)
+    functions = [source.span(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]  # outer ones first
+    lines = text.splitlines()
+    for place, node in _walk(tree, ""):
         for start, end, after in _changes(node, source):
             before = text[start:end]
             if before != after:
                 line = text.count("\n", 0, start) + 1
-                found.append(Mutation(place, line, start, end, before, after))
+                around = [text[first:last] for first, last in functions if first <= start and end <= last]
+                found.append(Mutation(place, line, start, end, before, after, (around or [lines[line - 1]])[-1]))
     found.sort(key=lambda one: (one.start, one.end, one.after))
     seen: Counter[str] = Counter()
     named = []
@@ -120,7 +125,7 @@ def mutations(text: str) -> list[Mutation]:
         name = f"{one.place}: {' '.join(one.before.split())} -> {' '.join(one.after.split())}"
         seen[name] += 1
         suffix = f" #{seen[name]}" if seen[name] > 1 else ""
-        named.append(Mutation(one.place, one.line, one.start, one.end, one.before, one.after, name + suffix))
+        named.append(replace(one, name=name + suffix))
     return named
 
 

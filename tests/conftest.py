@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 settings.register_profile("deterministic", derandomize=True, database=None, deadline=None, max_examples=30)
 settings.register_profile("thorough", database=None, deadline=None, max_examples=500, print_blob=True)
+# For deliberate mistakes: that a test fails is all that is asked.
+settings.register_profile(
+    "first-failure",
+    settings.get_profile("deterministic"),
+    phases=(Phase.explicit, Phase.generate),
+    report_multiple_bugs=False,
+)
 settings.load_profile("deterministic")  # `--hypothesis-profile=thorough` on the command line still wins
 
 

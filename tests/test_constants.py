@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
+from flint import fmpq
 from torch import Generator, Tensor
 
+from exact import ball, outside, random_floats, rationals
 from jacobound import CROWN, Ball, FastLip, RecurJac, from_layers
+from jacobound.activations import activation
 from jacobound.convolution import Convolution
-from jacobound.graph import Elementwise, Graph, Node
+from jacobound.graph import Affine, Elementwise, Graph, Input, Node
 from jacobound.intervals import Interval, interval_dot
 from jacobound.linalg import vector_norm_upper
 from jacobound.methods import constants, directions, recursion, reversal
@@ -22,7 +25,7 @@ from jacobound.methods.recursion import MOST_ROWS
 from jacobound.norms import norms_of_rows, operator_norm
 from jacobound.operator_kinds import Dense, Scale, Select
 from jacobound.rounding import strict
-from oracles import NORMS, autodiff
+from oracles import NORMS, autodiff, dot
 from single import enclosure_of, lifted, nth, single
 from zoo import KINDS, normal
 
@@ -292,3 +295,65 @@ def test_dead_neurons_do_not_count_in_products() -> None:
     graph = from_layers([[[1.0], [1000.0]], [[1.0, 1.0]]], [[0.0, -1e6], None])
     slopes = enclosure_of(RecurJac(), graph, Ball([0.5], 0.1)).slopes
     assert float(norms_before(graph, slopes, math.inf)[graph.output]) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("columns", [1, 3])
+def test_merged_sums_hold_at_the_ends_of_the_entries(columns: int, narrow: bool) -> None:
+    """The sums with weights are known exactly, for a matrix of ends: only signs and offsets must be right there."""
+    generator = Generator().manual_seed(columns)
+    ends = random_floats((2, 200, columns), torch.float64, generator, (-4, 4)).sort(0).values
+    if narrow:  # one end close to zero, so that the offset is far below what is rounded to get it
+        ends = torch.stack((-ends[0].abs() * 2.0**-30, ends[1].abs()))
+    for matrix in (ends[0], ends[1], torch.where(torch.rand(ends[0].shape, generator=generator) < 0.5, *ends)):
+
+        def signed(u: Tensor, matrix: Tensor = matrix) -> Interval:
+            exact = [dot(rationals(a), rationals(b)) for a, b in zip(u[0], matrix, strict=True)]
+            nearest = torch.tensor([float(ball(value).mid()) for value in exact], dtype=torch.float64)
+            return lifted(Interval.outward(nearest, nearest))
+
+        enclosure = JacobianEnclosure(lifted(Interval(ends[0], ends[1])), signed, {}, {}, {})
+        found = constants.merged_row_sums(enclosure)[0]
+        exact = [sum(map(abs, rationals(row)), fmpq(0)) for row in matrix]
+        assert outside(torch.zeros_like(found), exact, found) == []
+
+
+def test_the_published_choice_counts_row_by_row() -> None:
+    """Where only the sums with signs are known well, uncertain entries of one row do not count in another."""
+    ends = torch.tensor([[[1.0, -1.0], [-2.0, -2.0]], [[1.0, 0.5], [2.0, 1.0]]]).double()
+    entries = Interval(ends[0], ends[1])
+
+    def signed(u: Tensor) -> Interval:
+        signs = ((u == 0) | (u.abs() == 1)).all()
+        top = torch.tensor([0.25, 0.0]).double() if signs else torch.full((2,), 100.0).double()
+        return lifted(Interval(-top, top))
+
+    enclosure = JacobianEnclosure(lifted(entries), signed, {}, {}, {})
+    assert torch.allclose(constants.merged_row_sums(enclosure)[0], torch.tensor([1.25, 4.0]).double())
+
+
+@pytest.mark.parametrize(("p", "q"), NORMS)
+def test_constants_of_several_sets_are_those_of_each(p: float, q: float) -> None:
+    entries = [random_interval(3, 4, seed) for seed in range(3)]
+    both = Interval(*(torch.stack([getattr(one, end) for one in entries]) for end in ("lower", "upper")))
+    together = constants.from_entries(JacobianEnclosure(both, lambda u: interval_dot(u, both), {}, {}, {}), p, q)
+    alone = [float(from_entries(knowing(one), p, q)) for one in entries]
+    assert together.tolist() == alone
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_split_products_count_both_ends_of_the_derivative_behind(end: int) -> None:
+    x = Input((1,))
+    hidden = Elementwise(activation("relu"), Affine(((Dense(torch.tensor([[3.0]]).double()), x),)))
+    graph = Graph(Affine(((Dense(torch.ones(1, 1).double()), hidden),)))
+    one = torch.ones(1, 1, 1).double()
+    behind = Interval(-5 * one, one) if end == 0 else Interval(-one, 5 * one)
+    slopes = {hidden: Interval(one[0] * 0.25, one[0] * 0.5)}
+    adjoints = dict.fromkeys(graph.nodes, behind)
+    enclosure = JacobianEnclosure(behind, lambda u: interval_dot(u, behind), adjoints, slopes, {})
+    found = constants.split_products(graph, enclosure, 2, 2)
+    before = {x: 1.0, hidden.source: 3.0, hidden: 1.5}
+    for node in graph.crossings:
+        value = float(found[f"derivative behind {node.name}, product of norms before"])
+        assert 5 * before[node] <= value <= 5 * before[node] * (1 + 1e-12)
+    assert 1.5 <= float(found["product of norms"]) <= 1.5 * (1 + 1e-12)

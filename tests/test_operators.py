@@ -25,11 +25,12 @@ from exact import (
     rational_matrix,
     rationals,
 )
+from jacobound import operators
 from jacobound.errors import ShapeError, UnsafeArithmeticError
 from jacobound.intervals import Interval
 from jacobound.operator_kinds import Blocks, Convolution, Dense, Identity, Scale, Scatter, Select, Sparse
 from jacobound.operators import LinearOperator
-from jacobound.rounding import tiny, underflow, unit
+from jacobound.rounding import tiny, underflow, unit, unrounded
 
 Draw = Callable[[Sequence[int]], Tensor]  # a tensor of weights of the wanted shape
 
@@ -177,6 +178,10 @@ def test_terms_counts_the_longest_sum(kind: str) -> None:
         assert matrix.unique().tolist() in ([0.0, 1.0], [1.0])
         assert matrix.sum(1).max() <= 1
     assert operator.longest_sum >= int(matrix.sum(0).max()) or matrix.sum(0).max() <= 1
+    if isinstance(operator, Convolution):  # the taps that fall outside the image count as well
+        taps = prod(operator.weight.shape[2:])
+        channels = {False: operator.weight.shape[1], True: operator.weight.shape[0] // operator.groups}
+        assert operator.terms == taps * channels[operator.adjoint]
     assert operator.longest_sum == operator.transpose().longest_sum
 
 
@@ -333,6 +338,55 @@ def test_slack_covers_both_products(kind: str, scale: str, dtype: torch.dtype, g
 
 
 @both_dtypes
+@every_kind
+def test_slack_covers_subnormal_arguments_under_large_weights(
+    kind: str, dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    """The roundoff of such an argument is no number any more, but that of its image is."""
+    tiny_exponents, large = ((-1074, -1040), (900, 1000)) if dtype == torch.float64 else ((-149, -130), (90, 120))
+    operator = KINDS[kind](reals(dtype, generator, large))
+    matrix = exact_matrix(operator)
+    x = draw_point(operator, reals(dtype, generator, tiny_exponents))
+    assert wrong_slack(operator, x, matrix) == []
+    coefficients = reals(dtype, generator, tiny_exponents)((3, *operator.out_shape))
+    assert wrong_transposed_slack(operator, coefficients, x.abs(), matrix) == []
+
+
+@both_dtypes
+@every_kind
+def test_slack_of_a_doubtful_argument_covers_its_image(
+    kind: str, dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    """With nothing but doubt the slack is |W| doubt, rounded up: no margin of another term hides what it loses."""
+    draw = reals(dtype, generator)
+    operator = KINDS[kind](draw)
+    doubt = draw_point(operator, draw).abs()
+    exact = rational_matrix(operator.materialise().abs()) * fmpq_mat(doubt.numel(), 1, rationals(doubt))
+    slack = operator.slack(torch.zeros_like(doubt), doubt)
+    assert outside(torch.zeros_like(slack), exact.entries(), slack) == []
+
+
+def test_without_rigour_the_image_is_the_plain_one() -> None:
+    for operator in (Dense(torch.tensor([[-1.0, 2.0]])), Dense(torch.tensor([[1.0, 2.0]]))):
+        ends = (operator.weight.abs().sum().item(), -operator.weight.abs().sum().item())
+        with unrounded():
+            found = operator.enclose(Interval(torch.full((2,), -1.0), torch.ones(2)))
+        assert (found.upper.item(), found.lower.item()) == ends
+
+
+@every_kind
+def test_vectors_may_go_through_in_chunks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    draw = integers(torch.float64, generator)
+    operator = KINDS[kind](draw)
+    x = draw((5, operator.in_size))
+    whole = LinearOperator.between(operator, None, None, 5)(x)
+    for entries in (1, 2 * (operator.in_size + operator.out_size)):
+        monkeypatch.setattr(operators, "CHUNK_ENTRIES", entries)
+        assert torch.equal(LinearOperator.between(operator, None, None, 5)(x), whole)
+
+
+@both_dtypes
 def test_slack_covers_cancellation(dtype: torch.dtype) -> None:
     """Duplicated rows that cancel in the exact sum, or lose the 1 between them, depending on the order."""
     big = 1e16 if dtype == torch.float64 else 1e8
@@ -418,6 +472,25 @@ def test_scale_with_a_wide_radius(dtype: torch.dtype, generator: torch.Generator
     assert outside(image.lower, [fmpq(1, 9) * entry for entry in rationals(x)], image.upper) == []
     assert wrong_slack(operator, x, matrix) == []
     assert wrong_transposed_slack(operator, draw((3, 6)), x.abs(), matrix) == []
+    image = operator.enclose(Interval(-x.abs(), x.abs()))  # around zero only the radius of the argument counts
+    for sign in (-1, 1):
+        exact = [sign * fmpq(1, 9) * entry for entry in rationals(x)]
+        assert outside(image.lower, exact, image.upper) == []
+
+
+@both_dtypes
+def test_sizes_and_doubts_of_uncertain_factors_are_rounded_up(dtype: torch.dtype, generator: torch.Generator) -> None:
+    draw = reals(dtype, generator, (-8, 8))
+    factor, radius, magnitude = draw((40,)), draw((40,)).abs(), draw((40,)).abs()
+    absent = torch.zeros((), dtype=torch.int64).expand(1, 40)
+    for operator in (Scale(factor, radius), Sparse(factor.unsqueeze(0), absent, (1,), radius.unsqueeze(0))):
+        argument = magnitude if isinstance(operator, Scale) else magnitude[:1]
+        size, doubt = operator.abs().parameters()[0].flatten(), operator.uncertainty(argument)
+        assert doubt is not None
+        parts = zip(*map(rationals, (factor, radius, argument.expand(40))), strict=True)
+        exact = [(abs(f) + r, r * x) for f, r, x in parts]
+        assert outside(torch.zeros_like(size), [sizes for sizes, _ in exact], size) == []
+        assert outside(torch.zeros_like(doubt), [doubts for _, doubts in exact], doubt) == []
 
 
 def test_scale_with_a_radius_moves_to_another_dtype() -> None:
@@ -429,6 +502,8 @@ def test_scale_with_a_radius_moves_to_another_dtype() -> None:
         centre, reach = rational(there.factor[k].item()), rational(there.radius[k].item())
         assert centre - reach <= rational(factor[k].item()) - rational(radius[k].item())
         assert centre + reach >= rational(factor[k].item()) + rational(radius[k].item())
+    lost = 2 * unit(torch.float32) * factor[:4].abs() + 2 * tiny(torch.float32)
+    assert torch.all(there.radius[:4] <= 1.01 * radius[:4] + lost)
     assert there.radius[4] == math.inf  # the factor does not fit: nothing is known
     image = there.enclose(Interval.exact(torch.ones(5)))
     assert image.upper[4] == math.inf
@@ -545,6 +620,24 @@ def test_structure_tells_tables_apart() -> None:
     assert len({operator.structure() for operator in (one, two, three)}) == 3
 
 
+def test_structure_tells_movements_apart() -> None:
+    selections = [Select(torch.tensor(index), (3,), torch.zeros(1)) for index in ([0, 1, 2], [0, 2, 1], [0, -1, 1])]
+    operators = [*selections, *(selection.transpose() for selection in selections), Identity((3,), (3,), torch.ones(1))]
+    assert len({operator.structure() for operator in operators}) == len(operators)
+
+
+def test_structure_tells_convolutions_of_equal_weights_and_shapes_apart() -> None:
+    """The adjoint of one channel has the shapes of the convolution, and other entries."""
+    weight = torch.arange(9.0).reshape(1, 1, 3, 3)
+    plain = Convolution(weight, (1, 5, 5), (1, 1), (1, 1), (1, 1))
+    dilated = Convolution(weight, (1, 5, 5), (1, 1), (2, 2), (2, 2))
+    strided = [Convolution(torch.ones(2, 1, 1, 1), (2, 1, 1), (s, 1), (0, 0), (1, 1), 2) for s in (1, 2)]
+    larger = Convolution(weight, (1, 6, 5), (1, 1), (1, 1), (1, 1))
+    operators = [plain, plain.transpose(), dilated, dilated.transpose(), larger, *strided]
+    assert len({(operator.in_shape, operator.out_shape) for operator in operators[:4]}) == 1
+    assert len({operator.structure() for operator in operators}) == len(operators)
+
+
 # Convolution: the products that replace the library in float32 and on accelerators.
 
 ONE_AXIS = [
@@ -592,6 +685,25 @@ def test_convolution_by_products_is_the_library_convolution(
         spans = zip(image[1:], kernel, stride, padding, dilation, strict=True)
         leftover += any((n + 2 * p - d * (k - 1) - 1) % s for n, k, s, p, d in spans)
     assert leftover > len(configurations) // 8  # sizes that the adjoint must be told (output padding) are among them
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize(
+    ("device", "dtype"), [("cpu", torch.float32), ("meta", torch.float64), ("meta", torch.float32)]
+)
+def test_the_library_is_asked_only_where_it_is_classical(
+    device: str, dtype: torch.dtype, adjoint: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 and on other devices it may choose Winograd or FFT."""
+    for name in ("conv2d", "conv_transpose2d"):
+        monkeypatch.setattr(torch.nn.functional, name, lambda *_: pytest.fail("the library was asked"))
+    weight = torch.ones(2, 1, 3, 3, dtype=dtype, device=device)
+    operator = Convolution(weight, (1, 5, 5), (1, 1), (1, 1), (1, 1), adjoint=adjoint)
+    x = torch.ones(operator.in_shape, dtype=dtype, device=device)
+    assert operator.apply(x).shape == operator.out_shape
+    classical = Convolution(torch.ones(2, 1, 3, 3).double(), (1, 5, 5), (1, 1), (1, 1), (1, 1), adjoint=adjoint)
+    with pytest.raises(pytest.fail.Exception, match="was asked"):
+        classical.apply(torch.ones(operator.in_shape, dtype=torch.float64))
 
 
 def test_convolution_is_that_of_torch() -> None:

@@ -43,6 +43,7 @@ def network(inputs: int, dtype: torch.dtype = torch.float64) -> Graph:
         lambda: Ball([0.0], 0.1, 3),
         lambda: Ball([0.0], 0.1, math.nan),
         lambda: Ball([0.0], 0.1, clip=(1.0, 0.0)),
+        lambda: Ball([0.0, 0.0], 0.1, clip=([-1.0, 1.0], [1.0, 0.0])),
         lambda: Ball([0.0], 0.1, clip=(math.nan, 1.0)),
         lambda: Ball([5.0], 0.1, clip=(0.0, 1.0)).domains(network(1)),
         lambda: Box([1.0], [0.0]),

@@ -18,9 +18,11 @@ from jacobound.rounding import (
     down,
     gamma,
     inflate,
+    outward,
     probe,
     rigorous,
     safe_interval,
+    smallest,
     strict,
     tiny,
     underflow,
@@ -86,6 +88,8 @@ def test_nan_and_overflow_become_bounds_that_hold() -> None:
     lower, upper = safe_interval(torch.tensor([math.nan, math.inf, 1.0]), torch.tensor([math.nan, -math.inf, 2.0]))
     assert lower.tolist() == [-math.inf, -math.inf, 1.0]
     assert upper.tolist() == [math.inf, math.inf, 2.0]
+    with unrounded():
+        assert outward(torch.tensor(math.nan), torch.tensor(-math.inf)) == (-math.inf, math.inf)
 
 
 @both_dtypes
@@ -111,7 +115,23 @@ def test_underflow_covers_a_sum_of_products_that_vanish(dtype: torch.dtype) -> N
     for terms in (1, 5, 100):
         exact = terms * rational(torch.tensor(factor, dtype=dtype).item()) ** 2
         assert at_least(underflow(terms, torch.zeros((), dtype=dtype)), exact)
-        assert underflow(terms, torch.zeros((), dtype=dtype)) <= 8 * terms * tiny(dtype)
+        # Where results are flushed to zero, each product and each partial sum may lose the smallest normal number.
+        assert (
+            (2 * terms - 1) * tiny(dtype) <= underflow(terms, torch.zeros((), dtype=dtype)) <= 8 * terms * tiny(dtype)
+        )
+
+
+@both_dtypes
+def test_the_smallest_number_is_the_one_after_zero(dtype: torch.dtype) -> None:
+    zero = torch.zeros((), dtype=dtype)
+    assert smallest(zero) == torch.nextafter(zero, zero + 1).item() > 0
+    with unrounded():
+        assert smallest(zero) == 0.0
+
+
+def test_the_units_are_those_of_the_formats() -> None:
+    assert (unit.__wrapped__(torch.float64), unit.__wrapped__(torch.float32)) == (2.0**-53, 2.0**-24)
+    assert (tiny.__wrapped__(torch.float64), tiny.__wrapped__(torch.float32)) == (2.0**-1022, 2.0**-126)
 
 
 @both_dtypes
@@ -230,9 +250,29 @@ def test_the_probe_notices_products_of_lower_precision(
 ) -> None:
     bits = (53 if dtype == torch.float64 else 24) - lost
     monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: torch.matmul(kept_bits(a, bits), kept_bits(b, bits)))
-    assert probe(CPU, dtype, 1).failures
+    assert any("reduced precision" in failure for failure in probe(CPU, dtype, 1).failures)
     with pytest.raises(UnsafeArithmeticError, match="rounding model"), strict(CPU, dtype):
         pytest.fail("strict mode was entered")
+
+
+@both_dtypes
+@pytest.mark.parametrize("columns", [slice(None), slice(-1, None)])
+def test_the_probe_notices_short_accumulators(
+    dtype: torch.dtype, columns: slice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exact products, but partial sums lose their last bit: everywhere, or in the last column alone."""
+    bits = 52 if dtype == torch.float64 else 23
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        found = torch.matmul(a, b)
+        total = torch.zeros_like(found)
+        for k in range(a.shape[1]):
+            total = kept_bits(total + a[:, k : k + 1] * b[k], bits)
+        found[:, columns] = total[:, columns]
+        return found
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", product)
+    assert any("three terms" in failure for failure in probe(CPU, dtype, 1).failures)
 
 
 @both_dtypes
@@ -288,6 +328,7 @@ def test_strict_mode_switches_off_and_restores(dtype: torch.dtype) -> None:
             assert not cudnn.benchmark
             assert not matmul.allow_fp16_reduced_precision_reduction
             assert not matmul.allow_bf16_reduced_precision_reduction
+            assert not torch._C._get_nnpack_enabled()
             assert torch.get_float32_matmul_precision() == "highest"
             with strict(CPU, dtype):
                 assert not cudnn.allow_tf32

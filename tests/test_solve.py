@@ -31,7 +31,9 @@ from jacobound import (
     from_layers,
     lipschitz,
 )
+from jacobound.graph import Affine, Input
 from jacobound.methods.candidates import worst
+from jacobound.operator_kinds import Convolution, Dense, Scale
 from jacobound.rounding import unrounded
 from zoo import normal
 
@@ -254,6 +256,23 @@ def test_the_arguments_are_left_as_they_were(ask: object) -> None:
     ask(graph, Ball(centre, 0.2))  # type: ignore[operator]
     assert torch.equal(centre, torch.tensor([0.1, 0.2, 0.3])) and Graph(graph.output).fingerprint == before
     assert torch.is_grad_enabled()
+
+
+def test_fingerprints_tell_networks_apart_that_hold_the_same_numbers() -> None:
+    """A radius and a bias, a convolution and its adjoint, a product and its transpose."""
+    numbers, kernel = torch.tensor([0.5, 0.25, 0.125]), torch.arange(9.0).reshape(1, 1, 3, 3)
+    convolution = Convolution(kernel, (1, 4, 4), (1, 1), (1, 1), (1, 1))
+    square = Dense(torch.arange(9.0).reshape(3, 3))
+    point, image = Input((3,)), Input((1, 4, 4))
+    outputs = [
+        Affine(((Scale(numbers, numbers), point),), None, "scale"),
+        Affine(((Scale(numbers), point),), numbers, "scale"),
+        Affine(((square, point),), None, "dense"),
+        Affine(((square.transpose(), point),), None, "dense"),
+        Affine(((convolution, image),), None, "convolution"),
+        Affine(((convolution.transpose(), image),), None, "convolution"),
+    ]
+    assert len({Graph(output).fingerprint for output in outputs}) == len(outputs)
 
 
 @pytest.mark.parametrize("method", [jb.AutoLip(), jb.LipSDP()], ids=["AutoLip", "LipSDP"])

@@ -134,7 +134,8 @@ class Convolution(LinearOperator):
         return (slice(None), slice(None), *(slice(p, p + n) for n, p in spans))
 
     def structure(self) -> bytes:
-        return super().structure() + repr((self.stride, self.padding, self.dilation, self.groups)).encode()
+        places = (self.stride, self.padding, self.dilation, self.groups, self.adjoint)
+        return super().structure() + repr(places).encode()
 
     def _with(self, weight: Tensor, adjoint: bool) -> Convolution:
         return Convolution(weight, self.image, self.stride, self.padding, self.dilation, self.groups, adjoint)

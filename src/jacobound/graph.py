@@ -320,6 +320,8 @@ class Graph:
             digest.update(repr([position[source] for source in node.sources]).encode())
             for operator, _ in node.terms if isinstance(node, Affine) else ():
                 digest.update(operator.structure())
+                # A radius is told from a bias that follows.
+                digest.update(repr(len(operator.parameters())).encode())
             if isinstance(node, Vector):
                 digest.update(node.function.structure())
             for tensor in _tensors(node):

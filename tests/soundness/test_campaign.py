@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 from torch import Generator
 
-from campaign import mutants, report, runner
+from campaign import REPOSITORY, mutants, report, runner
 from campaign.__main__ import parts
+from campaign.code_swap import loaded_functions, swap
+from campaign.line_reach import Recorder, statement_lines
+from campaign.mutant_session import in_order
+from campaign.mutant_targets import SOURCES, TESTS
 from campaign.report import BEGIN, END
 from campaign.runner import Part, Tally, generator_of, read, run
 from campaign.source_mutations import mutations
@@ -105,7 +109,7 @@ def test_mistakes_are_made_where_numbers_are_computed() -> None:
 
 def test_every_mistake_in_the_sources_is_valid_and_different() -> None:
     total = 0
-    for file in mutants.TESTS:
+    for file in SOURCES:
         text = mutants.source_of(file).read_text(encoding="utf-8")
         found = mutations(text)
         assert [name for name, count in Counter(one.name for one in found).items() if count > 1] == []
@@ -113,21 +117,122 @@ def test_every_mistake_in_the_sources_is_valid_and_different() -> None:
             assert text[one.start : one.end] == one.before != one.after
             ast.parse(one.applied(text))
         total += len(found)
-    assert total > 2000
+    assert total > 5000
 
 
-def test_survivors_need_a_reason(tmp_path: Path) -> None:
-    killed, alive = {"killed": True, "line": 1}, {"killed": False, "line": 2}
-    results = {"a.py": {"mistakes": {"f: x -> y": killed, "f: y -> z": alive, "g: 1 -> 2": alive}}}
+def test_a_mistake_is_known_by_its_function_wherever_that_stands() -> None:
+    one, other = mutations(SOURCE), mutations("x = 1\n\n" + SOURCE)
+    assert [mistake.name for mistake in one] == [mistake.name for mistake in other]
+    assert [mistake.within for mistake in one] == [mistake.within for mistake in other]
+    assert one[0].line != other[0].line
+
+
+def test_tests_and_sources_of_the_mistakes_exist() -> None:
+    assert [file for file in SOURCES if not mutants.source_of(file).is_file()] == []
+    assert [file for file in TESTS if not (REPOSITORY / file).is_file()] == []
+    assert len(set(SOURCES)) == len(SOURCES)
+
+
+MODULE = """
+import functools
+
+K = 3
+
+def outer(x):
+    def inner(y):
+        return y + K
+    return inner(x) * 2
+
+kept = (lambda factor: lambda x: x * factor)(5)
+
+@functools.cache
+def remembered(x):
+    return x - 1
+
+class Thing:
+    size: int = 4
+
+    def double(self, by=2):
+        return self.size * by
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "carried", "value"),
+    [
+        ("y + K", "y - K", True, (14, 50, 9, 8)),
+        ("* 2", "* 3", True, (39, 50, 9, 8)),
+        ("x * factor", "x + factor", True, (26, 15, 9, 8)),
+        ("x - 1", "x + 1", True, (26, 50, 11, 8)),
+        ("self.size * by", "self.size + by", True, (26, 50, 9, 6)),
+        ("K = 3", "K = 4", False, None),
+        ("int = 4", "int = 5", False, None),
+        ("by=2", "by=3", False, None),
+    ],
+)
+def test_loaded_functions_are_changed(
+    before: str, after: str, carried: bool, value: tuple[int, ...] | None, tmp_path: Path
+) -> None:
+    place, names = tmp_path / "module.py", {}
+    exec(compile(MODULE, str(place), "exec", dont_inherit=True), names)
+    changed = MODULE.replace(before, after)
+    assert changed != MODULE
+    assert swap(place, MODULE, changed, loaded_functions(tmp_path)) == carried
+    if carried:
+        thing = names["Thing"]()
+        assert (names["outer"](10), names["kept"](10), names["remembered"](10), thing.double()) == value
+
+
+def test_lines_that_are_reached(tmp_path: Path) -> None:
+    place, names = tmp_path / "module.py", {}
+    exec(compile(MODULE, str(place), "exec", dont_inherit=True), names)
+    recorder = Recorder(tmp_path)
+    recorder.start()
+    names["outer"](1)
+    found = recorder.stop()["module.py"]
+    lines = [MODULE.splitlines()[line - 1].strip() for line in found]
+    assert "return y + K" in lines and "return x - 1" not in lines
+    statements = statement_lines(MODULE)
+    place_of = {text.strip(): number for number, text in enumerate(MODULE.splitlines(), 1)}
+    assert list(statements[place_of["return y + K"]]) == [place_of["return y + K"]]
+    assert len(statements[place_of["return x - 1"]]) > 10  # whoever asks first runs it
+
+
+def test_tests_that_notice_much_in_little_time_come_first() -> None:
+    reach = {
+        f"t.py::{name}@0": {"seconds": seconds, "lines": {"a.py": list(range(lines))}}
+        for name, seconds, lines in (("slow", 2.0, 50), ("quick", 0.1, 50), ("known", 0.5, 50), ("broad", 0.1, 5000))
+    }
+    order = in_order(reach, reach, Counter({"t.py::known": 1}), Counter())
+    assert [mutants.name_of(key) for key in order] == [f"t.py::{n}" for n in ("known", "quick", "slow", "broad")]
+    assert mutants.within(order, reach, 0.7) == order[:2]
+
+
+def test_survivors_need_a_reason_and_reasons_a_survivor(tmp_path: Path) -> None:
+    killed = {"killed": True, "line": 1, "test": "t.py::f"}
+    alive = {"killed": False, "line": 2, "left": 3, "fresh": False, "passed_fresh": []}
+    mistakes = {"f: x -> y": killed, "f: y -> z": alive, "g: 1 -> 2": alive}
+    results = {"a.py": {"planned": 4, "mistakes": mistakes}}
     file = tmp_path / "survivors.toml"
-    assert report.excuses(file) == {}
+    assert mutants.excuses(file) == {}
     file.write_text(
         '[[group]]\nclass = "tightness"\nreason = "slopes are free"\n[group.mistakes]\n"a.py" = ["f: y -> z"]\n'
     )
-    known = report.excuses(file)
+    known = mutants.excuses(file)
     assert report.unexcused(results, known) == ["a.py:2 g: 1 -> 2"]
-    assert "| `a.py` | 3 | 1 | 1 | 1 |" in report.mutants_table(results, known)
+    table = report.mutants_table({**results, "b.py": {"planned": 5, "mistakes": {}}}, known)
+    assert "| `a.py` | 4 | 3 | 1 | 1 | 1 | 1 |" in table
+    assert "| 1 files not tried | 5 | 0 |" in table and "| all | 9 | 3 | 1 | 1 | 1 | 1 |" in table
     assert "| tightness | slopes are free | 1 |" in report.reasons_table(results, known)
+    assert report.outdated(results, known, {"a.py": {"f: y -> z"}}) == []
+    assert "no such mistake" in report.outdated(results, known, {"a.py": {"f: x -> y"}})[0]
+    too_much = {"a.py": {"f: x -> y": ("tightness", "slopes are free")}}
+    assert "t.py::f notices it" in report.outdated(results, too_much, {"a.py": {"f: x -> y"}})[0]
+
+
+def test_every_written_reason_is_about_a_mistake_that_can_be_made() -> None:
+    known = mutants.excuses()
+    assert report.outdated({}, known, mutants.possible(known)) == []
 
 
 def test_tables_stand_between_two_comments() -> None:

@@ -1,0 +1,258 @@
+"""Each rounding of the core and of the recursion on its own, where no margin of a neighbouring product hides it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from flint import fmpq
+from torch import Generator, Tensor
+
+from exact import DTYPE_NAMES, DTYPES, ball, outside, random_floats, rational, rationals
+from jacobound.activations import activation
+from jacobound.graph import Affine, Elementwise, Graph, Input, Node
+from jacobound.intervals import Interval
+from jacobound.methods import defects
+from jacobound.methods.base import Budget
+from jacobound.methods.core import UnstableCore, build_core
+from jacobound.methods.fastlip import interval_adjoints
+from jacobound.methods.ibp import IBP
+from jacobound.methods.product_relaxation import chord
+from jacobound.methods.recurjac import RecurJac
+from jacobound.methods.recursion import MOST_ROWS, Recursion
+from jacobound.methods.tangents import can_differ, reached_slopes
+from jacobound.operator_kinds import Dense, Identity, Scale
+from jacobound.regions import Box
+from jacobound.rounding import unit
+from oracles import dot
+from zoo import normal
+
+both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
+
+
+def fixed(*slopes: Tensor) -> Interval:
+    """Known slopes of a node over several sets."""
+    return Interval.exact(torch.stack(slopes))
+
+
+def core_of(graph: Graph, slopes: dict[Node, Interval]) -> UnstableCore:
+    weights = defects._Backwards(graph, slopes, interval_adjoints(graph, slopes, {})).run()
+    return build_core(graph, slopes, weights)
+
+
+def act(source: Node) -> Elementwise:
+    return Elementwise(activation("relu"), source)
+
+
+def moved(source: Node, dtype: torch.dtype, *more: Node) -> Affine:
+    """The sum of some nodes: nothing rounds but the sum."""
+    like = torch.zeros((), dtype=dtype)
+    return Affine(tuple((Identity((6,), (6,), like), node) for node in (source, *more)))
+
+
+@both_dtypes
+def test_products_with_slopes_and_sums_are_paid_for(dtype: torch.dtype) -> None:
+    """(c b a + d) for each of six neurons on their own, in exact numbers."""
+    generator = Generator().manual_seed(1)
+    x = Input((6,))
+    first, other = act(x), act(x)
+    second = act(moved(first, dtype))
+    third = act(moved(second, dtype))
+    graph = Graph(moved(third, dtype, other))
+    for trial in range(20):
+        a, b, c, d = random_floats((4, 6), dtype, generator, (-2, 2))
+        if trial % 2:  # nothing but the sum rounds
+            a, b, c, d = torch.ones_like(a), torch.ones_like(b), torch.ones_like(c), d * 2.0**-10
+        core = core_of(graph, {first: fixed(a), second: fixed(b), third: fixed(c), other: fixed(d)})
+        found, error = core.transfer[graph.output, x][0], core.error[x][0]
+        parts = zip(*map(rationals, (a, b, c, d)), strict=True)
+        for k, (p, q, r, s) in enumerate(parts):
+            missed = abs(p * q * r + s - rational(float(found[k, k])))
+            assert missed <= rational(float(error[k, k]))
+
+
+@both_dtypes
+@pytest.mark.parametrize("kind", ["slopes", "scales", "weights"])
+def test_products_that_vanish_count_with_the_derivative_behind_them(dtype: torch.dtype, kind: str) -> None:
+    small, large = (1e-200, 1e300) if dtype == torch.float64 else (1e-25, 1e38)
+
+    def factor(value: float) -> Scale | Dense:
+        full = torch.full((6,), value, dtype=dtype)
+        return Dense(torch.diag(full)) if kind == "weights" else Scale(full)
+
+    x = Input((6,))
+    first = act(x) if kind == "slopes" else Affine(((factor(small), x),))
+    second = act(moved(first, dtype)) if kind == "slopes" else Affine(((factor(small), first),))
+    graph = Graph(Affine(((factor(large), second),)))
+    value = torch.full((6,), small, dtype=dtype)
+    core = core_of(graph, {first: fixed(value), second: fixed(value)} if kind == "slopes" else {})
+    exact = rational(float(value[0])) ** 2 * rational(float(torch.tensor(large, dtype=dtype)))
+    assert not core.transfer[graph.output, x].any()
+    assert rational(float(core.error[x][0, 0, 0])) >= exact
+
+
+def test_neurons_that_one_set_alone_needs_are_kept() -> None:
+    generator = Generator().manual_seed(2)
+    x = Input((3,))
+    weights = normal((6, 3), generator), normal((2, 6), generator)
+    hidden = act(Affine(((Dense(weights[0]), x),)))
+    graph = Graph(Affine(((Dense(weights[1]), hidden),)))
+    masks = torch.eye(6).double()[:3]
+    core = core_of(graph, {hidden: fixed(*masks)})
+    for found, mask in zip(core.transfer[graph.output, x], masks, strict=True):
+        assert torch.allclose(found.T, weights[1] @ (mask.unsqueeze(1) * weights[0]), rtol=1e-12, atol=0)
+
+
+def recursion_over(seed: int) -> Recursion:
+    """Three layers of neurons with slopes of all signs over two sets."""
+    generator = Generator().manual_seed(seed)
+    node: Node = Input((3,))
+    slopes: dict[Node, Interval] = {}
+    for _ in range(3):
+        node = act(Affine(((Dense(normal((5, node.shape[0]), generator)), node),)))
+        ends = normal((2, 2, 5), generator).sort(0).values - 0.5
+        slopes[node] = Interval(ends[0], ends[1])
+    graph = Graph(Affine(((Dense(normal((2, 5), generator)), node),)))
+    recursion = Recursion(core_of(graph, slopes), interval_adjoints(graph, slopes, {}), chord, Budget())
+    recursion.run()
+    return recursion
+
+
+def test_defects_at_a_neuron_count_with_slope_times_derivative_of_any_sign(seed: int) -> None:
+    recursion = recursion_over(seed)
+    for block, weight in recursion._weight.items():
+        slope = torch.maximum(*(end.abs() for end in vars(recursion._core.slopes[block]).values()))
+        derivative = torch.maximum(*(end.abs() for end in vars(recursion._derivative[block]).values()))
+        slopes = rationals(slope.unsqueeze(1).expand_as(derivative))
+        exact = [r * s for r, s in zip(slopes, rationals(derivative), strict=True)]
+        assert outside(torch.zeros_like(weight), exact, weight) == []
+        assert torch.all(weight <= slope.unsqueeze(1) * derivative * (1 + 1e-14))
+
+
+def test_a_direction_and_its_opposite_have_opposite_ranges(seed: int) -> None:
+    """All of the price depends on the size of a direction alone."""
+    recursion = recursion_over(seed)
+    directions = normal((2, 2, 3), Generator().manual_seed(seed))
+    for u in (directions, directions.abs(), -directions.abs()):
+        one, other = recursion.along(u), recursion.along(-u)
+        assert torch.equal(one.upper, -other.lower) and torch.equal(one.lower, -other.upper)
+
+
+def test_sums_of_columns_hold_beyond_the_rows_that_are_formed() -> None:
+    """Decided neurons, so that the Jacobian of each set is known; many columns, each with a direction of its own."""
+    generator = Generator().manual_seed(3)
+    count = 2 * MOST_ROWS + 3
+    x = Input((count,))
+    weights = normal((6, count), generator), normal((3, 6), generator)
+    hidden = Elementwise(activation("abs"), Affine(((Dense(weights[0]), x),)))
+    graph = Graph(Affine(((Dense(weights[1]), hidden),)))
+    centres = normal((2, count), generator)
+    assert (centres @ weights[0].T).abs().min() > 1e-3
+    domain = Box(centres - 1e-7, centres + 1e-7).domains(graph)[0][:]
+    enclosure = RecurJac(preactivation=IBP()).enclose(graph, domain, Budget())
+    directions = normal((2, 3, count), generator)
+    directions[:, 0, ::3] = 0.0  # the first weight of a column may be zero, of either sign, or the only one
+    directions[:, 1:, ::9] = 0.0
+    assert enclosure.across is not None
+    found = enclosure.across(directions)
+    for n, centre in enumerate(centres):
+        signs = torch.sign(weights[0] @ centre)
+        rows = [[rationals(weights[1][j]), rationals(signs)] for j in range(3)]
+        exact = []
+        for k in range(count):
+            column = rationals(weights[0][:, k])
+            entries = [dot([a * s for a, s in zip(*row, strict=True)], column) for row in rows]
+            exact.append(dot(entries, rationals(directions[n, :, k])))
+        assert outside(found.lower[n], exact, found.upper[n]) == []
+        assert torch.all(found.width[n] < 1e-9)
+
+
+@pytest.mark.parametrize("side", ["upper_offset", "lower_offset"])
+def test_one_offset_of_one_neuron_counts(side: str) -> None:
+    recursion = recursion_over(0)
+    block = recursion._core.blocks[0]
+    known = recursion._lines[block]
+    zeros = {name: torch.zeros_like(known.upper_offset) for name in ("upper_offset", "lower_offset")}
+    zeros[side][:, :, 1] = 0.5 if side == "upper_offset" else -0.5
+    recursion._lines[block] = replace(known, **zeros)
+    before = normal((2, 1, 2, 3, known.upper_offset.shape[2]), Generator().manual_seed(4))
+    _, added = recursion._through(block, before)
+    step = 0.5 * before[:, 0, ..., 1].abs()
+    positive = before[:, 0, ..., 1] > 0
+    above = torch.where(positive == (side == "upper_offset"), step, 0.0)
+    assert torch.all(added[:, 0] >= above) and torch.all(added[:, 1] <= above - step)
+    assert torch.allclose(added[:, 0], above) and torch.allclose(added[:, 1], above - step)
+
+
+def weights_of(graph: Graph, slopes: dict[Node, Interval]) -> dict[Node, Tensor]:
+    """By the backward sweep alone: interval adjoints are no help."""
+    whole = {node: Interval.whole(graph.example.new_zeros(1, 6, *node.shape)) for node in graph.nodes}
+    return defects._Backwards(graph, slopes, whole).run()
+
+
+@both_dtypes
+@pytest.mark.parametrize("summed", [False, True])
+def test_weights_of_long_chains_hold(dtype: torch.dtype, summed: bool) -> None:
+    """Forty slopes one after the other, or forty times 1 + slope: far more roundings than any margin covers."""
+    generator = Generator().manual_seed(5)
+    for exponents in ((-1, 0), (-12, -8), None):
+        x = Input((6,))
+        node, slopes, exact, size = moved(x, dtype), {}, [fmpq(1)] * 6, torch.ones(6).double()
+        for _ in range(40):
+            hidden, value = act(node), random_floats((6,), dtype, generator, exponents or (0, 0))
+            value[0] = 1.0  # nothing rounds for this neuron alone
+            if exponents is None:  # each sum loses nearly all of the smaller part
+                value = torch.full_like(value, 0.98 * unit(dtype))
+            slopes[hidden] = fixed(value)
+            exact = [e * (s + int(summed)) for e, s in zip(exact, rationals(value), strict=True)]
+            size = size * (value.double().abs() + int(summed))
+            node = moved(hidden, dtype, node) if summed else moved(hidden, dtype)
+        found = weights_of(Graph(node), slopes)[x][0]
+        for k, value in enumerate(exact):
+            assert abs(value) <= rational(float(found[k, k]))
+            room = 4000 * unit(dtype) * float(size[k]) + 1e-30
+            assert float(found[k, k]) <= abs(float(ball(value).mid())) + room
+
+
+@both_dtypes
+@pytest.mark.parametrize("kind", ["slopes", "scales", "weights"])
+def test_weights_that_vanish_count_with_what_stands_before(dtype: torch.dtype, kind: str) -> None:
+    small, large = (1e-200, 1e300) if dtype == torch.float64 else (1e-25, 1e38)
+
+    def factor(value: float) -> Scale | Dense:
+        full = torch.full((6,), value, dtype=dtype)
+        return Dense(torch.diag(full)) if kind == "weights" else Scale(full)
+
+    x = Input((6,))
+    node, slopes = Affine(((factor(large), x),)), {}
+    for _ in range(2):
+        if kind == "slopes":
+            hidden = act(node)
+            slopes[hidden] = fixed(torch.full((6,), small, dtype=dtype))
+            node = moved(hidden, dtype)
+        else:
+            node = Affine(((factor(small), node),))
+    exact = rational(float(torch.tensor(small, dtype=dtype))) ** 2 * rational(float(torch.tensor(large, dtype=dtype)))
+    found = weights_of(Graph(node), slopes)[x][0]
+    assert all(rational(float(found[k, k])) >= exact for k in range(6))
+
+
+def test_neurons_of_which_one_end_is_zero_can_differ_from_it() -> None:
+    ends = torch.tensor([[0.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [-1.0, 1.0], [0.5, 0.5], [float("nan"), 0.0]])
+    assert can_differ(Interval(ends[:, 0], ends[:, 1])).tolist() == [False, True, True, True, True, True]
+
+
+def test_slopes_that_no_derivative_reaches_are_zero() -> None:
+    """The first neuron is dead, the second one certain: what stands behind each alone is dead or stays as it is."""
+    x = Input((2,))
+    first = act(Affine(((Dense(torch.eye(2).double()), x),)))
+    second = act(Affine(((Dense(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]).double()), first),)))
+    graph = Graph(Affine(((Dense(torch.ones(1, 3).double()), second),)))
+    slopes: dict[Node, Interval] = {
+        first: fixed(torch.tensor([0.0, 1.0]).double()),
+        second: Interval(torch.zeros(1, 3).double(), torch.ones(1, 3).double()),
+    }
+    found = reached_slopes(graph, slopes)
+    assert found[first].upper.tolist() == [[0.0, 1.0]]
+    assert found[second].upper.tolist() == [[0.0, 1.0, 1.0]] and not found[second].lower.any()

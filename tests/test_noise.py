@@ -1,0 +1,103 @@
+"""The noise of executed nodes is that of the model, no less and hardly more; its effect does not depend on signs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from flint import fmpq
+
+from exact import at_least, rational
+from jacobound import CROWN, Box, from_layers
+from jacobound.activations import activation
+from jacobound.activations.piecewise import prelu
+from jacobound.execution import FOLDED, FUNCTION_UNITS, Executed
+from jacobound.graph import Affine, Elementwise, Graph, Input, Node
+from jacobound.intervals import Interval
+from jacobound.methods.base import Budget
+from jacobound.methods.executed import executed, execution_error
+from jacobound.methods.noise import noise_of
+from jacobound.operator_kinds import Dense, Identity
+
+ENGINES = ("float64", "float32", "float16", "bfloat16")
+every_engine = pytest.mark.parametrize("name", ENGINES)
+
+
+def noises(output: Node, ranges: dict[Node, Interval], name: str) -> torch.Tensor | None:
+    graph = executed(Graph(output), Executed(name))
+    node = {one.name: one for one in graph.nodes}[output.name]
+    found = {one: ranges[known] for one in graph.nodes for known in ranges if known.name == one.name}
+    return noise_of(graph, node, found)
+
+
+def point(value: float, other: float | None = None) -> Interval:
+    return Interval(*(torch.tensor([[end]]).double() for end in (value, value if other is None else other)))
+
+
+@every_engine
+@pytest.mark.parametrize("terms", [1, 30])
+def test_shares_are_those_of_the_model(name: str, terms: int) -> None:
+    engine, single = Executed(name), fmpq(1, 2**24)
+    u = rational(engine.unit)
+    accumulated = min(u, single)
+    long = (terms + FOLDED) * accumulated
+    stored = fmpq(0) if accumulated == u else (FOLDED + 2) * u
+    exact = long / (1 - long) + stored * (1 + stored)
+    assert at_least(engine.share(terms), exact)
+    assert rational(engine.share(terms)) <= exact * fmpq(1001, 1000)
+
+
+@every_engine
+def test_noise_of_sums_counts_all_products_and_the_bias(name: str) -> None:
+    engine, x = Executed(name), Input((3,), "x")
+    weight, bias = torch.tensor([[1.0, -2.0, 0.5]]).double(), torch.tensor([-4.0]).double()
+    y = Affine(((Dense(weight), x), (Dense(weight), x)), bias, "y")
+    ends = torch.tensor([[-3.0, 1.0, 2.0]]).double()
+    found = noises(y, {x: Interval(ends, ends + 0.5), y: point(0.0, 1.0)}, name)
+    assert found is not None
+    size = 2 * (3 + 2 * 1.5 + 0.5 * 2.5) + 4
+    least = size * engine.share(2 * 3 + 2 + 1)
+    assert least <= float(found) <= 1.0001 * least + 100 * engine.tiny
+    assert float(found) - least * (1 + 1e-9) <= 100 * engine.tiny
+
+
+@every_engine
+@pytest.mark.parametrize(("low", "high"), [(-5.0, 1.0), (-1.0, 5.0), (-0.5, 0.25)])
+def test_noise_of_functions_counts_argument_value_and_one(name: str, low: float, high: float) -> None:
+    engine, x = Executed(name), Input((1,), "x")
+    for value in (0.5, 7.0):
+        y = Elementwise(activation("tanh"), x, "y")
+        found = noises(y, {x: point(low, high), y: point(-value, 0.0)}, name)
+        assert found is not None
+        least = 2 * FUNCTION_UNITS * engine.unit * max(1.0, -low, high, value)
+        assert least <= float(found) <= 1.001 * least + 2 * engine.tiny
+
+
+@every_engine
+def test_inputs_are_rounded_once_and_overflow_has_no_bound(name: str) -> None:
+    engine, x = Executed(name), Input((1,), "x")
+    found = noises(x, {x: point(-3.0, 2.0)}, name)
+    assert found is not None and 3 * engine.unit <= float(found) <= 3.001 * engine.unit + 2 * engine.tiny
+    found = noises(x, {x: point(-engine.largest, 0.0)}, name)
+    assert found is not None and float(found) == math.inf
+
+
+def test_what_rounds_nothing_has_no_noise() -> None:
+    x = Input((1,), "x")
+    ranges = {x: point(-3.0, 2.0)}
+    exact = [Elementwise(activation(one), x, "y") for one in ("relu", "relu6")]
+    exact_too = Affine(((Identity((1,), (1,), torch.zeros(1).double()), x),), None, "y")
+    rounded = [Elementwise(one, x, "y") for one in (activation("leaky_relu:0.1"), prelu(torch.ones(1).double()))]
+    assert all(noises(node, {**ranges, node: point(0.0, 2.0)}, "float32") is None for node in (*exact, exact_too))
+    assert all(noises(node, {**ranges, node: point(0.0, 2.0)}, "float32") is not None for node in rounded)
+
+
+def test_the_effect_of_noise_does_not_depend_on_signs() -> None:
+    first, second = torch.randn(6, 3).double(), torch.rand(2, 6).double() + 0.1
+    region, found = Box([-1.0] * 3, [1.0] * 3), []
+    for sign in (1, -1):
+        graph = executed(from_layers([first, sign * second], [None, None], activation="tanh"), Executed("float32"))
+        (domain,), _ = region.domains(graph)
+        found.append(execution_error(graph, domain, Budget(), CROWN(), 2))
+    assert torch.allclose(found[0], found[1], rtol=1e-12) and 1e-7 < float(found[0]) < 1e-4
