@@ -213,3 +213,13 @@ def test_kinks_on_the_boundary_are_not_attained() -> None:
     both = jb.from_layers([[[1.0], [-1.0]], [[1.0, -1.0]]], [None, None], activation="leaky_relu:2")
     found = jb.lipschitz(both, jb.Ball([0.0], 1.0))  # 3 x: at 0 both neurons turn, and 4 is what two slopes 2 would be
     assert float(found.lower) == pytest.approx(3.0) and found.lower <= found.upper
+
+
+def test_a_method_that_refuses_leaves_the_others() -> None:
+    """The root of a sum of squares has no slope at 0; the length of a vector has the constant 1."""
+    graph = jb.from_torch(lambda x: torch.linalg.vector_norm(x, dim=1), torch.ones(1, 3))
+    region = jb.Ball([0.0] * 3, 1.0, 2)
+    found = jb.lipschitz(graph, region)
+    assert float(found.upper) == pytest.approx(1.0, rel=1e-6) and found.lower <= found.upper
+    with pytest.raises(jb.InvalidRegionError):
+        jb.lipschitz(graph, region, jb.Best(jb.RecurJac(), jb.AutoLip()))

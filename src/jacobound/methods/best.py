@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import inf
 
 from jacobound.domains import Domain
-from jacobound.errors import InvalidOptionError
+from jacobound.errors import InvalidOptionError, InvalidRegionError, JacoboundError, UnsupportedOpError
 from jacobound.graph import Graph, Vector
 from jacobound.methods.autolip import AutoLip
 from jacobound.methods.base import Budget, JacobianMethod
@@ -56,17 +56,29 @@ class Best:
         """Every constant that was found, by name; all sets of a domain get the same methods.
 
         Raises:
-            UnsupportedOpError: when no method can take the network.
+            UnsupportedOpError, InvalidRegionError: when no method can take the network on this region.
         """
         methods = self.methods or _chosen(bool(domain.bounded.all()), graph.expands)
-        ranges = _ranges(graph, domain, budget) if graph.expands else None
+        ranges = _ranges(graph, domain, budget)
         found: dict[str, Candidates] = {}
+        refused: list[JacoboundError] = []
         for k, method in enumerate(methods):
             if not self.methods and isinstance(method, SeqLip) and not _worth_pairs(graph, found):
                 continue
             share = budget.within(budget.remaining * (1.0 if k == len(methods) - 1 else _part(method)))
             name = type(method).__name__
-            found[name if name not in found else f"{name} {k}"] = _asked(method, graph, domain, norm, share, ranges)
+            try:
+                one = _asked(method, graph, domain, norm, share, ranges)
+            except (InvalidRegionError, UnsupportedOpError) as error:
+                if self.methods:
+                    raise
+                refused.append(
+                    error
+                )  # another method may see more: the length of a vector has a constant, its root not
+                continue
+            found[name if name not in found else f"{name} {k}"] = one
+        if not found:
+            raise refused[0]
         known = {}
         for called, one in found.items():
             known |= {name if name not in known else f"{called}: {name}": value for name, value in one.known.items()}
@@ -92,10 +104,13 @@ def _worth_pairs(graph: Graph, found: dict[str, Candidates]) -> bool:
     return not finished or any(isinstance(node, Vector) for node in graph.nodes)
 
 
-def _ranges(graph: Graph, domain: Domain, budget: Budget) -> Ranges:
-    """Enclosures of all nodes of the expanded graph, found once for all methods."""
+def _ranges(graph: Graph, domain: Domain, budget: Budget) -> Ranges | None:
+    """Enclosures of all nodes of the expanded graph, found once for all methods; None when there are none."""
     method = CROWN() if bool(domain.bounded.all()) else IBP()
-    return method.ranges(graph.expanded(), domain, budget, with_output=False)
+    try:
+        return method.ranges(graph.expanded(), domain, budget, with_output=False)
+    except (InvalidRegionError, UnsupportedOpError):
+        return None
 
 
 def _asked(

@@ -183,7 +183,7 @@ class PairSweeps(Sweeps):
         pair = chain.pair(edge)
         try:
             value = 0.999 * rough_value(pair) if pair.is_finite else 0.0
-        except torch.linalg.LinAlgError:
+        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage] - documented all the same
             value = math.nan
         return value if math.isfinite(value) else 0.0  # a guess only says which pairs to bound first
 
@@ -210,7 +210,7 @@ class PairSweeps(Sweeps):
             return PairBound(value, value)
         try:
             found = exact_bound(pair, over) if self._pairs == "exact" else dual_bound(pair, over)
-        except torch.linalg.LinAlgError:
+        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage] - documented all the same
             self.failed = True
             return PairBound(product_bound(pair), complete=False)
         self.complete &= found.complete or not over()
