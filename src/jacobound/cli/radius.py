@@ -36,7 +36,7 @@ def radius(
     label: int | None = None,
     targets: str | None = None,
     method: Literal["all", "crown", "recurjac", "fastlip", "lipsdp"] = "all",
-    steps: int = 8,
+    constants: int = 8,
     attack: Annotated[PGD, Parameter(name="*")] = PGD(),  # noqa: B008 - frozen values, here and below
     run: RunOptions = RunOptions(),  # noqa: B008
     show: ShowOptions = ShowOptions(),  # noqa: B008
@@ -51,7 +51,7 @@ def radius(
         label: Class of the input. [default: what the network says]
         targets: Classes that must not be reached, as 3,5. [default: all others]
         method: Linear bounds, the integral of local constants, or all of them.
-        steps: About how many constants the integral takes.
+        constants: About how many constants the integral takes.
     """
     refuse_figure(show)
     limits, chosen = point.limits, None if targets is None else parse_classes(targets)
@@ -67,7 +67,7 @@ def radius(
             method=METHODS[method],
             budget=budget,
             clip=limits,
-            steps=steps,
+            steps=constants,
             attack=attack,
         )
     if show.json:

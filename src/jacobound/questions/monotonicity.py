@@ -8,7 +8,9 @@ points that differ in one input alone shows that an output falls (or rises); it 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +28,7 @@ from jacobound.regions import Region
 from jacobound.results import Provenance, Result, Status
 
 LENGTHS = (1.0, 0.1, 0.01, 1e-3, 1e-4)  # of a pair of points, as shares of the box
+PAIRS = 64  # that are proved together
 TOGETHER = 64  # parts that are halved in one round at most
 
 
@@ -36,8 +39,11 @@ class MonotoneFeatures(Result):
     Args:
         lower, upper: certified sensitivity when `status.certified`: bounds of the derivative of each row with respect
             to each input over the box (over all its parts together), shape (*batch, rows, *input shape).
-        rising, falling: pairs of points (*batch, rows, *input shape, 2, *input shape) that differ in that input alone,
-            the smaller one first; the row is certified to be larger (smaller) at the second. NaN where none was found.
+        rising, falling: pairs of points that differ in that input alone, such that the row is certified to be larger
+            (smaller) at the second, as (number of the point in `bases`, smaller value of the input, larger one), shape
+            (*batch, rows, *input shape, 3); `pair` makes points of them. NaN where none was found; none are looked for
+            once the sign is certified.
+        bases: shape (m, *input shape).
         swing: certified upper bound of how much the row can change when that input alone moves within the box.
         slack: what a derivative may miss a sign by and still count, shape (*batch, rows): rounding leaves a derivative
             that can be 0, as behind dead neurons, with a bound that is not quite 0.
@@ -51,6 +57,7 @@ class MonotoneFeatures(Result):
     upper: Tensor
     rising: Tensor
     falling: Tensor
+    bases: Tensor
     swing: Tensor
     slack: Tensor
     boxes: Tensor
@@ -70,6 +77,18 @@ class MonotoneFeatures(Result):
     def decreasing(self) -> Tensor:
         """Where the derivative is certified to be at most `slack`."""
         return self.upper <= _wide(self.slack, self.upper)
+
+    def pair(self, kind: Literal["rising", "falling"], place: tuple[int, ...]) -> Tensor:
+        """The two points (2, *input shape) at one place of `rising` or `falling`; NaN where there are none."""
+        base, low, high = (self.rising if kind == "rising" else self.falling)[place].tolist()
+        shape = self.bases.shape[1:]
+        if math.isnan(base):
+            return self.bases.new_full((2, *shape), math.nan)
+        points = self.bases[int(base)].flatten().repeat(2, 1)
+        features = torch.arange(points.shape[1]).reshape(shape)
+        feature = int(features[place[len(place) - len(shape) :]])
+        points[0, feature], points[1, feature] = low, high
+        return points.reshape(2, *shape)
 
     @property
     def neither(self) -> Tensor:
@@ -156,12 +175,14 @@ def monotone_features(
             found.append(branching.run(negligible))
         shape = (*lead, size(target.output), *graph.in_shape)
         lower, upper = (torch.stack([getattr(one, end) for one in found]).reshape(shape) for end in ("lower", "upper"))
-        pairs = (*shape, 2, *graph.in_shape)
+        pairs, counts = (*shape, 3), [sum(map(len, one.bases)) for one in found]
+        numbered = list(zip(found, itertools.accumulate(counts, initial=0), strict=False))
         return MonotoneFeatures(
             lower,
             upper,
-            torch.stack([one.rising for one in found]).reshape(pairs),
-            torch.stack([one.falling for one in found]).reshape(pairs),
+            torch.stack([_renumbered(one.rising, first) for one, first in numbered]).reshape(pairs),
+            torch.stack([_renumbered(one.falling, first) for one, first in numbered]).reshape(pairs),
+            torch.cat([base for one in found for base in one.bases]).reshape(-1, *graph.in_shape),
             torch.stack([one.swing for one in found]).reshape(shape),
             torch.stack([one.slack for one in found]).reshape(*lead, size(target.output)),
             torch.tensor([one.bounded for one in found]).reshape(lead),
@@ -169,6 +190,11 @@ def monotone_features(
             clock(),
             provenance(graph, RecurJac() if method is None else method, clock()),
         )
+
+
+def _renumbered(pairs: Tensor, first: int) -> Tensor:
+    """Pairs whose base points come behind so many others."""
+    return torch.cat((pairs[..., :1] + first, pairs[..., 1:]), -1)
 
 
 def _cut(status: Status, cut: list[bool]) -> Status:
@@ -182,8 +208,9 @@ class _Branching:
         self._graph, self._method, self._budget, self._most = graph, method, budget, most
         self._box = box.map(lambda end: end.flatten())
         shape = (size(graph.output), size(graph.input))
-        nothing = torch.full((*shape, 2, shape[1]), torch.nan, dtype=torch.float64, device=graph.device)
+        nothing = torch.full((*shape, 3), torch.nan, dtype=torch.float64, device=graph.device)
         self.rising, self.falling = nothing, nothing.clone()
+        self.bases: list[Tensor] = []
         self.bounded, self.cut = 0, False
 
     def run(self, negligible: float) -> _Branching:
@@ -191,7 +218,7 @@ class _Branching:
         bounds = self._enclose(parts)
         largest = bounds.magnitude()[0].to(torch.float64).amax(1)
         self.slack = torch.where(largest.isfinite(), negligible * largest, 0.0)
-        self._witness(parts)
+        self._witness(parts, bounds)
         while True:
             doubt = self._doubt(bounds)
             asked = doubt.flatten(1).any(1)
@@ -206,10 +233,10 @@ class _Branching:
             chosen = self._worst(bounds, doubt, asked)
             halves = self._halves(parts, bounds, splittable, chosen)
             new = self._enclose(halves).intersect(bounds[torch.cat((chosen, chosen))])
-            self._witness(halves)
             kept = torch.ones(len(parts.lower), dtype=torch.bool, device=parts.lower.device)
             kept[chosen] = False
             parts, bounds = _joined(parts[kept], halves), _joined(bounds[kept], new)
+            self._witness(halves, bounds)
         self.lower, self.upper = bounds.lower.amin(0).to(torch.float64), bounds.upper.amax(0).to(torch.float64)
         width = self._box.width.to(torch.float64)
         reach = Interval(self.lower, self.upper).magnitude()
@@ -254,34 +281,45 @@ class _Branching:
         left, right = upper.scatter(1, along, middle), lower.scatter(1, along, middle)
         return Interval(torch.cat((lower, right)), torch.cat((left, upper)))
 
-    def _witness(self, parts: Interval) -> None:
-        """Look for pairs of points at the middles of parts, where gradients say that there should be some."""
+    def _witness(self, parts: Interval, bounds: Interval) -> None:
+        """Look for pairs of points at the middles of parts, for signs that are open and that gradients there show."""
         finite = (parts.lower.isfinite() & parts.upper.isfinite()).all(1)
         middle = (parts.lower[finite] / 2 + parts.upper[finite] / 2).clamp(self._box.lower, self._box.upper)
         if not len(middle):
             return
-        slopes = gradients(self._graph, middle.reshape(-1, *self._graph.in_shape))
+        slopes, slack = gradients(self._graph, middle.reshape(-1, *self._graph.in_shape)), self.slack.unsqueeze(1)
+        is_open = (bounds.lower.amin(0) < -slack) & (bounds.upper.amax(0) > slack)
+        first = sum(map(len, self.bases))
+        self.bases.append(middle.to(torch.float64))
         for pairs, signed in ((self.rising, slopes), (self.falling, -slopes)):
             best, where = signed.max(0)
-            wanted = (best > 0) & ~_shown(pairs, 2)
-            for row, feature in wanted.nonzero().tolist():
-                found = self._pair(middle[where[row, feature]], row, feature, pairs is self.rising)
-                if found is not None:
-                    pairs[row, feature] = found.to(pairs)
+            wanted = ((best > 0) & is_open & ~_shown(pairs, 2)).nonzero()
+            for some in wanted.split(PAIRS) if len(wanted) else ():
+                rows, features = some.unbind(1)
+                base = where[rows, features]
+                ends, proved = self._prove(middle[base], rows, features, pairs is self.rising)
+                found = torch.cat((base.unsqueeze(1) + first, ends), 1).to(pairs)
+                pairs[rows[proved], features[proved]] = found[proved]
 
-    def _pair(self, point: Tensor, row: int, feature: int, rising: bool) -> Tensor | None:
-        """Two points (2, inputs) around one that prove a rise or a fall, or None."""
-        low, high = self._box.lower[feature], self._box.upper[feature]
-        shares = point.new_tensor(LENGTHS)
-        pairs = point.expand(len(LENGTHS), 2, -1).clone()
-        pairs[:, 0, feature] = (point[feature] - shares * (point[feature] - low)).clamp(low, high)
-        pairs[:, 1, feature] = (point[feature] + shares * (high - point[feature])).clamp(low, high)
-        places = pairs.reshape(-1, *self._graph.in_shape)
-        values = IBP().ranges(self._graph, Domain(Interval.exact(places)), Budget())[self._graph.output]
-        lower, upper = (end[:, row].reshape(-1, 2) for end in (values.lower, values.upper))
-        proved = lower[:, 1] > upper[:, 0] if rising else upper[:, 1] < lower[:, 0]
-        proved &= pairs[:, 1, feature] > pairs[:, 0, feature]
-        return pairs[int(proved.nonzero()[0])] if bool(proved.any()) else None
+    def _prove(self, points: Tensor, rows: Tensor, features: Tensor, rising: bool) -> tuple[Tensor, Tensor]:
+        """Two values (k, 2) of inputs `features` at points (k, inputs), and whether they prove a rise or fall, (k,)."""
+        low, high = self._box.lower[features].unsqueeze(1), self._box.upper[features].unsqueeze(1)
+        count, shares = len(points), points.new_tensor(LENGTHS)
+        here = points.gather(1, features.unsqueeze(1))
+        below, above = (here - shares * (here - low)).clamp(low, high), (here + shares * (high - here)).clamp(low, high)
+        ends = torch.stack((below, above), 2)
+        tried = points.reshape(count, 1, 1, -1).repeat(1, len(LENGTHS), 2, 1)
+        place = (count, len(LENGTHS), 2, 1)
+        tried.scatter_(3, features.reshape(-1, 1, 1, 1).expand(place), ends.unsqueeze(3))
+        places = Domain(Interval.exact(tried.reshape(-1, *self._graph.in_shape)))
+        values = IBP().ranges(self._graph, places, Budget())[self._graph.output]
+        chosen = rows.reshape(-1, 1, 1, 1).expand(place)
+        lower, upper = (
+            end.reshape(*place[:3], -1).gather(3, chosen).squeeze(3) for end in (values.lower, values.upper)
+        )
+        proved = (lower[..., 1] > upper[..., 0] if rising else upper[..., 1] < lower[..., 0]) & (above > below)
+        first = proved.to(torch.int8).argmax(1)
+        return ends[torch.arange(count, device=first.device), first], proved.any(1)
 
 
 def _joined(one: Interval, other: Interval) -> Interval:

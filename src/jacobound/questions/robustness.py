@@ -17,6 +17,7 @@ from jacobound.methods.ibp import IBP
 from jacobound.methods.lipschitz_method import LipschitzMethod
 from jacobound.methods.recurjac import RecurJac
 from jacobound.questions.attack import PGD
+from jacobound.questions.certificates import refined
 from jacobound.questions.common import (
     around_points,
     check_steps,
@@ -35,6 +36,7 @@ from jacobound.results import Provenance, Result, Status
 Method = OutputMethod | JacobianMethod | LipschitzMethod
 
 RANGES, THEOREM, LEMMA, JOINED = "output bounds", "Theorem 2", "Lemma 1", "Theorem 2 from output bounds"
+CERTIFICATES = "Theorem 2 with certificates"
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +130,7 @@ def robust_radius(
     steps: int = 8,
     tolerance: float = 1e-3,
     largest: float = 1e6,
+    seconds: float = 60.0,
     attack: PGD | None = PGD(),  # noqa: B008 - a frozen value
 ) -> RobustRadius:
     """Certified radii around points within which a classifier's decision can not change.
@@ -140,12 +143,14 @@ def robust_radius(
         targets: classes that must not be reached: (k,) for all points or (*batch, k); None for all others.
         method: an output method such as `CROWN()` (largest ball over which the margins are positive), a Jacobian
             method such as `RecurJac()`, or a Lipschitz method such as `LipSDP()` (Lemma 1 and the integral of Theorem
-            2 of RecurJac with its constants); None for the maximum of CROWN, RecurJac and both together.
+            2 of RecurJac with its constants); None for the maximum of CROWN, RecurJac, both together, and Theorem 2
+            with semidefinite certificates.
         budget: time, memory and progress, for all points together.
         clip: (low, high): only points of this box count. x must lie in it.
         steps: about how many constants the integral takes; more are tighter and dearer.
         tolerance: relative accuracy of the largest ball of an output method.
         largest: no larger radius is tried.
+        seconds: time for semidefinite certificates, for each point; only without a `method`. 0 leaves them out.
         attack: how adversarial points are looked for; None leaves that out.
 
     Raises:
@@ -157,7 +162,9 @@ def robust_radius(
     with strictly(graph, budget) as (budget, clock):
         balls, lead = around_points(graph, x, p, clip)
         asked = decisions(graph, balls.points, lead, label, targets)
-        margin, details, statuses = _Search(graph, balls, asked, method, steps, tolerance, largest, budget).run()
+        margin, details, statuses = _Search(
+            graph, balls, asked, method, steps, tolerance, largest, seconds, budget
+        ).run()
         radius = torch.stack(list(details.values())).amax(0)
         witness, distance = _attacked(graph, balls, asked, radius, margin, attack, budget)
         shape = (*lead, asked.targets.shape[1])
@@ -188,6 +195,7 @@ class _Search:
     steps: int
     tolerance: float
     largest: float
+    seconds: float
     budget: Budget
 
     def run(self) -> tuple[Tensor, dict[str, Tensor], list[Status]]:
@@ -230,6 +238,8 @@ class _Search:
         found = {LEMMA: state.lemma, THEOREM: state.theorem}
         if joined:
             found |= {JOINED: state.combined, RANGES: self._by_ranges(Margins(around, CROWN()), start.margin, state)}
+            reached = torch.stack(list(found.values())).amax(0)
+            found[CERTIFICATES] = refined(around, start, reached, self.seconds, self.largest)
         return start.margin, found
 
     def _over(self) -> bool:
