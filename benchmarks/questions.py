@@ -27,7 +27,7 @@ ROBUST = (
     "mnist_4layer_relu_1024_adv",
 )
 METHODS: dict[str, tuple[Any, int]] = {
-    "published": (jb.RecurJac("constant"), 16),
+    "published": (jb.RecurJac("constant"), 32),
     "recurjac": (jb.RecurJac(), 4),
     "crown": (jb.CROWN(), 8),
     "all": (None, 8),
@@ -69,9 +69,8 @@ def subjects(nets: list[str], images: list[int]) -> Iterator[tuple[str, jb.Graph
 
 def radii(options: argparse.Namespace) -> None:
     """Certified radii per image, over all nine targets, beside those of the reference for its three."""
-    print(
-        f"{'network':28}{'image':>6}{'method':>11}{'untargeted':>12}{'mean':>9}{'>= reference':>14}{'CPU s':>8}{'ref CPU s':>11}"
-    )
+    heads = ("image", "method", "untargeted", "mean", ">= reference", "CPU s", "reference")
+    print(f"{'network':28}" + "".join(f"{head:>13}" for head in heads))
     for net, graph, image, point in subjects(options.nets, options.images):
         for name in options.methods:
             method, steps = METHODS[name]
@@ -82,11 +81,8 @@ def radii(options: argparse.Namespace) -> None:
             )
             places = [result.targets.tolist().index(target) for target in image["targets"].values()]
             ratio = float((result.radius[places] / torch.tensor(image["radius"]["recurjac"])).min())
-            print(
-                f"{net:28}{image['idx']:>6}{name:>11}{float(result.untargeted):>12.5f}{float(result.radius.mean()):>9.5f}"
-                f"{ratio:>14.3f}{seconds:>8.2f}{image['cpu_s']:>11.1f}",
-                flush=True,
-            )
+            numbers = (float(result.untargeted), float(result.radius.mean()), ratio, seconds, image["cpu_s"])
+            print(f"{net:28}{image['idx']:>13}{name:>13}" + "".join(f"{x:>13.5g}" for x in numbers), flush=True)
 
 
 def attack(options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ there are margins.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -18,14 +19,15 @@ from torch import Tensor
 from jacobound.methods.base import derivative_ranges
 from jacobound.methods.crown import CROWN
 from jacobound.methods.sdp_barrier import Barrier, Weights
-from jacobound.methods.sdp_certificate import certify
+from jacobound.methods.sdp_certificate import certified_constant
 from jacobound.methods.sdp_core import SdpCore, sdp_bytes, sdp_core
 from jacobound.methods.sdp_search import feasible_start, search
 from jacobound.questions.evaluators import Around
 from jacobound.questions.marching import Bounds, March
 
-NODES = (0.5, 1.0, 1.35, 1.7, 2.1, 2.6, 3.2, 4.0)  # where constants are found, in radii that are certified already
-TOLERANCE = 0.03  # of the search, relative to the constant
+NODES = (0.6, 1.2, 1.75, 2.3, 3.0, 4.0)  # where constants are found, in radii that are certified already
+TOLERANCE = 0.06  # of the search, relative to the constant
+INFLATIONS = (-8, -6, -4, -2, 0)  # powers of ten by which an output weight grows until its proof passes
 DEARER = 1.6  # a farther node is expected to take so many times as long as the one before
 
 
@@ -67,9 +69,12 @@ class Shared:
         start = feasible_start(joint)
         if start is None:
             return nothing
-        weights = joint.weights(search(joint, start, TOLERANCE, over=self._over()).point)
-        found = [certify(*_row(core, j, joint.free_inputs, weights), None, (p, 2.0)).value for j in range(core.outputs)]
-        return torch.tensor([found], dtype=torch.float64)
+        point = search(joint, start, TOLERANCE, over=self._over()).point
+        least, weights = joint.needed(point.logs), joint.weights(point)
+        if least is None:
+            return nothing
+        proved = [_proved(core, j, float(least[j, j]), weights, p) for j in range(core.outputs)]
+        return torch.tensor([proved], dtype=torch.float64)
 
     def _over(self) -> Callable[[], bool]:
         before, longest = monotonic(), 0.0
@@ -83,12 +88,20 @@ class Shared:
         return over
 
 
-def _row(core: SdpCore, row: int, free_inputs: bool, weights: Weights) -> tuple[Barrier, Weights]:
-    """One row of a core with all neurons and inputs, and the shared multipliers for it."""
-    neurons = torch.arange(core.outputs, len(core.matrix))
-    kept = torch.cat((torch.tensor([row]), neurons))
+def _proved(core: SdpCore, row: int, least: float, weights: Weights, p: float) -> float:
+    """The certified constant of one row with the multipliers of all; infinite where nothing was proved.
+
+    Args:
+        least: about the smallest output weight for which the row has a certificate.
+    """
+    kept = torch.cat((torch.tensor([row]), torch.arange(core.outputs, len(core.matrix))))
     alone = SdpCore(core.matrix[kept], core.radius[kept], 1, core.inputs, core.blocks)
-    return Barrier(alone, free_inputs, False), Weights(weights.neurons, weights.inputs, weights.outputs[row : row + 1])
+    for power in INFLATIONS:
+        own = torch.tensor([max(least, 1e-100) * (1 + 10.0**power)], dtype=torch.float64)
+        value = certified_constant(alone, Weights(weights.neurons, weights.inputs, own), (p, 2.0))
+        if value < math.inf:
+            return value
+    return math.inf
 
 
 def refined(around: Around, start: Bounds, reached: Tensor, seconds: float, largest: float) -> Tensor:
