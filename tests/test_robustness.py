@@ -15,7 +15,9 @@ from torch import Generator, Tensor
 import jacobound as jb
 import zoo
 from jacobound.questions.attack import PGD, _onto_l1
-from jacobound.questions.common import largest_verified
+from jacobound.questions.certificates import Shared
+from jacobound.questions.common import largest_verified, strictly
+from jacobound.questions.evaluators import Around
 from jacobound.regions import Balls
 
 NORMS = (1.0, 2.0, math.inf)
@@ -112,6 +114,42 @@ def test_semidefinite_certificates_serve_too(generator: Generator) -> None:
     for p in NORMS:
         result = jb.robust_radius(graph, point, p=p, method=jb.LipSDP(), steps=2, attack=QUICK)
         assert 0 < float(result.untargeted) <= float(result.untargeted_attack)
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_shared_certificates_bound_every_margin(p: float, generator: Generator) -> None:
+    graph = classifier(generator, 5, 14, 12, 4, activation="leaky_relu:0.1")
+    point = torch.randn(1, 5, generator=generator, dtype=torch.float64)
+    rows = torch.eye(4, dtype=torch.float64)[0] - torch.eye(4, dtype=torch.float64)[1:]
+    dual = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[p]
+    with strictly(graph, None) as (budget, _):
+        balls, _ = jb.Ball(point, 0.0, p).balls(graph)
+        shared = Shared(Around(graph, balls, torch.tensor([0]), rows, budget), math.inf)
+        for radius in (0.0, 0.1, 0.5, 2.0):
+            bounds = shared(0, radius, torch.arange(3), torch.tensor([0.01, 1.0, 300.0], dtype=torch.float64))
+            offsets = radius * directions((5,), 200, p, generator)
+            places = (point + offsets * torch.rand(200, 1, generator=generator, dtype=torch.float64)).requires_grad_()
+            with torch.enable_grad():
+                margins = graph(places) @ rows.T
+                slopes = [torch.autograd.grad(margins[:, k].sum(), places, retain_graph=True)[0] for k in range(3)]
+            attained = torch.stack([torch.linalg.vector_norm(slope, dual, 1).amax() for slope in slopes])
+            assert (bounds.constant[0] >= attained * (1 - 1e-12)).all()
+            assert (bounds.constant[0] <= 30 * attained).all()
+            assert (bounds.margin[0] <= margins.detach().amin(0) + 1e-9).all()
+            if radius == 0:
+                exact = torch.linalg.vector_norm(torch.stack([slope[0] for slope in slopes]), dual, 1)
+                assert p == 1 or torch.allclose(bounds.constant[0], exact, rtol=0.7 if p == math.inf else 1e-6)
+
+
+def test_certificates_go_beyond_output_bounds(generator: Generator) -> None:
+    graph = classifier(generator, 8, 60, 60, 3)
+    point = torch.randn(8, generator=generator, dtype=torch.float64)
+    result = jb.robust_radius(graph, point, attack=QUICK)
+    without = jb.robust_radius(graph, point, attack=None, seconds=0.0)
+    assert (result.radius >= without.radius * (1 - 1e-12)).all()
+    assert (result.details["Theorem 2 with certificates"] > 0).all()
+    assert (without.details["Theorem 2 with certificates"] == 0).all()
+    assert (result.radius <= result.attack_radius).all()
 
 
 def test_the_default_is_never_below_its_parts(generator: Generator) -> None:

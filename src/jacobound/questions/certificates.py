@@ -28,7 +28,7 @@ from jacobound.questions.marching import Bounds, March
 NODES = (0.6, 1.2, 1.75, 2.3, 3.0, 4.0)  # where constants are found, in radii that are certified already
 TOLERANCE = 0.06  # of the search, relative to the constant
 INFLATIONS = (-8, -6, -4, -2, 0)  # powers of ten by which an output weight grows until its proof passes
-DEARER = 1.6  # a farther node is expected to take so many times as long as the one before
+DEARER = 1.0  # a farther node begins only if so many times the time of the one before is left
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Shared:
         around, p = self.around, self.around.balls.p
         # Powers of two are exact: the scaled margin is the margin, scaled.
         scales = torch.exp2(-torch.log2(left.clamp(1e-100, 1e100)).round())
-        target = around.graph.with_rows(around.rows[rows] * scales.cpu().unsqueeze(1)).expanded()
+        target = around.graph.with_rows(around.rows[rows.cpu()] * scales.cpu().unsqueeze(1)).expanded()
         place = torch.tensor([point])
         domain = around.domain(place, left.new_full((1,), radius))
         found = CROWN().ranges(target, domain, around.budget)

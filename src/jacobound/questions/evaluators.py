@@ -42,7 +42,7 @@ class Around:
 
     def target(self, rows: Tensor) -> Graph:
         """The network with some of the margins behind it."""
-        return self.graph.with_rows(self.rows[rows]).expanded()
+        return self.graph.with_rows(self.rows[rows.cpu()]).expanded()
 
     def domain(self, which: Tensor, radii: Tensor) -> Domain:
         """Balls around some of the points (positions among `points`)."""
@@ -106,7 +106,7 @@ class FromConstants:
         constants = torch.full_like(margins, torch.inf)
         norm = (self.around.balls.p, torch.inf)
         for column, row in enumerate(rows.split(1)):
-            target = self.around.graph.with_rows(self.around.rows[row])
+            target = self.around.graph.with_rows(self.around.rows[row.cpu()])
             for place in range(len(which)):
                 domain = self.around.domain(which[place : place + 1], radii[place : place + 1])
                 found = self.method.constant(target, domain, norm, self.around.budget)

@@ -21,6 +21,8 @@ from jacobound.rounding import down, up
 GROWTH = 4.0  # steps grow by this factor at most
 LONGEST = 2.0  # of a step, as a share of the largest possible radius over the number of steps
 SHORTEST = 0.25  # of a step, as a share of the radius so far over the number of steps
+WASTED = 0.4  # a step is too long when no target lasts for this share of it
+RETREATS = 4  # such steps of each point at most
 PROMISING = 3e-3  # a target goes on while its radius may still grow by this share
 
 
@@ -47,13 +49,15 @@ class March:
     Args:
         start: bounds over balls of radius 0.
         joined: whether margins over the balls count as well as the integral.
+        retreats: how many steps of each point may be taken back because they were much too long.
     """
 
-    def __init__(self, start: Bounds, joined: bool) -> None:
+    def __init__(self, start: Bounds, joined: bool, retreats: int = 0) -> None:
         self._margin, self._constant, self._joined = start.margin, start.constant, joined
         self._growth = torch.zeros_like(start.constant)
         self._at = start.margin.new_zeros(len(start.margin))
-        self._step = torch.full_like(self._at, inf)
+        self._step, self._cap = torch.full_like(self._at, inf), torch.full_like(self._at, inf)
+        self._retreats = torch.full_like(self._at, retreats, dtype=torch.int64)
         self._integral, self._best = start.margin.clone(), start.margin.clone()
         zero = torch.zeros_like(start.margin)
         self.lemma, self.theorem, self.ranges, self.combined = (zero.clone() for _ in range(4))
@@ -89,19 +93,24 @@ class March:
         width = torch.where(active, width, inf).amin(1)
         width = torch.maximum(torch.minimum(width, GROWTH * self._step), SHORTEST / steps * self._at)
         longest = torch.where(active, horizon, 0.0).amax(1)  # no target can last longer
-        width = torch.minimum(width, LONGEST / steps * (self._at + longest))
+        width = torch.minimum(width, LONGEST / steps * (self._at + longest)).minimum(self._cap)
         return self._at + torch.minimum(width, longest)
 
     def advance(self, which: Tensor, radii: Tensor, rows: Tensor, bounds: Bounds) -> None:
-        """One step outward for some points, with bounds of some targets over the larger balls."""
+        """One step outward for some points, with bounds of some targets over the larger balls.
+
+        A step that was much too long is credited in part, but not taken: a shorter one follows.
+        """
         place = which.unsqueeze(1), rows
-        far = radii.unsqueeze(1)
-        near, constant = self._at[which].unsqueeze(1), bounds.constant
+        near, far, constant = self._at[which].unsqueeze(1), radii.unsqueeze(1), bounds.constant
         width = up(far - near)
+        lasting = torch.where(self.left[place] > 0, self.left[place] / (constant * width), 0.0)
+        lasting = torch.where((bounds.margin > 0) & self._joined, 1.0, lasting).amax(1).nan_to_num(nan=1.0, posinf=1.0)
+        taken = (lasting > WASTED) | (self._retreats[which] <= 0)
         for left, reached in ((self._integral, self.theorem), (self._best, self.combined)):
             reach = torch.minimum(far, down(near + _part(left[place], constant)))
             reached[place] = torch.maximum(reached[place], torch.where(left[place] > 0, reach, 0.0))
-            left[place] = down(left[place] - up(constant * width))
+            left[place] = torch.where(taken.unsqueeze(1), down(left[place] - up(constant * width)), left[place])
         lemma = torch.minimum(far, _part(self._margin[place], constant))
         self.lemma[place] = torch.maximum(self.lemma[place], torch.where(self._margin[place] > 0, lemma, 0.0))
         if self._joined:
@@ -112,9 +121,13 @@ class March:
             self.refused[place] = torch.where(held, inf, torch.minimum(self.refused[place], far))
         grown = (constant / self._constant[place]).log() / (far - near)
         self._growth[place] = torch.where(grown.isfinite(), grown.clamp(min=0.0), 0.0)
-        self._constant[place] = constant
-        self._step[which] = radii - self._at[which]
-        self._at[which] = radii
+        self._constant[place] = torch.where(taken.unsqueeze(1), constant, self._constant[place])
+        # The true end lies between what was credited and the far end: go on from their geometric mean.
+        between = lasting.clamp(min=1e-12).sqrt() * (radii - self._at[which])
+        self._cap[which] = torch.where(taken, inf, between)
+        self._retreats[which] -= (~taken).to(self._retreats.dtype)
+        self._step[which] = torch.where(taken, radii - self._at[which], self._step[which])
+        self._at[which] = torch.where(taken, radii, self._at[which])
 
 
 def _part(left: Tensor, constant: Tensor) -> Tensor:
@@ -126,7 +139,7 @@ def march(
     evaluate: Evaluate, start: Bounds, joined: bool, steps: int, largest: float, over: Callable[[], bool]
 ) -> March:
     """March until no margin is left, the largest radius is reached, or time is over."""
-    state = March(start, joined)
+    state = March(start, joined, RETREATS)
     taken = 0
     while not over() and taken < 20 * steps:
         active = state.active & (state.at < largest).unsqueeze(1)
