@@ -18,6 +18,7 @@ from jacobound.questions.attack import PGD, _onto_l1
 from jacobound.questions.certificates import Shared
 from jacobound.questions.common import largest_verified, strictly
 from jacobound.questions.evaluators import Around
+from jacobound.questions.robustness import _verified
 from jacobound.regions import Balls
 
 NORMS = (1.0, 2.0, math.inf)
@@ -214,6 +215,13 @@ def test_witnesses_change_the_decision(generator: Generator) -> None:
             outputs = graph(witness)
             assert outputs[result.targets[k, target]] > outputs[result.label[k]]
             assert float(distances((witness - points[k]).unsqueeze(0), p)) <= float(result.attack_radius[k, target])
+
+
+def test_a_point_counts_as_adversarial_only_where_that_is_proved() -> None:
+    weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    graph, row = jb.from_layers([weight]), torch.tensor([[1.0, -1.0]], dtype=torch.float64)
+    for point, lost in (([0.0, 1.0], True), ([1.0, 0.0], False), ([1.0, 1.0], False), ([math.nan, 0.0], False)):
+        assert _verified(graph, torch.tensor([point], dtype=torch.float64), row).tolist() == [lost]
 
 
 def test_a_wrong_label_certifies_nothing_and_is_its_own_witness(generator: Generator) -> None:

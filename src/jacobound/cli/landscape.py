@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from jacobound.cli.inspect import summary
-from jacobound.cli.options import MethodOptions, Norm, PointOptions, RunOptions, ShowOptions
+from jacobound.cli.options import JacobianOptions, Norm, PointOptions, RunOptions, ShowOptions
 from jacobound.cli.radius import refuse_figure
 from jacobound.cli.summaries import say_status
 from jacobound.cli.text import nearest, rounded_down, rounded_up, say, say_json, say_table
@@ -20,7 +20,7 @@ def landscape(
     point: PointOptions,
     norm: Norm = "2",
     largest: float = 10.0,
-    how: MethodOptions = MethodOptions(),  # noqa: B008 - frozen values, here and below
+    how: JacobianOptions = JacobianOptions(),  # noqa: B008 - frozen values, here and below
     run: RunOptions = RunOptions(),  # noqa: B008
     show: ShowOptions = ShowOptions(),  # noqa: B008
 ) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jacobound.cli.around import around, wanted_radii
 from jacobound.cli.inspect import summary
-from jacobound.cli.options import MethodOptions, PointOptions, RunOptions, ShowOptions, one_radius
+from jacobound.cli.options import JacobianOptions, PointOptions, RunOptions, ShowOptions, one_radius
 from jacobound.cli.radius import refuse_figure
 from jacobound.cli.summaries import MOST_ROWS, say_status
 from jacobound.cli.text import rounded_down, rounded_up, say, say_json, say_table
@@ -20,7 +20,7 @@ def monotone(
     point: PointOptions,
     radius: str | None = None,
     parts: int = 2000,
-    how: MethodOptions = MethodOptions(),  # noqa: B008 - frozen values, here and below
+    how: JacobianOptions = JacobianOptions(),  # noqa: B008 - frozen values, here and below
     run: RunOptions = RunOptions(),  # noqa: B008
     show: ShowOptions = ShowOptions(),  # noqa: B008
 ) -> int:

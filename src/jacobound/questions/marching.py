@@ -21,6 +21,7 @@ from jacobound.rounding import down, up
 GROWTH = 4.0  # steps grow by this factor at most
 LONGEST = 2.0  # of a step, as a share of the largest possible radius over the number of steps
 SHORTEST = 0.25  # of a step, as a share of the radius so far over the number of steps
+FIRST = 10.0  # of the first step: as a share of the horizon over the number of steps, its inverse
 WASTED = 0.4  # a step is too long when no target lasts for this share of it
 RETREATS = 4  # such steps of each point at most
 PROMISING = 3e-3  # a target goes on while its radius may still grow by this share
@@ -89,7 +90,7 @@ class March:
         width = torch.log1p(tolerated.sqrt()) / self._growth
         width = torch.where(self._growth > 0, width, inf)
         if not bool(self._step.isfinite().any()):  # nothing is known of the growth yet
-            width = horizon / (3 * steps)
+            width = horizon / (FIRST * steps)
         width = torch.where(active, width, inf).amin(1)
         width = torch.maximum(torch.minimum(width, GROWTH * self._step), SHORTEST / steps * self._at)
         longest = torch.where(active, horizon, 0.0).amax(1)  # no target can last longer
