@@ -17,10 +17,10 @@ def landscape(
     net: Path,
     /,
     *,
-    point: PointOptions,
+    point: PointOptions = PointOptions(),  # noqa: B008 - frozen values, here and below
     norm: Norm = "2",
     largest: float = 10.0,
-    how: JacobianOptions = JacobianOptions(),  # noqa: B008 - frozen values, here and below
+    how: JacobianOptions = JacobianOptions(),  # noqa: B008
     run: RunOptions = RunOptions(),  # noqa: B008
     show: ShowOptions = ShowOptions(),  # noqa: B008
 ) -> int:

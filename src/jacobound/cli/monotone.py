@@ -17,10 +17,10 @@ def monotone(
     net: Path,
     /,
     *,
-    point: PointOptions,
+    point: PointOptions = PointOptions(),  # noqa: B008 - frozen values, here and below
     radius: str | None = None,
     parts: int = 2000,
-    how: JacobianOptions = JacobianOptions(),  # noqa: B008 - frozen values, here and below
+    how: JacobianOptions = JacobianOptions(),  # noqa: B008
     run: RunOptions = RunOptions(),  # noqa: B008
     show: ShowOptions = ShowOptions(),  # noqa: B008
 ) -> int:

@@ -31,13 +31,13 @@ def radius(
     net: Path,
     /,
     *,
-    point: PointOptions,
+    point: PointOptions = PointOptions(),  # noqa: B008 - frozen values, here and below
     norm: Norm = "inf",
     label: int | None = None,
     targets: str | None = None,
     method: Literal["all", "crown", "recurjac", "fastlip", "lipsdp"] = "all",
     constants: int = 8,
-    attack: Annotated[PGD, Parameter(name="*")] = PGD(),  # noqa: B008 - frozen values, here and below
+    attack: Annotated[PGD, Parameter(name="*")] = PGD(),  # noqa: B008
     run: RunOptions = RunOptions(),  # noqa: B008
     show: ShowOptions = ShowOptions(),  # noqa: B008
 ) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -162,31 +162,13 @@ def robust_radius(
     with strictly(graph, budget) as (budget, clock):
         balls, lead = around_points(graph, x, p, clip)
         asked = decisions(graph, balls.points, lead, label, targets)
-        margin, details, statuses = _Search(
-            graph, balls, asked, method, steps, tolerance, largest, seconds, budget
-        ).run()
-        radius = torch.stack(list(details.values())).amax(0)
-        witness, distance = _attacked(graph, balls, asked, radius, margin, attack, budget)
-        shape = (*lead, asked.targets.shape[1])
-        return RobustRadius(
-            radius=radius.reshape(shape),
-            attack_radius=distance.reshape(shape),
-            margin=margin.reshape(shape),
-            label=asked.labels.reshape(lead),
-            targets=asked.targets.reshape(shape),
-            details={name: value.reshape(shape) for name, value in details.items()},
-            status=Status.of(_worst(statuses, budget), radius),
-            p=float(p),
-            clip=clip,
-            witness=None if witness is None else witness.reshape(*shape, *graph.in_shape),
-            seconds=clock(),
-            provenance=provenance(graph, method or "best of all", clock(), None if attack is None else attack.seed),
-        )
+        search = _Search(graph, balls, asked, method, steps, tolerance, largest, seconds, budget)
+        return search.answer(attack, lead, clip, clock)
 
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """The certified half of one call."""
+    """One call; what it is about and how radii are found."""
 
     graph: Graph
     balls: Balls
@@ -197,6 +179,34 @@ class _Search:
     largest: float
     seconds: float
     budget: Budget
+
+    def answer(
+        self,
+        attack: PGD | None,
+        lead: tuple[int, ...],
+        clip: tuple[object, object] | None,
+        clock: Callable[[], float],
+    ) -> RobustRadius:
+        """Certified radii and attacks, arranged like the points."""
+        margin, details, statuses = self.run()
+        radius = torch.stack(list(details.values())).amax(0)
+        witness, distance = _attacked(self.graph, self.balls, self.asked, radius, margin, attack, self.budget)
+        shape = (*lead, self.asked.targets.shape[1])
+        method, seed = self.method or "best of all", None if attack is None else attack.seed
+        return RobustRadius(
+            radius=radius.reshape(shape),
+            attack_radius=distance.reshape(shape),
+            margin=margin.reshape(shape),
+            label=self.asked.labels.reshape(lead),
+            targets=self.asked.targets.reshape(shape),
+            details={name: value.reshape(shape) for name, value in details.items()},
+            status=Status.of(_worst(statuses, self.budget), radius),
+            p=float(self.balls.p),
+            clip=clip,
+            witness=None if witness is None else witness.reshape(*shape, *self.graph.in_shape),
+            seconds=clock(),
+            provenance=provenance(self.graph, method, clock(), seed),
+        )
 
     def run(self) -> tuple[Tensor, dict[str, Tensor], list[Status]]:
         """Margins (N, K), radii by argument (N, K), and what was not plainly certified."""
