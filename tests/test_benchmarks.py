@@ -14,7 +14,10 @@ from benchmarks import measure, peers, plan, readme, sdp, tables
 from benchmarks.plan import DEMO, NETWORKS, Task
 from benchmarks.worker import measured
 
-MODULES = ("__main__", "layout", "measure", "peers", "plan", "problems", "readme", "sdp", "tables", "worker")
+MODULES = (
+    *("__main__", "layout", "measure", "peers", "plan", "problems"),
+    *("questions", "readme", "sdp", "tables", "worker"),
+)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -54,6 +54,8 @@ LAYERS = (
     "methods.*",
     "methods",
     "solve",
+    "questions.*",
+    "questions",
     "importers.*",
     "importers",
     "reports.*",

@@ -31,6 +31,15 @@ from jacobound.methods import (
     SeqLip,
     SinglePrecision,
 )
+from jacobound.questions import (
+    PGD,
+    MonotoneFeatures,
+    RobustRadius,
+    StationaryFreeRadius,
+    monotone_features,
+    robust_radius,
+    stationary_free_radius,
+)
 from jacobound.regions import Ball, Box, WholeSpace
 from jacobound.results import Candidate, JacobianBounds, LipschitzBound, OutputBounds, Provenance, Status
 from jacobound.solve import bound_jacobian, bound_output, lipschitz
@@ -38,6 +47,7 @@ from jacobound.solve import bound_jacobian, bound_output, lipschitz
 __all__ = [
     "CROWN",
     "IBP",
+    "PGD",
     "AutoLip",
     "Ball",
     "Best",
@@ -57,14 +67,17 @@ __all__ = [
     "LipSDP",
     "LipschitzBound",
     "MissingExtraError",
+    "MonotoneFeatures",
     "OutputBounds",
     "Provenance",
     "RecurJac",
+    "RobustRadius",
     "Sampling",
     "SeqLip",
     "ShapeError",
     "SinglePrecision",
     "SolverError",
+    "StationaryFreeRadius",
     "Status",
     "UnsafeArithmeticError",
     "UnsupportedOpError",
@@ -75,4 +88,7 @@ __all__ = [
     "from_onnx",
     "from_torch",
     "lipschitz",
+    "monotone_features",
+    "robust_radius",
+    "stationary_free_radius",
 ]

@@ -84,33 +84,57 @@ class Ball(Region):
             raise InvalidRegionError("the list of radii is empty; give at least one radius")
         return tuple(_outward(radius) for radius in given)
 
-    def domains(self, graph: Graph) -> tuple[Domains, tuple[int, ...]]:
+    def balls(self, graph: Graph) -> tuple[Balls, tuple[int, ...]]:
+        """Balls of any radius around the centres, in the graph's dtype, and the shape of the batch of centres."""
         exact = _tensor(self.center, "the centre").to(graph.device)
         batch = _batch_shape(exact, graph, "the centre")
-        points = exact.reshape(-1, *graph.in_shape)
-        radii = exact.new_tensor(self.radii)
         valid = None if self.clip is None else _valid_range(self.clip, graph)
+        return Balls(exact.reshape(-1, *graph.in_shape), self.p, graph.dtype, valid), batch
+
+    def domains(self, graph: Graph) -> tuple[Domains, tuple[int, ...]]:
+        balls, batch = self.balls(graph)
+        radii, count = balls.points.new_tensor(self.radii), len(balls.points)
 
         def make(start: int, stop: int) -> Domain:
-            place = torch.arange(start, stop, device=exact.device)
-            given = points[place % len(points)], radii[place // len(points)]
-            return self._domain(*given, graph.dtype, valid)
+            place = torch.arange(start, stop, device=radii.device)
+            return balls.domain(place % count, radii[place // count])
 
-        if valid is not None:  # the smallest balls must meet it, whichever are asked for first
-            self._domain(points, radii.amin().expand(len(points)), graph.dtype, valid)
-        count = len(self.radii) * len(points)
-        return Domains(count, make), ((len(self.radii),) if self._several else ()) + batch
+        if balls.valid is not None:  # the smallest balls must meet it, whichever are asked for first
+            balls.domain(torch.arange(count, device=radii.device), radii.amin().expand(count))
+        return Domains(len(self.radii) * count, make), ((len(self.radii),) if self._several else ()) + batch
 
-    def _domain(self, exact: Tensor, radii: Tensor, dtype: torch.dtype, valid: Interval | None) -> Domain:
-        """Balls around points (N, *input shape) with radii (N,), both in float64."""
-        centre, grown = moved_ball(exact, radii, self.p, dtype)
+
+@dataclass(frozen=True, eq=False)
+class Balls:
+    """Balls of any radius around given points.
+
+    Args:
+        points: float64, shape (N, *input shape); taken as exact numbers.
+        p: 1, 2 or inf.
+        dtype: of the domains.
+        valid: the box that counts, in that dtype, or None.
+    """
+
+    points: Tensor
+    p: float
+    dtype: torch.dtype
+    valid: Interval | None
+
+    def domain(self, which: Tensor, radii: Tensor) -> Domain:
+        """Balls around some of the points, with float64 radii of the same shape (n,).
+
+        Raises:
+            InvalidRegionError: when a ball does not meet the valid box.
+        """
+        exact = self.points[which]
+        centre, grown = moved_ball(exact, radii, self.p, self.dtype)
         reach = grown.reshape(-1, *[1] * (exact.dim() - 1))
         exactly = reach == 0
         box = Interval(
             torch.where(exactly, centre, down(centre - reach)), torch.where(exactly, centre, up(centre + reach))
         )
-        if valid is not None:
-            box = Interval(torch.maximum(box.lower, valid.lower), torch.minimum(box.upper, valid.upper))
+        if self.valid is not None:
+            box = Interval(torch.maximum(box.lower, self.valid.lower), torch.minimum(box.upper, self.valid.upper))
             if not bool((box.lower <= box.upper).all()):
                 raise InvalidRegionError(
                     "the ball does not meet the valid range given by clip; check the input's scaling"

@@ -82,7 +82,7 @@ class Provenance:
     assumptions: tuple[str, ...] = ()
 
 
-class _Result:
+class Result:
     """JSON for all results."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class _Result:
 
 
 @dataclass(frozen=True, eq=False)
-class OutputBounds(_Result):
+class OutputBounds(Result):
     """Bounds of the network's outputs (or of chosen combinations of them) over a region.
 
     Args:
@@ -125,7 +125,7 @@ class OutputBounds(_Result):
 
 
 @dataclass(frozen=True, eq=False)
-class JacobianBounds(_Result):
+class JacobianBounds(Result):
     """Element-wise bounds of the Jacobian over a region.
 
     They hold for every Jacobian of the network inside the region where it exists, and for every limit of such
@@ -177,7 +177,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, eq=False)
-class LipschitzBound(_Result):
+class LipschitzBound(Result):
     """A Lipschitz constant from l_p to l_q over a region, as a bracket ``lower <= true constant <= upper``.
 
     Args:

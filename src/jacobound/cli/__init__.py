@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import cyclopts
 
-from jacobound.cli import bound, demo, inspect, lipschitz, methods
+from jacobound.cli import bound, demo, inspect, landscape, lipschitz, methods, monotone, radius
 from jacobound.cli.text import say
 from jacobound.errors import JacoboundError
 
@@ -27,7 +27,8 @@ def application() -> cyclopts.App:
         suppress_keyboard_interrupt=False,
         help_format="plaintext",
     )
-    for command in (demo.demo, inspect.inspect, bound.bound, lipschitz.lipschitz, methods.methods):
+    questions = (radius.radius, landscape.landscape, monotone.monotone)
+    for command in (demo.demo, inspect.inspect, bound.bound, lipschitz.lipschitz, *questions, methods.methods):
         app.command(command)
     return app
 

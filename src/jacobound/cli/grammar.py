@@ -82,6 +82,18 @@ def parse_rows(text: str) -> list[tuple[int, int | None]]:
     return rows
 
 
+def parse_classes(text: str) -> list[int]:
+    """Numbers of classes: "3,5".
+
+    Raises:
+        ShapeError: when the text is no such list.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]{1,9}", part, flags=re.ASCII) for part in parts):
+        raise ShapeError(f"'{text}' is no list of classes; give numbers separated by commas, such as 3,5")
+    return [int(part) for part in parts]
+
+
 def row_matrix(rows: list[tuple[int, int | None]], outputs: int) -> Tensor:
     """The combinations as a matrix of shape (rows, outputs).
 

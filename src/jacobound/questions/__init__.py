@@ -1,0 +1,18 @@
+"""Questions that users ask, answered with the bound methods; one module each."""
+
+from __future__ import annotations
+
+from jacobound.questions.attack import PGD
+from jacobound.questions.landscape import StationaryFreeRadius, stationary_free_radius
+from jacobound.questions.monotonicity import MonotoneFeatures, monotone_features
+from jacobound.questions.robustness import RobustRadius, robust_radius
+
+__all__ = [
+    "PGD",
+    "MonotoneFeatures",
+    "RobustRadius",
+    "StationaryFreeRadius",
+    "monotone_features",
+    "robust_radius",
+    "stationary_free_radius",
+]

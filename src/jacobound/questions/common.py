@@ -1,0 +1,178 @@
+"""What all questions share: strict arithmetic around a call, runs of sets that fit the memory, and a bisection."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from time import monotonic
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jacobound.errors import InvalidOptionError, ShapeError
+from jacobound.graph import Graph, size
+from jacobound.methods.base import Budget, sets_worth
+from jacobound.regions import Ball, Balls, Points
+from jacobound.results import Provenance, Status
+from jacobound.rounding import strict
+
+Rows = Tensor | np.ndarray | Sequence[Sequence[float]]
+
+HALVINGS = 60  # of a radius that fails, before it counts as 0
+DOUBLINGS = 60  # of a radius that is verified, before it counts as large enough
+MOST = 200  # tries per question
+NOTHING = 1e-30  # bounds of a derivative that is exactly 0 may reach this far, because they cover underflow
+
+
+@contextlib.contextmanager
+def strictly(graph: Graph, budget: Budget | None) -> Iterator[tuple[Budget, Callable[[], float]]]:
+    """The budget with its clock started, and the clock, inside strict arithmetic without gradients."""
+    started = monotonic()
+    with strict(graph.device, graph.dtype), torch.no_grad():
+        yield replace(Budget() if budget is None else budget, started=started), lambda: monotonic() - started
+
+
+def around_points(
+    graph: Graph, x: Points, p: float, clip: tuple[Points | float, Points | float] | None
+) -> tuple[Balls, tuple[int, ...]]:
+    """Balls around points, and how the points were arranged.
+
+    Raises:
+        ShapeError, InvalidRegionError: when the points do not fit the network or do not lie inside `clip`.
+    """
+    balls, lead = Ball(x, 0.0, p, clip).balls(graph)
+    points = balls.points
+    balls.domain(torch.arange(len(points), device=points.device), points.new_zeros(len(points)))
+    return balls, lead
+
+
+def provenance(graph: Graph, method: object, seconds: float, seed: int | None = None) -> Provenance:
+    """How an answer was found."""
+    return Provenance(repr(method), graph.fingerprint, str(graph.device), str(graph.dtype), seconds, seed=seed)
+
+
+def status_of(budget: Budget, *bounds: Tensor) -> Status:
+    """Certified; past the time limit a better answer may exist."""
+    return Status.of(Status.TIME_LIMIT if budget.is_over else Status.CERTIFIED, *bounds)
+
+
+def with_rows(graph: Graph, rows: Rows | None) -> Graph:
+    """The graph followed by combinations of its outputs, as the bound methods take it.
+
+    Raises:
+        ShapeError: when the rows are no finite matrix with one column per output.
+    """
+    if rows is None:
+        return graph.with_rows(None).expanded()
+    matrix = torch.as_tensor(np.asarray(rows) if not isinstance(rows, Tensor) else rows)
+    if matrix.dim() != 2 or not bool(torch.isfinite(matrix).all()):
+        raise ShapeError(
+            f"rows must be a finite matrix of shape (k, {size(graph.output)}), one column per output; "
+            f"got shape {tuple(matrix.shape)}. For the output a use torch.eye({size(graph.output)})[[a]]"
+        )
+    return graph.with_rows(matrix.to(torch.float64)).expanded()
+
+
+def runs(count: int, graph: Graph, bytes_each: int, budget: Budget) -> Iterator[slice]:
+    """Slices of so many sets that are worth working on together and fit the memory."""
+    step = max(1, min(budget.memory // (2 * bytes_each), sets_worth(graph), count))
+    for start in range(0, count, step):
+        yield slice(start, min(count, start + step))
+
+
+def check_tolerance(tolerance: float, largest: float) -> None:
+    """Refuse what no bisection can work with."""
+    if not 0 < tolerance < 1 or not largest > 0:
+        raise InvalidOptionError(f"a search needs 0 < tolerance < 1 and largest > 0, not {tolerance} and {largest}")
+
+
+def check_steps(steps: int) -> None:
+    """Refuse a march without steps."""
+    if steps < 1:
+        raise InvalidOptionError(f"the integral needs steps >= 1, not {steps}")
+
+
+@dataclass(eq=False)
+class _Brackets:
+    """Brackets of N x K radii, with the scores at their ends; lives for one search. All tensors float64, (N, K)."""
+
+    low: Tensor
+    high: Tensor
+    low_score: Tensor
+    high_score: Tensor
+
+    def put(self, which: Tensor, radii: Tensor, scores: Tensor) -> None:
+        """What was found at one radius of each of some points."""
+        tried, held = radii.unsqueeze(1), scores > 0
+        low, high = self.low[which], self.high[which]
+        rises, falls = held & (tried > low), (scores <= 0) & (tried > low) & (tried < high)
+        self.low_score[which] = torch.where(rises, scores, self.low_score[which])
+        self.low[which] = torch.where(rises, tried, low)
+        self.high_score[which] = torch.where(falls, scores, self.high_score[which])
+        self.high[which] = torch.where(falls, tried, high)
+        # A radius above a refused one was verified: what is verified need not be monotone.
+        self.high = torch.where(self.high <= self.low, inf, self.high)
+
+    def wanted(self, start: Tensor, largest: float, tolerance: float, halve: bool) -> tuple[Tensor, Tensor]:
+        """Which questions are open, and the radius that each would like to try next."""
+        low, high, first = self.low, self.high, start.unsqueeze(1)
+        rising, falling = high.isinf(), low == 0
+        above = torch.maximum(first, 2 * low).clamp(max=largest)
+        # Where the score would vanish if it were linear, then a little to the side that is farther away.
+        share = self.low_score / (self.low_score - self.high_score)
+        root = low + (high - low) * share.clamp(0.05, 0.95)
+        aside = torch.where(root - low > high - root, -0.4, 0.4) * tolerance * high
+        inside = torch.where(share.isfinite() & (not halve), root + aside, (low + high) / 2)
+        between = torch.where((low < inside) & (inside < high), inside, (low + high) / 2)
+        wanted = torch.where(rising, above, torch.where(falling, high / 4, between))
+        smallest, huge = first * 2.0**-HALVINGS, first * 2.0**DOUBLINGS
+        done = torch.where(rising, (low >= largest) | (low >= huge), high - low <= tolerance * high)
+        return ~(done | (falling & (high < smallest))), wanted
+
+
+def largest_verified(
+    check: Callable[[Tensor, Tensor, Tensor], Tensor],
+    columns: int,
+    first: Tensor,
+    largest: float,
+    tolerance: float,
+    over: Callable[[], bool],
+    known: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """The largest verified radius of N points and K questions about each, by interpolation and bisection.
+
+    One check answers several questions, so every step tries the radius that the least decided one of each point asks
+    for. What is verified need not be monotone in the radius; the result is the largest radius that was verified.
+
+    Args:
+        check: from points (n,), one radius for each (n,), float64, and questions (k,) to scores (n, k), float64; a
+            positive one verifies. Its size only steers the search.
+        columns: K.
+        first: radii (N,) to begin with, float64 and positive.
+        largest: no larger radius is tried.
+        tolerance: relative width at which a bracket is narrow enough.
+        over: asked before every step; true ends the search.
+        known: radii (N, K) that are verified (0 for none), and that are not (inf for none), from before.
+
+    Returns:
+        Radii (N, K); 0 where none was verified.
+    """
+    zero = torch.zeros(len(first), columns, dtype=torch.float64, device=first.device)
+    low, high = known if known is not None else (zero, torch.full_like(zero, inf))
+    brackets = _Brackets(low.clone(), high.clone(), torch.full_like(zero, torch.nan), torch.full_like(zero, torch.nan))
+    start = first.clamp(max=largest)
+    for tries in range(MOST * columns):
+        open_ones, wanted = brackets.wanted(start, largest, tolerance, tries % 4 == 3)
+        which, asked = open_ones.any(1).nonzero().squeeze(1), open_ones.any(0).nonzero().squeeze(1)
+        if not len(which) or over():
+            break
+        gap = torch.where(brackets.high.isinf(), 2.0, 1 - brackets.low / brackets.high)
+        doubtful = torch.where(open_ones, gap, -1.0)[which].argmax(1, keepdim=True)
+        radii = wanted[which].gather(1, doubtful).squeeze(1)
+        scores = torch.full((len(which), columns), torch.nan, dtype=torch.float64, device=first.device)
+        scores[:, asked] = check(which, radii, asked)
+        brackets.put(which, radii, scores)
+    return brackets.low

@@ -1,0 +1,129 @@
+"""What a march asks at every radius: margins over balls by linear bounds, and their Lipschitz constants by a method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from jacobound.domains import Domain
+from jacobound.graph import Graph
+from jacobound.linalg import dual_exponent, vector_norm_upper
+from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod
+from jacobound.methods.constants import merged_row_sums
+from jacobound.methods.crown import CROWN
+from jacobound.methods.lipschitz_method import LipschitzMethod
+from jacobound.questions.common import runs
+from jacobound.questions.marching import Bounds
+from jacobound.regions import Balls
+from jacobound.results import Status
+
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """Margins of a network around points that share them.
+
+    Args:
+        graph: the network.
+        balls: around all points of the question.
+        points: which of them are meant here, int64, shape (n,).
+        rows: the margins as combinations of the outputs, shape (K, outputs).
+        budget: time and memory.
+        worst: the last status that was not plainly certified, put in by the methods.
+    """
+
+    graph: Graph
+    balls: Balls
+    points: Tensor
+    rows: Tensor
+    budget: Budget
+    worst: list[Status] = field(default_factory=list)
+
+    def target(self, rows: Tensor) -> Graph:
+        """The network with some of the margins behind it."""
+        return self.graph.with_rows(self.rows[rows.cpu()]).expanded()
+
+    def domain(self, which: Tensor, radii: Tensor) -> Domain:
+        """Balls around some of the points (positions among `points`)."""
+        return self.balls.domain(self.points[which], radii)
+
+
+@dataclass(frozen=True, eq=False)
+class Margins:
+    """Certified lower bounds of margins over balls, by an output method."""
+
+    around: Around
+    method: OutputMethod
+
+    def __call__(self, which: Tensor, radii: Tensor, rows: Tensor) -> Tensor:
+        """From points (n,), radii (n,) and rows (k,) to float64 bounds (n, k)."""
+        target, found = self.around.target(rows), []
+        for part in runs(len(which), target, self.method.bytes_per_set(target), self.around.budget):
+            domain = self.around.domain(which[part], radii[part])
+            found.append(self.method.ranges(target, domain, self.around.budget)[target.output].lower)
+        return torch.cat(found).to(torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class FromJacobian:
+    """Margins, and their constants by the norms of enclosures of their gradients.
+
+    Args:
+        around: the margins and points.
+        method: encloses the gradients.
+        with_margins: whether margins over the balls are wanted (at radius 0 they always are).
+    """
+
+    around: Around
+    method: JacobianMethod
+    with_margins: bool = True
+
+    def __call__(self, which: Tensor, radii: Tensor, rows: Tensor) -> Bounds:
+        target, margins, constants = self.around.target(rows), [], []
+        with_output = self.with_margins or not bool(radii.any())
+        budget = self.around.budget
+        for part in runs(len(which), target, self.method.bytes_per_set(target), budget):
+            domain = self.around.domain(which[part], radii[part])
+            ranges = preactivation(self.method).ranges(target, domain, budget, with_output=with_output)
+            enclosure = self.method.enclose(target, domain, budget, ranges)
+            if enclosure.status is not Status.CERTIFIED:
+                self.around.worst.append(enclosure.status)
+            margins.append(ranges[target.output].lower)
+            constants.append(row_constants(enclosure, self.around.balls.p))
+        return Bounds(torch.cat(margins).to(torch.float64), torch.cat(constants).to(torch.float64))
+
+
+@dataclass(frozen=True, eq=False)
+class FromConstants:
+    """Margins, and their constants by a method that bounds constants without gradients, row by row."""
+
+    around: Around
+    method: LipschitzMethod
+
+    def __call__(self, which: Tensor, radii: Tensor, rows: Tensor) -> Bounds:
+        margins = Margins(self.around, preactivation(self.method))(which, radii, rows)
+        constants = torch.full_like(margins, torch.inf)
+        norm = (self.around.balls.p, torch.inf)
+        for column, row in enumerate(rows.split(1)):
+            target = self.around.graph.with_rows(self.around.rows[row.cpu()])
+            for place in range(len(which)):
+                domain = self.around.domain(which[place : place + 1], radii[place : place + 1])
+                found = self.method.constant(target, domain, norm, self.around.budget)
+                if found.status is not Status.CERTIFIED:
+                    self.around.worst.append(found.status)
+                constants[place, column] = found.value
+        return Bounds(margins, constants)
+
+
+def preactivation(method: object) -> OutputMethod:
+    """The part of a method that bounds the ranges of the nodes; CROWN for one that has none."""
+    found = getattr(method, "preactivation", None)
+    return found if isinstance(found, OutputMethod) else CROWN()
+
+
+def row_constants(enclosure: JacobianEnclosure, p: float) -> Tensor:
+    """Certified constants of every row from l_p to the real line: dual norms of the rows, shape (N, rows)."""
+    if p == torch.inf:
+        return merged_row_sums(enclosure)
+    return vector_norm_upper(enclosure.entries.magnitude(), dual_exponent(p), dim=-1)
