@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.constants import draw, others
 from benchmarks.peers import peer_results
 from benchmarks.plan import REPETITIONS, REPOSITORY, Task, data_folder, tasks
 from benchmarks.tables import render
@@ -93,6 +94,7 @@ def measure_all(wanted: set[str]) -> dict[str, Any]:
         "with_data": data is not None,
         "runs": runs,
         "peers": peer_results(data),
+        "global": others(data),
     }
 
 
@@ -110,6 +112,8 @@ def main() -> None:
     (RESULTS / "latest.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     title = "# Benchmarks\n\nWritten by `python -m benchmarks` (`make bench`).\n\n"
     PARTIAL.unlink(missing_ok=True)
+    if grown := [run for run in results["runs"] if run["task"]["kind"] == "growth"]:
+        draw(grown, REPOSITORY / "docs" / "growth.svg")
     (RESULTS / "README.md").write_text(title + tables, encoding="utf-8")
 
 

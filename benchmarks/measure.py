@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from time import monotonic, perf_counter, process_time
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import jacobound as jb
 from benchmarks.plan import FEWEST, GEMM_SIZE, LONG
 from jacobound.methods.base import OutputMethod
+
+Found = TypeVar("Found")
 
 
 @dataclass
@@ -31,12 +33,13 @@ class Samples:
     cpu: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
 
-    def time(self, call: Callable[[], object]) -> None:
-        """Add one call."""
+    def time(self, call: Callable[[], Found]) -> Found:
+        """Add one call, and give what it returns."""
         cpu, wall = process_time(), perf_counter()
-        call()
+        found = call()
         self.cpu.append(process_time() - cpu)
         self.wall.append(perf_counter() - wall)
+        return found
 
     def summary(self) -> dict[str, float]:
         """Medians and the fastest call."""

@@ -35,7 +35,7 @@ class Task:
         megabytes: most peak memory of the process that is wanted, None where nothing is promised.
     """
 
-    kind: Literal["target", "network", "peers", "sdp"]
+    kind: Literal["target", "network", "peers", "sdp", "constants", "growth"]
     name: str
     radii: tuple[float, ...]
     rows: Literal["all", "class"] = "all"
@@ -93,6 +93,8 @@ NETWORKS: dict[str, Network] = {
     "oval21_cifar_base_kw": Network("third_party/oval21_cifar_base_kw.onnx", "cifar", "standardised"),
     "mnist_cnn": Network("nets/mnist_cnn.onnx"),
     "mnist_cnn_avg": Network("nets/mnist_cnn_avg.onnx"),
+    "mnist_cnn_paper4": Network("nets/mnist_cnn_paper4.onnx"),
+    "mnist_cnn_paper5": Network("nets/mnist_cnn_paper5.onnx"),
     "ACASXU_2_2": Network("third_party/ACASXU_run2a_2_2_batch_2000.onnx", "none"),
     "mnist_relu_9_200": Network("third_party/mnist_relu_9_200.onnx", preparation="unit"),
     "ffnnSIGMOID_6x200": Network("third_party/ffnnSIGMOID__Point_6x200.onnx", preparation="unit"),
@@ -144,10 +146,25 @@ WITH_PEERS = (
     "mnist_7layer_leaky_20",
 )
 
+GLOBAL = (
+    "mnist_7layer_leaky_20",
+    "mnist_5layer_tanh_50",
+    "ACASXU_1_1",
+    "mnist-net_256x2",
+    "mnist-net_256x4",
+    "mnist_3layer_relu_1024",
+    "mnist_7layer_relu_1024",
+    "mnist_cnn",
+    "mnist_cnn_paper4",
+    "mnist_cnn_paper5",
+)
+GLOBAL_SECONDS = 60.0
+GROWTH = (*(f"width {width}" for width in (50, 200, 1000, 4000)), *(f"depth {depth}" for depth in (2, 5, 10, 20, 50)))
+GROWTH_SECONDS = 30.0
+
 RADII = (0.001, 0.01)
 PEER_RADII = (0.001, 0.003, 0.01)
 SDP_RADII = (0.003, 0.01, 0.03, 0.1, 0.3)
-SDP_SECONDS = 8.0
 SOUND_LIMIT = 1.25
 """Most that rounding may cost: time with it over time without."""
 
@@ -169,4 +186,6 @@ def tasks(data: Path | None) -> list[Task]:
     table = [Task("network", name, (radius,)) for name in IN_THE_TABLE for radius in RADII]
     peers = [Task("peers", name, PEER_RADII, "class") for name in WITH_PEERS]
     certificates = [Task("sdp", name, SDP_RADII, "class", repetitions=1) for name in WITH_PEERS]
-    return targets + table + peers + certificates
+    constants = [Task("constants", name, (), seconds=GLOBAL_SECONDS, repetitions=1) for name in GLOBAL]
+    growth = [Task("growth", name, (), seconds=GROWTH_SECONDS, repetitions=1) for name in GROWTH]
+    return targets + table + peers + certificates + constants + growth

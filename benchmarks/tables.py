@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks import sdp
+from benchmarks import constants, sdp
 from benchmarks.layout import table
 from benchmarks.peers import TOOLS
 from benchmarks.plan import DEMO, FEWEST, GEMM_SIZE, NETWORKS, SOUND_LIMIT
 
 Results = dict[str, Any]
-KINDS = ("target", "network", "peers", "sdp")
+KINDS = ("target", "network", "peers", "sdp", "constants", "growth")
 
 
 def render(results: Results) -> str:
@@ -34,6 +34,7 @@ def render(results: Results) -> str:
     parts += _networks(of_kind["network"])
     parts += _peers(of_kind["peers"], results["peers"])
     parts += sdp.rendered(of_kind["sdp"], results["peers"]["row"])
+    parts += constants.rendered(of_kind["constants"], of_kind["growth"], results.get("global", {}))
     return "\n\n".join(parts) + "\n"
 
 

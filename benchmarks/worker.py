@@ -11,7 +11,7 @@ import sys
 from math import inf
 from typing import Any
 
-from benchmarks import sdp
+from benchmarks import constants, sdp
 from benchmarks.plan import Task
 
 
@@ -23,7 +23,15 @@ def measured(task: Task) -> dict[str, Any]:
 
     after_torch = peak_megabytes()
     torch.set_num_threads(task.threads)
-    found = {"target": _target, "network": _network, "peers": _peers, "sdp": sdp.measured}[task.kind](task)
+    measures = {
+        "target": _target,
+        "network": _network,
+        "peers": _peers,
+        "sdp": sdp.measured,
+        "constants": constants.measured,
+        "growth": constants.grown,
+    }
+    found = measures[task.kind](task)
     versions = {"torch": str(torch.__version__), "python": platform.python_version()}
     capability = torch.backends.cpu.get_cpu_capability()
     return {"task": task.as_dict(), **found, "megabytes_torch": after_torch, "versions": versions, "simd": capability}
