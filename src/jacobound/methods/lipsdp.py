@@ -50,7 +50,7 @@ class LipSDP(LipschitzMethod):
     """
 
     preactivation: OutputMethod = field(default_factory=CROWN)
-    tolerance: float = 1e-3
+    tolerance: float = 1e-4
     seconds: float | None = None
 
     def __post_init__(self) -> None:
