@@ -92,24 +92,24 @@ def rendered(runs: list[dict[str, Any]], growth: list[dict[str, Any]], known: di
             f"{runs[0]['task']['seconds']:g} s cut the search short. `default` is `lipschitz` without a method and the "
             "same limit. The other tools' numbers are stored with the reference data; they do not account for "
             "rounding, and `attained` is a lower bound.",
-            table(("network", "default", *METHODS, *TOOLS.values()), _rows(runs, known)),
+            table(("network", "default", *METHODS, *TOOLS.values()), _rows(runs, known, tuple(TOOLS.values()))),
         ]
     if growth:
         parts += [
             "### How constants from l_2 to l_2 grow",
             f"Random ReLU networks of 100 inputs and 10 outputs: two hidden layers of some width, or hidden layers of "
             f"50 neurons in some number. Time limit {growth[0]['task']['seconds']:g} s for each method.",
-            table(("hidden", "default", *METHODS), _rows(growth, {})),
+            table(("hidden", "default", *METHODS), _rows(growth, {}, ())),
         ]
     return parts
 
 
-def _rows(runs: list[dict[str, Any]], known: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+def _rows(runs: list[dict[str, Any]], known: dict[str, Any], tools: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     for run in runs:
         name = run["task"]["name"]
-        theirs = known.get((NETWORKS[name].point if name in NETWORKS else None) or "", {}) if known else {}
-        tools = (_cell(theirs.get(tool)) for tool in TOOLS.values()) if known else ()
-        yield (name, *(_cell(run["methods"].get(method)) for method in ("default", *METHODS)), *tools)
+        theirs = known.get(NETWORKS[name].point or "", {}) if name in NETWORKS else {}
+        ours = (_cell(run["methods"].get(method)) for method in ("default", *METHODS))
+        yield (name, *ours, *(_cell(theirs.get(tool)) for tool in tools))
 
 
 def _cell(entry: dict[str, Any] | None) -> str:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import measure, peers, plan, readme, sdp, tables
+from benchmarks import constants, measure, peers, plan, readme, sdp, tables
 from benchmarks.plan import DEMO, NETWORKS, Task
 from benchmarks.worker import measured
 
 MODULES = (
-    *("__main__", "layout", "measure", "peers", "plan", "problems"),
+    *("__main__", "constants", "layout", "measure", "peers", "plan", "problems"),
     *("questions", "readme", "sdp", "tables", "worker"),
 )
 
@@ -26,7 +26,8 @@ def test_modules_import(name: str) -> None:
 
 
 def demo_task(kind: Any) -> Task:
-    return Task(kind, DEMO, (0.001,), "class", repetitions=1, label=DEMO, seconds=1e6, megabytes=1e6)
+    name = "depth 2" if kind == "growth" else DEMO
+    return Task(kind, name, (0.001,), "class", repetitions=1, label=DEMO, seconds=1e6, megabytes=1e6)
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +78,28 @@ def test_tables_put_other_tools_beside_ours(results: dict[str, Any]) -> None:
 def test_semidefinite_certificates_stand_beside_other_tools(results: dict[str, Any]) -> None:
     name = "mnist-net_256x4"
     run = results["runs"][3]
-    entry = {**run["radii"]["0.001"], "sdp": {"bound": 3.0, "cpu": 0.5}, "recurjac": {"bound": 6.0, "cpu": 0.1}}
+    entry = {**run["radii"]["0.001"], "default": {"bound": 3.0, "cpu": 0.5}, "recurjac": {"bound": 6.0}}
     ours = [{**run, "task": {**run["task"], "name": name}, "radii": {"0.001": entry}}]
     theirs = {NETWORKS[name].point or "": {"0.001": {"auto_LiRPA": {"bound": 2.0, "cpu": 0.5}}}}
     text = "\n".join(sdp.rendered(ours, theirs))
     assert "0.500 of RecurJac (1 rows, 0 above), 1.500 of auto_LiRPA (1 rows, 1 above)" in text
     assert "other tool" in text and "| 0.500 |" in text
+
+
+def test_global_constants_stand_beside_other_tools_and_grow(results: dict[str, Any], tmp_path: Path) -> None:
+    of_kind = {run["task"]["kind"]: run for run in results["runs"]}
+    name = "mnist-net_256x4"
+    run = {**of_kind["constants"], "task": {**of_kind["constants"]["task"], "name": name}}
+    assert set(run["methods"]) == {"default", *constants.METHODS}
+    least = min(entry["bound"] for entry in run["methods"].values())
+    assert run["methods"]["default"]["bound"] <= least * 1.001
+    run["methods"]["SeqLip"].update(bound=3.0, cpu=0.5, status="time_limit")
+    theirs = {NETWORKS[name].point or "": {"ECLipsE-Fast": {"bound": 2.0, "cpu": 0.25}}}
+    text = "\n".join(constants.rendered([run], [of_kind["growth"]], theirs))
+    assert "3*, 0.5 s" in text and "2, 0.25 s" in text and "| depth 2 " in text
+    pytest.importorskip("matplotlib")
+    constants.draw([of_kind["growth"]], tmp_path / "growth.svg")
+    assert "<svg" in (tmp_path / "growth.svg").read_text(encoding="utf-8")
 
 
 def test_the_readme_gets_the_tables_between_its_comments(results: dict[str, Any], tmp_path: Path) -> None:
@@ -113,7 +130,7 @@ def test_matrix_products_are_counted() -> None:
 def test_without_data_the_demo_network_is_planned() -> None:
     assert {task.name for task in plan.tasks(None)} == {DEMO}
     planned = plan.tasks(Path("somewhere"))
-    assert {task.name for task in planned} <= set(NETWORKS)
+    assert {task.name for task in planned} <= {*NETWORKS, *plan.GROWTH}
     assert {task.threads for task in planned if task.kind == "target"} == {1, 2}
 
 

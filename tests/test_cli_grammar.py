@@ -16,7 +16,9 @@ from jacobound import methods
 from jacobound.cli import options, text
 from jacobound.cli.grammar import parse_clip, parse_fraction, parse_radii, parse_rows, row_matrix, row_names
 from jacobound.cli.summaries import certain_signs, row_sum
+from jacobound.methods import Best
 from jacobound.methods.base import JacobianMethod, OutputMethod
+from jacobound.methods.lipschitz_method import LipschitzMethod
 
 
 def test_a_radius_stays_the_decimal_that_was_given() -> None:
@@ -96,14 +98,26 @@ def test_what_is_no_factor_is_refused(given: str) -> None:
 
 
 def test_every_method_has_its_word() -> None:
-    hints = get_type_hints(options.MethodOptions)
     exported = [getattr(methods, name) for name in methods.__all__]
-    for hint, base in ((hints["method"], JacobianMethod), (hints["preactivation"], OutputMethod)):
-        wanted = {kind.__name__.lower() for kind in exported if issubclass(kind, base)}
-        assert set(get_args(hint)) == wanted
-    for word in get_args(hints["method"]):
-        assert type(options.MethodOptions(method=word).jacobian_method()).__name__.lower() == word
-    for word in get_args(hints["preactivation"]):
+    words = {
+        kind: get_args(get_type_hints(kind)["method"]) for kind in (options.JacobianOptions, options.ConstantOptions)
+    }
+    jacobian = {kind.__name__.lower() for kind in exported if issubclass(kind, JacobianMethod)}
+    assert set(words[options.JacobianOptions]) == jacobian
+    for word in words[options.JacobianOptions]:
+        assert type(options.JacobianOptions(method=word).jacobian_method()).__name__.lower() == word
+    # Any of several: typing writes the choice or None as a union of both.
+    known = {word for part in words[options.ConstantOptions] for word in get_args(part)}
+    constant = {kind.__name__.lower() for kind in exported if issubclass(kind, JacobianMethod | LipschitzMethod | Best)}
+    assert known == constant
+    for word in known - {"best"}:
+        assert type(options.ConstantOptions(method=word).constant_method()).__name__.lower() == word
+    assert options.ConstantOptions(method="best").constant_method() is None
+    ranges = {
+        word for part in get_args(get_type_hints(options.MethodOptions)["preactivation"]) for word in get_args(part)
+    }
+    assert ranges == {kind.__name__.lower() for kind in exported if issubclass(kind, OutputMethod)}
+    for word in ranges:
         assert type(options.MethodOptions(preactivation=word).output_method()).__name__.lower() == word
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from jacobound.domains import Domain, Domains
-from jacobound.errors import InvalidOptionError, ShapeError
+from jacobound.errors import InvalidOptionError, InvalidRegionError, ShapeError
 from jacobound.execution import Executed
 from jacobound.graph import Elementwise, Graph, size
 from jacobound.intervals import Interval, concatenated
@@ -71,17 +71,29 @@ def bound_output(
     method = CROWN() if method is None else method
     meant = _meant(graph, semantics)
     target = meant if rows is None else meant.with_rows(_matrix(rows, graph))
-    target = target.expanded() if target.expands else target.lowered()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> Interval:
-            return method.ranges(target, domain, budget)[target.output]
+            return _output_range(method, target, domain, budget)
 
         found = concatenated(_in_runs(work, domains, target, budget, method.bytes_per_set(target)), 0)
         shape = (*lead, *(graph.out_shape if rows is None else target.out_shape))
         lower, upper = found.lower.reshape(shape), found.upper.reshape(shape)
         status = Status.of(_in_time(Status.CERTIFIED, budget), lower, upper)
     return OutputBounds(lower, upper, status, _provenance(graph, method, clock(), semantics=semantics), lead)
+
+
+def _output_range(method: OutputMethod, graph: Graph, domain: Domain, budget: Budget) -> Interval:
+    """Enclosure of the output; functions whose expansion is not defined on the set keep a range of their own."""
+    lowered = graph.lowered()
+    if graph.expands:
+        expanded = graph.expanded()
+        try:
+            return method.ranges(expanded, domain, budget)[expanded.output]
+        except InvalidRegionError:
+            if lowered is expanded:
+                raise
+    return method.ranges(lowered, domain, budget)[lowered.output]
 
 
 def bound_jacobian(

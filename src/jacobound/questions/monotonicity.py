@@ -135,6 +135,10 @@ def _shown(pairs: Tensor, axes: int) -> Tensor:
     return ~pairs.flatten(axes).isnan().any(-1)
 
 
+def _side_by_side(bases: list[Tensor]) -> Tensor:
+    return torch.cat(bases) if bases else torch.empty(0, dtype=torch.float64)
+
+
 def monotone_features(
     graph: Graph,
     box: Region,
@@ -182,7 +186,7 @@ def monotone_features(
             upper,
             torch.stack([_renumbered(one.rising, first) for one, first in numbered]).reshape(pairs),
             torch.stack([_renumbered(one.falling, first) for one, first in numbered]).reshape(pairs),
-            torch.cat([base for one in found for base in one.bases]).reshape(-1, *graph.in_shape),
+            _side_by_side([base for one in found for base in one.bases]).reshape(-1, *graph.in_shape),
             torch.stack([one.swing for one in found]).reshape(shape),
             torch.stack([one.slack for one in found]).reshape(*lead, size(target.output)),
             torch.tensor([one.bounded for one in found]).reshape(lead),
