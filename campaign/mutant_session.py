@@ -150,6 +150,8 @@ class Reach:
             found[key] = {"seconds": seconds, "lines": lines, "measured": time(), "version": self._version}
 
         passed = tests.run(keys, before, after)
+        if not passed:
+            print("failed:", keys[len(found)])
         file.write_text(json.dumps(found), encoding="utf-8")
         return int(not passed)
 

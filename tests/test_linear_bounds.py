@@ -173,8 +173,9 @@ def test_the_last_sums_are_rounded_outward_one_by_one(dtype: torch.dtype, cancel
 
 
 @both_dtypes
+@pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("scale", [0, 20])
-def test_a_bias_pays_for_its_product_and_its_sum(dtype: torch.dtype, scale: int) -> None:
+def test_a_bias_pays_for_its_product_and_its_sum(dtype: torch.dtype, scale: int, known: bool) -> None:
     """Without weights nothing else pays: neither for A b, nor for adding it to a constant of either sign."""
     generator = torch.Generator().manual_seed(11)
     x = Input((2,))
@@ -185,7 +186,7 @@ def test_a_bias_pays_for_its_product_and_its_sum(dtype: torch.dtype, scale: int)
     steps = BackwardPass(graph, domain, {x: domain.box, node: lifted(Interval.exact(bias))}, {}, {})
     rows = random_floats((1, 30, 40), dtype, generator, (-3, 3))
     constant = random_floats((2, 30), dtype, generator, (scale, scale))
-    before = random_floats((2, 30), dtype, generator, (scale, scale)).abs()
+    before = random_floats((2, 30), dtype, generator, (scale, scale)).abs() if known else torch.zeros_like(constant)
     state = steps._through_affine(Rows({}, constant, before), node, None, rows)
     for side, row in itertools.product(range(2), range(30)):
         exact = rational(float(constant[side, row])) + dot(rationals(rows[0, row]), rationals(bias))
@@ -247,3 +248,15 @@ def test_straight_lines_add_their_slack_to_what_is_there_already(dtype: torch.dt
         parts = zip(*map(rationals, (rows[0, row], slope[0], found[row])), strict=True)
         missed = sum((abs(a * k - product) for a, k, product in parts), fmpq(0))
         assert rational(float(before[0, row])) + missed <= rational(float(state.error[0, row]))
+
+
+def test_the_slack_of_a_node_is_made_for_the_larger_end_of_its_sources() -> None:
+    x = Input((2,))
+    operator = Dense(torch.tensor([[1.0, -2.0], [0.5, 3.0]]).double())
+    node = Affine(((operator, x),), None, "y")
+    graph = Graph(node)
+    (domain,), _ = Box([-1000.0, -1.0], [1e-3, 500.0]).domains(graph)
+    steps = BackwardPass(graph, domain, {x: domain.box, node: operator.enclose(domain.box)}, {}, {})
+    slack, floor = steps._affine_slack(node)
+    assert torch.all(slack >= operator.slack(torch.tensor([[1000.0, 500.0]]).double())) and float(floor) > 0
+    assert torch.all(slack <= 1.001 * operator.slack(torch.tensor([[1000.0, 500.0]]).double()))

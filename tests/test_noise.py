@@ -8,7 +8,7 @@ import pytest
 import torch
 from flint import fmpq
 
-from exact import at_least, rational
+from exact import at_least, outside, random_floats, rational, rationals
 from jacobound import CROWN, Box, from_layers
 from jacobound.activations import activation
 from jacobound.activations.piecewise import prelu
@@ -17,7 +17,7 @@ from jacobound.graph import Affine, Elementwise, Graph, Input, Node
 from jacobound.intervals import Interval
 from jacobound.methods.base import Budget
 from jacobound.methods.executed import executed, execution_error
-from jacobound.methods.noise import noise_of
+from jacobound.methods.noise import noise_of, widened
 from jacobound.operator_kinds import Dense, Identity
 
 ENGINES = ("float64", "float32", "float16", "bfloat16")
@@ -81,6 +81,37 @@ def test_inputs_are_rounded_once_and_overflow_has_no_bound(name: str) -> None:
     assert found is not None and 3 * engine.unit <= float(found) <= 3.001 * engine.unit + 2 * engine.tiny
     found = noises(x, {x: point(-engine.largest, 0.0)}, name)
     assert found is not None and float(found) == math.inf
+
+
+@every_engine
+def test_results_below_the_normal_range_may_be_flushed(name: str) -> None:
+    engine, x, zero = Executed(name), Input((3,), "x"), Interval.exact(torch.zeros(1, 3).double())
+    y = Affine(((Dense(torch.ones(1, 3).double()), x),), torch.zeros(1).double(), "y")
+    for node, least in ((x, engine.tiny), (y, (3 + 1 + 1 + FOLDED) * engine.tiny)):
+        found = noises(node, {x: zero, y: point(0.0)}, name) if node is y else noises(x, {x: zero}, name)
+        assert found is not None and torch.all(found >= least) and torch.all(found <= 2 * least + 1e-305)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_what_overflows_only_with_its_rounding_has_no_bound(name: str) -> None:
+    near = Executed(name).largest * (1 - 1e-4)
+    x, one = Input((1,), "x"), Dense(torch.ones(1, 1).double())
+    y = Affine(((one, x),), torch.zeros(1).double(), "y")
+    assert float(noises(y, {x: point(near), y: point(near)}, name)) == math.inf  # type: ignore[arg-type]
+    z = Elementwise(activation("softplus"), x, "z")
+    for argument, value in ((near, 1.0), (1.0, near)):
+        found = noises(z, {x: point(argument), z: point(value)}, name)
+        assert found is not None and (float(found) == math.inf) == (value == near)
+
+
+def test_noise_widens_outward() -> None:
+    generator = torch.Generator().manual_seed(1)
+    ends = random_floats((2, 300), torch.float64, generator, (-3, 3)).sort(0).values
+    noise = random_floats((300,), torch.float64, generator, (-40, 0)).abs()
+    found = widened(Interval(ends[0], ends[1]), noise)
+    low, high, more = map(rationals, (*ends, noise))
+    assert outside(found.lower, [a - b for a, b in zip(low, more, strict=True)], found.upper) == []
+    assert outside(found.lower, [a + b for a, b in zip(high, more, strict=True)], found.upper) == []
 
 
 def test_what_rounds_nothing_has_no_noise() -> None:

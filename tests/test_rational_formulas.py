@@ -12,7 +12,7 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import DTYPE_NAMES, DTYPES, at_least, outside, random_floats, rational, rationals
-from jacobound.activations import formulas, lines
+from jacobound.activations import activation, formulas, lines
 from jacobound.activations.numbers import float_ends, product, quotient
 from jacobound.intervals import Interval
 
@@ -127,3 +127,15 @@ def test_products_and_quotients_of_sizes(dtype: torch.dtype) -> None:
         assert outside(times.lower, [a * b for a, b in zip(*pair, strict=True)], times.upper) == []
     for pair in ((low, large), (high, small)):
         assert outside(by.lower, [a / b for a, b in zip(*pair, strict=True)], by.upper) == []
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu:0.1", "abs", "tanh", "sigmoid", "gelu"])
+def test_lines_over_unbounded_intervals_are_the_range(name: str) -> None:
+    """One infinite end is enough."""
+    x = Interval(torch.tensor([-math.inf, -1.0, -math.inf]).double(), torch.tensor([1.0, math.inf, math.inf]).double())
+    function = activation(name)
+    found, values = function.lines(x), function.range(x)
+    assert not found.lower_slope.any() and not found.upper_slope.any()
+    assert torch.all(found.lower_offset <= values.lower) and torch.all(found.upper_offset >= values.upper)
+    finite = torch.isfinite(values.upper)
+    assert torch.allclose(found.upper_offset[finite], values.upper[finite])

@@ -189,7 +189,8 @@ def test_substituting_an_activation_stays_on_the_right_side(dtype: torch.dtype, 
 
 
 @both_dtypes
-def test_an_activation_step_pays_for_its_own_products(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("known", [False, True])
+def test_an_activation_step_pays_for_its_own_products(dtype: torch.dtype, known: bool) -> None:
     """Lines with full mantissas: slope products and offset sums are off by no more than the error."""
     generator = Generator().manual_seed(6)
     for exponents in ((-3, 3), (-30, 30)):
@@ -204,8 +205,9 @@ def test_an_activation_step_pays_for_its_own_products(dtype: torch.dtype) -> Non
         relaxations = {h: Relaxation(lines, lifted(magnitude))}
         steps = BackwardPass(graph, domain, {z: lifted(Interval(-magnitude, magnitude))}, relaxations, {})
         rows = random_floats((2, 5, 9), dtype, generator, exponents)
-        before = random_floats((2, 5), dtype, generator, (exponents[1], exponents[1])).abs()
-        state = steps._through_elementwise(Rows({}, torch.zeros_like(before), before), h, rows)
+        before = random_floats((2, 5), dtype, generator, (exponents[1], exponents[1])).abs() * float(known)
+        start = random_floats((2, 5), dtype, generator, (exponents[1], exponents[1] + 20))
+        state = steps._through_elementwise(Rows({}, start, before), h, rows)
         for row, chain in itertools.product(range(5), (0, 1)):
             a = rationals(rows[chain, row])
             high = [(t > 0) == (chain == 0) for t in a]
@@ -215,7 +217,8 @@ def test_an_activation_step_pays_for_its_own_products(dtype: torch.dtype) -> Non
             missed = sum(
                 (abs(t * k - f) * m for t, k, f, m in zip(a, slope, found, rationals(magnitude), strict=True)), fmpq(0)
             )
-            missed += abs(dot(a, offset) - rational(float(state.constant[chain, row])))
+            constant = rational(float(start[chain, row])) + dot(a, offset)
+            missed += abs(constant - rational(float(state.constant[chain, row])))
             assert missed + rational(float(before[chain, row])) <= rational(float(state.error[chain, row]))
 
 
