@@ -129,6 +129,8 @@ def draw(growth: list[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots(2, 2, sharex="col")
     for column, kind in enumerate(("width", "depth")):
         runs = [run for run in growth if run["task"]["name"].startswith(kind)]
+        if not runs:
+            continue  # an empty panel has no logarithmic scale
         for name in METHODS:
             points = [
                 (int(run["task"]["name"].split()[1]), run["methods"][name], run["methods"]["AutoLip"]["bound"])
@@ -145,6 +147,6 @@ def draw(growth: list[dict[str, Any]], path: Path) -> None:
             axes[row, column].grid(alpha=0.3)
     axes[0, 0].set_ylabel("certified constant / AutoLip")
     axes[1, 0].set_ylabel("CPU seconds (one thread)")
-    axes[0, 1].legend()
+    axes[0, 0 if not axes[0, 1].lines else 1].legend()
     figure.suptitle("Certified l2 constants of random ReLU networks")
     figure.savefig(path)
