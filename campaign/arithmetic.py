@@ -144,10 +144,11 @@ def elementary(dtype: torch.dtype, generator: Generator) -> Tally:
         if low in (0.0, -1.0) and integer(0, 1, generator):
             x = abs(x) + low
         points, found = inside(x, generator), getattr(x, name)()
-        kept = [k for k, p in enumerate(points) if _within(p, low, high)]
-        index = torch.tensor(kept, dtype=torch.int64)
-        values = [function(ball(points[k])) for k in kept]
-        tally.add(name, len(kept), outside(found.lower[index], values, found.upper[index]))
+        balls = {k: function(ball(p)) for k, p in enumerate(points) if _within(p, low, high)}
+        # The logarithm of a number that is 1 up to the oracle's own precision is a ball around 0.
+        known = {k: value for k, value in balls.items() if value.rel_accuracy_bits() > 100}
+        index = torch.tensor([*known], dtype=torch.int64)
+        tally.add(name, len(known), outside(found.lower[index], [*known.values()], found.upper[index]))
     return tally
 
 
