@@ -53,6 +53,7 @@ LAYERS = (
     "methods.base",
     "methods.*",
     "methods",
+    "asking",
     "solve",
     "questions.*",
     "questions",

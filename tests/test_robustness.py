@@ -14,9 +14,10 @@ from torch import Generator, Tensor
 
 import jacobound as jb
 import zoo
+from jacobound.asking import strictly
 from jacobound.questions.attack import PGD, _onto_l1
 from jacobound.questions.certificates import Shared
-from jacobound.questions.common import largest_verified, strictly
+from jacobound.questions.common import largest_verified
 from jacobound.questions.evaluators import Around
 from jacobound.questions.robustness import _verified
 from jacobound.regions import Balls

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from time import monotonic
 from typing import Literal, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from jacobound.asking import Rows, in_time, provenance, row_matrix, sets_together, strictly
 from jacobound.domains import Domain, Domains
 from jacobound.errors import InvalidOptionError, InvalidRegionError, ShapeError
 from jacobound.execution import Executed
 from jacobound.graph import Elementwise, Graph, size
 from jacobound.intervals import Interval, concatenated
-from jacobound.methods.base import Budget, JacobianMethod, OutputMethod, sets_worth
+from jacobound.methods.base import Budget, JacobianMethod, OutputMethod
 from jacobound.methods.best import SECONDS, Best
 from jacobound.methods.candidates import Candidates, candidates, unstable_neurons, worst
 from jacobound.methods.crown import CROWN
@@ -32,14 +31,12 @@ from jacobound.methods.lipschitz_method import LipschitzMethod
 from jacobound.methods.recurjac import RecurJac
 from jacobound.methods.sampling import Sampling, Witness
 from jacobound.regions import Ball, Region
-from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds, Provenance, Status
-from jacobound.rounding import strict
+from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds, Status
 
 # An accelerator that can not give this much has no room to work in.
 LEAST_MEMORY = 1 << 22
 
 Found = TypeVar("Found")
-Rows = Tensor | np.ndarray | Sequence[Sequence[float]]
 Semantics = Literal["real", "executed"] | Executed
 
 
@@ -70,7 +67,8 @@ def bound_output(
     """
     method = CROWN() if method is None else method
     meant = _meant(graph, semantics)
-    target = meant if rows is None else meant.with_rows(_matrix(rows, graph))
+    matrix = row_matrix(rows, graph)
+    target = meant if matrix is None else meant.with_rows(matrix)
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> Interval:
@@ -79,8 +77,8 @@ def bound_output(
         found = concatenated(_in_runs(work, domains, target, budget, method.bytes_per_set(target)), 0)
         shape = (*lead, *(graph.out_shape if rows is None else target.out_shape))
         lower, upper = found.lower.reshape(shape), found.upper.reshape(shape)
-        status = Status.of(_in_time(Status.CERTIFIED, budget), lower, upper)
-    return OutputBounds(lower, upper, status, _provenance(graph, method, clock(), semantics=semantics), lead)
+        status = Status.of(in_time(Status.CERTIFIED, budget), lower, upper)
+    return OutputBounds(lower, upper, status, provenance(graph, method, clock(), semantics=_meaning(semantics)), lead)
 
 
 def _output_range(method: OutputMethod, graph: Graph, domain: Domain, budget: Budget) -> Interval:
@@ -121,7 +119,7 @@ def bound_jacobian(
         UnsafeArithmeticError: when the machine's settings break the rounding model.
     """
     method = RecurJac() if method is None else method
-    target = graph.with_rows(None if rows is None else _matrix(rows, graph)).expanded()
+    target = graph.with_rows(row_matrix(rows, graph)).expanded()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> tuple[Interval, Tensor, Status]:
@@ -133,8 +131,8 @@ def bound_jacobian(
         shape = (*lead, size(target.output), *graph.in_shape)
         lower, upper = entries.lower.reshape(shape), entries.upper.reshape(shape)
         unstable = torch.cat([one for _, one, _ in found]).reshape(lead)
-        status = Status.of(_in_time(worst([one for _, _, one in found]), budget), lower, upper)
-    return JacobianBounds(lower, upper, status, _provenance(graph, method, clock()), unstable, _activations(target))
+        status = Status.of(in_time(worst([one for _, _, one in found]), budget), lower, upper)
+    return JacobianBounds(lower, upper, status, provenance(graph, method, clock()), unstable, _activations(target))
 
 
 def lipschitz(
@@ -166,7 +164,7 @@ def lipschitz(
         ShapeError, InvalidRegionError: when region, rows or norm do not fit.
         UnsafeArithmeticError: when the machine's settings break the rounding model.
     """
-    exponents, matrix = _norm(norm), None if rows is None else _matrix(rows, graph)
+    exponents, matrix = _norm(norm), row_matrix(rows, graph)
     if method is None:
         method, budget = Best(), Budget(SECONDS) if budget is None else budget
     target = graph.with_rows(matrix)
@@ -181,7 +179,7 @@ def lipschitz(
         found, witness = Candidates.joined([one for one, _ in runs]), _joined([one for _, one in runs])
         meant = _meant(graph, semantics).with_rows(matrix)
         delta = None if meant.execution is None else _distance(meant.expanded(), domains, budget, exponents[1])
-        status = Status.of(_in_time(found.status, budget), found.upper, *([] if delta is None else [delta]))
+        status = Status.of(in_time(found.status, budget), found.upper, *([] if delta is None else [delta]))
     return LipschitzBound(
         upper=found.upper.reshape(lead),
         lower=_attained(witness, found.upper).reshape(lead),
@@ -194,7 +192,7 @@ def lipschitz(
         unstable=found.unstable.reshape(lead),
         activations=_activations(expanded),
         radii=region.radii if isinstance(region, Ball) else (),
-        provenance=_provenance(graph, method, clock(), None if search is None else search.seed, semantics),
+        provenance=provenance(graph, method, clock(), None if search is None else search.seed, _meaning(semantics)),
         delta=None if delta is None else delta.reshape(lead),
     )
 
@@ -246,11 +244,9 @@ def _prepared(
     graph: Graph, region: Region, budget: Budget | None
 ) -> Iterator[tuple[Domains, tuple[int, ...], Budget, Callable[[], float]]]:
     """The region's sets, the budget and a clock, inside strict arithmetic without gradients."""
-    started = monotonic()
-    with strict(graph.device, graph.dtype), torch.no_grad():
+    with strictly(graph, budget) as (budget, clock):
         domains, lead = region.domains(graph)
-        budget = replace(Budget() if budget is None else budget, started=started)
-        yield domains, lead, budget, lambda: monotonic() - started
+        yield domains, lead, budget, clock
 
 
 def _in_runs(
@@ -260,7 +256,7 @@ def _in_runs(
 
     When an accelerator has less memory than the budget says, runs are halved, and then the budget.
     """
-    step = max(1, min(budget.memory // (2 * bytes_each), sets_worth(graph), len(domains)))
+    step = sets_together(len(domains), graph, bytes_each, budget)
     done, found, allowed = 0, [], budget
     while done < len(domains):
         budget.tell(done, len(domains), "regions")
@@ -278,22 +274,6 @@ def _in_runs(
     return found
 
 
-def _in_time(status: Status, budget: Budget) -> Status:
-    """Past the time limit methods leave refinements out, so a tighter bound may exist."""
-    return Status.TIME_LIMIT if status is Status.CERTIFIED and budget.is_over else status
-
-
-def _matrix(rows: Rows, graph: Graph) -> Tensor:
-    """Row combinations as an exact float64 matrix."""
-    matrix = torch.as_tensor(np.asarray(rows) if not isinstance(rows, Tensor) else rows)
-    if matrix.dim() != 2 or not bool(torch.isfinite(matrix).all()):
-        raise ShapeError(
-            f"rows must be a finite matrix of shape (k, {size(graph.output)}), one column per output; "
-            f"got shape {tuple(matrix.shape)}. For the outputs a and b use torch.eye({size(graph.output)})[[a, b]]"
-        )
-    return matrix.to(torch.float64)
-
-
 def _norm(norm: tuple[float, float]) -> tuple[float, float]:
     p, q = (float(value) for value in norm)
     if p not in (1, 2, math.inf) or q not in (1, 2, math.inf):
@@ -303,25 +283,15 @@ def _norm(norm: tuple[float, float]) -> tuple[float, float]:
 
 def _meant(graph: Graph, semantics: Semantics) -> Graph:
     """The graph whose values are meant: exact ones, or those of an execution."""
-    if semantics == "real":
-        return graph
+    return graph if semantics == "real" else executed(graph, _execution(semantics))
+
+
+def _execution(semantics: Literal["executed"] | Executed) -> Executed:
     if semantics != "executed" and not isinstance(semantics, Executed):
         raise InvalidOptionError(f"semantics is 'real', 'executed' or Executed(dtype), not {semantics!r}")
-    return executed(graph, Executed() if semantics == "executed" else semantics)
+    return Executed() if semantics == "executed" else semantics
 
 
-def _provenance(
-    graph: Graph, method: object, seconds: float, seed: int | None = None, semantics: Semantics = "real"
-) -> Provenance:
-    meaning = f"executed in {semantics.dtype}" if isinstance(semantics, Executed) else semantics
-    meaning = "executed in float32" if meaning == "executed" else meaning
-    return Provenance(
-        repr(method),
-        graph.fingerprint,
-        str(graph.device),
-        str(graph.dtype),
-        seconds,
-        seed=seed,
-        semantics=meaning,
-        assumptions=graph.assumptions,
-    )
+def _meaning(semantics: Semantics) -> str:
+    """How the answer names the semantics."""
+    return semantics if semantics == "real" else f"executed in {_execution(semantics).dtype}"

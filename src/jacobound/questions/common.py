@@ -1,38 +1,24 @@
-"""What all questions share: strict arithmetic around a call, runs of sets that fit the memory, and a bisection."""
+"""What all questions share: points with balls around them, runs of them that fit the memory, and a bisection."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from math import inf
-from time import monotonic
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from jacobound.errors import InvalidOptionError, ShapeError
-from jacobound.graph import Graph, size
-from jacobound.methods.base import Budget, sets_worth
+from jacobound.asking import Rows, row_matrix, sets_together
+from jacobound.errors import InvalidOptionError
+from jacobound.graph import Graph
+from jacobound.methods.base import Budget
 from jacobound.regions import Ball, Balls, Points
-from jacobound.results import Provenance, Status
-from jacobound.rounding import strict
-
-Rows = Tensor | np.ndarray | Sequence[Sequence[float]]
 
 HALVINGS = 60  # of a radius that fails, before it counts as 0
 DOUBLINGS = 60  # of a radius that is verified, before it counts as large enough
 MOST = 200  # tries per question
 NOTHING = 1e-30  # bounds of a derivative that is exactly 0 may reach this far, because they cover underflow
-
-
-@contextlib.contextmanager
-def strictly(graph: Graph, budget: Budget | None) -> Iterator[tuple[Budget, Callable[[], float]]]:
-    """The budget with its clock started, and the clock, inside strict arithmetic without gradients."""
-    started = monotonic()
-    with strict(graph.device, graph.dtype), torch.no_grad():
-        yield replace(Budget() if budget is None else budget, started=started), lambda: monotonic() - started
 
 
 def around_points(
@@ -49,36 +35,18 @@ def around_points(
     return balls, lead
 
 
-def provenance(graph: Graph, method: object, seconds: float, seed: int | None = None) -> Provenance:
-    """How an answer was found."""
-    return Provenance(repr(method), graph.fingerprint, str(graph.device), str(graph.dtype), seconds, seed=seed)
-
-
-def status_of(budget: Budget, *bounds: Tensor) -> Status:
-    """Certified; past the time limit a better answer may exist."""
-    return Status.of(Status.TIME_LIMIT if budget.is_over else Status.CERTIFIED, *bounds)
-
-
 def with_rows(graph: Graph, rows: Rows | None) -> Graph:
     """The graph followed by combinations of its outputs, as the bound methods take it.
 
     Raises:
         ShapeError: when the rows are no finite matrix with one column per output.
     """
-    if rows is None:
-        return graph.with_rows(None).expanded()
-    matrix = torch.as_tensor(np.asarray(rows) if not isinstance(rows, Tensor) else rows)
-    if matrix.dim() != 2 or not bool(torch.isfinite(matrix).all()):
-        raise ShapeError(
-            f"rows must be a finite matrix of shape (k, {size(graph.output)}), one column per output; "
-            f"got shape {tuple(matrix.shape)}. For the output a use torch.eye({size(graph.output)})[[a]]"
-        )
-    return graph.with_rows(matrix.to(torch.float64)).expanded()
+    return graph.with_rows(row_matrix(rows, graph)).expanded()
 
 
 def runs(count: int, graph: Graph, bytes_each: int, budget: Budget) -> Iterator[slice]:
     """Slices of so many sets that are worth working on together and fit the memory."""
-    step = max(1, min(budget.memory // (2 * bytes_each), sets_worth(graph), count))
+    step = sets_together(count, graph, bytes_each, budget)
     for start in range(0, count, step):
         yield slice(start, min(count, start + step))
 

@@ -14,6 +14,7 @@ from math import inf
 import torch
 from torch import Tensor
 
+from jacobound.asking import Rows, in_time, provenance, strictly
 from jacobound.graph import Graph, size
 from jacobound.linalg import vector_norm_upper
 from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod
@@ -21,14 +22,10 @@ from jacobound.methods.fastlip import FastLip
 from jacobound.methods.recurjac import RecurJac
 from jacobound.questions.common import (
     NOTHING,
-    Rows,
     around_points,
     check_tolerance,
     largest_verified,
-    provenance,
     runs,
-    status_of,
-    strictly,
     with_rows,
 )
 from jacobound.regions import Balls, Points
@@ -126,7 +123,7 @@ def stationary_free_radius(
             vanishing.reshape(shape),
             found.share.reshape(shape),
             found.distance.reshape(shape),
-            status_of(budget, radius),
+            Status.of(in_time(Status.CERTIFIED, budget), radius),
             float(p),
             clock(),
             provenance(graph, question.method, clock(), seed),

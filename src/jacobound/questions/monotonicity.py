@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from jacobound.asking import Rows, in_time, provenance, strictly
 from jacobound.domains import Domain
 from jacobound.errors import InvalidOptionError, InvalidRegionError
 from jacobound.graph import Graph, size
@@ -22,7 +23,7 @@ from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, JacobianMethod
 from jacobound.methods.ibp import IBP
 from jacobound.methods.recurjac import RecurJac
-from jacobound.questions.common import Rows, provenance, runs, status_of, strictly, with_rows
+from jacobound.questions.common import runs, with_rows
 from jacobound.questions.landscape import gradients
 from jacobound.regions import Region
 from jacobound.results import Provenance, Result, Status
@@ -190,7 +191,7 @@ def monotone_features(
             torch.stack([one.swing for one in found]).reshape(shape),
             torch.stack([one.slack for one in found]).reshape(*lead, size(target.output)),
             torch.tensor([one.bounded for one in found]).reshape(lead),
-            _cut(status_of(budget, lower, upper), [one.cut for one in found]),
+            _cut(Status.of(in_time(Status.CERTIFIED, budget), lower, upper), [one.cut for one in found]),
             clock(),
             provenance(graph, RecurJac() if method is None else method, clock()),
         )

@@ -9,6 +9,7 @@ from math import inf
 import torch
 from torch import Tensor
 
+from jacobound.asking import provenance, strictly
 from jacobound.graph import Graph
 from jacobound.linalg import vector_norm_upper
 from jacobound.methods.base import Budget, JacobianMethod, OutputMethod
@@ -23,9 +24,7 @@ from jacobound.questions.common import (
     check_steps,
     check_tolerance,
     largest_verified,
-    provenance,
     runs,
-    strictly,
 )
 from jacobound.questions.evaluators import Around, FromConstants, FromJacobian, Margins
 from jacobound.questions.marching import March, march
