@@ -283,15 +283,15 @@ def _norm(norm: tuple[float, float]) -> tuple[float, float]:
 
 def _meant(graph: Graph, semantics: Semantics) -> Graph:
     """The graph whose values are meant: exact ones, or those of an execution."""
-    return graph if semantics == "real" else executed(graph, _execution(semantics))
-
-
-def _execution(semantics: Literal["executed"] | Executed) -> Executed:
+    if semantics == "real":
+        return graph
     if semantics != "executed" and not isinstance(semantics, Executed):
         raise InvalidOptionError(f"semantics is 'real', 'executed' or Executed(dtype), not {semantics!r}")
-    return Executed() if semantics == "executed" else semantics
+    return executed(graph, Executed() if semantics == "executed" else semantics)
 
 
 def _meaning(semantics: Semantics) -> str:
-    """How the answer names the semantics."""
-    return semantics if semantics == "real" else f"executed in {_execution(semantics).dtype}"
+    """How an answer names the semantics."""
+    if semantics == "real":
+        return "real"
+    return f"executed in {(Executed() if isinstance(semantics, str) else semantics).dtype}"
