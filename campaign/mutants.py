@@ -17,6 +17,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import accumulate
 from pathlib import Path
 from time import monotonic, time
@@ -66,7 +67,7 @@ def possible(files: Iterable[str]) -> dict[str, set[str]]:
 
 
 def excuses(file: Path = SURVIVORS) -> dict[str, dict[str, tuple[str, str]]]:
-    """For every source file the survivors that may live: name -> (class, reason)."""
+    """For every source file the survivors that may live: name, or "function: *", -> (class, reason)."""
     if not file.is_file():
         return {}
     found: dict[str, dict[str, tuple[str, str]]] = {}
@@ -75,6 +76,14 @@ def excuses(file: Path = SURVIVORS) -> dict[str, dict[str, tuple[str, str]]]:
             for name in names:
                 found.setdefault(source, {})[name] = (group["class"], group["reason"])
     return found
+
+
+def excuse(name: str, known: Mapping[str, tuple[str, str]]) -> tuple[str, str] | None:
+    """(class, reason) of one mistake: its own, or that of its function, written as "function: *"."""
+    if name in known:
+        return known[name]
+    place = name.partition(": ")[0]
+    return next((why for one, why in known.items() if one.endswith(": *") and fnmatchcase(place, one[:-3])), None)
 
 
 def digest(text: str) -> str:
@@ -184,7 +193,7 @@ class _Work:
             text = place.read_text(encoding="utf-8")
             for mistake in self.planned(text)[0]:
                 one = state["mistakes"][mistake.name]
-                if one["fresh"] and not one["killed"] and mistake.name not in explained:
+                if one["fresh"] and not one["killed"] and excuse(mistake.name, explained) is None:
                     started = monotonic()
                     place.write_text(mistake.applied(text), encoding="utf-8")
                     try:
@@ -234,7 +243,7 @@ class _Judge:
         state, explained = {"planned": planned, "mistakes": kept}, excuses().get(self.file, {})
         for mistake in chosen:
             one = kept.get(mistake.name)
-            if one is None or not (one["killed"] or mistake.name in explained):
+            if one is None or not (one["killed"] or excuse(mistake.name, explained)):
                 kept[mistake.name] = self._judged(mistake, one or _begun(mistake), kept)
                 write(place, state)
         write(place, state)

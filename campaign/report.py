@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from campaign import REPOSITORY, RESULTS
-from campaign.mutants import all_results, excuses
+from campaign.mutants import all_results, excuse, excuses
 from campaign.runner import read
 
 BEGIN, END = "<!-- campaign:begin -->", "<!-- campaign:end -->"
@@ -47,7 +48,7 @@ def unexcused(results: Mapping[str, Any], known: Excuses) -> list[str]:
         f"{file}:{one['line']} {name}"
         for file, state in results.items()
         for name, one in state["mistakes"].items()
-        if not one["killed"] and name not in known.get(file, {})
+        if not one["killed"] and excuse(name, known.get(file, {})) is None
     ]
 
 
@@ -61,7 +62,11 @@ def outdated(results: Mapping[str, Any], known: Excuses, possible: Mapping[str, 
     for file, names in known.items():
         made = results.get(file, {}).get("mistakes", {})
         for name in names:
-            if name not in possible.get(file, ()):
+            if name.endswith(": *"):
+                places = {one.partition(": ")[0] for one in possible.get(file, ())}
+                if not any(fnmatchcase(place, name[:-3]) for place in places):
+                    found.append(f"{file} {name}: there is no such function")
+            elif name not in possible.get(file, ()):
                 found.append(f"{file} {name}: there is no such mistake")
             elif name in made and made[name]["killed"]:
                 found.append(f"{file} {name}: {made[name]['test']} notices it")
@@ -80,7 +85,7 @@ def mutants_table(results: Mapping[str, Any], known: Excuses) -> str:
     for file, state in results.items():
         mistakes = state["mistakes"]
         alive = {name: one for name, one in mistakes.items() if not one["killed"]}
-        open_ones = [one for name, one in alive.items() if name not in known.get(file, {})]
+        open_ones = [one for name, one in alive.items() if excuse(name, known.get(file, {})) is None]
         unfinished = sum(one["left"] > 0 or (one["fresh"] and not one["passed_fresh"]) for one in open_ones)
         numbers = (state["planned"], len(mistakes), len(mistakes) - len(alive), len(alive) - len(open_ones),
                    len(open_ones), unfinished)  # fmt: skip
@@ -100,8 +105,9 @@ def reasons_table(results: Mapping[str, Any], known: Excuses) -> str:
     counts: Counter[tuple[str, str]] = Counter()
     for file, state in results.items():
         for name, one in state["mistakes"].items():
-            if not one["killed"] and name in known.get(file, {}):
-                counts[known[file][name]] += 1
+            why = None if one["killed"] else excuse(name, known.get(file, {}))
+            if why is not None:
+                counts[why] += 1
     lines = ["| class | reason | survivors |", "|---|---|---:|"]
     lines += [f"| {kind} | {reason} | {count} |" for (kind, reason), count in sorted(counts.items())]
     return "\n".join(lines)

@@ -52,6 +52,15 @@ COMPARISONS = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "
 SUMS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.BitAnd: "|", ast.BitOr: "&", ast.FloorDiv: "*"}
 ENDS = {"lower": "upper", "upper": "lower", "lower_slope": "upper_slope", "upper_slope": "lower_slope",
         "lower_offset": "upper_offset", "upper_offset": "lower_offset"}  # fmt: skip
+# Arguments that are only asked for their dtype, device and shape, by position, so that either end will do.
+LIKE = {
+    **dict.fromkeys(("full_like", "zeros_like", "ones_like", "empty_like", "expand_as", "len"), 0),
+    **dict.fromkeys(("number", "turn_ends", "extents", "zones", "exact_line", "float_ends", "curved", "signs"), 1),
+    **dict.fromkeys(("gamma", "underflow", "unit_rows", "positions"), 1),
+    "_image_at": 2,
+}
+KINDS = ("dtype", "device", "shape", "ndim", "dim", "numel", "size", "new_zeros", "new_ones", "new_full", "new_tensor",
+         "new_empty")  # fmt: skip
 SILENT = (ast.Raise, ast.JoinedStr, ast.Assert, ast.Import, ast.ImportFrom)
 
 
@@ -126,7 +135,21 @@ def mutations(text: str) -> list[Mutation]:
         seen[name] += 1
         suffix = f" #{seen[name]}" if seen[name] > 1 else ""
         named.append(replace(one, name=name + suffix))
-    return named
+    shapes = _kinds_only(tree, source)
+    return [one for one in named if (one.start, one.end) not in shapes]
+
+
+def _kinds_only(tree: ast.AST, source: _Text) -> set[tuple[int, int]]:
+    """Where an end of an interval only tells what kind of tensor is meant: the other end is the same program."""
+    found: list[ast.AST] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in KINDS:
+            found.append(node.value)
+        elif isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            position = LIKE.get(name, len(node.args))
+            found += node.args[position : position + 1]
+    return {source.span(node) for node in found if isinstance(node, ast.Attribute) and node.attr in ENDS}
 
 
 def _walk(node: ast.AST, place: str) -> Iterator[tuple[str, ast.AST]]:
