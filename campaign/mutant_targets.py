@@ -104,6 +104,8 @@ TESTS = (
     "tests/test_activations.py",
     "tests/test_activation_lines.py",
     "tests/test_rational_formulas.py",
+    "tests/test_line_offsets.py",
+    "tests/soundness/test_hints.py",
     "tests/test_products.py",
     "tests/test_relaxed.py",
     "tests/test_core.py",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import re
 import shutil
 import sys
 import tempfile
@@ -17,7 +18,6 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from itertools import accumulate
 from pathlib import Path
 from time import monotonic, time
@@ -29,7 +29,7 @@ from campaign.line_reach import Recorder, statement_lines
 from campaign.mutant_session import Reach, Tests, forked, in_order, name_of, pytest_session, show
 from campaign.mutant_targets import SOURCES, TESTS
 from campaign.runner import read, write
-from campaign.source_mutations import Mutation, mutations
+from campaign.source_mutations import Mutation, far_twin, mutations
 
 PATIENCE = 20.0  # seconds of tests against one mistake in one run; the next run goes on with the others
 A_DAY = 86400.0
@@ -66,24 +66,46 @@ def possible(files: Iterable[str]) -> dict[str, set[str]]:
     return {file: {one.name for one in mutations(text)} for file, text in texts.items()}
 
 
+class Pattern(str):
+    """A name in which a star stands for any text, so that one reason may cover a function."""
+
+    __slots__ = ()
+
+
 def excuses(file: Path = SURVIVORS) -> dict[str, dict[str, tuple[str, str]]]:
-    """For every source file the survivors that may live: name, or "function: *", -> (class, reason)."""
+    """For every source file the survivors that may live: name or `Pattern` -> (class, reason)."""
     if not file.is_file():
         return {}
     found: dict[str, dict[str, tuple[str, str]]] = {}
     for group in tomllib.loads(file.read_text(encoding="utf-8"))["group"]:
-        for source, names in group["mistakes"].items():
-            for name in names:
-                found.setdefault(source, {})[name] = (group["class"], group["reason"])
+        why = (group["class"], group["reason"])
+        for source, names in group.get("mistakes", {}).items():
+            found.setdefault(source, {}).update(dict.fromkeys(names, why))
+        for source, names in group.get("patterns", {}).items():
+            found.setdefault(source, {}).update(dict.fromkeys(map(Pattern, names), why))
     return found
 
 
 def excuse(name: str, known: Mapping[str, tuple[str, str]]) -> tuple[str, str] | None:
-    """(class, reason) of one mistake: its own, or that of its function, written as "function: *"."""
+    """(class, reason) of one mistake: its own, or that of a pattern."""
     if name in known:
         return known[name]
-    place = name.partition(": ")[0]
-    return next((why for one, why in known.items() if one.endswith(": *") and fnmatchcase(place, one[:-3])), None)
+    return next((why for one, why in known.items() if isinstance(one, Pattern) and matches(name, one)), None)
+
+
+COVERED = ("margin", "An outward step moves by twice what an operation loses, so the next one covers a missing one; "
+           "sixteen units the wrong way at the same place are noticed.")  # fmt: skip
+
+
+def explained(name: str, mistakes: Mapping[str, Any], known: Mapping[str, tuple[str, str]]) -> tuple[str, str] | None:
+    """(class, reason) of a survivor of a file, by what is written or by what became of a larger mistake there."""
+    twin = mistakes.get(far_twin(name))
+    return excuse(name, known) or (COVERED if twin is not None and twin["killed"] else None)
+
+
+def matches(name: str, pattern: Pattern) -> bool:
+    """Whether a pattern covers a mistake; only stars are special."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name) is not None
 
 
 def digest(text: str) -> str:
@@ -189,11 +211,11 @@ class _Work:
         """Mistakes that loaded code can not show: made in the text, imported anew."""
         for file in self.files:
             place, state = source_of(file, self.root), read(results_of(file, self.results))
-            explained = excuses().get(file, {})
+            known = excuses().get(file, {})
             text = place.read_text(encoding="utf-8")
             for mistake in self.planned(text)[0]:
                 one = state["mistakes"][mistake.name]
-                if one["fresh"] and not one["killed"] and excuse(mistake.name, explained) is None:
+                if one["fresh"] and not one["killed"] and explained(mistake.name, state["mistakes"], known) is None:
                     started = monotonic()
                     place.write_text(mistake.applied(text), encoding="utf-8")
                     try:
@@ -240,10 +262,10 @@ class _Judge:
         chosen, planned = self.work.planned(self.text)
         known = read(place).get("mistakes", {})
         kept = kept_of(mutations(self.text), known)
-        state, explained = {"planned": planned, "mistakes": kept}, excuses().get(self.file, {})
+        state, reasons = {"planned": planned, "mistakes": kept}, excuses().get(self.file, {})
         for mistake in chosen:
             one = kept.get(mistake.name)
-            if one is None or not (one["killed"] or excuse(mistake.name, explained)):
+            if one is None or not (one["killed"] or explained(mistake.name, kept, reasons)):
                 kept[mistake.name] = self._judged(mistake, one or _begun(mistake), kept)
                 write(place, state)
         write(place, state)

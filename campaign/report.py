@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from campaign import REPOSITORY, RESULTS
-from campaign.mutants import all_results, excuse, excuses
+from campaign.mutants import Pattern, all_results, excuses, explained, matches
 from campaign.runner import read
 
 BEGIN, END = "<!-- campaign:begin -->", "<!-- campaign:end -->"
@@ -48,7 +47,7 @@ def unexcused(results: Mapping[str, Any], known: Excuses) -> list[str]:
         f"{file}:{one['line']} {name}"
         for file, state in results.items()
         for name, one in state["mistakes"].items()
-        if not one["killed"] and excuse(name, known.get(file, {})) is None
+        if not one["killed"] and explained(name, state["mistakes"], known.get(file, {})) is None
     ]
 
 
@@ -62,10 +61,9 @@ def outdated(results: Mapping[str, Any], known: Excuses, possible: Mapping[str, 
     for file, names in known.items():
         made = results.get(file, {}).get("mistakes", {})
         for name in names:
-            if name.endswith(": *"):
-                places = {one.partition(": ")[0] for one in possible.get(file, ())}
-                if not any(fnmatchcase(place, name[:-3]) for place in places):
-                    found.append(f"{file} {name}: there is no such function")
+            if isinstance(name, Pattern):
+                if not any(matches(one, name) for one in possible.get(file, ())):
+                    found.append(f"{file} {name}: covers nothing")
             elif name not in possible.get(file, ()):
                 found.append(f"{file} {name}: there is no such mistake")
             elif name in made and made[name]["killed"]:
@@ -85,7 +83,9 @@ def mutants_table(results: Mapping[str, Any], known: Excuses) -> str:
     for file, state in results.items():
         mistakes = state["mistakes"]
         alive = {name: one for name, one in mistakes.items() if not one["killed"]}
-        open_ones = [one for name, one in alive.items() if excuse(name, known.get(file, {})) is None]
+        open_ones = [
+            one for name, one in alive.items() if explained(name, state["mistakes"], known.get(file, {})) is None
+        ]
         unfinished = sum(one["left"] > 0 or (one["fresh"] and not one["passed_fresh"]) for one in open_ones)
         numbers = (state["planned"], len(mistakes), len(mistakes) - len(alive), len(alive) - len(open_ones),
                    len(open_ones), unfinished)  # fmt: skip
@@ -105,7 +105,7 @@ def reasons_table(results: Mapping[str, Any], known: Excuses) -> str:
     counts: Counter[tuple[str, str]] = Counter()
     for file, state in results.items():
         for name, one in state["mistakes"].items():
-            why = None if one["killed"] else excuse(name, known.get(file, {}))
+            why = None if one["killed"] else explained(name, state["mistakes"], known.get(file, {}))
             if why is not None:
                 counts[why] += 1
     lines = ["| class | reason | survivors |", "|---|---|---:|"]
