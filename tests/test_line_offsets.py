@@ -71,9 +71,11 @@ def test_shifted_lines_hold_and_stay_where_nothing_moves(dtype: torch.dtype, gen
     shift = Interval(torch.minimum(low, high), torch.maximum(low, high))
     still = torch.rand(COUNT, generator=generator) < 0.2
     shift = shift.map(lambda end: torch.where(still, 0.0, end))
-    one_sided = torch.rand(COUNT, generator=generator) < 0.2
-    shift = Interval(torch.where(one_sided, 0.0, shift.lower.clamp(max=0)), torch.where(one_sided, 1.0, shift.upper))
-    shift = Interval(shift.lower, torch.maximum(shift.lower, shift.upper))
+    side = torch.rand(COUNT, generator=generator)
+    shift = Interval(
+        torch.where(side < 0.2, 0.0, torch.where(side > 0.8, -1.0, shift.lower)),
+        torch.where(side < 0.2, 1.0, torch.where(side > 0.8, 0.0, shift.upper)),
+    )
     slope = torch.where(torch.rand(COUNT, generator=generator) < 0.2, 0.0, slope)
     found = shifted(Lines(slope, offset, slope, offset), shift)
     for end in (shift.lower, shift.upper):
