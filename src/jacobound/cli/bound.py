@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from jacobound.cli.around import around, wanted_radii
-from jacobound.cli.inspect import summary
+from jacobound.cli.inspect import say_network
+from jacobound.cli.networks import NetworkOptions
 from jacobound.cli.options import JacobianOptions, Norm, PointOptions, RunOptions, ShowOptions, check_target, one_radius
 from jacobound.cli.points import Point
 from jacobound.cli.summaries import centre_values, say_files, say_jacobian, say_outputs
@@ -21,7 +22,8 @@ def bound(
     net: Path,
     /,
     *,
-    point: PointOptions = PointOptions(),  # noqa: B008 - frozen values, here and below
+    network: NetworkOptions = NetworkOptions(),  # noqa: B008 - frozen values, here and below
+    point: PointOptions = PointOptions(),  # noqa: B008
     radius: str | None = None,
     norm: Norm = "inf",
     how: JacobianOptions = JacobianOptions(),  # noqa: B008
@@ -46,7 +48,7 @@ def bound(
     if radius is not None:
         one_radius(radii, radius)
     method, _ = how.jacobian_method(), point.limits
-    graph = run.load(net)
+    graph = run.placed(network.read(net))
     asked, matrix = around(point, graph, radii, radius, norm), how.matrix(graph)
     (_, region), place = asked.regions[0], asked.place
     assert place is not None
@@ -61,7 +63,7 @@ def bound(
         say_json({"output": outputs.to_dict(), "jacobian": jacobian.to_dict()})
     else:
         names = how.names(graph)
-        say(f"network   {net}: {summary(graph)}")
+        say_network(net, graph)
         say(f"region    {asked.story}")
         say(f"method    {jacobian.provenance.method}\n")
         if how.executed is not None:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jacobound.cli.options import read_network
+from jacobound.cli.networks import NetworkOptions
 from jacobound.cli.text import say, say_json, say_table
 from jacobound.graph import Elementwise, Graph, size
 
 TITLES = ("<name", "<kind", "<detail", "<shape", "parameters", "<sources")
 
 
-def inspect(net: Path, /, *, json: bool = False, debug: bool = False) -> int:
+def inspect(
+    net: Path,
+    /,
+    *,
+    network: NetworkOptions = NetworkOptions(),  # noqa: B008 - a frozen value
+    json: bool = False,
+    debug: bool = False,
+) -> int:
     """Show the network as it was understood: affine maps and activations.
 
     Args:
@@ -19,7 +26,7 @@ def inspect(net: Path, /, *, json: bool = False, debug: bool = False) -> int:
         json: Write strict JSON on stdout.
         debug: Show where in the program an error came from.
     """
-    graph = read_network(net)
+    graph = network.read(net)
     rows = list(graph.table())
     if json:
         say_json({"nodes": rows, "totals": totals(graph)})
@@ -52,6 +59,13 @@ def summary(graph: Graph) -> str:
         f"{found['inputs']} inputs{_sides(graph.in_shape)}, {found['outputs']} outputs{_sides(graph.out_shape)}, "
         f"{found['activations']} activations, {found['parameters']} parameters"
     )
+
+
+def say_network(net: Path, graph: Graph) -> None:
+    """Which network it is, and what is taken for granted about it."""
+    say(f"network   {net}: {summary(graph)}")
+    for assumption in graph.assumptions:
+        say(f"assuming  {assumption}")
 
 
 def _sides(shape: tuple[int, ...]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from jacobound.cli.inspect import summary
+from jacobound.cli.inspect import say_network
+from jacobound.cli.networks import NetworkOptions
 from jacobound.cli.options import JacobianOptions, Norm, PointOptions, RunOptions, ShowOptions
 from jacobound.cli.radius import refuse_figure
 from jacobound.cli.summaries import say_status
@@ -17,7 +18,8 @@ def landscape(
     net: Path,
     /,
     *,
-    point: PointOptions = PointOptions(),  # noqa: B008 - frozen values, here and below
+    network: NetworkOptions = NetworkOptions(),  # noqa: B008 - frozen values, here and below
+    point: PointOptions = PointOptions(),  # noqa: B008
     norm: Norm = "2",
     largest: float = 10.0,
     how: JacobianOptions = JacobianOptions(),  # noqa: B008
@@ -35,7 +37,7 @@ def landscape(
     """
     refuse_figure(show)
     limits, method = point.limits, how.jacobian_method()
-    graph = run.load(net)
+    graph = run.placed(network.read(net))
     place, matrix = point.point(graph), how.matrix(graph)
     with run.budget("landscape") as budget:
         exponent = math.inf if norm == "inf" else float(norm)
@@ -45,7 +47,7 @@ def landscape(
     if show.json:
         say_json(found.to_dict())
     else:
-        say(f"network   {net}: {summary(graph)}")
+        say_network(net, graph)
         say(f"input     {place.story}")
         say(f"distance  l{norm}, up to {largest:g}")
         say(f"method    {found.provenance.method}\n")

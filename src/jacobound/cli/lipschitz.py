@@ -10,7 +10,8 @@ import torch
 from cyclopts import Parameter
 
 from jacobound.cli.around import EVERYWHERE, around, wanted_radii
-from jacobound.cli.inspect import summary
+from jacobound.cli.inspect import say_network
+from jacobound.cli.networks import NetworkOptions
 from jacobound.cli.options import ConstantOptions, Norm, PointOptions, RunOptions, ShowOptions
 from jacobound.cli.summaries import CONSTANTS, constants_row, say_candidates, say_files
 from jacobound.cli.text import rounded_up, say, say_json
@@ -27,7 +28,8 @@ def lipschitz(
     net: Path,
     /,
     *,
-    point: PointOptions = PointOptions(),  # noqa: B008 - frozen values, here and below
+    network: NetworkOptions = NetworkOptions(),  # noqa: B008 - frozen values, here and below
+    point: PointOptions = PointOptions(),  # noqa: B008
     everywhere: Annotated[bool, Parameter(name="--global")] = False,
     radius: str | None = None,
     p: Norm = "2",
@@ -56,11 +58,11 @@ def lipschitz(
     if everywhere:
         _refuse_places(point, radius, norm, show)
     method, _ = how.constant_method(), point.limits
-    graph = run.load(net)
+    graph = run.placed(network.read(net))
     asked = EVERYWHERE if everywhere else around(point, graph, radii, radius, norm or p)
     matrix = how.matrix(graph)
     if not show.json:
-        say(f"network   {net}: {summary(graph)}")
+        say_network(net, graph)
         say(f"region    {asked.story}")
         say(f"constant  l{p} -> l{q} of {'all outputs' if how.rows is None else f'the rows {how.rows}'}")
         say(f"method    {Best() if method is None else method!r}\n\n{CONSTANTS.head()}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from jacobound.cli.around import around, wanted_radii
-from jacobound.cli.inspect import summary
+from jacobound.cli.inspect import say_network
+from jacobound.cli.networks import NetworkOptions
 from jacobound.cli.options import JacobianOptions, PointOptions, RunOptions, ShowOptions, one_radius
 from jacobound.cli.radius import refuse_figure
 from jacobound.cli.summaries import MOST_ROWS, say_status
@@ -17,7 +18,8 @@ def monotone(
     net: Path,
     /,
     *,
-    point: PointOptions = PointOptions(),  # noqa: B008 - frozen values, here and below
+    network: NetworkOptions = NetworkOptions(),  # noqa: B008 - frozen values, here and below
+    point: PointOptions = PointOptions(),  # noqa: B008
     radius: str | None = None,
     parts: int = 2000,
     how: JacobianOptions = JacobianOptions(),  # noqa: B008
@@ -38,14 +40,14 @@ def monotone(
     if radius is not None:
         one_radius(radii, radius)
     method, _ = how.jacobian_method(), point.limits
-    graph = run.load(net)
+    graph = run.placed(network.read(net))
     asked, matrix = around(point, graph, radii, radius, "inf"), how.matrix(graph)
     with run.budget("monotone") as budget:
         found = monotone_features(graph, asked.regions[0][1], matrix, method=method, budget=budget, most=parts)
     if show.json:
         say_json(found.to_dict())
     else:
-        say(f"network   {net}: {summary(graph)}")
+        say_network(net, graph)
         say(f"region    {asked.story}, {int(found.boxes)} parts looked at")
         say(f"method    {found.provenance.method}\n")
         say_features(found, how.names(graph))

@@ -15,12 +15,12 @@ from cyclopts import Parameter
 from torch import Tensor
 
 from jacobound.cli.grammar import parse_clip, parse_fraction, parse_rows, row_matrix, row_names
+from jacobound.cli.networks import on_device
 from jacobound.cli.points import Point, read_point
 from jacobound.cli.progress import progress
 from jacobound.errors import InvalidRegionError, JacoboundError, MissingExtraError
 from jacobound.execution import Executed
 from jacobound.graph import Graph, size
-from jacobound.importers import from_onnx
 from jacobound.methods import (
     CROWN,
     IBP,
@@ -219,14 +219,14 @@ class RunOptions:
         if self.seconds is not None and not self.seconds > 0:
             raise JacoboundError("--seconds must be above 0")
 
-    def load(self, net: Path) -> Graph:
+    def placed(self, graph: Graph) -> Graph:
         """The network where the work is done.
 
         Raises:
-            InvalidModelError: when the file is missing or no network.
             JacoboundError: when there is no such device.
+            UnsafeArithmeticError: when the number format can not hold the weights.
         """
-        return on_device(read_network(net), self.device, self.dtype)
+        return on_device(graph, self.device, self.dtype)
 
     @contextlib.contextmanager
     def budget(self, what: str, limit: float | None = None) -> Iterator[Budget]:
@@ -256,37 +256,6 @@ class ShowOptions:
             check_target(self.plot, FIGURES, "--plot")
             if importlib.util.find_spec("matplotlib") is None:
                 raise MissingExtraError("matplotlib", "report")
-
-
-def read_network(net: Path) -> Graph:
-    """The network in a file; it is data and never unpickled.
-
-    Raises:
-        InvalidRegionError, InvalidModelError: when there is no such file, or it is no ONNX model.
-    """
-    if net.suffix.lower() == ".pt2":
-        raise JacoboundError(f"'{net}': .pt2 archives are not read; export the module to ONNX or use from_torch")
-    if not net.is_file():
-        raise JacoboundError(f"there is no file '{net}'; NET is the path of an .onnx file")
-    return from_onnx(net)
-
-
-def on_device(graph: Graph, device: str, dtype: str = "float64") -> Graph:
-    """The graph on a device.
-
-    Raises:
-        JacoboundError: when there is no such device.
-        UnsafeArithmeticError: when the number format can not hold the weights.
-    """
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        raise JacoboundError(f"--device takes cpu, cuda or cuda:1, not '{device}'") from None
-    if place.type not in ("cpu", "cuda"):
-        raise JacoboundError(f"--device takes cpu, cuda or cuda:1; rounding on '{device}' has not been studied")
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise JacoboundError(f"there is no device '{device}' here: torch sees {torch.cuda.device_count()} CUDA devices")
-    return graph.to(place, getattr(torch, dtype))
 
 
 @contextlib.contextmanager

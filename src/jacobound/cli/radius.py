@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from jacobound.cli.grammar import parse_classes
-from jacobound.cli.inspect import summary
+from jacobound.cli.inspect import say_network
+from jacobound.cli.networks import NetworkOptions
 from jacobound.cli.options import Norm, PointOptions, RunOptions, ShowOptions
 from jacobound.cli.summaries import say_status
 from jacobound.cli.text import nearest, rounded_down, rounded_up, say, say_json, say_table
@@ -31,7 +32,8 @@ def radius(
     net: Path,
     /,
     *,
-    point: PointOptions = PointOptions(),  # noqa: B008 - frozen values, here and below
+    network: NetworkOptions = NetworkOptions(),  # noqa: B008 - frozen values, here and below
+    point: PointOptions = PointOptions(),  # noqa: B008
     norm: Norm = "inf",
     label: int | None = None,
     targets: str | None = None,
@@ -55,7 +57,7 @@ def radius(
     """
     refuse_figure(show)
     limits, chosen = point.limits, None if targets is None else parse_classes(targets)
-    graph = run.load(net)
+    graph = run.placed(network.read(net))
     place = point.point(graph)
     with run.budget("radius") as budget:
         found = robust_radius(
@@ -73,7 +75,7 @@ def radius(
     if show.json:
         say_json(found.to_dict())
     else:
-        say(f"network   {net}: {summary(graph)}")
+        say_network(net, graph)
         say(f"input     {place.story}, class {int(found.label)}")
         say(f"distance  l{norm}{'' if limits is None else f', inputs from {limits[0]:g} to {limits[1]:g}'}\n")
         say_radii(found)
