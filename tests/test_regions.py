@@ -39,6 +39,7 @@ def network(inputs: int, dtype: torch.dtype = torch.float64) -> Graph:
         lambda: Ball([0.0], []),
         lambda: Ball([0.0], [0.1, -0.1]),
         lambda: Ball([math.nan], 0.1),
+        lambda: Ball([0.0, math.nan], 0.1),
         lambda: Ball([math.inf], 0.1),
         lambda: Ball([0.0], 0.1, 3),
         lambda: Ball([0.0], 0.1, math.nan),
@@ -46,7 +47,13 @@ def network(inputs: int, dtype: torch.dtype = torch.float64) -> Graph:
         lambda: Ball([0.0, 0.0], 0.1, clip=([-1.0, 1.0], [1.0, 0.0])),
         lambda: Ball([0.0], 0.1, clip=(math.nan, 1.0)),
         lambda: Ball([5.0], 0.1, clip=(0.0, 1.0)).domains(network(1)),
+        lambda: Ball([0.5, 5.0], 0.1, clip=(0.0, 1.0)).domains(network(2)),
+        lambda: Ball([5.0], [0.1, 10.0], clip=(0.0, 1.0)).domains(network(1)),
+        lambda: Ball([5.0], [10.0, 0.1], clip=(0.0, 1.0)).domains(network(1)),
         lambda: Box([1.0], [0.0]),
+        lambda: Box([0.0, 1.0], [1.0, 0.0]),
+        lambda: Box([0.0, math.inf], [1.0, math.inf]),
+        lambda: Box([0.0, -math.inf], [1.0, -math.inf]),
         lambda: Box([math.nan], [1.0]),
         lambda: Box([0.0], [math.nan]),
         lambda: Box([math.inf], [math.inf]),
@@ -84,6 +91,25 @@ def test_a_decimal_radius_is_not_rounded_inward(radius: object) -> None:
     assert fmpq(1, 10) <= rational(region.radii[0]) <= fmpq(1, 10) + fmpq(1, 10**16)
     domains, lead = region.domains(network(1))
     assert len(domains) == 1 and lead == ()
+
+
+@pytest.mark.parametrize("radius", (0.0, 0.5, "0.5", Decimal("0.125"), 3))
+def test_a_radius_that_is_a_float_stays_what_it_is(radius: float) -> None:
+    assert Ball([0.0], radius).radii == (float(radius),)
+
+
+def test_a_clip_range_and_a_ball_may_touch_in_one_point() -> None:
+    (domain,), _ = Ball([0.5, 1.0], 1.0, clip=(0.5, 0.5)).domains(network(2))
+    assert domain.box.lower.tolist() == domain.box.upper.tolist() == [[0.5, 0.5]]
+    (edge,), _ = Ball([0.5], 0.0, clip=(0.5, 1.0)).domains(network(1))
+    assert edge.box.lower.item() == edge.box.upper.item() == 0.5
+
+
+def test_radius_zero_beside_others_leaves_them_round() -> None:
+    domains, _ = Ball([0.0, 0.0], [0.0, 1.0], 2).domains(network(2))
+    both = domains[0:2]
+    assert both.centre is not None and both.radius is not None and both.radius.tolist() == [0.0, 1.0]
+    assert domains[0:1].centre is None  # a single point is a box
 
 
 @pytest.mark.parametrize("text", ("0.3", "0.7", "1e-3", "0.30000000000000004", "1e-320", "12345678901234567890.1"))
