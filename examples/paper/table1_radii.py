@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from math import isfinite
+from math import isfinite, isnan
 from statistics import fmean
 from typing import Any
 
@@ -51,10 +51,11 @@ def targets(graph: jb.Graph, point: torch.Tensor, label: int, image: int) -> lis
 def radii(graph: jb.Graph, point: torch.Tensor, label: int, image: int, given: Options) -> Iterator[dict[str, object]]:
     """All methods at one image."""
     asked = targets(graph, point, label, image)
+    steps, pgd = given.pick(2, STEPS, STEPS), given.pick(jb.PGD(1, 3, 2), jb.PGD(), jb.PGD())
     settings: dict[str, dict[str, Any]] = {
-        FASTLIP: {"method": jb.FastLip(), "steps": STEPS, "attack": None},
-        RECURJAC: {"method": jb.RecurJac("constant"), "steps": STEPS, "attack": None},
-        OURS: {"seconds": given.pick(0.0, 8.0, 60.0), "attack": jb.PGD()},
+        FASTLIP: {"method": jb.FastLip(), "steps": steps, "attack": None},
+        RECURJAC: {"method": jb.RecurJac("constant"), "steps": steps, "attack": None},
+        OURS: {"steps": given.pick(2, 8, 8), "seconds": given.pick(0.0, 8.0, 60.0), "attack": pgd},
     }
     for name, setting in settings.items():
         found, cpu = timed(lambda s=setting: jb.robust_radius(graph, point, label, targets=asked, **s))
@@ -103,7 +104,8 @@ def tables(ledger: Ledger, networks: Sequence[str]) -> list[str]:
             theirs = "" if known is None else " / ".join(f"{value:.5f}" for value in known)
             seconds = fmean(_numbers(ledger, network, method, TARGETS[0], "cpu_s"))
             cost = "" if method == ATTACK else f"{seconds:.2g}"
-            lines.append([network, method, " / ".join(f"{value:.5f}" for value in means), theirs, cost])
+            here = " / ".join("none found" if isnan(value) else f"{value:.5f}" for value in means)
+            lines.append([network, method, here, theirs, cost])
     ratios = []
     for network in networks:
         row: list[object] = [network]

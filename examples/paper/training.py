@@ -20,6 +20,7 @@ LEARNING_RATE = 1e-3
 ATTACK_RADIUS = 0.3  # of adversarial training, l_inf, pixels in [-0.5, 0.5]
 ATTACK_STEPS = 4
 SHORT = 2000  # images for tests of the scripts
+CONVOLUTIONAL = 20000  # images for convolutional networks
 
 Data = Callable[[], tuple[np.ndarray, np.ndarray]]
 
@@ -73,7 +74,8 @@ def trained(name: str, data: Data, folder: Path, short: bool) -> tuple[nn.Sequen
     if path.is_file():
         return _with_weights(model, path), shape
     pixels, labels = data()
-    count = SHORT if short else len(labels)
+    most = SHORT if short else CONVOLUTIONAL if len(shape) > 1 else len(labels)
+    count = min(most, len(labels))
     points = scale * (torch.from_numpy(pixels[:count]).reshape(count, *shape).float() / 255 - 0.5)
     epochs = 1 if short or shape != (784,) or "1024" in name else 5
     radius = ATTACK_RADIUS if name.endswith("_adv") else 0.0
