@@ -8,9 +8,11 @@ import importlib
 import json
 import math
 import sys
+import tarfile
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,9 @@ import jacobound as jb
 pytest.importorskip("matplotlib")
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "examples" / "paper"
+if not SCRIPTS.is_dir():
+    pytest.skip("examples/paper is not part of this copy", allow_module_level=True)
+
 NAMES = ("drawing", "training", "material", "ledger")
 EXPERIMENTS = ("figure1_constants", "figure2_landscape", "table1_radii", "seqlip_table", "ideal_scenario")
 
@@ -123,6 +128,23 @@ def test_downloads_are_checked(scripts: dict[str, ModuleType], tmp_path: Path) -
         found._download("other.bin", (tmp_path / "absent").as_uri(), "0" * 64)
 
 
+def test_photographs_are_read_from_the_archive(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    records = b"".join(bytes([label]) + image.transpose(2, 0, 1).tobytes() for label, image in enumerate(pixels))
+    path = tmp_path / "cifar.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        entry = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
+        entry.size = len(records)
+        archive.addfile(entry, BytesIO(records))
+    module = scripts["material"]
+    monkeypatch.setattr(module.Material, "_download", lambda self, *_: path)
+    images = module.Material(tmp_path / "none", tmp_path).photographs("test")
+    assert (images.pixels == pixels).all() and images.labels.tolist() == [0, 1]
+    assert images.centred().shape == (2, 3072) and float(np.abs(images.centred()).max()) <= 0.5
+
+
 @pytest.mark.parametrize("name", ["mnist_3layer_leaky_20", "mnist_3layer_relu_16_adv", "mnist_cnn_paper4"])
 def test_networks_are_trained_where_there_are_none(
     scripts: dict[str, ModuleType], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -195,6 +217,15 @@ def test_a_gradient_that_is_zero_has_no_radius(scripts: dict[str, ModuleType]) -
     weights[1][1, 2] = 1.0  # relu(x) has a slope within 0.5 of x = 0.5
     found = module.published_radius(jb.from_layers(weights, activation="relu"), centre, 2.0)
     assert 0.4985 < found < 0.5
+
+
+def test_a_bound_that_is_exactly_zero_is_no_sign(
+    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = SimpleNamespace(lower=torch.zeros(1, 4), upper=torch.ones(1, 4))
+    module = scripts["figure2_landscape"]
+    monkeypatch.setattr(module.jb, "bound_jacobian", lambda *_, **__: ends)
+    assert module.published_radius(None, torch.zeros(4), 2.0) == 0
 
 
 def test_published_radii_are_those_of_the_authors(
