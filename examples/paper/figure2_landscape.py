@@ -106,8 +106,9 @@ def _radii(ledger: Ledger, depth: int, p: float, method: str) -> list[float]:
 
 def reference(given: Options) -> dict[str, Any] | None:
     """What the authors' own code gave for the same networks, when the data folder has it."""
-    path = given.material.data / "reference" / "recurjac" / "summary.json"
-    return json.loads(path.read_text(encoding="utf-8"))["landscape"] if path.is_file() else None
+    path, networks = given.material.data / "reference" / "recurjac" / "summary.json", given.material.data / "nets"
+    complete = path.is_file() and networks.is_dir()
+    return json.loads(path.read_text(encoding="utf-8"))["landscape"] if complete else None
 
 
 def tables(given: Options, ledger: Ledger, depths: Sequence[int]) -> list[str]:
@@ -145,10 +146,15 @@ def tables(given: Options, ledger: Ledger, depths: Sequence[int]) -> list[str]:
         table([*header, "least ours / authors' code", "CPU s per image: published, ours, code"], lines),
         "**Beside the paper**",
         beside(ledger, depths),
-        "Weights differ (the paper's were not published), so only the shape can be compared. The authors' code was "
-        "run on the very networks and images of this table (float32, exact zeros counted as signs, absolute tolerance "
-        "1e-5); here signs are strict and rounding is covered.",
+        "Weights differ (the paper's were not published), so only the shape can be compared. Here signs are strict and "
+        "rounding is covered." + ("" if known is None else CODE),
     ]
+
+
+CODE = (
+    " The authors' code was run on the very networks and images of this table (float32, exact zeros counted as signs, "
+    "absolute tolerance 1e-5)."
+)
 
 
 def _mean(values: Sequence[float]) -> str:
