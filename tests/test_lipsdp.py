@@ -278,6 +278,15 @@ def test_no_unstable_neurons_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
             assert truth <= float(found.value) <= truth * (1 + 1e-3) and found.status is Status.CERTIFIED
 
 
+def test_no_certificate_is_begun_that_can_not_end_in_time() -> None:
+    """About 30 s for layers of 4000 neurons; products of norms, and the word for it, at once."""
+    first = torch.randn(4000, 2, generator=Generator().manual_seed(0)).double()
+    graph = from_layers([first, first.T.contiguous()], activation="relu")
+    found = bound(graph, WholeSpace(), (2.0, 2.0), LipSDP(seconds=0.5))
+    assert found.status is Status.TIME_LIMIT and float(found.value) < INF
+    assert set(found.details) == {"products of norms"} and not found.certificates
+
+
 def test_many_neurons_of_a_graph_that_is_no_chain_stay_in_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = KINDS["residual"](Generator().manual_seed(1)).with_rows(None)
     region, _ = REGIONS["box"](graph.in_shape, Generator().manual_seed(1))
@@ -419,6 +428,6 @@ def test_global_rows_are_tighter_than_conversions_of_euclidean_ones(
     known = min(row[key] for row in rows for key in ("linf_from_eclfast", "linf_from_lipsdp") if key in row)
     graph = from_onnx(shared_data / file, until=until).with_rows(torch.eye(10, dtype=torch.float64)[[rows[0]["c"]]])
     wide = name in ("mnist256x4", "mnist_3layer_relu_1024")  # where the first closed form is enough
-    method = LipSDP(seconds=0.0) if wide else LipSDP(tolerance=0.05)
+    method = LipSDP(seconds=1.0) if wide else LipSDP(tolerance=0.05)
     found = bound(graph, WholeSpace(), (INF, INF), method)
     assert float(found.value) * scale < 0.95 * known

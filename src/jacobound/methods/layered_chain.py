@@ -20,7 +20,7 @@ from jacobound.intervals import Interval
 from jacobound.methods.base import flat_indices
 from jacobound.methods.folding import Folding
 from jacobound.methods.sdp_core import middle_slopes
-from jacobound.methods.seqlip_layers import Layer
+from jacobound.methods.seqlip_layers import FLOPS, Layer
 from jacobound.norms import Chain
 from jacobound.operator_kinds import Identity
 
@@ -52,6 +52,11 @@ class LayeredChain:
     def widest(self) -> int:
         """The most entries in one place."""
         return max(max(matrix.shape) for matrix in self.matrices)
+
+    @property
+    def seconds(self) -> float:
+        """What one closed form and its proof take on one core, about; neither can be interrupted."""
+        return 5 * sum(len(middle) ** 3 for middle in self.middles) / FLOPS
 
     @cached_property
     def unstable(self) -> tuple[Tensor, ...]:

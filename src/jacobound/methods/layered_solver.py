@@ -18,6 +18,9 @@ from jacobound.methods.sdp_certificate import LARGEST, SMALLEST
 # Factors by which multipliers are raised until a proof succeeds.
 RAISED = (1.0, 1 + 1e-6, 1 + 1e-3, 1.5, 4.0)
 
+# A certificate is not begun when it is expected to take so many times what is left of the time, and a second.
+LATE = 2.0
+
 Norm = tuple[float, float]
 LayeredProblems = dict[str, tuple[LayeredChain, Norm]]
 
@@ -90,7 +93,11 @@ class LayeredSolver:
         turned = norm[0] == 1 or chain.outputs < chain.inputs
         if not _is_worth_it(chain):
             return proved(chain, norm, turned, None)
-        sweep, began = Sweep.of(chain, norm, turned), monotonic()
+        began = monotonic()
+        if chain.seconds > 1 + LATE * max(0.0, (self.limit - began) / left):
+            self.interrupted = True
+            return proved(chain, norm, turned, None)
+        sweep = Sweep.of(chain, norm, turned)
         first = sweep.closed_form(1.5)
         # The proof takes about as long as two sweeps.
         deadline = began + max(0.0, (self.limit - began) / left) - 3 * (monotonic() - began)
