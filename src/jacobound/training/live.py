@@ -211,7 +211,7 @@ def _compare(followed: Graphs, lowered: Graphs, dtype: torch.dtype) -> None:
     """
     for ours, theirs in zip(followed.nodes, lowered.nodes, strict=True):
         one, other = ([*_weights(node)] for node in (ours, theirs))
-        same = len(one) == len(other) and ours.name == theirs.name
+        same = len(one) == len(other) and _described(ours) == _described(theirs)
         if not same or not all(torch.equal(a, b.to(dtype)) for a, b in zip(one, other, strict=True)):
             raise InvalidModelError(
                 f"node '{ours.name}' depends on the weights in a way that training can not follow (a branch on their "
@@ -219,11 +219,20 @@ def _compare(followed: Graphs, lowered: Graphs, dtype: torch.dtype) -> None:
             )
 
 
+def _described(node: Node) -> tuple[str, ...]:
+    """What a node is apart from its weights."""
+    if isinstance(node, Affine):
+        return node.name, *(type(operator).__name__ for operator, _ in node.terms)
+    if isinstance(node, Elementwise):
+        return node.name, node.activation.name
+    return (node.name, node.function.name) if isinstance(node, Vector) else (node.name,)
+
+
 def _weights(node: Node) -> Iterator[Tensor]:
     """What a node computes with, without the uncertainty of its weights."""
     if isinstance(node, Affine):
         for operator, _ in node.terms:
-            yield from (p for p in _with_tensors(operator, lambda tensor: tensor).parameters())
+            yield from _with_tensors(operator, lambda tensor: tensor).parameters()
         if node.bias is not None:
             yield node.bias
     elif isinstance(node, Elementwise):

@@ -97,9 +97,9 @@ class GramIteration(SpectralNorm):
     def norm(self, linear: LinearMap, memory: Tensor) -> Tensor:
         del memory
         several = sum(len(chain) for chain in linear.chains) > 1
-        if several and linear.in_size * linear.out_size <= LARGEST_MATRIX:
-            if min(linear.in_size, linear.out_size) <= LARGEST_SIDE:
-                return gram_iteration(matrix_of(linear), self.steps)
+        small = min(linear.in_size, linear.out_size) <= LARGEST_SIDE
+        if several and small and linear.in_size * linear.out_size <= LARGEST_MATRIX:
+            return gram_iteration(matrix_of(linear), self.steps)
         products = [torch.stack([self._of_operator(one) for one in chain]).prod() for chain in linear.chains]
         return torch.stack(products).sum()
 

@@ -65,7 +65,7 @@ def dual_value(left: Tensor, right: Tensor, slopes: Interval, multipliers: Tenso
     t = torch.where(undecided, multipliers.detach(), 1.0).clamp(min=torch.finfo(left.dtype).tiny)
     gram = left.T @ left if left.shape[0] > left.shape[1] else None
     outer = left * half / t.sqrt()
-    least = torch.linalg.eigvalsh((outer.T @ outer if gram is not None else outer @ outer.T).detach())[-1]
+    least = torch.linalg.eigvalsh(outer.T @ outer if gram is not None else outer @ outer.T)[-1]
     t = torch.where(least < 1 - 1e-6, t, t * MARGIN * least)
     weight = torch.where(undecided, t, 0.0)
     if gram is not None:

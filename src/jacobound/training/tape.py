@@ -112,15 +112,19 @@ class Programme:
             sources: as many as were recorded, in their order, of the same shapes, dtypes and device.
         """
         known: dict[int, Any] = dict(enumerate(sources))
-
-        def value(leaf: Any) -> Any:
-            return known[leaf.number] if isinstance(leaf, _Slot) else leaf
-
         for step in self.steps:
-            args, kwargs = tree_map(value, (step.args, dict(step.kwargs)))
+            args = [_filled(value, known) for value in step.args]
+            kwargs = {name: _filled(value, known) for name, value in step.kwargs.items()}
             result = args[0] if step.function in TRANSPARENT else step.function(*args, **kwargs)
             leaves = result if isinstance(result, tuple | list) else (result,)
             for slot, leaf in zip(step.results, leaves, strict=True):
                 if slot is not None:
                     known[slot.number] = leaf
         return {number: known[number] for number in self.wanted}
+
+
+def _filled(value: Any, known: Mapping[int, Any]) -> Any:
+    """An argument with the tensors of this run in the place of slots; operations take lists at most."""
+    if isinstance(value, _Slot):
+        return known[value.number]
+    return [_filled(one, known) for one in value] if isinstance(value, list) else value
