@@ -174,7 +174,7 @@ def test_certified_constants_fall_with_any_optimiser(
     penalty: type[training.GlobalConstant], optimiser: type[torch.optim.Optimizer]
 ) -> None:
     module, example, live = network("relu")
-    steps = optimiser(module.parameters(), lr=0.02)  # type: ignore[call-arg]
+    steps = optimiser(module.parameters(), lr=0.05)  # type: ignore[call-arg]
     value = penalty(live)
 
     def certified() -> float:

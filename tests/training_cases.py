@@ -13,9 +13,12 @@ from jacobound import training
 
 
 def perceptron(activation: type[nn.Module], *widths: int) -> nn.Sequential:
+    """Layers whose norms are above 1, so that a forgotten factor shows."""
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), activation()]
+        linear = nn.Linear(before, after)
+        linear.weight = nn.Parameter(3 * linear.weight.detach())
+        layers += [linear, activation()]
     return nn.Sequential(*layers[:-1]).double()
 
 

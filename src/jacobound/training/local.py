@@ -88,6 +88,7 @@ class CriticPenalty:
 
     def __call__(self, real: Tensor, generated: Tensor) -> Tensor:
         """The penalty, 0-d, for two batches (n, *in_shape) of one length."""
-        share = torch.rand(len(real), *[1] * (real.dim() - 1), generator=self._generator).to(real)
+        device = real.device if self._generator is None else self._generator.device
+        share = torch.rand(len(real), *[1] * (real.dim() - 1), generator=self._generator, device=device).to(real)
         points = (share * real + (1 - share) * generated).detach()
         return (self._constants(points) - self._target).clamp(min=0.0).square().mean()
