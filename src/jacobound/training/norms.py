@@ -76,7 +76,7 @@ class PowerIteration(SpectralNorm):
 
 @dataclass(frozen=True)
 class GramIteration(SpectralNorm):
-    """An upper bound of the norm that remembers nothing: certified for a matrix, up to rounding for a convolution.
+    """An upper bound of the norm, up to rounding, that remembers nothing.
 
     Matrices, and maps that are small as matrices, by `gram_iteration`; a convolution by its frequencies; other
     operators by the root of the largest row sum times the largest column sum; products of these beyond.
