@@ -140,7 +140,9 @@ def test_circulant_norms_are_tight_on_larger_maps(
 
 def test_the_smallest_of_several_circles_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     convolution = Convolution(normal(3, 3, 3, 3), (3, 8, 8), (1, 1), (1, 1), (1, 1))
-    each = [float(circulant._Torus(convolution, circulant._lengths(convolution, k)).norm(math.inf)) for k in range(3)]
+    each = [
+        float(circulant._Torus(convolution, circulant.circle_lengths(convolution, k)).norm(math.inf)) for k in range(3)
+    ]
     assert float(circulant_norm(convolution)) == min(each)
     assert float(circulant_norm(convolution, min(each) * 0.99)) == math.inf  # not below the ceiling
     assert float(circulant_norm(convolution, most_work=10)) == math.inf
@@ -158,7 +160,7 @@ def test_groups_of_a_large_convolution_are_taken_one_by_one(monkeypatch: pytest.
 def test_the_error_of_blocks_is_added_to_their_norm() -> None:
     """Each part of each alias may be off by so much: the Frobenius norm of that."""
     convolution = Convolution(normal(2, 3, 4), (3, 8), (2,), (0,), (1,))
-    torus = circulant._Torus(convolution, circulant._lengths(convolution, 0))
+    torus = circulant._Torus(convolution, circulant.circle_lengths(convolution, 0))
     before = float(torus.norm(math.inf))
     vars(torus)["missed"] = torch.full((1, 2, 3), 0.01, dtype=torch.float64)
     added = 0.01 * math.sqrt(6 * 2 * 2) * torus.scale / math.sqrt(2)

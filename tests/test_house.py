@@ -59,6 +59,8 @@ LAYERS = (
     "questions",
     "importers.*",
     "importers",
+    "training.*",
+    "training",
     "reports.*",
     "reports",
     "cli.*",

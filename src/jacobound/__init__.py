@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jacobound import training
 from jacobound.errors import (
     InvalidModelError,
     InvalidOptionError,
@@ -91,4 +92,5 @@ __all__ = [
     "monotone_features",
     "robust_radius",
     "stationary_free_radius",
+    "training",
 ]

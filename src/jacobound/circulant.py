@@ -66,13 +66,13 @@ def circulant_norm(convolution: Convolution, ceiling: float = inf, most_work: in
         return weight.new_tensor(inf)
     best = weight.new_tensor(ceiling)
     for extra in range(GRIDS):
-        torus = _Torus(convolution, _lengths(convolution, extra))
+        torus = _Torus(convolution, circle_lengths(convolution, extra))
         if torus.family.work <= most_work:
             best = torch.minimum(best, torus.norm(float(best)))
     return best if best < ceiling else weight.new_tensor(inf)
 
 
-def _lengths(convolution: Convolution, extra: int) -> tuple[int, ...]:
+def circle_lengths(convolution: Convolution, extra: int) -> tuple[int, ...]:
     """The length of the circle on every axis, `extra` strides above the smallest admissible one."""
     sizes = convolution.in_shape[1:] if convolution.adjoint else convolution.out_shape[1:]
     axes = zip(

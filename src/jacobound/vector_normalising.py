@@ -68,7 +68,7 @@ class Dividing(RowFunction):
         return torch.ones_like(root) if p == 2 or self.length == 1 else root
 
     def require(self, x: Interval, node: str) -> None:
-        least = float(self.least_square(x).amin())
+        least = float(self.least_square(x).detach().amin())
         floor = least if self.floor is None else max(least, self.floor)
         if floor > 0 or (self.floor is not None and self.eps > 0):
             return

@@ -70,7 +70,6 @@ def prelu(weight: Tensor) -> Activation:
     Raises:
         InvalidModelError: when a slope is NaN or infinite.
     """
-    weight = weight.detach()
     if not bool(torch.isfinite(weight).all()):
         raise InvalidModelError("a slope of prelu is NaN or infinite; check the training run or the file")
     return Activation(

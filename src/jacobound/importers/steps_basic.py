@@ -68,15 +68,22 @@ class BasicSteps:
         starts = _running(prod(node.shape) for node in nodes)
         # Equal numbers get equal codes, so that a constant repeated along the batch axis is seen to be one constant.
         flat = torch.cat([constant.flatten().to(self.like) for constant in constants] or [self.like.new_zeros(0)])
-        table, ranks = torch.unique(flat, return_inverse=True)
-        pieces = torch.split(-1 - ranks, [constant.numel() for constant in constants])
-        constant_codes = (piece.reshape(constant.shape) for piece, constant in zip(pieces, constants, strict=True))
-        node_codes = (self._codes(node, start, starts[-1]) for node, start in zip(nodes, starts, strict=False))
-        codes = function(*[next(constant_codes if isinstance(s, Tensor) else node_codes) for s in sources])
-        codes = self._first_point(codes, starts[-1])
+        ranks = torch.unique(flat, return_inverse=True)[1]
+
+        def moved(numbers: Tensor) -> Tensor:
+            """The movement on codes of the nodes' entries and, below zero, on numbers of the constants' entries."""
+            pieces = torch.split(-1 - numbers, [constant.numel() for constant in constants])
+            constant_codes = (piece.reshape(constant.shape) for piece, constant in zip(pieces, constants, strict=True))
+            node_codes = (self._codes(node, start, starts[-1]) for node, start in zip(nodes, starts, strict=False))
+            return function(*[next(constant_codes if isinstance(s, Tensor) else node_codes) for s in sources])
+
+        codes = self._first_point(moved(ranks), starts[-1])
         bias = None
         if bool((codes < 0).any()):
-            bias = torch.where(codes < 0, table[(-1 - codes).clamp(min=0)], 0.0)
+            # From their own places, so that every entry of a constant keeps its own gradient in training.
+            places = moved(torch.arange(len(flat), device=flat.device))
+            places = places if self.batch is None else places[0]
+            bias = torch.where(codes < 0, flat[(-1 - places).clamp(min=0)], 0.0)
         terms = []
         for node, start, stop in zip(nodes, starts, starts[1:], strict=False):
             index = torch.where((codes > start) & (codes <= stop), codes - 1 - start, -1)

@@ -40,17 +40,24 @@ class Lowered:
     rounded: bool
 
 
-def lower(program: ExportedProgram, steps: AffineSteps, shape: tuple[int, ...], until: str | None = None) -> Lowered:
+def lower(
+    program: ExportedProgram,
+    steps: AffineSteps,
+    shape: tuple[int, ...],
+    until: str | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> Lowered:
     """Lower a traced module with one input of points of `shape` and one output.
 
     Args:
         until: name of the operation (`step_names`) whose result is the output; None for the module's own.
+        weights: values in the place of the traced ones, by their names in the module.
 
     Raises:
         UnsupportedOpError, InvalidModelError: see `from_torch`.
     """
     names = step_names(program)
-    values: dict[Step, Value] = dict(_placeholders(program, Input(shape)))
+    values: dict[Step, Value] = dict(_placeholders(program, Input(shape), weights or {}))
     rounded = False
 
     def refused(step: Step, reason: str) -> UnsupportedOpError:
@@ -85,7 +92,7 @@ def _result(value: Value, what: str) -> Node:
     return value
 
 
-def _placeholders(program: ExportedProgram, source: Input) -> dict[Step, Value]:
+def _placeholders(program: ExportedProgram, source: Input, weights: Mapping[str, Tensor]) -> dict[Step, Value]:
     """The input node and the weights, checked under the names they have in the module."""
     signature = program.graph_signature
     names = {
@@ -101,7 +108,7 @@ def _placeholders(program: ExportedProgram, source: Input) -> dict[Step, Value]:
             found[step] = source
             continue
         name = names[step.name]
-        value = program.state_dict.get(name, program.constants.get(name))
+        value = weights.get(name, program.state_dict.get(name, program.constants.get(name)))
         if not isinstance(value, Tensor):
             raise InvalidModelError(f"the module holds '{name}', a {type(value).__name__}; only tensors are understood")
         if step.users and (value.is_floating_point() or value.is_complex()):

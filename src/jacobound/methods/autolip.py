@@ -183,7 +183,7 @@ class Sweeps:
         if len(parts) == 1:
             return parts[0]
         largest = torch.stack(parts).amax()
-        if not 0 < float(largest) < math.inf:
+        if not 0 < float(largest.detach()) < math.inf:
             return largest
         squares = [inflate((part / largest).square(), 2) for part in parts]
         return inflate(inflate(self._added(squares).sqrt(), 2) * largest, 2)

@@ -49,7 +49,8 @@ def _merged_sums(entries: Interval, signed: Callable[[Tensor], Interval], axis: 
     low, high, sizes = entries.lower, entries.upper, entries.magnitude()
     signs = torch.where(low >= 0, 1.0, torch.where(high <= 0, -1.0, 0.0)).to(low)
     uncertain = signs == 0
-    slopes = ((high + low) / (high - low)).nan_to_num(nan=0.0).clamp(-1.0, 1.0)
+    width = torch.where(high > low, high - low, 1.0)  # where there is none the sign is known; finite gradients
+    slopes = ((high + low) / width).nan_to_num(nan=0.0).clamp(-1.0, 1.0)
     chords = torch.where(uncertain, slopes, signs)
     # The offset must cover |x| - s x at both ends; it is convex, so nowhere is it larger.
     at_high, at_low = up(high - down(slopes * high)), up(-low - down(slopes * low))

@@ -62,7 +62,7 @@ def chord(slope: Interval, derivative: Interval, dust: Tensor) -> ProductLines:
     """Chords through the ends of [L, U]: (L, aL), (U, cU) above and (L, cL), (U, aU) below."""
     del dust  # the chord changes continuously as an end passes zero
     a, c, low, high = slope.lower, slope.upper, derivative.lower, derivative.upper
-    width = high - low
+    width = torch.where(high > low, high - low, 1.0)  # where there is none the product is known; finite gradients
     above = ((c * high - a * low) / width).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
     below = ((a * high - c * low) / width).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
     return _lines(slope, derivative, below, above)
