@@ -22,8 +22,8 @@ from jacobound.activations.lines import Lines
 from jacobound.activations.slope_lines import STEPS
 from jacobound.domains import Domain
 from jacobound.intervals import Interval
-from jacobound.methods import forms
-from jacobound.methods.base import Budget
+from jacobound.methods import forms, linear_slopes
+from jacobound.methods.base import Budget, derivative_ranges
 from jacobound.methods.forms import Forms, Symbols
 from jacobound.methods.linear_slopes import LinearSlopes
 from jacobound.operator_kinds import Dense, Scale
@@ -202,6 +202,36 @@ def test_products_hold(seed: int, p: float) -> None:
         held(exact, plain, values)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_products_and_sums_hold_all_that_errors_allow(seed: int) -> None:
+    """Without symbols nothing else can make up for an error that is forgotten."""
+    generator = Generator().manual_seed(seed)
+    symbols = random_symbols(generator)
+    a, b = (random_forms(generator, 0, 1) for _ in "ab")
+    a, b = (Forms(x.centre, x.linear, 300 * x.error) for x in (a, b))
+    weights = normal((1, 1, ENTRIES), generator)
+    product, total = symbols.product(a, b, COUNT)[0], symbols.dot(a, weights)
+    for signs in itertools.product((-1, 1), repeat=2):
+        x, y = (
+            [c + sign * e for c, e in zip(rationals(one.centre), rationals(one.error), strict=True)]
+            for one, sign in zip((a, b), signs, strict=True)
+        )
+        held(product, [s * t for s, t in zip(x, y, strict=True)], [], None)
+        pairs = zip(rationals(weights), rationals(a.centre), rationals(a.error), strict=True)
+        worst = sum((w * c + signs[0] * abs(w) * e for w, c, e in pairs), fmpq(0))
+        held(total, [worst], [], None)
+    for count in range(2, COUNT + 1):
+        one = random_forms(generator, count, 1)
+        values = random_values(symbols, generator)
+        numbers = members(one, values, generator)
+        held(
+            symbols.dot(one, weights),
+            [sum((w * x for w, x in zip(rationals(weights), numbers, strict=True)), fmpq(0))],
+            values,
+            1.0,
+        )
+
+
 def test_products_of_forms_with_little_in_common_cost_half() -> None:
     """Against the product of both reaches; a square costs that of its own."""
     generator = Generator().manual_seed(0)
@@ -284,6 +314,17 @@ def test_kinks_do_no_harm(name: str) -> None:
     intervals_alone = enclosure_of(jb.FastLip(), graph, wide).entries
     found = enclosure_of(LinearSlopes(), graph, wide).entries
     assert (found.lower >= intervals_alone.lower).all() and (found.upper <= intervals_alone.upper).all()
+
+
+def test_no_symbol_has_two_meanings() -> None:
+    """Inputs; one for the value, one for the slope of every neuron; one for every product."""
+    graph = network((5, 12, 11, 2), "tanh", 3)
+    (domain,), _ = jb.Ball(torch.zeros(5).double(), 0.1).domains(graph)
+    ranges = jb.CROWN().ranges(graph, domain, Budget())
+    sweeps = linear_slopes.Sweeps(graph, Symbols.of(domain), derivative_ranges(graph, ranges), ranges, Budget())
+    jacobian = sweeps.jacobian()
+    assert jacobian is not None and jacobian.symbols == 5 + 3 * (12 + 11)
+    assert (jacobian.linear[..., 5:, :] != 0).any(-1).any(1).sum() >= 5 + 2 * (12 + 11) - 11
 
 
 def test_directions_are_narrower_than_their_entries() -> None:

@@ -141,6 +141,14 @@ class Symbols:
         linear = _padded(a.linear, count) + _padded(b.linear, count)
         return self.rounded(Forms(a.centre + b.centre, linear, up(a.error + b.error)), 1)
 
+    def dot(self, forms: Forms, weights: Tensor) -> Forms:
+        """Forms of ``sum_k forms_k weights_k`` for exact floats of the forms' shape (N, *lead, entries); one entry."""
+        terms = weights.shape[-1]
+        centre = (forms.centre * weights).sum(-1, keepdim=True)
+        error = inflate((forms.error * weights.abs()).sum(-1, keepdim=True), terms + 1)
+        sizes = inflate((self.size(forms) * weights.abs()).sum(-1, keepdim=True), terms + 1)
+        return self.rounded(Forms(centre, forms.linear @ weights.unsqueeze(-1), error), terms, sizes)
+
     def between_lines(self, forms: Forms, lines: Lines, first: int) -> tuple[Forms, int]:
         """Forms of numbers that lie between parallel lines over the given ones.
 

@@ -33,7 +33,6 @@ from jacobound.methods.forms import Forms, Symbols
 from jacobound.methods.tangents import is_unstable, reached_slopes
 from jacobound.operators import unit_rows
 from jacobound.results import Status
-from jacobound.rounding import inflate
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,13 @@ class LinearSlopes(JacobianMethod):
         if graph.execution is not None:
             return by_intervals(graph, slopes, ranges, adjoints).over(len(domain))
         symbols = Symbols.of(domain)
-        jacobian = _Sweeps(graph, symbols, slopes, ranges, budget).jacobian()
+        jacobian = Sweeps(graph, symbols, slopes, ranges, budget).jacobian()
         if jacobian is None:
             return by_intervals(graph, slopes, ranges, adjoints, Status.TIME_LIMIT).over(len(domain))
         entries = symbols.range(jacobian).intersect(adjoints[graph.input].map(lambda end: end.flatten(2)))
 
         def along(directions: Tensor) -> Interval:
-            found = symbols.range(_along(symbols, jacobian, directions)).map(lambda end: end.squeeze(2))
+            found = symbols.range(symbols.dot(jacobian, directions)).map(lambda end: end.squeeze(2))
             return found.intersect(interval_dot(directions, entries))
 
         return JacobianEnclosure(entries, along, adjoints, slopes, ranges).over(len(domain))
@@ -107,8 +106,13 @@ def _bytes(graph: Graph, neurons: int) -> int:
     return entries * graph.example.element_size()
 
 
-class _Sweeps:
-    """Forms of the values, from the input on, and of the derivatives, back to it; lives for one call."""
+class Sweeps:
+    """Forms of the values, from the input on, and of the derivatives, back to it; lives for one call.
+
+    Args:
+        slopes: derivative range of every elementwise node, (N, *node shape).
+        ranges: enclosures of the nodes' values, (N, *node shape).
+    """
 
     def __init__(
         self,
@@ -212,14 +216,3 @@ def _known_or(slope: Interval, lines: Lines) -> Lines:
         gradient,
         torch.where(known, slope.upper, lines.upper_offset),
     )
-
-
-def _along(symbols: Symbols, jacobian: Forms, directions: Tensor) -> Forms:
-    """Forms of ``sum_k J[j, k] directions[n, j, k]``, entries (N, outputs, 1)."""
-    terms = directions.shape[2]
-    column = directions.unsqueeze(3)
-    centre = (jacobian.centre * directions).sum(2, keepdim=True)
-    linear = jacobian.linear @ column
-    sizes = inflate((symbols.size(jacobian) * directions.abs()).sum(2, keepdim=True), terms + 1)
-    error = inflate((jacobian.error * directions.abs()).sum(2, keepdim=True), terms + 1)
-    return symbols.rounded(Forms(centre, linear, error), terms, sizes)
