@@ -126,7 +126,7 @@ def at(found: Forms, values: Sequence[fmpq], names: int) -> list[fmpq]:
     """Exact values of a form's known part, with its first `names` symbols, over all leading axes."""
     entries = found.linear.shape[-1]
     rows = rationals(found.centre)
-    linear = found.linear.reshape(-1, found.linear.shape[-2], entries)
+    linear = found.linear.flatten(0, -3)
     for i, number in enumerate(rows):
         lead, entry = divmod(i, entries)
         column = rationals(linear[lead, :names, entry])
@@ -137,7 +137,7 @@ def at(found: Forms, values: Sequence[fmpq], names: int) -> list[fmpq]:
 def slack(found: Forms, names: int) -> list[fmpq]:
     """What symbols behind the first `names` and the error may add."""
     entries = found.linear.shape[-1]
-    linear = found.linear.reshape(-1, found.linear.shape[-2], entries)[:, names:]
+    linear = found.linear.flatten(0, -3)[:, names:]
     columns = [linear[lead, :, k] for lead in range(len(linear)) for k in range(entries)]
     further = [sum(map(abs, rationals(column)), fmpq(0)) for column in columns]
     return [a + b for a, b in zip(further, rationals(found.error.expand_as(found.centre)), strict=True)]
@@ -224,12 +224,8 @@ def test_products_and_sums_hold_all_that_errors_allow(seed: int) -> None:
         one = random_forms(generator, count, 1)
         values = random_values(symbols, generator)
         numbers = members(one, values, generator)
-        held(
-            symbols.dot(one, weights),
-            [sum((w * x for w, x in zip(rationals(weights), numbers, strict=True)), fmpq(0))],
-            values,
-            1.0,
-        )
+        total = sum((w * x for w, x in zip(rationals(weights), numbers, strict=True)), fmpq(0))
+        held(symbols.dot(one, weights), [total], values, 1.0)
 
 
 def test_products_of_forms_with_little_in_common_cost_half() -> None:
