@@ -27,9 +27,10 @@ def merged_row_sums(enclosure: JacobianEnclosure) -> Tensor:
 
     ``|J_k| <= s_k J_k + t_k`` holds with s = ±1, t = 0 where the sign is known, and with the chord of |.| elsewhere;
     ``sum_k s_k J_k`` is one directional derivative, bounded as a whole. The minimum with the published choice (s = 0
-    where the sign is unknown) and with the plain row sum is returned.
+    where the sign is unknown), with the plain row sum and with what the enclosure knows of sums is returned.
     """
-    return _merged_sums(enclosure.entries, enclosure.along, -1)
+    found = _merged_sums(enclosure.entries, enclosure.along, -1)
+    return found if enclosure.sums is None else torch.minimum(found, enclosure.sums())
 
 
 def merged_column_sums(enclosure: JacobianEnclosure) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from jacobound.methods.base import (
 from jacobound.methods.crown import CROWN
 from jacobound.methods.fastlip import by_intervals, interval_adjoints
 from jacobound.methods.forms import Forms, Symbols
+from jacobound.methods.scaled_sums import scaled_row_sums
 from jacobound.methods.tangents import is_unstable, reached_slopes
 from jacobound.operators import unit_rows
 from jacobound.results import Status
@@ -74,7 +76,8 @@ class LinearSlopes(JacobianMethod):
             found = symbols.range(symbols.dot(jacobian, directions)).map(lambda end: end.squeeze(2))
             return found.intersect(interval_dot(directions, entries))
 
-        return JacobianEnclosure(entries, along, adjoints, slopes, ranges).over(len(domain))
+        sums = partial(scaled_row_sums, symbols, jacobian, budget)
+        return JacobianEnclosure(entries, along, adjoints, slopes, ranges, sums=sums).over(len(domain))
 
     def bytes_per_set(self, graph: Graph) -> int:
         """Working memory for each set in bytes, all neurons counted as unstable."""

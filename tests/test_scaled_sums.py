@@ -1,0 +1,108 @@
+"""Sums of absolute values of affine forms: above every value that is possible, and near the best bound of its kind."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from flint import fmpq
+from torch import Generator, Tensor
+
+from exact import rational, rationals
+from jacobound.domains import Domain
+from jacobound.intervals import Interval
+from jacobound.methods.base import Budget
+from jacobound.methods.forms import Forms, Symbols
+from jacobound.methods.scaled_sums import scaled_row_sums
+from zoo import normal
+
+GROTHENDIECK = 1.7823  # Krivine's bound: how far the semidefinite bound of a norm from l_inf to l_1 can be off
+
+
+def symbols_of(half: list[float]) -> Symbols:
+    ends = torch.tensor([half], dtype=torch.float64)
+    return Symbols.of(Domain(Interval(-ends, ends)))
+
+
+def forms_of(centre: Tensor, linear: Tensor, error: float = 0.0) -> Forms:
+    return Forms(
+        centre.reshape(1, 1, -1), linear.reshape(1, 1, *linear.shape), torch.full_like(centre, error)[None, None]
+    )
+
+
+def largest(found: Forms, sizes: list[float]) -> fmpq:
+    """The exact largest sum: it is convex in the symbols, so at a corner."""
+    centre, error = rationals(found.centre), rationals(found.error)
+    rows = [rationals(row) for row in found.linear[0, 0]]
+    best = fmpq(0)
+    for signs in itertools.product((-1, 1), repeat=len(rows)):
+        total = sum(error, fmpq(0))
+        for k, number in enumerate(centre):
+            moves = (s * rational(size) * row[k] for s, size, row in zip(signs, sizes, rows, strict=True))
+            total += abs(sum(moves, number))
+        best = max(best, total)
+    return best
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-150, 1e150])
+@pytest.mark.parametrize("seed", range(12))
+def test_no_sum_is_larger_and_the_best_bound_is_near(seed: int, scale: float) -> None:
+    generator = Generator().manual_seed(seed)
+    sizes = [0.25, 3.0, 1.0, 1.0]
+    given = forms_of(normal((6,), generator, 0.5) * scale, normal((4, 6), generator) * scale, 0.01 * scale)
+    found = float(scaled_row_sums(symbols_of(sizes[:2]), given, Budget()))
+    truth = largest(given, sizes)
+    assert rational(found) >= truth
+    assert found <= 1.15 * GROTHENDIECK * float(truth)
+
+
+def test_without_symbols_that_matter_it_is_the_sum() -> None:
+    """Rank one has no gap; unused symbols, inputs that are known and empty entries cost nothing."""
+    centre = torch.tensor([1.0, -2.0, 0.0, 3.0], dtype=torch.float64)
+    linear = torch.zeros(3, 4, dtype=torch.float64)
+    linear[1] = 7.0  # of an input that can not move
+    found = float(scaled_row_sums(symbols_of([1.0, 0.0]), forms_of(centre, linear), Budget()))
+    assert 6.0 <= found <= 6.0 * (1 + 1e-9)
+    along = forms_of(centre, centre * torch.tensor([[0.5], [0.0], [0.25]], dtype=torch.float64))
+    assert 10.5 <= float(scaled_row_sums(symbols_of([1.0, 0.0]), along, Budget())) <= 10.5 * (1 + 1e-3)
+    nothing = forms_of(0 * centre, 0 * linear, 0.5)
+    assert 2.0 <= float(scaled_row_sums(symbols_of([1.0, 0.0]), nothing, Budget())) <= 2.0 * (1 + 1e-9)
+
+
+def test_one_sign_for_all_entries_is_far_less_than_one_for_each() -> None:
+    """A Hadamard matrix: n^1.5 in place of n^2."""
+    signs = torch.ones(1, 1, dtype=torch.float64)
+    for _ in range(6):
+        signs = torch.cat((torch.cat((signs, signs), 1), torch.cat((signs, -signs), 1)))
+    given = forms_of(torch.zeros(64, dtype=torch.float64), signs)
+    found = float(scaled_row_sums(symbols_of([1.0] * 64), given, Budget()))
+    assert 64**1.5 <= found <= 64**1.5 * (1 + 1e-6)
+
+
+def test_several_sets_and_outputs_each_have_their_own() -> None:
+    generator = Generator().manual_seed(1)
+    half = torch.tensor([[0.5, 1.0], [2.0, 0.25], [0.0, 0.0]], dtype=torch.float64)
+    symbols = Symbols.of(Domain(Interval(-half, half)))
+    given = Forms(normal((3, 2, 4), generator), normal((3, 2, 3, 4), generator), torch.zeros(3, 2, 4).double())
+    found = scaled_row_sums(symbols, given, Budget())
+    for n, j in itertools.product(range(3), range(2)):
+        part = forms_of(given.centre[n, j], given.linear[n, j])
+        assert float(found[n, j]) == float(scaled_row_sums(symbols_of(half[n].tolist()), part, Budget()))
+        assert rational(float(found[n, j])) >= largest(part, [*half[n].tolist(), 1.0])
+
+
+def test_what_can_not_be_searched_is_left_open() -> None:
+    symbols = symbols_of([1.0, 1.0])
+    given = forms_of(torch.ones(3).double(), torch.ones(2, 3).double())
+    late = scaled_row_sums(symbols, given, Budget(seconds=0.0, started=-1.0))
+    broken = scaled_row_sums(
+        symbols, forms_of(torch.full((3,), math.nan).double(), torch.ones(2, 3).double()), Budget()
+    )
+    wide = forms_of(torch.ones(2000).double(), torch.ones(2, 2000).double())
+    for found in (late, broken, scaled_row_sums(symbols, wide, Budget())):
+        assert torch.equal(found, torch.full((1, 1), math.inf, dtype=torch.float64))
+    single = Forms(given.centre.float(), given.linear.float(), given.error.float())
+    rounded = scaled_row_sums(Symbols.of(Domain(Interval(-torch.ones(1, 2), torch.ones(1, 2)))), single, Budget())
+    assert rounded.dtype == torch.float32 and 9 <= float(rounded) <= 9.01
