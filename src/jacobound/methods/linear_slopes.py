@@ -31,7 +31,7 @@ from jacobound.methods.base import (
 from jacobound.methods.crown import CROWN
 from jacobound.methods.fastlip import by_intervals, interval_adjoints
 from jacobound.methods.forms import Forms, Symbols
-from jacobound.methods.scaled_sums import scaled_row_sums
+from jacobound.methods.scaled_sums import scaled_row_norms
 from jacobound.methods.tangents import is_unstable, reached_slopes
 from jacobound.operators import unit_rows
 from jacobound.results import Status
@@ -76,8 +76,8 @@ class LinearSlopes(JacobianMethod):
             found = symbols.range(symbols.dot(jacobian, directions)).map(lambda end: end.squeeze(2))
             return found.intersect(interval_dot(directions, entries))
 
-        sums = partial(scaled_row_sums, symbols, jacobian, budget)
-        return JacobianEnclosure(entries, along, adjoints, slopes, ranges, sums=sums).over(len(domain))
+        rows = partial(scaled_row_norms, symbols, jacobian, budget)
+        return JacobianEnclosure(entries, along, adjoints, slopes, ranges, rows=rows).over(len(domain))
 
     def bytes_per_set(self, graph: Graph) -> int:
         """Working memory for each set in bytes, all neurons counted as unstable."""
