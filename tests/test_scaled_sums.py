@@ -112,8 +112,8 @@ def test_what_can_not_be_searched_is_left_open() -> None:
 
 @pytest.mark.parametrize("p", [2.0, math.inf])
 @pytest.mark.parametrize("seed", range(8))
-def test_norms_over_euclidean_balls(seed: int, p: float) -> None:
-    """No point on the sphere gives more; a matrix that is all of the form has its spectral norm."""
+def test_norms_over_balls(seed: int, p: float) -> None:
+    """No point on the sphere, or in an l1 ball, gives more; a matrix that is all of the form has its spectral norm."""
     generator = Generator().manual_seed(seed)
     centre = torch.zeros(1, 3, dtype=torch.float64)
     ball = Domain(Interval(centre - 9, centre + 9), centre, torch.tensor([0.5], dtype=torch.float64), 2)
@@ -126,6 +126,8 @@ def test_norms_over_euclidean_balls(seed: int, p: float) -> None:
         assert (
             attained <= found <= 2.2 * max(attained, float(given.centre.abs().sum() if p != 2 else given.centre.norm()))
         )
+    diamond = Domain(ball.box, centre, ball.radius, 1)
+    assert found == float(scaled_row_norms(Symbols.of(diamond), given, Budget(), p))
     alone = forms_of(torch.zeros(5).double(), given.linear[0, 0, :3])
     if p == 2:
         spectral = 0.5 * float(torch.linalg.matrix_norm(given.linear[0, 0, :3], 2))

@@ -54,7 +54,7 @@ def scaled_row_norms(symbols: Symbols, forms: Forms, budget: Budget, p: float) -
         matrix = torch.cat((forms.centre[n, j, None], forms.linear[n, j])).to("cpu", torch.float64)
         sizes, tied = matrix.new_ones(len(matrix)), torch.zeros(len(matrix), dtype=torch.bool)
         sizes[1 : inputs + 1] = symbols.half[n]
-        if symbols.radius is not None and symbols.dual == 2:
+        if symbols.radius is not None:  # the Euclidean norm is at most that of l1
             sizes[1 : inputs + 1], tied[1 : inputs + 1] = symbols.radius[n].to("cpu", torch.float64), True
         further = vector_norm_upper(forms.error[n, j], dual_exponent(p)).to("cpu", torch.float64)
         value = up(_norm(matrix, sizes, tied, p, lambda share=share: share.is_over) + further)
