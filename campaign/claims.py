@@ -37,6 +37,7 @@ from jacobound import (
     Budget,
     FastLin,
     FastLip,
+    LinearSlopes,
     LipSDP,
     RecurJac,
     SeqLip,
@@ -64,6 +65,7 @@ JACOBIAN_METHODS: tuple[JacobianMethod, ...] = (
         for ranges in (CROWN(), CROWN(), IBP(), FastLin())
         for direction in ("backward", "backward", "forward", "forward-shifted", "both")
     ),
+    *(LinearSlopes(ranges) for ranges in (CROWN(), CROWN(), CROWN(), CROWN(), *OUTPUT_METHODS)),
 )
 FARTHEST = 10_000  # binary exponent of numbers that are still written as rationals
 NORMS = tuple((p, q) for p in (1.0, 2.0, math.inf) for q in (1.0, 2.0, math.inf))

@@ -56,6 +56,7 @@ def _enclosure(x: JacobianEnclosure, turn: Callable[[Any], Any], back: Callable[
         entries=turn(x.entries),
         along=sums(x.along),
         across=None if x.across is None else sums(x.across),
+        rows=None if x.rows is None else lambda p: turn(x.rows(p)),  # type: ignore[misc]
         adjoints=Deferred(lambda: turn(x.adjoints)),
         slopes=turn(x.slopes),
         ranges=turn(x.ranges),

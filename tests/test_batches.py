@@ -24,6 +24,7 @@ from jacobound import (
     FastLin,
     FastLip,
     Graph,
+    LinearSlopes,
     RecurJac,
     SinglePrecision,
     Status,
@@ -53,6 +54,7 @@ JACOBIAN_METHODS = (
     RecurJac(direction="forward"),
     RecurJac(direction="forward-shifted"),
     RecurJac(direction="both"),
+    LinearSlopes(),
 )
 # The lines of other activations come from a search, which stops where more steps would gain next to nothing.
 NOT_SEARCHED = {"identity", "relu", "leaky_relu", "prelu", "tanh", "sigmoid", "arctan"}

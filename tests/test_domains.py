@@ -20,7 +20,12 @@ from jacobound.operator_kinds import Dense
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
 METHODS = (jb.IBP(), jb.FastLin(), jb.CROWN())
-JACOBIAN_METHODS = (jb.FastLip(), jb.RecurJac(), jb.RecurJac(preactivation=jb.IBP(), direction="both"))
+JACOBIAN_METHODS = (
+    jb.FastLip(),
+    jb.RecurJac(),
+    jb.RecurJac(preactivation=jb.IBP(), direction="both"),
+    jb.LinearSlopes(),
+)
 
 DOMAINS = {  # inside, outside
     "log": ([(1e-300, 1.0), (0.5, math.inf)], [(0.0, 1.0), (-1.0, 1.0), (-3.0, -2.0), (math.nan, 1.0)]),

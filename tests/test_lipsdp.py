@@ -200,12 +200,33 @@ def test_too_little_memory_gives_products_of_norms_and_says_so() -> None:
     assert float(found.value) == float(AutoLip().constant(graph, domain, (2.0, 2.0), Budget()).value) < INF
 
 
+def layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were too many unstable neurons for Newton's method."""
+    monkeypatch.setattr(lipsdp, "MANY", 0)
+    monkeypatch.setattr(lipsdp, "LONGEST", 0.0)
+
+
+def test_newton_goes_first_where_it_will_come_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, region = network((6, 12, 12, 3), 3), Ball(torch.zeros(6), 0.15)
+    best = bound(graph, region, (2.0, 2.0))
+    monkeypatch.setattr(lipsdp, "MANY", 0)
+    assert float(bound(graph, region, (2.0, 2.0)).value) == float(best.value)
+    for name, number in (("STARTS", 10**12), ("RATE", 1e9)):
+        with monkeypatch.context() as slow:
+            slow.setattr(lipsdp, name, number)
+            (certificate,) = bound(graph, region, (2.0, 2.0)).certificates
+            assert isinstance(certificate, LayeredCertificate)
+    monkeypatch.setattr(lipsdp, "chain_bytes", lambda graph: None)
+    monkeypatch.setattr(lipsdp, "LONGEST", 0.0)
+    assert float(bound(graph, region, (2.0, 2.0)).value) == float(best.value)
+
+
 @pytest.mark.parametrize("norm", [(2.0, 2.0), (INF, INF), (1.0, 2.0), (INF, 1.0)])
 def test_many_neurons_are_solved_layer_by_layer(norm: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same problem: within 1 % of the optimum and never below; checked again without the search."""
     graph, region = network((6, 12, 12, 12, 3), 3), Ball(torch.zeros(6), 0.15)
     best = bound(graph, region, norm, LipSDP(tolerance=1e-5))
-    monkeypatch.setattr(lipsdp, "MANY", 0)
+    layer_by_layer(monkeypatch)
     found = bound(graph, region, norm)
     assert all(isinstance(certificate, LayeredCertificate) for certificate in found.certificates)
     assert set(found.details) == ({f"row {j}" for j in range(3)} if norm[1] == INF else {"all"})
@@ -226,7 +247,8 @@ def test_multipliers_that_break_down_leave_a_weaker_bound_and_say_so(
     many: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A search that returns NaN, one that has no start, and one whose proofs all fail."""
-    monkeypatch.setattr(lipsdp, "MANY", many)
+    if not many:
+        layer_by_layer(monkeypatch)
     graph, region = network((4, 10, 10, 3), 7), Ball(torch.zeros(4), 0.3)
     best = bound(graph, region, (2.0, 2.0))
     with monkeypatch.context() as broken:
@@ -273,7 +295,8 @@ def test_no_unstable_neurons_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     for bias, truth in ((100.0, 6.0), (-100.0, 0.0)):
         graph = from_layers(weights, [torch.full((3,), bias), torch.zeros(2)])
         for many in (10**9, 0):
-            monkeypatch.setattr(lipsdp, "MANY", many)
+            if not many:
+                layer_by_layer(monkeypatch)
             found = bound(graph, Ball(torch.zeros(2), 0.3), (2.0, 2.0))
             assert truth <= float(found.value) <= truth * (1 + 1e-3) and found.status is Status.CERTIFIED
 

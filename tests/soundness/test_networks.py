@@ -75,7 +75,8 @@ def test_all_kinds_of_regions_are_drawn() -> None:
 
 def test_every_method_is_asked() -> None:
     names = [str(method) for method in (*claims.OUTPUT_METHODS, *claims.JACOBIAN_METHODS)]
-    for what in ("IBP", "FastLin", "CROWN", "FastLip", "constant", "chord", "backward", "forward-shifted", "both"):
+    recursion = ("constant", "chord", "backward", "forward-shifted", "both")
+    for what in ("IBP", "FastLin", "CROWN", "FastLip", "LinearSlopes", *recursion):
         assert any(what in name for name in names), what
     assert len(claims.NORMS) == 9
 

@@ -20,6 +20,7 @@ from jacobound.activations.envelope import envelope
 from jacobound.activations.lines import Lines, Slopes, enclosing_lines, shifted
 from jacobound.activations.pieces import Piece, Turn, choose, tidy
 from jacobound.activations.rules import SlopeRule, parallel
+from jacobound.activations.slope_lines import slope_lines
 from jacobound.activations.stretches import EVERYWHERE, Stretch, defined
 from jacobound.errors import InvalidRegionError, UnsafeArithmeticError, UnsupportedOpError
 from jacobound.intervals import Interval
@@ -114,6 +115,12 @@ class Activation:
         """Certified lines of one common slope, that of the chord (Fast-Lin, Weng et al. 2018)."""
         return self._lines(x, parallel)
 
+    def slope_lines(self, x: Interval) -> Lines:
+        """Certified parallel lines around the derivative on `x`, in the sense of `derivative_range`."""
+        moved, shift = self._moved(x)
+        found = slope_lines(self, moved)
+        return self._lines_where_defined(x, found if shift is None else shifted(found, shift))
+
     def require(self, x: Interval, node: str) -> None:
         """Check that the function is defined on all of `x`.
 
@@ -152,7 +159,10 @@ class Activation:
     def _lines(self, x: Interval, rule: SlopeRule) -> Lines:
         moved, shift = self._moved(x)
         found = enclosing_lines(self, moved, rule(self, moved))
-        found = found if shift is None else shifted(found, shift)
+        return self._lines_where_defined(x, found if shift is None else shifted(found, shift))
+
+    def _lines_where_defined(self, x: Interval, found: Lines) -> Lines:
+        """No more than the whole line where `x` leaves the domain."""
         if self.domain == EVERYWHERE:
             return found
         valid, offsets = self._defined(x), self._where_defined(x, Interval(found.lower_offset, found.upper_offset))

@@ -35,6 +35,13 @@ METHODS = (
     Entry(
         "RecurJac", "Jacobian, constants", "any network and region, all norms", "certified", "Zhang et al., AAAI 2019"
     ),
+    Entry(
+        "LinearSlopes",
+        "Jacobian, constants",
+        "any network and bounded region, all norms; for smooth activations on small regions",
+        "certified",
+        "jacobound",
+    ),
     Entry("AutoLip", "constants", "any network and region, all norms", "certified", "Scaman and Virmaux, NeurIPS 2018"),
     Entry(
         "SeqLip",

@@ -30,6 +30,7 @@ from jacobound.methods import (
     ECLipsE,
     FastLin,
     FastLip,
+    LinearSlopes,
     LipSDP,
     RecurJac,
     SeqLip,
@@ -148,14 +149,14 @@ class JacobianOptions(MethodOptions):
         method: How the Jacobian is bounded.
     """
 
-    method: Literal["recurjac", "fastlip"] = "recurjac"
+    method: Literal["recurjac", "fastlip", "linearslopes"] = "recurjac"
 
     def jacobian_method(self) -> JacobianMethod:
         """The method with its parts."""
         if self.method == "recurjac":
             return self.recurjac()
         self.refuse_recursion(self.method)
-        return FastLip(self.output_method())
+        return (FastLip if self.method == "fastlip" else LinearSlopes)(self.output_method())
 
 
 @Parameter(name="*")
@@ -168,7 +169,9 @@ class ConstantOptions(MethodOptions):
         pairs: How seqlip bounds pairs of layers; greedy is an estimate. [default: dual]
     """
 
-    method: Literal["best", "recurjac", "fastlip", "autolip", "seqlip", "lipsdp", "eclipse"] | None = None
+    method: Literal["best", "recurjac", "fastlip", "linearslopes", "autolip", "seqlip", "lipsdp", "eclipse"] | None = (
+        None
+    )
     pairs: Literal["dual", "exact", "greedy"] | None = None
 
     def constant_method(self) -> JacobianMethod | LipschitzMethod | Best | None:
@@ -189,7 +192,8 @@ class ConstantOptions(MethodOptions):
             return (AutoLip if method == "autolip" else ECLipsE)(given)
         if method == "seqlip":
             return SeqLip(self.pairs or "dual", given)
-        return (LipSDP if method == "lipsdp" else FastLip)(self.output_method())
+        words = {"lipsdp": LipSDP, "linearslopes": LinearSlopes, "fastlip": FastLip}
+        return words[method](self.output_method())
 
 
 @Parameter(name="*")

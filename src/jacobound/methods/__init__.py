@@ -9,6 +9,7 @@ from jacobound.methods.crown import CROWN, FastLin
 from jacobound.methods.eclipse import ECLipsE
 from jacobound.methods.fastlip import FastLip
 from jacobound.methods.ibp import IBP
+from jacobound.methods.linear_slopes import LinearSlopes
 from jacobound.methods.lipsdp import LipSDP
 from jacobound.methods.recurjac import RecurJac
 from jacobound.methods.sampling import Sampling
@@ -24,6 +25,7 @@ __all__ = [
     "ECLipsE",
     "FastLin",
     "FastLip",
+    "LinearSlopes",
     "LipSDP",
     "RecurJac",
     "Sampling",

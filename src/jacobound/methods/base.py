@@ -133,6 +133,8 @@ class JacobianEnclosure:
         status: `Status.CERTIFIED`, or why the bound of some set is looser than the method could do.
         across: the same for columns: for exact floats u of shape (N, outputs, inputs) a certified interval of shape
             (N, inputs) that holds ``sum_j J[j, k] u[n, j, k]``; None when it knows no more than the entries do.
+        rows: for p = 2 and inf certified upper bounds of the dual l_p norm of every row, shape (N, outputs), that may
+            be infinite; None when it knows no more than the entries and `along` do.
     """
 
     entries: Interval
@@ -142,6 +144,7 @@ class JacobianEnclosure:
     ranges: Mapping[Node, Interval]
     status: Status = Status.CERTIFIED
     across: Callable[[Tensor], Interval] | None = None
+    rows: Callable[[float], Tensor] | None = None
 
     def over(self, sets: int) -> JacobianEnclosure:
         """The same with entries written out for every set, where the derivative is the same for all of them."""

@@ -14,6 +14,7 @@ from jacobound.methods.candidates import Candidates, Norm, Ranges, converted, of
 from jacobound.methods.crown import CROWN
 from jacobound.methods.fastlip import FastLip
 from jacobound.methods.ibp import IBP
+from jacobound.methods.linear_slopes import LinearSlopes, smooth
 from jacobound.methods.lipschitz_method import LipschitzMethod
 from jacobound.methods.lipsdp import LipSDP
 from jacobound.methods.recurjac import RecurJac
@@ -29,9 +30,10 @@ Method = JacobianMethod | LipschitzMethod
 class Best:
     """Several methods, of whose certified constants the smallest counts.
 
-    Without methods it chooses them: `RecurJac` (`FastLip` on unbounded regions) with products of norms, `AutoLip`,
-    `LipSDP`, and `SeqLip` where the one before it was cut short or where it sees more (functions such as max-pooling).
-    Constants for other norms are converted. Each method gets a part of the time that is left, the last one all of it.
+    Without methods it chooses them: `RecurJac` (`FastLip` on unbounded regions) with products of norms, `LinearSlopes`
+    for smooth activations, `AutoLip`, `LipSDP`, and `SeqLip` where the one before it was cut short or where it sees
+    more (functions such as max-pooling). Constants for other norms are converted. Each method gets a part of the time
+    that is left, the last one all of it.
 
     Args:
         methods: in the order in which they are asked.
@@ -58,7 +60,7 @@ class Best:
         Raises:
             UnsupportedOpError, InvalidRegionError: when no method can take the network on this region.
         """
-        methods = self.methods or _chosen(bool(domain.bounded.all()), graph.expands)
+        methods = self.methods or _chosen(bool(domain.bounded.all()), graph)
         ranges = _ranges(graph, domain, budget)
         found: dict[str, Candidates] = {}
         refused: list[JacoboundError] = []
@@ -85,16 +87,19 @@ class Best:
         return Candidates(known, next(iter(found.values())).unstable)
 
 
-def _chosen(bounded: bool, expands: bool) -> tuple[Method, ...]:
+def _chosen(bounded: bool, graph: Graph) -> tuple[Method, ...]:
     """The methods of a call that names none."""
-    if not expands:
+    if not graph.expands:
         return AutoLip(), SeqLip()
-    return (RecurJac() if bounded else FastLip()), AutoLip(), LipSDP(), SeqLip()
+    entries: tuple[Method, ...] = (FastLip(),)
+    if bounded:
+        entries = (RecurJac(), LinearSlopes()) if smooth(graph.expanded()) else (RecurJac(),)
+    return *entries, AutoLip(), LipSDP(), SeqLip()
 
 
 def _part(method: Method) -> float:
     """The part of the time that is left which a method may take while others wait."""
-    return 0.7 if isinstance(method, LipSDP) else 0.5
+    return 0.7 if isinstance(method, LipSDP) else 0.25 if isinstance(method, LinearSlopes) else 0.5
 
 
 def _worth_pairs(graph: Graph, found: dict[str, Candidates]) -> bool:

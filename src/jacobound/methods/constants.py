@@ -27,9 +27,10 @@ def merged_row_sums(enclosure: JacobianEnclosure) -> Tensor:
 
     ``|J_k| <= s_k J_k + t_k`` holds with s = ±1, t = 0 where the sign is known, and with the chord of |.| elsewhere;
     ``sum_k s_k J_k`` is one directional derivative, bounded as a whole. The minimum with the published choice (s = 0
-    where the sign is unknown) and with the plain row sum is returned.
+    where the sign is unknown), with the plain row sum and with what the enclosure knows of rows is returned.
     """
-    return _merged_sums(enclosure.entries, enclosure.along, -1)
+    found = _merged_sums(enclosure.entries, enclosure.along, -1)
+    return found if enclosure.rows is None else torch.minimum(found, enclosure.rows(math.inf))
 
 
 def merged_column_sums(enclosure: JacobianEnclosure) -> Tensor:
@@ -66,6 +67,8 @@ def from_entries(enclosure: JacobianEnclosure, p: float, q: float) -> Tensor:
     plain = induced_norm_upper(enclosure.entries.lower, enclosure.entries.upper, p, q)
     if p == math.inf:
         return torch.minimum(plain, vector_norm_upper(merged_row_sums(enclosure), q, dim=-1))
+    if p == 2 and enclosure.rows is not None:
+        plain = torch.minimum(plain, vector_norm_upper(enclosure.rows(2.0), q, dim=-1))
     if q == 1:
         # 1 -> 1 is the largest column sum; for 2 -> 1 the vector of column sums bounds |J x| summed over outputs.
         sums = merged_column_sums(enclosure)
