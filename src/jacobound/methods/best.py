@@ -67,7 +67,7 @@ class Best:
         for k, method in enumerate(methods):
             if not self.methods and isinstance(method, SeqLip) and not _worth_pairs(graph, found):
                 continue
-            share = budget.within(budget.remaining * (1.0 if k == len(methods) - 1 else _part(method)))
+            share = budget.within(budget.remaining * (1.0 if k == len(methods) - 1 else _part(method, norm)))
             name = type(method).__name__
             try:
                 one = _asked(method, graph, domain, norm, share, ranges)
@@ -97,9 +97,11 @@ def _chosen(bounded: bool, graph: Graph) -> tuple[Method, ...]:
     return *entries, AutoLip(), LipSDP(), SeqLip()
 
 
-def _part(method: Method) -> float:
+def _part(method: Method, norm: Norm) -> float:
     """The part of the time that is left which a method may take while others wait."""
-    return 0.7 if isinstance(method, LipSDP) else 0.25 if isinstance(method, LinearSlopes) else 0.5
+    if isinstance(method, LipSDP):
+        return 0.7 if norm == (2, 2) else 0.95  # pairs of layers know other norms by conversion only
+    return 0.25 if isinstance(method, LinearSlopes) else 0.5
 
 
 def _worth_pairs(graph: Graph, found: dict[str, Candidates]) -> bool:
