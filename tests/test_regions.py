@@ -222,6 +222,14 @@ def test_samples_lie_in_the_region(seed: int, p: float, single: bool, clip: bool
         assert bool((distance <= radius_of(domain) * (1 + 1e-6) + 1e-7 * float(centre.abs().max()) * single).all())
 
 
+def test_samples_of_an_l1_ball_reach_its_corners() -> None:
+    (domain,), _ = Ball(torch.tensor([1.0, 2.0, 3.0]), 0.5, 1).domains(network(3))
+    offsets = (domain.sample(200, Generator().manual_seed(0))[0] - domain.anchor).abs()
+    assert bool((offsets.sum(1) <= 0.5).all())
+    corners = offsets[((offsets > 0).sum(1) == 1) & (offsets.sum(1) > 0.4999)]
+    assert len(corners) >= 20 and bool((corners > 0).any(0).all())
+
+
 def test_batches_and_lists_of_radii_come_in_order() -> None:
     centres = torch.arange(4.0).reshape(2, 2, 1)
     domains, lead = Ball(centres, [0.0, 1.0, 2.0]).domains(network(1))

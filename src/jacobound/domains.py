@@ -89,6 +89,7 @@ class Domain:
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Random points of the sets, shape (N, count, *input shape); half of them on the boundary of the box.
 
+        In an l_1 ball every fourth leaves the centre along one axis, and half of these end in a corner of the ball.
         All sets get the same share of their box, so a set's points do not depend on the others. Needs bounded sets.
         """
         like = self.box.lower
@@ -96,7 +97,13 @@ class Domain:
         corners = torch.arange(count) % 2 == 0
         uniform[corners] = uniform[corners].round()
         width = (self.box.upper - self.box.lower).unsqueeze(1)
-        return self.project(self.box.lower.unsqueeze(1) + uniform * width)
+        points = self.box.lower.unsqueeze(1) + uniform * width
+        if self.centre is not None and self.p == 1:
+            axes = torch.randint(like[0].numel(), (count,), generator=generator)
+            alone = (torch.arange(count) % 8 < 2).unsqueeze(1)
+            kept = ~alone | torch.nn.functional.one_hot(axes, like[0].numel()).bool()
+            points = torch.where(kept.reshape(uniform.shape).to(like.device), points, self.anchor.unsqueeze(1))
+        return self.project(points)
 
     def project(self, points: Tensor) -> Tensor:
         """Points of the sets near the given ones: clipped to the box, then pulled towards the ball's centre.
