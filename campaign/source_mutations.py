@@ -31,8 +31,7 @@ CALLS = {
 }
 # An outward step moves by two units of roundoff, twice what an operation loses. Where it is missing, the next one often
 # covers for it, and no test can tell; one that is sixteen units the wrong way shows that tests look at this place.
-FAR = "(lambda x: x {sign} (1e-6 if x.element_size() == 4 else 2e-15) * x.abs())({argument})"
-
+FAR = "({x}).{step}(({x}).abs(), alpha=2.0 ** (-20 if ({x}).element_size() == 4 else -49))"
 METHODS = {
     "abs": ("drop",),
     "magnitude": (".upper", ".lower"),
@@ -246,10 +245,10 @@ def far_twin(name: str) -> str:
     place, _, change = name.partition(": ")
     before, _, after = change.rpartition(" -> ")
     after, number = re.sub(r" #\d+$", "", after), "".join(re.findall(r" #\d+$", after))
-    for step, other, sign in (("up", "down", "-"), ("down", "up", "+")):
+    for step, other, away in (("up", "down", "sub"), ("down", "up", "add")):
         inside = before.removeprefix(f"{step}(").removesuffix(")")
         if before == f"{step}({inside})" and after in (f"({inside})", f"{other}({inside})"):
-            return f"{place}: {before} -> {FAR.format(sign=sign, argument=inside)}{number}"
+            return f"{place}: {before} -> {FAR.format(step=away, x=inside)}{number}"
     return ""
 
 
@@ -257,7 +256,7 @@ def _changed_call(change: str, arguments: list[str]) -> str:
     if change == "drop":
         return f"({arguments[0]})"
     if change in ("far below", "far above"):
-        return FAR.format(sign="-" if change == "far below" else "+", argument=arguments[0])
+        return FAR.format(step="sub" if change == "far below" else "add", x=arguments[0])
     if change == "drop2":
         return f"({', '.join(arguments)})"
     if change == "first times second":
