@@ -20,6 +20,7 @@ from jacobound.activations.envelope import envelope
 from jacobound.activations.lines import Lines, Slopes, enclosing_lines, shifted
 from jacobound.activations.pieces import Piece, Turn, choose, tidy
 from jacobound.activations.rules import SlopeRule, parallel
+from jacobound.activations.secants import secants
 from jacobound.activations.slope_lines import slope_lines
 from jacobound.activations.stretches import EVERYWHERE, Stretch, defined
 from jacobound.errors import InvalidRegionError, UnsafeArithmeticError, UnsupportedOpError
@@ -106,6 +107,18 @@ class Activation:
         A single point at a kink gives the slopes of both sides.
         """
         return self._where_defined(x, _pieces.derivative_range(self, self._moved(x)[0]))
+
+    def secant_range(self, near: Interval, far: Interval) -> Interval:
+        """Certified enclosure of ``(f(y) - f(z)) / (y - z)`` for all z in `near` and all other y in `far` or `near`.
+
+        Never wider than the derivative range over both; narrower where that is widest at its ends, as at a kink.
+        """
+        both = near.hull(far)
+        found = self.derivative_range(both)
+        if self.reduce is not None:
+            return found
+        chords = secants(self, tidy(near), tidy(both), self.derivative_range)
+        return self._where_defined(both, found.intersect(chords))
 
     def lines(self, x: Interval) -> Lines:
         """Certified lines above and below the function on `x`, close at the middle of the interval."""

@@ -158,12 +158,19 @@ class JacobianMethod(ABC):
 
     @abstractmethod
     def enclose(
-        self, graph: Graph, domain: Domain, budget: Budget, ranges: Mapping[Node, Interval] | None = None
+        self,
+        graph: Graph,
+        domain: Domain,
+        budget: Budget,
+        ranges: Mapping[Node, Interval] | None = None,
+        slopes: Mapping[Node, Interval] | None = None,
     ) -> JacobianEnclosure:
         """Bounds of the derivative of every (flattened) output with respect to every (flattened) input.
 
         Args:
             ranges: known enclosures of the nodes, in place of the method's own pre-activation bounds.
+            slopes: what stands in for the derivative of every elementwise node, such as `secant_ranges`; the result
+                then encloses every product of the chain rule with slopes from there.
         """
 
     def bytes_per_set(self, graph: Graph) -> int:
@@ -199,6 +206,29 @@ def derivative_ranges(graph: Graph, ranges: Mapping[Node, Interval]) -> Mapping[
         if isinstance(node, Elementwise):
             node.activation.require(ranges[node.source], node.name)
             found[node] = node.activation.derivative_range(ranges[node.source])
+    return found
+
+
+def secant_ranges(graph: Graph, near: Mapping[Node, Interval], far: Mapping[Node, Interval]) -> Mapping[Node, Interval]:
+    """The ratios ``(f(y) - f(z)) / (y - z)`` that every elementwise node can have, from the ranges of z and of y.
+
+    With them in place of derivatives a product of the chain rule is ``(F(y) - F(x)) / (y - x)`` itself: for every two
+    inputs x and y there is a matrix J of such a product with ``F(y) - F(x) = J (y - x)``.
+
+    Args:
+        near: enclosures of the nodes over the sets of x, (N or 1, *node shape).
+        far: over those of y, (N, *node shape).
+
+    Raises:
+        InvalidRegionError: when a range leaves the domain of the activation.
+    """
+    found = {}
+    for node in graph.nodes:
+        if isinstance(node, Elementwise):
+            node.activation.require(far[node.source], node.name)
+            shape = far[node.source].shape
+            before = near[node.source].map(lambda end, shape=shape: end.expand(shape))
+            found[node] = node.activation.secant_range(before, far[node.source])
     return found
 
 

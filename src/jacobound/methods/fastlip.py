@@ -31,11 +31,16 @@ class FastLip(JacobianMethod):
     preactivation: OutputMethod = field(default_factory=CROWN)
 
     def enclose(
-        self, graph: Graph, domain: Domain, budget: Budget, ranges: Mapping[Node, Interval] | None = None
+        self,
+        graph: Graph,
+        domain: Domain,
+        budget: Budget,
+        ranges: Mapping[Node, Interval] | None = None,
+        slopes: Mapping[Node, Interval] | None = None,
     ) -> JacobianEnclosure:
         if ranges is None:
             ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
-        slopes = reached_slopes(graph, derivative_ranges(graph, ranges))
+        slopes = reached_slopes(graph, derivative_ranges(graph, ranges) if slopes is None else slopes)
         return by_intervals(graph, slopes, ranges, interval_adjoints(graph, slopes)).over(len(domain))
 
 

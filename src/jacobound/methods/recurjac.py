@@ -49,11 +49,16 @@ class RecurJac(JacobianMethod):
                 raise InvalidOptionError(f"{what} must be one of {', '.join(known)}, not {given!r}")
 
     def enclose(
-        self, graph: Graph, domain: Domain, budget: Budget, ranges: Mapping[Node, Interval] | None = None
+        self,
+        graph: Graph,
+        domain: Domain,
+        budget: Budget,
+        ranges: Mapping[Node, Interval] | None = None,
+        slopes: Mapping[Node, Interval] | None = None,
     ) -> JacobianEnclosure:
         graph = graph.with_affine_output()
         if ranges is None:
             ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
-        slopes = reached_slopes(graph, derivative_ranges(graph, ranges))
+        slopes = reached_slopes(graph, derivative_ranges(graph, ranges) if slopes is None else slopes)
         found = _DIRECTIONS[self.direction](graph, slopes, ranges, _RELAXATIONS[self.relaxation], budget)
         return found.over(len(domain))
