@@ -1,6 +1,6 @@
 """The slopes of chords: from known points of a function to all points around them.
 
-Along a ray from a point the derivative at the far end may be anything that occurs on the way, but the chord is its mean.
+Along a ray the derivative at the far end may be anything that occurs on the way, but the chord's slope is its mean.
 Where the derivative first rises and then falls, the mean over [y, z] is smallest at the far end of a side or for the
 shortest chords: moving y away from z the mean follows the derivative up and, once that has fallen below it, down for
 good. The mirrored claim holds where the derivative first falls and then rises; convex and concave functions are both.

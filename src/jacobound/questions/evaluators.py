@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from jacobound.domains import Domain
-from jacobound.graph import Graph
+from jacobound.graph import Elementwise, Graph, Node
+from jacobound.intervals import Interval, concatenated
 from jacobound.linalg import dual_exponent, vector_norm_upper
-from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod
+from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod, secant_ranges
 from jacobound.methods.constants import merged_row_sums
 from jacobound.methods.crown import CROWN
 from jacobound.methods.lipschitz_method import LipschitzMethod
@@ -18,6 +20,10 @@ from jacobound.questions.common import runs
 from jacobound.questions.marching import Bounds
 from jacobound.regions import Balls
 from jacobound.results import Status
+
+
+Arguments = list[Interval]
+"""What the arguments of all activations are over one set, (1, *node shape) each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,31 +73,51 @@ class Margins:
 
 @dataclass(frozen=True, eq=False)
 class FromJacobian:
-    """Margins, and their constants by the norms of enclosures of their gradients.
+    """Margins, and constants of their increments by the norms of enclosures of secant matrices.
 
     Args:
         around: the margins and points.
-        method: encloses the gradients.
+        method: encloses products of the chain rule.
         with_margins: whether margins over the balls are wanted (at radius 0 they always are).
+        seen: what is known of each point over the last balls, by their radii; filled here.
     """
 
     around: Around
     method: JacobianMethod
     with_margins: bool = True
+    seen: dict[int, dict[float, Arguments]] = field(default_factory=dict)
 
-    def __call__(self, which: Tensor, radii: Tensor, rows: Tensor) -> Bounds:
+    def __call__(self, which: Tensor, near: Tensor, far: Tensor, rows: Tensor) -> Bounds:
         target, margins, constants = self.around.target(rows), [], []
-        with_output = self.with_margins or not bool(radii.any())
+        with_output = self.with_margins or not bool(far.any())
         budget = self.around.budget
         for part in runs(len(which), target, self.method.bytes_per_set(target), budget):
-            domain = self.around.domain(which[part], radii[part])
+            domain = self.around.domain(which[part], far[part])
             ranges = preactivation(self.method).ranges(target, domain, budget, with_output=with_output)
-            enclosure = self.method.enclose(target, domain, budget, ranges)
+            known = self._known(target, which[part], near[part], far[part], ranges)
+            slopes = secant_ranges(target, known, ranges)
+            enclosure = self.method.enclose(target, domain, budget, ranges, slopes)
             if enclosure.status is not Status.CERTIFIED:
                 self.around.worst.append(enclosure.status)
             margins.append(ranges[target.output].lower)
             constants.append(row_constants(enclosure, self.around.balls.p))
         return Bounds(torch.cat(margins).to(torch.float64), torch.cat(constants).to(torch.float64))
+
+    def _known(
+        self, target: Graph, which: Tensor, near: Tensor, far: Tensor, ranges: Mapping[Node, Interval]
+    ) -> Mapping[Node, Interval]:
+        """What the activations' arguments are over the smaller balls; those over the larger ones are kept for later.
+
+        Graphs with other rows have nodes of their own for the same activations, in the same order.
+        """
+        sources = [node.source for node in target.nodes if isinstance(node, Elementwise)]
+        parts: list[Arguments] = []
+        for k, (point, inner, outer) in enumerate(zip(which.tolist(), near.tolist(), far.tolist(), strict=True)):
+            here: Arguments = [ranges[node].map(lambda end, k=k: end[k : k + 1]) for node in sources]
+            before = self.seen.get(point, {}).get(inner, here)
+            self.seen[point] = {inner: before, outer: here}
+            parts.append(before)
+        return {node: concatenated([part[k] for part in parts], 0) for k, node in enumerate(sources)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,14 +127,14 @@ class FromConstants:
     around: Around
     method: LipschitzMethod
 
-    def __call__(self, which: Tensor, radii: Tensor, rows: Tensor) -> Bounds:
-        margins = Margins(self.around, preactivation(self.method))(which, radii, rows)
+    def __call__(self, which: Tensor, near: Tensor, far: Tensor, rows: Tensor) -> Bounds:
+        margins = Margins(self.around, preactivation(self.method))(which, far, rows)
         constants = torch.full_like(margins, torch.inf)
         norm = (self.around.balls.p, torch.inf)
         for column, row in enumerate(rows.split(1)):
             target = self.around.graph.with_rows(self.around.rows[row.cpu()])
             for place in range(len(which)):
-                domain = self.around.domain(which[place : place + 1], radii[place : place + 1])
+                domain = self.around.domain(which[place : place + 1], far[place : place + 1])
                 found = self.method.constant(target, domain, norm, self.around.budget)
                 if found.status is not Status.CERTIFIED:
                     self.around.worst.append(found.status)

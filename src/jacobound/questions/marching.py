@@ -3,7 +3,8 @@
 Along the segment from x to a point at distance r the margin falls at rate L(r) at most, where L(r) is its Lipschitz
 constant over the ball of radius r. L only grows, so constants over the larger ball (right end points) bound the
 integral, and a step that the margin does not survive as a whole is credited in part: with m left, m / L of its width.
-Where a lower bound of the margin over the ball itself is at hand (from linear bounds), the march goes on from the
+A step from the ball of radius r' needs no more than a constant of the increments between points of the two balls
+(ours): never larger, and from the centre, where r' = 0, about as good as the integral over the step itself. Where a lower bound of the margin over the ball itself is at hand (from linear bounds), the march goes on from the
 larger of the two, which dominates both arguments (ours). Source: Zhang, Zhang, Hsieh, AAAI 2019, Theorem 2.
 """
 
@@ -18,10 +19,10 @@ from torch import Tensor
 
 from jacobound.rounding import down, up
 
-GROWTH = 4.0  # steps grow by this factor at most
+GROWTH = 2.0  # steps grow by this factor at most
 LONGEST = 2.0  # of a step, as a share of the largest possible radius over the number of steps
 SHORTEST = 0.25  # of a step, as a share of the radius so far over the number of steps
-FIRST = 10.0  # of the first step: as a share of the horizon over the number of steps, its inverse
+FIRST = 0.025  # of the first step, as a share of the horizon: increments from the centre allow a long one
 WASTED = 0.4  # a step is too long when no target lasts for this share of it
 RETREATS = 4  # such steps of each point at most
 PROMISING = 3e-3  # a target goes on while its radius may still grow by this share
@@ -33,15 +34,16 @@ class Bounds:
 
     Args:
         margin: certified lower bounds of the margins over the balls.
-        constant: certified Lipschitz constants of the margins over the balls.
+        constant: certified constants of the increments of the margins, from points of smaller balls around the same
+            centres to those of these balls.
     """
 
     margin: Tensor
     constant: Tensor
 
 
-Evaluate = Callable[[Tensor, Tensor, Tensor], Bounds]
-"""From points (n,), radii (n,) and rows (k,) to bounds (n, k)."""
+Evaluate = Callable[[Tensor, Tensor, Tensor, Tensor], Bounds]
+"""From points (n,), radii of the smaller balls (n,), of the larger ones (n,) and rows (k,) to bounds (n, k)."""
 
 
 class March:
@@ -90,7 +92,7 @@ class March:
         width = torch.log1p(tolerated.sqrt()) / self._growth
         width = torch.where(self._growth > 0, width, inf)
         if not bool(self._step.isfinite().any()):  # nothing is known of the growth yet
-            width = horizon / (FIRST * steps)
+            width = FIRST * horizon
         width = torch.where(active, width, inf).amin(1)
         width = torch.maximum(torch.minimum(width, GROWTH * self._step), SHORTEST / steps * self._at)
         longest = torch.where(active, horizon, 0.0).amax(1)  # no target can last longer
@@ -113,7 +115,8 @@ class March:
             reached[place] = torch.maximum(reached[place], torch.where(left[place] > 0, reach, 0.0))
             left[place] = torch.where(taken.unsqueeze(1), down(left[place] - up(constant * width)), left[place])
         lemma = torch.minimum(far, _part(self._margin[place], constant))
-        self.lemma[place] = torch.maximum(self.lemma[place], torch.where(self._margin[place] > 0, lemma, 0.0))
+        fits = (self._margin[place] > 0) & (near == 0)  # the constant of increments from the centre
+        self.lemma[place] = torch.maximum(self.lemma[place], torch.where(fits, lemma, 0.0))
         if self._joined:
             held = bounds.margin > 0
             self._best[place] = torch.maximum(self._best[place], bounds.margin)
@@ -148,6 +151,6 @@ def march(
         if not len(which):
             break
         radii = state.next_radii(steps)[which].clamp(max=largest)
-        state.advance(which, radii, rows, evaluate(which, radii, rows))
+        state.advance(which, radii, rows, evaluate(which, state.at[which], radii, rows))
         taken += 1
     return state

@@ -242,7 +242,7 @@ class _Search:
             evaluate = FromJacobian(around, method, joined)
         else:
             evaluate = FromConstants(around, method)
-        start = evaluate(which, zero, rows)
+        start = evaluate(which, zero, zero, rows)
         state = march(evaluate, start, joined, self.steps, self.largest, self._over)
         found = {LEMMA: state.lemma, THEOREM: state.theorem}
         if joined:
