@@ -29,6 +29,8 @@ from jacobound.rounding import down, gamma, inflate, rigorous, underflow, unit, 
 
 # Sums over outputs are merged for at most so many directions at once, each of which costs what one output does.
 MOST_ROWS = 8
+# Bytes for one chunk of columns on a CPU: more do not stay in its caches, and every temporary is mapped anew.
+CHUNK = 1 << 25
 
 
 def recur(
@@ -169,7 +171,8 @@ class Recursion:
         self._price: dict[Node, Tensor] = {}
         # What the core leaves of the memory, but never so little that columns go one by one.
         taken = self._sets * core_bytes(core.graph, core.neurons)
-        self._free = replace(budget, memory=max(budget.memory - taken, budget.memory // 4, 1))
+        most = CHUNK if core.graph.device.type == "cpu" else budget.memory
+        self._free = replace(budget, memory=max(1, min(most, max(budget.memory - taken, budget.memory // 4))))
         self._terms = core.neurons + size(core.graph.input) + len(core.blocks) + 4
 
     def run(self) -> None:
