@@ -37,6 +37,10 @@ def nested(act: Activation, generator: torch.Generator, count: int = 60) -> tupl
     widths[:2, ::3] = 0
     widths[2, ::5] = 0
     near = Interval(middle - widths[0], middle + widths[1])
+    low, high = near.lower.clone(), near.upper.clone()
+    low[1::6] = kinks[torch.arange(len(low[1::6])) % len(kinks)]  # an end at a kink
+    high[4::6] = kinks[torch.arange(len(high[4::6])) % len(kinks)]
+    near = Interval(torch.minimum(low, high), torch.maximum(low, high))
     return near, Interval(near.lower - widths[2], near.upper + widths[3])
 
 

@@ -131,10 +131,13 @@ class Barrier:
 
     def weights(self, point: Point) -> Weights:
         """The multipliers that a point stands for."""
-        neurons, inputs = point.logs.exp().split((self.core.neurons, len(point.logs) - self.core.neurons))
-        if not self.free_inputs:
-            inputs = torch.ones(self.core.inputs, dtype=torch.float64)
+        neurons, inputs = self.weights_of(point.logs)
         return Weights(neurons, inputs, point.output_logs.exp().expand(self.core.outputs).clone())
+
+    def weights_of(self, logs: Tensor) -> tuple[Tensor, Tensor]:
+        """tau and nu from their logarithms."""
+        neurons, inputs = logs.exp().split((self.core.neurons, len(logs) - self.core.neurons))
+        return neurons, inputs if self.free_inputs else torch.ones(self.core.inputs, dtype=torch.float64)
 
     def gram(self, logs: Tensor, rows: tuple[int, int], below: int) -> Tensor:
         """Rows of ``B diag(nu, tau) B'`` up to column `rows[1]`, from inputs and the first `below` neurons."""
@@ -185,6 +188,15 @@ class Barrier:
         """What ``diag(upsilon)`` has to dominate for these weights; None where nothing suffices."""
         parts = self._eliminated(logs)
         return None if parts is None else parts[2]
+
+    def worst(self, logs: Tensor) -> tuple[Tensor, Tensor] | None:
+        """For a single output: the least upsilon, and the neurons' tangents (neurons,) that ask for it."""
+        parts = self._eliminated(logs)
+        if parts is None:
+            return None
+        factor, border, needed = parts
+        tangents = torch.linalg.solve_triangular(factor.T, border, upper=True)[:, 0]
+        return needed[0, 0], tangents * (-0.5 * logs[: self.core.neurons]).exp()
 
     def evaluate(self, logs: Tensor, outputs: Tensor | None, beta: float) -> Point | None:
         """The point with these logarithms; None where F is not positive definite.

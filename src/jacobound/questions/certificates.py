@@ -1,9 +1,15 @@
-"""Constants of several margins from one semidefinite search, for a march that goes on where cheaper ones give up.
+"""Radii from semidefinite certificates of the increments from a point: one search serves several margins.
 
-One search over all margins, each scaled by what is left of it, finds multipliers of the neurons and inputs. They serve
-every margin: with them fixed, the best constant of a single row is a Schur complement, and each is proved by itself.
-That is looser than a search per margin (by half, on a network with 300 unstable neurons) and as many times cheaper as
-there are margins.
+Between x and any point of the ball around it every neuron has one slope, that of its chord (`secant_ranges`). A
+semidefinite certificate over those slopes is a constant L with ``|g(y) - g(x)| <= L |y - x|`` for every margin g, so
+``min(radius of the ball, g(x) / L)`` is certified; no integral is needed. Chords from one point vary about half as much
+as derivatives over the ball. Offset local sectors are known from stability analysis (Yin, Seiler, Arcak, IEEE TAC
+2022); here they meet the unstable core and weights for every input.
+
+One search over all margins, each scaled by what it has at the point, finds multipliers of the neurons and inputs. They
+serve every margin: with them fixed, the best constant of a single row is a Schur complement. A few cheap steps fit them
+to each row that its margin does not outlast (`sdp_row`), and each is proved by itself. That is somewhat looser than a
+search per margin and as many times cheaper as there are margins.
 """
 
 from __future__ import annotations
@@ -16,24 +22,29 @@ from time import monotonic
 import torch
 from torch import Tensor
 
-from jacobound.methods.base import derivative_ranges
+from jacobound.methods.base import secant_ranges
 from jacobound.methods.crown import CROWN
 from jacobound.methods.sdp_barrier import Barrier, Weights
 from jacobound.methods.sdp_certificate import certified_constant
 from jacobound.methods.sdp_core import SdpCore, sdp_bytes, sdp_core
+from jacobound.methods.sdp_row import polished
 from jacobound.methods.sdp_search import feasible_start, search
 from jacobound.questions.evaluators import Around
-from jacobound.questions.marching import Bounds, March
+from jacobound.questions.marching import lasting_for
 
-NODES = (0.6, 1.2, 1.75, 2.3, 3.0, 4.0)  # where constants are found, in radii that are certified already
-TOLERANCE = 0.06  # of the search, relative to the constant
+FIRST = 2.2  # the first ball, in radii that are certified already
+GROWTH = 0.8  # rate at which constants grow with the radius, in logarithms, before two of them are known
+FARTHEST = 2.0  # from one ball to the next
+MOST = 4  # balls per point
+WORTHWHILE = 0.03  # mean gain in the radii, in logarithms, for which another ball is tried
+TOLERANCE = 0.2  # of the search, relative to the constant
 INFLATIONS = (-8, -6, -4, -2, 0)  # powers of ten by which an output weight grows until its proof passes
-DEARER = 1.0  # a farther node begins only if so many times the time of the one before is left
+DEARER = 0.7  # another ball begins only if so many times the time of the one before is left
 
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """Margins of one point, and their constants by shared multipliers.
+    """Constants of the increments of a point's margins, by shared multipliers.
 
     Args:
         around: the margins and points.
@@ -43,93 +54,147 @@ class Shared:
     around: Around
     deadline: float
 
-    def __call__(self, point: int, radius: float, rows: Tensor, left: Tensor) -> Bounds:
-        """Bounds (1, k) of some margins over one ball; `left` (k,) is what each has left, positive floats."""
+    def __call__(self, point: int, radius: float, rows: Tensor, margins: Tensor) -> Tensor:
+        """Constants (k,) of some margins from a point to its ball; inf where nothing is proved.
+
+        Args:
+            margins: what each margin is at the point, positive floats (k,); only the effort depends on them: constants
+                for which a margin lasts over the whole ball are not improved.
+        """
         around, p = self.around, self.around.balls.p
         # Powers of two are exact: the scaled margin is the margin, scaled.
-        scales = torch.exp2(-torch.log2(left.clamp(1e-100, 1e100)).round())
+        scales = torch.exp2(-torch.log2(margins.clamp(1e-100, 1e100)).round())
         target = around.graph.with_rows(around.rows[rows.cpu()] * scales.cpu().unsqueeze(1)).expanded()
-        place = torch.tensor([point])
-        domain = around.domain(place, left.new_full((1,), radius))
-        found = CROWN().ranges(target, domain, around.budget)
-        margins = found[target.output].lower.to(torch.float64) / scales
-        slopes = derivative_ranges(target, {node: x[0] for node, x in found.items()})
-        constants = torch.full_like(margins, torch.inf)
-        if around.budget.fits(sdp_bytes(target, slopes)):
-            values = self._constants(sdp_core(target, slopes), p)
-            constants = values.to(margins) / scales
-        return Bounds(margins, constants)
+        ranges = []
+        for size in (0.0, radius):
+            domain = around.domain(torch.tensor([point]), margins.new_full((1,), size))
+            found = CROWN().ranges(target, domain, around.budget, with_output=False)
+            ranges.append({node: x[0] for node, x in found.items()})
+        slopes = secant_ranges(target, ranges[0], ranges[1])
+        if not around.budget.fits(sdp_bytes(target, slopes)):
+            return torch.full_like(margins, torch.inf)
+        enough = (margins * scales / radius).cpu() if radius > 0 else torch.full(margins.shape, torch.inf)
+        return self._constants(sdp_core(target, slopes), p, enough).to(margins) / scales
 
-    def _constants(self, core: SdpCore, p: float) -> Tensor:
-        """Certified constants of the rows of a core, (1, rows); infinite where nothing was proved."""
-        nothing = torch.full((1, core.outputs), torch.inf, dtype=torch.float64)
+    def _constants(self, core: SdpCore, p: float, enough: Tensor) -> Tensor:
+        """Certified constants of the rows of a core; infinite where nothing was proved."""
+        nothing = torch.full((core.outputs,), torch.inf, dtype=torch.float64)
         if not core.is_finite or not core.inputs:
             return nothing if not core.is_finite else torch.zeros_like(nothing)
         joint = Barrier(core, p == torch.inf, False)
         start = feasible_start(joint)
         if start is None:
             return nothing
-        point = search(joint, start, TOLERANCE, over=self._over()).point
-        least, weights = joint.needed(point.logs), joint.weights(point)
-        if least is None:
-            return nothing
-        proved = [_proved(core, j, float(least[j, j]), weights, p) for j in range(core.outputs)]
-        return torch.tensor([proved], dtype=torch.float64)
+        point = search(joint, start, TOLERANCE, over=self._over(self.deadline)).point
+        proved = []
+        for j in range(core.outputs):
+            left = self.deadline - monotonic()
+            over = self._over(monotonic() + max(0.0, left) / (core.outputs - j))
+            proved.append(_of_row(core, j, point.logs, p, float(enough[j]), over))
+        return torch.tensor(proved, dtype=torch.float64)
 
-    def _over(self) -> Callable[[], bool]:
+    @staticmethod
+    def _over(deadline: float) -> Callable[[], bool]:
         before, longest = monotonic(), 0.0
 
         def over() -> bool:
             nonlocal before, longest
             now = monotonic()
             longest, before = max(longest, now - before), now
-            return now + longest > self.deadline
+            return now + longest > deadline
 
         return over
 
 
-def _proved(core: SdpCore, row: int, least: float, weights: Weights, p: float) -> float:
-    """The certified constant of one row with the multipliers of all; infinite where nothing was proved.
+def _of_row(core: SdpCore, row: int, logs: Tensor, p: float, enough: float, over: Callable[[], bool]) -> float:
+    """The certified constant of one row, from multipliers that serve all; infinite where nothing was proved.
 
     Args:
-        least: about the smallest output weight for which the row has a certificate.
+        logs: logarithms of the multipliers.
+        enough: a constant that need not be improved.
     """
     kept = torch.cat((torch.tensor([row]), torch.arange(core.outputs, len(core.matrix))))
-    alone = SdpCore(core.matrix[kept], core.radius[kept], 1, core.inputs, core.blocks)
-    for power in INFLATIONS:
-        own = torch.tensor([max(least, 1e-100) * (1 + 10.0**power)], dtype=torch.float64)
-        value = certified_constant(alone, Weights(weights.neurons, weights.inputs, own), (p, 2.0))
-        if value < math.inf:
-            return value
+    barrier = Barrier(SdpCore(core.matrix[kept], core.radius[kept], 1, core.inputs, core.blocks), p == math.inf, False)
+    _, own = polished(barrier, logs, enough, over)
+    for multipliers in (own,) if own is logs else (own, logs):
+        least = barrier.needed(multipliers)
+        if least is None:
+            continue
+        neurons, inputs = barrier.weights_of(multipliers)
+        for power in INFLATIONS:
+            outputs = least.reshape(1).clamp(min=1e-100) * (1 + 10.0**power)
+            value = certified_constant(barrier.core, Weights(neurons, inputs, outputs), (p, 2.0))
+            if value < math.inf:
+                return value
     return math.inf
 
 
-def refined(around: Around, start: Bounds, reached: Tensor, seconds: float, largest: float) -> Tensor:
-    """March with shared certificates from the points outward; radii (n, K), 0 where nothing is gained.
+class Chase:
+    """Which ball is worth a certificate next, for K margins of one point; lives for one call.
+
+    Where a constant grows like a power of the radius, the largest radius it certifies follows from its value at any.
 
     Args:
-        start: bounds over balls of radius 0.
-        reached: radii (n, K) that are certified already; they only choose where constants are found.
+        margins: what each margin is at the point (K,), float64.
+        reached: radii (K,) that are certified already; 0 leaves a margin out.
+        largest: no larger radius is tried.
+    """
+
+    def __init__(self, margins: Tensor, reached: Tensor, largest: float) -> None:
+        self._margins, self._largest = margins, largest
+        self._useful = (reached > 0) & (reached < largest) & (margins > 0)
+        self._best, self._hoped = reached.clone(), FIRST * reached
+        self._growth = torch.full_like(reached, GROWTH)
+        self._last: tuple[float, Tensor] | None = None
+        self.found = torch.zeros_like(reached)
+
+    def next(self) -> tuple[float, Tensor] | None:
+        """The radius of the next ball, and the margins that are expected to gain by it."""
+        hoped = self._hoped.clamp(max=self._largest)
+        rows = (self._useful & (hoped > self._best)).nonzero().squeeze(1)
+        if not len(rows):
+            return None
+        radii = hoped[rows].unsqueeze(1)  # one of them it will be
+        beyond = (hoped[rows] * (hoped[rows] / radii) ** self._growth[rows]).minimum(radii)
+        gains = (beyond / self._best[rows]).log().clamp(min=0.0)
+        place = int(gains.sum(1).argmax())
+        if float(gains[place].sum()) < WORTHWHILE * int(self._useful.sum()):
+            return None
+        return float(hoped[rows[place]]), rows[gains[place] > 0]
+
+    def put(self, radius: float, rows: Tensor, constants: Tensor) -> None:
+        """Constants (k,) of some margins over one ball."""
+        lasting = lasting_for(self._margins[rows], constants)
+        self.found[rows] = torch.maximum(self.found[rows], lasting.clamp(max=radius))
+        self._best = torch.maximum(self._best, self.found)
+        all_constants = torch.full_like(self._margins, torch.nan).index_copy(0, rows, constants.to(self._margins))
+        if self._last is not None:
+            before, known = self._last
+            rate = (all_constants / known).log() / math.log(radius / before) if radius != before else known * torch.nan
+            self._growth = torch.where(rate.isfinite(), rate.clamp(0.1, 20.0), self._growth)
+        self._last = radius, all_constants
+        hoped = radius * (lasting / radius) ** (1 / (1 + self._growth[rows]))
+        self._hoped[rows] = hoped.nan_to_num(nan=0.0, posinf=FARTHEST * radius).clamp(max=FARTHEST * radius)
+
+
+def refined(around: Around, start: Tensor, reached: Tensor, seconds: float, largest: float) -> Tensor:
+    """Radii (n, K) by shared certificates, 0 where nothing is gained.
+
+    Args:
+        start: certified margins at the points (n, K).
+        reached: radii (n, K) that are certified already; they only choose the balls.
         seconds: time for each point.
     """
     found = torch.zeros_like(reached)
     for point in range(len(reached)):
         deadline = monotonic() + min(seconds, around.budget.remaining / (len(reached) - point))
-        own = slice(point, point + 1)
-        state = March(Bounds(start.margin[own], start.constant[own]), True)
-        useful = (reached[own] > 0) & (reached[own] < largest)
-        took = 0.0
-        for share in NODES:
-            active = (state.left > 0) & useful
-            rows = active[0].nonzero().squeeze(1)
-            if not len(rows) or monotonic() + DEARER * took > deadline:
+        chase, took = Chase(start[point], reached[point], largest), 0.0
+        for _ in range(MOST):
+            wanted = chase.next()
+            if wanted is None or monotonic() + DEARER * took > deadline or seconds <= 0:
                 break
-            began = monotonic()
-            radius = min(largest, share * float(reached[point, rows].min()))
-            if radius <= float(state.at[0]):
-                continue
-            bounds = Shared(around, deadline)(point, radius, rows, state.left[0, rows])
-            state.advance(torch.tensor([0]), state.at.new_full((1,), radius), rows, bounds)
+            began, (radius, rows) = monotonic(), wanted
+            chase.put(radius, rows, Shared(around, deadline)(point, radius, rows, start[point, rows]))
             took = monotonic() - began
-        found[point] = torch.where(useful[0], state.combined[0], 0.0)
+        found[point] = chase.found
     return found

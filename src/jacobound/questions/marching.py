@@ -111,10 +111,10 @@ class March:
         lasting = torch.where((bounds.margin > 0) & self._joined, 1.0, lasting).amax(1).nan_to_num(nan=1.0, posinf=1.0)
         taken = (lasting > WASTED) | (self._retreats[which] <= 0)
         for left, reached in ((self._integral, self.theorem), (self._best, self.combined)):
-            reach = torch.minimum(far, down(near + _part(left[place], constant)))
+            reach = torch.minimum(far, down(near + lasting_for(left[place], constant)))
             reached[place] = torch.maximum(reached[place], torch.where(left[place] > 0, reach, 0.0))
             left[place] = torch.where(taken.unsqueeze(1), down(left[place] - up(constant * width)), left[place])
-        lemma = torch.minimum(far, _part(self._margin[place], constant))
+        lemma = torch.minimum(far, lasting_for(self._margin[place], constant))
         fits = (self._margin[place] > 0) & (near == 0)  # the constant of increments from the centre
         self.lemma[place] = torch.maximum(self.lemma[place], torch.where(fits, lemma, 0.0))
         if self._joined:
@@ -134,7 +134,7 @@ class March:
         self._at[which] = torch.where(taken, radii, self._at[which])
 
 
-def _part(left: Tensor, constant: Tensor) -> Tensor:
+def lasting_for(left: Tensor, constant: Tensor) -> Tensor:
     """How far a margin lasts, strictly: it is still positive there. Infinite where the constant is 0."""
     return torch.where(constant > 0, down(down(left / constant)), inf)
 

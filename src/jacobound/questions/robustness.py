@@ -35,7 +35,7 @@ from jacobound.results import Provenance, Result, Status
 Method = OutputMethod | JacobianMethod | LipschitzMethod
 
 RANGES, THEOREM, LEMMA, JOINED = "output bounds", "Theorem 2", "Lemma 1", "Theorem 2 from output bounds"
-CERTIFICATES = "Theorem 2 with certificates"
+CERTIFICATES = "certificates of increments"
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +248,7 @@ class _Search:
         if joined:
             found |= {JOINED: state.combined, RANGES: self._by_ranges(Margins(around, CROWN()), start.margin, state)}
             reached = torch.stack(list(found.values())).amax(0)
-            found[CERTIFICATES] = refined(around, start, reached, self.seconds, self.largest)
+            found[CERTIFICATES] = refined(around, start.margin, reached, self.seconds, self.largest)
         return start.margin, found
 
     def _over(self) -> bool:
