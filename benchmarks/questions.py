@@ -1,11 +1,14 @@
-"""Tables for the questions: ``python -m benchmarks.questions radii|attack|landscape|signs``, beside the reference data.
+"""Measurements of the questions: ``python -m benchmarks.questions radii|attack|landscape|signs``, then ``tables``.
 
-Set ``JACOBOUND_SHARED_DATA`` to the folder of reference data. Times are CPU seconds of this process.
+Set ``JACOBOUND_SHARED_DATA`` to the folder of reference data. Times are CPU seconds of this process. Radii, attacks and
+signs are recorded in ``benchmarks/results/questions.json``; what is recorded there is not measured again, so a run can
+be interrupted and resumed. ``tables`` writes ``docs/questions.md`` from the records.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -16,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import jacobound as jb
+from benchmarks.plan import REPOSITORY
+from benchmarks.question_tables import rendered
 
 ROBUST = (
     "mnist_3layer_relu_1024",
@@ -27,11 +31,13 @@ ROBUST = (
     "mnist_4layer_relu_1024_adv",
 )
 METHODS: dict[str, tuple[Any, int]] = {
-    "published": (jb.RecurJac("constant"), 32),
-    "recurjac": (jb.RecurJac(), 4),
+    "constant": (jb.RecurJac("constant"), 4),
+    "chord": (jb.RecurJac(), 2),
     "crown": (jb.CROWN(), 8),
-    "all": (None, 8),
+    "all": (None, 4),
 }
+RESULTS = REPOSITORY / "benchmarks" / "results" / "questions.json"
+DOCUMENT = REPOSITORY / "docs" / "questions.md"
 
 
 def data() -> Path:
@@ -58,6 +64,22 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return found, time.process_time() - began
 
 
+def stored(path: Path) -> dict[str, Any]:
+    """All records."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+@contextlib.contextmanager
+def records(path: Path, key: str) -> Iterator[dict[str, Any]]:
+    """One record, empty if there is none; what is put in is stored at the end, also beside other processes."""
+    record: dict[str, Any] = dict(stored(path).get(key, {}))
+    before = bool(record)
+    yield record
+    if record and not before:
+        everything = stored(path) | {key: record}
+        path.write_text(json.dumps(everything, indent=0, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def subjects(nets: list[str], images: list[int]) -> Iterator[tuple[str, jb.Graph, dict[str, Any], np.ndarray]]:
     """Networks with images and what the reference found for them."""
     for net in nets:
@@ -69,36 +91,52 @@ def subjects(nets: list[str], images: list[int]) -> Iterator[tuple[str, jb.Graph
 
 def radii(options: argparse.Namespace) -> None:
     """Certified radii per image, over all nine targets, beside those of the reference for its three."""
-    heads = ("image", "method", "untargeted", "mean", ">= reference", "CPU s", "reference")
-    print(f"{'network':28}" + "".join(f"{head:>13}" for head in heads))
     for net, graph, image, point in subjects(options.nets, options.images):
         for name in options.methods:
-            method, steps = METHODS[name]
-            result, seconds = timed(
-                lambda m=method, s=steps, g=graph, x=point, i=image: jb.robust_radius(
-                    g, x, i["label"], method=m, steps=s, attack=None, seconds=options.seconds
+            with records(options.results, f"radii {net} {image['idx']} {name}") as record:
+                if record:
+                    continue
+                method, steps = METHODS[name]
+                result, seconds = timed(
+                    lambda m=method, s=steps, g=graph, x=point, i=image: jb.robust_radius(
+                        g, x, i["label"], method=m, steps=s, attack=None, seconds=options.seconds
+                    )
                 )
-            )
-            places = [result.targets.tolist().index(target) for target in image["targets"].values()]
-            ratio = float((result.radius[places] / torch.tensor(image["radius"]["recurjac"])).min())
-            numbers = (float(result.untargeted), float(result.radius.mean()), ratio, seconds, image["cpu_s"])
-            print(f"{net:28}{image['idx']:>13}{name:>13}" + "".join(f"{x:>13.5g}" for x in numbers), flush=True)
+                record |= {
+                    "targets": result.targets.tolist(),
+                    "radius": result.radius.tolist(),
+                    "details": {key: value.tolist() for key, value in result.details.items()},
+                    "cpu_s": seconds,
+                    "reference": dict(zip(image["targets"].values(), image["radius"]["recurjac"], strict=True)),
+                    "reference_cpu_s": image["cpu_s"],
+                }
+                print(f"{net} {image['idx']} {name}: {seconds:.1f} CPU s, {float(result.untargeted):.5f}", flush=True)
 
 
 def attack(options: argparse.Namespace) -> None:
-    """Projected gradient descent, many restarts, on the sphere of each certified radius: none may succeed."""
+    """Projected gradient descent, many restarts, on the ball of each certified radius: none may succeed.
+
+    Takes the radii that `radii` has recorded for the default method; also records the nearest adversarial points.
+    """
     for net, graph, image, point in subjects(options.nets, options.images):
-        result = jb.robust_radius(graph, point, image["label"], attack=None, seconds=options.seconds)
-        rows = torch.eye(10, dtype=torch.float64)
-        rows = rows[image["label"]] - rows[result.targets]
-        balls, _ = jb.Ball(np.repeat(point[None], len(rows), 0), 0.0).balls(graph)
-        pgd = jb.PGD(restarts=options.restarts, steps=20, seed=image["idx"])
-        generator = torch.Generator().manual_seed(pgd.seed)
-        found = pgd.within(graph, balls, rows, result.radius, generator, jb.Budget(memory=1 << 28))
-        lost = int((~found.isnan().any(1)).sum())
-        print(
-            f"{net:28}{image['idx']:>6}  {lost} of {len(rows)} targets reached inside the certified radii", flush=True
-        )
+        known = stored(options.results).get(f"radii {net} {image['idx']} all")
+        with records(options.results, f"attack {net} {image['idx']}") as record:
+            if record or known is None:
+                continue
+            rows = torch.eye(10, dtype=torch.float64)
+            rows = rows[image["label"]] - rows[known["targets"]]
+            single = graph.to(dtype=torch.float32)
+            balls, _ = jb.Ball(np.repeat(point[None], len(rows), 0), 0.0).balls(single)
+            certified, began = torch.tensor(known["radius"], dtype=torch.float64), time.process_time()
+            pgd = jb.PGD(restarts=options.restarts, steps=10, seed=image["idx"])
+            generator = torch.Generator().manual_seed(pgd.seed)
+            found = pgd.within(single, balls, rows, certified, generator, jb.Budget(memory=1 << 28))
+            inside = int((~found.isnan().any(1)).sum())
+            near = jb.PGD(restarts=20, steps=40, rounds=12).nearest(single, balls, rows, certified, jb.Budget())
+            distance = (near.double() - torch.tensor(point).double()).abs().amax(1)
+            record |= {"inside": inside, "restarts": options.restarts, "certified": known["radius"]}
+            record |= {"attack": distance.tolist(), "cpu_s": time.process_time() - began}
+            print(f"{net} {image['idx']}: {inside} of {len(rows)} targets reached inside certified radii", flush=True)
 
 
 def landscape(options: argparse.Namespace) -> None:
@@ -126,35 +164,25 @@ def signs(options: argparse.Namespace) -> None:
     """Certified signs of the ACAS Xu networks' derivatives over the boxes of their properties."""
     for net in ("ACASXU_run2a_1_1_batch_2000", "ACASXU_run2a_2_2_batch_2000"):
         graph = jb.from_onnx(data() / "third_party" / f"{net}.onnx")
-        for name in ("prop_3", "prop_7", "prop_1"):
-            for box in jb.Box.all_from_vnnlib(data() / "vnnlib" / f"{name}.vnnlib", graph.in_shape):
-                result, seconds = timed(
-                    lambda g=graph, b=box: jb.monotone_features(
-                        g, b, most=options.parts, budget=jb.Budget(seconds=options.seconds)
+        for name in ("prop_1", "prop_3", "prop_7"):
+            boxes = jb.Box.all_from_vnnlib(data() / "vnnlib" / f"{name}.vnnlib", graph.in_shape)
+            for place, box in enumerate(boxes):
+                with records(options.results, f"signs {net[13:16]} {name} {place}") as record:
+                    if record:
+                        continue
+                    result, seconds = timed(
+                        lambda g=graph, b=box: jb.monotone_features(
+                            g, b, most=options.parts, budget=jb.Budget(seconds=options.seconds)
+                        )
                     )
-                )
-                words = result.words()
-                counts = ", ".join(f"{words.count(word)} {word}" for word in sorted(set(words)))
-                print(
-                    f"{net} {name}: {counts} of {len(words)}; {int(result.boxes)} parts, {seconds:.1f} CPU s",
-                    flush=True,
-                )
-                print(_signs(words, result.lower.reshape(-1, 5)), flush=True)
-
-
-def _signs(words: list[str], shaped: Tensor) -> str:
-    """One line per output: + certified rising, - falling, x both, ? undecided, for every input."""
-    marks = {"increasing": "+", "decreasing": "-", "both": "x", "undecided": "?", "constant": "0"}
-    width = shaped.shape[1]
-    return "\n".join(
-        "    " + " ".join(marks[word] for word in words[k : k + width]) for k in range(0, len(words), width)
-    )
+                    record |= {"words": result.words(), "parts": int(result.boxes), "cpu_s": seconds}
+                    print(f"{net} {name}: {int(result.boxes)} parts, {seconds:.1f} CPU s", flush=True)
 
 
 def main() -> None:
     """Parse and run one table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("table", choices=("radii", "attack", "landscape", "signs"))
+    parser.add_argument("table", choices=("radii", "attack", "landscape", "signs", "tables"))
     parser.add_argument("--nets", nargs="+", default=list(ROBUST))
     parser.add_argument("--images", nargs="+", type=int, default=list(range(10)))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
@@ -162,8 +190,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--restarts", type=int, default=1000)
     parser.add_argument("--parts", type=int, default=500)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.table == "tables":
+        DOCUMENT.write_text(rendered(stored(options.results)), encoding="utf-8")
+        return
     {"radii": radii, "attack": attack, "landscape": landscape, "signs": signs}[options.table](options)
 
 

@@ -1,7 +1,7 @@
 """A few cheap steps towards the best multipliers of one row, from multipliers that serve many. Plain floating point.
 
-For fixed multipliers the constant of a row is a maximum over the tangents v of the neurons; its derivatives follow from
-the v that attains it. At the optimum the weight of an input is inverse to what arrives there, and what a neuron emits is
+For fixed multipliers the constant of a row is a maximum over the tangents of the neurons; its derivatives follow from
+those that attain it. At the optimum the weight of an input is inverse to what arrives there, and what a neuron emits is
 as large as what it receives: multipliers move some way towards that, as far as the constant falls.
 """
 

@@ -21,7 +21,6 @@ from jacobound.questions.marching import Bounds
 from jacobound.regions import Balls
 from jacobound.results import Status
 
-
 Arguments = list[Interval]
 """What the arguments of all activations are over one set, (1, *node shape) each."""
 

@@ -4,8 +4,9 @@ Along the segment from x to a point at distance r the margin falls at rate L(r) 
 constant over the ball of radius r. L only grows, so constants over the larger ball (right end points) bound the
 integral, and a step that the margin does not survive as a whole is credited in part: with m left, m / L of its width.
 A step from the ball of radius r' needs no more than a constant of the increments between points of the two balls
-(ours): never larger, and from the centre, where r' = 0, about as good as the integral over the step itself. Where a lower bound of the margin over the ball itself is at hand (from linear bounds), the march goes on from the
-larger of the two, which dominates both arguments (ours). Source: Zhang, Zhang, Hsieh, AAAI 2019, Theorem 2.
+(ours): never larger, and from the centre, where r' = 0, about as good as the integral over the step itself. Where a
+lower bound of the margin over the ball itself is at hand (from linear bounds), the march goes on from the larger of the
+two, which dominates both arguments (ours). Source: Zhang, Zhang, Hsieh, AAAI 2019, Theorem 2.
 """
 
 from __future__ import annotations
