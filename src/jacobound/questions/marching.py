@@ -24,7 +24,7 @@ GROWTH = 2.0  # steps grow by this factor at most
 LONGEST = 2.0  # of a step, as a share of the largest possible radius over the number of steps
 SHORTEST = 0.25  # of a step, as a share of the radius so far over the number of steps
 FIRST = 0.025  # of the first step, as a share of the horizon: increments from the centre allow a long one
-WASTED = 0.4  # a step is too long when no target lasts for this share of it
+WASTED = 0.15  # a step is too long when it may cost a target this share of its radius
 RETREATS = 4  # such steps of each point at most
 PROMISING = 3e-3  # a target goes on while its radius may still grow by this share
 
@@ -108,9 +108,8 @@ class March:
         place = which.unsqueeze(1), rows
         near, far, constant = self._at[which].unsqueeze(1), radii.unsqueeze(1), bounds.constant
         width = up(far - near)
-        lasting = torch.where(self.left[place] > 0, self.left[place] / (constant * width), 0.0)
-        lasting = torch.where((bounds.margin > 0) & self._joined, 1.0, lasting).amax(1).nan_to_num(nan=1.0, posinf=1.0)
-        taken = (lasting > WASTED) | (self._retreats[which] <= 0)
+        wasted, shorter = self._too_long(place, width, constant, (bounds.margin > 0) & self._joined)
+        taken = ~wasted | (self._retreats[which] <= 0)
         for left, reached in ((self._integral, self.theorem), (self._best, self.combined)):
             reach = torch.minimum(far, down(near + lasting_for(left[place], constant)))
             reached[place] = torch.maximum(reached[place], torch.where(left[place] > 0, reach, 0.0))
@@ -127,12 +126,23 @@ class March:
         grown = (constant / self._constant[place]).log() / (far - near)
         self._growth[place] = torch.where(grown.isfinite(), grown.clamp(min=0.0), 0.0)
         self._constant[place] = torch.where(taken.unsqueeze(1), constant, self._constant[place])
-        # The true end lies between what was credited and the far end: go on from their geometric mean.
-        between = lasting.clamp(min=1e-12).sqrt() * (radii - self._at[which])
-        self._cap[which] = torch.where(taken, inf, between)
+        self._cap[which] = torch.where(taken, inf, shorter)
         self._retreats[which] -= (~taken).to(self._retreats.dtype)
         self._step[which] = torch.where(taken, radii - self._at[which], self._step[which])
         self._at[which] = torch.where(taken, radii, self._at[which])
+
+    def _too_long(
+        self, place: tuple[Tensor, Tensor], width: Tensor, constant: Tensor, held: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Whether a step ends some target far before its true end, and the width of a better one; (n,)."""
+        left, near = self.left[place], self._at[place[0]]
+        credited = torch.where(held, width, torch.minimum(left / constant, width))
+        possible = torch.minimum(left / self._constant[place], width)  # with the constant of the last step
+        lost = torch.where(left > 0, (possible - credited) / (near + credited), 0.0).nan_to_num(nan=0.0)
+        worst, which = lost.max(1, keepdim=True)
+        # The true end lies between the two.
+        between = (credited.gather(1, which) * possible.gather(1, which)).clamp(min=0.0).sqrt()
+        return (worst > WASTED).squeeze(1), between.squeeze(1)
 
 
 def lasting_for(left: Tensor, constant: Tensor) -> Tensor:
