@@ -20,8 +20,8 @@ RECURJAC = """## Radii by Jacobian bounds
 l∞, the first images of the MNIST test set, all nine other classes as targets. The reference is what the code of
 RecurJac's authors certifies by Theorem 2 for three targets of each image (runner-up, random, least likely; one march
 with right end points, constant rule). `least` is the smallest ratio to it over images and those targets, `mean` the
-mean ratio. CPU seconds are those of all nine targets, as a share of what the reference takes for its three (with Fast-Lip);
-0.2 at most is wanted. Both are measured on a machine that does other work too.
+mean ratio. CPU seconds are those of all nine targets, as a share of what the reference takes for its three (with
+Fast-Lip); 0.2 at most is wanted. Ours were measured while the machine did other work.
 """
 DEFAULT = """## The default beside CROWN
 

@@ -142,8 +142,8 @@ def robust_radius(
         targets: classes that must not be reached: (k,) for all points or (*batch, k); None for all others.
         method: an output method such as `CROWN()` (largest ball over which the margins are positive), a Jacobian
             method such as `RecurJac()`, or a Lipschitz method such as `LipSDP()` (Lemma 1 and the integral of Theorem
-            2 of RecurJac with its constants); None for the maximum of CROWN, RecurJac, both together, and Theorem 2
-            with semidefinite certificates.
+            2 of RecurJac with its constants); None for the maximum of CROWN, RecurJac, both together, and
+            semidefinite certificates of increments.
         budget: time, memory and progress, for all points together.
         clip: (low, high): only points of this box count. x must lie in it.
         steps: about how many constants the integral takes; more are tighter and dearer.
