@@ -13,7 +13,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from jacobound.activations.numbers import number
 from jacobound.activations.pieces import Curve, evaluate, overlaps, turn_ends
 from jacobound.intervals import Interval
 
@@ -70,7 +69,7 @@ def one_bend(curve: Curve, x: Interval) -> tuple[Tensor, Tensor]:
 
 def _jump(curve: Curve, place: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Whether the derivative may rise, and may fall, from one piece to the next."""
-    cut = turn_ends(curve.breaks[place - 1], like)
-    around = Interval(*cut) if isinstance(cut[0], Tensor) and isinstance(cut[1], Tensor) else number(cut, like)
+    ends = turn_ends(curve.breaks[place - 1], like)
+    around = Interval(*(end if isinstance(end, Tensor) else like.new_tensor(end) for end in ends))
     left, right = (piece.derivative(around) for piece in curve.pieces[place - 1 : place + 1])
     return right.upper > left.lower, right.lower < left.upper

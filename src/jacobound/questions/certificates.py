@@ -36,10 +36,11 @@ FIRST = 2.2  # the first ball, in radii that are certified already
 GROWTH = 0.8  # rate at which constants grow with the radius, in logarithms, before two of them are known
 FARTHEST = 2.0  # from one ball to the next
 MOST = 4  # balls per point
+TOGETHER = 0.6  # margins that are expected to end before this share of a ball's radius would only spoil the rest
 WORTHWHILE = 0.03  # mean gain in the radii, in logarithms, for which another ball is tried
 TOLERANCE = 0.2  # of the search, relative to the constant
 INFLATIONS = (-8, -6, -4, -2, 0)  # powers of ten by which an output weight grows until its proof passes
-DEARER = 0.7  # another ball begins only if so many times the time of the one before is left
+DEARER = 0.7  # another ball begins only if so much of the time that it may take is left
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +158,7 @@ class Chase:
         radii = hoped[rows].unsqueeze(1)  # one of them it will be
         beyond = (hoped[rows] * (hoped[rows] / radii) ** self._growth[rows]).minimum(radii)
         gains = (beyond / self._best[rows]).log().clamp(min=0.0)
+        gains = torch.where(hoped[rows] >= TOGETHER * radii, gains, 0.0)
         place = int(gains.sum(1).argmax())
         if float(gains[place].sum()) < WORTHWHILE * int(self._useful.sum()):
             return None
@@ -188,13 +190,15 @@ def refined(around: Around, start: Tensor, reached: Tensor, seconds: float, larg
     found = torch.zeros_like(reached)
     for point in range(len(reached)):
         deadline = monotonic() + min(seconds, around.budget.remaining / (len(reached) - point))
-        chase, took = Chase(start[point], reached[point], largest), 0.0
+        chase, price = Chase(start[point], reached[point], largest), 0.0
         for _ in range(MOST):
             wanted = chase.next()
-            if wanted is None or monotonic() + DEARER * took > deadline or seconds <= 0:
+            if wanted is None or seconds <= 0:
                 break
             began, (radius, rows) = monotonic(), wanted
+            if began + DEARER * price * radius**2 > deadline:
+                break
             chase.put(radius, rows, Shared(around, deadline)(point, radius, rows, start[point, rows]))
-            took = monotonic() - began
+            price = (monotonic() - began) / radius**2  # more neurons become unstable in larger balls
         found[point] = chase.found
     return found
