@@ -31,7 +31,7 @@ ROBUST = (
     "mnist_4layer_relu_1024_adv",
 )
 METHODS: dict[str, tuple[Any, int]] = {
-    "constant": (jb.RecurJac("constant"), 6),
+    "constant": (jb.RecurJac("constant"), 12),
     "chord": (jb.RecurJac(), 2),
     "crown": (jb.CROWN(), 8),
     "all": (None, 4),

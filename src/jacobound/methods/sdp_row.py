@@ -17,7 +17,7 @@ from jacobound.methods.sdp_barrier import Barrier
 LONGEST_INPUT, LONGEST_NEURON = 2.0, 0.25  # changes of a logarithm in a full step
 SMALLEST = 0.01  # share of a full step below which none is tried
 RISE = 1.5  # of the share after a step that succeeded
-GAIN = 0.004  # relative; a smaller one ends the search
+GAIN = 0.01  # relative; a smaller one ends the search
 
 
 def polished(barrier: Barrier, logs: Tensor, enough: float, over: Callable[[], bool]) -> tuple[float, Tensor]:

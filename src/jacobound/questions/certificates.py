@@ -40,6 +40,7 @@ TOGETHER = 0.6  # margins that are expected to end before this share of a ball's
 WORTHWHILE = 0.03  # mean gain in the radii, in logarithms, for which another ball is tried
 TOLERANCE = 0.2  # of the search, relative to the constant
 INFLATIONS = (-8, -6, -4, -2, 0)  # powers of ten by which an output weight grows until its proof passes
+RESERVED = 0.7  # share of the time left that one ball may take
 DEARER = 0.7  # another ball begins only if so much of the time that it may take is left
 
 
@@ -198,7 +199,8 @@ def refined(around: Around, start: Tensor, reached: Tensor, seconds: float, larg
             began, (radius, rows) = monotonic(), wanted
             if began + DEARER * price * radius**2 > deadline:
                 break
-            chase.put(radius, rows, Shared(around, deadline)(point, radius, rows, start[point, rows]))
+            shared = Shared(around, began + RESERVED * (deadline - began))
+            chase.put(radius, rows, shared(point, radius, rows, start[point, rows]))
             price = (monotonic() - began) / radius**2  # more neurons become unstable in larger balls
         found[point] = chase.found
     return found

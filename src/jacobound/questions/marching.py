@@ -24,7 +24,7 @@ GROWTH = 2.0  # steps grow by this factor at most
 LONGEST = 2.0  # of a step, as a share of the largest possible radius over the number of steps
 SHORTEST = 0.25  # of a step, as a share of the radius so far over the number of steps
 FIRST = 0.025  # of the first step, as a share of the horizon: increments from the centre allow a long one
-WASTED = 0.15  # a step is too long when it may cost a target this share of its radius
+WASTED = 0.5  # a step is too long when it may cost a target this share of its radius, over the number of steps
 RETREATS = 4  # such steps of each point at most
 PROMISING = 3e-3  # a target goes on while its radius may still grow by this share
 
@@ -54,11 +54,12 @@ class March:
         start: bounds over balls of radius 0.
         joined: whether margins over the balls count as well as the integral.
         retreats: how many steps of each point may be taken back because they were much too long.
+        wasted: share of its radius that a step may cost a target before it counts as too long.
     """
 
-    def __init__(self, start: Bounds, joined: bool, retreats: int = 0) -> None:
+    def __init__(self, start: Bounds, joined: bool, retreats: int = 0, wasted: float = inf) -> None:
         self._margin, self._constant, self._joined = start.margin, start.constant, joined
-        self._growth = torch.zeros_like(start.constant)
+        self._growth, self._wasted = torch.zeros_like(start.constant), wasted
         self._at = start.margin.new_zeros(len(start.margin))
         self._step, self._cap = torch.full_like(self._at, inf), torch.full_like(self._at, inf)
         self._retreats = torch.full_like(self._at, retreats, dtype=torch.int64)
@@ -142,7 +143,7 @@ class March:
         worst, which = lost.max(1, keepdim=True)
         # The true end lies between the two.
         between = (credited.gather(1, which) * possible.gather(1, which)).clamp(min=0.0).sqrt()
-        return (worst > WASTED).squeeze(1), between.squeeze(1)
+        return (worst > self._wasted).squeeze(1), between.squeeze(1)
 
 
 def lasting_for(left: Tensor, constant: Tensor) -> Tensor:
@@ -154,7 +155,7 @@ def march(
     evaluate: Evaluate, start: Bounds, joined: bool, steps: int, largest: float, over: Callable[[], bool]
 ) -> March:
     """March until no margin is left, the largest radius is reached, or time is over."""
-    state = March(start, joined, RETREATS)
+    state = March(start, joined, RETREATS, WASTED / steps)
     taken = 0
     while not over() and taken < 20 * steps:
         active = state.active & (state.at < largest).unsqueeze(1)
