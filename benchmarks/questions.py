@@ -107,6 +107,7 @@ def radii(options: argparse.Namespace) -> None:
                     "radius": result.radius.tolist(),
                     "details": {key: value.tolist() for key, value in result.details.items()},
                     "cpu_s": seconds,
+                    "steps": steps,
                     "reference": dict(zip(image["targets"].values(), image["radius"]["recurjac"], strict=True)),
                     "reference_cpu_s": image["cpu_s"],
                 }

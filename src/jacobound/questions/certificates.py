@@ -160,9 +160,14 @@ class Chase:
         beyond = (hoped[rows] * (hoped[rows] / radii) ** self._growth[rows]).minimum(radii)
         gains = (beyond / self._best[rows]).log().clamp(min=0.0)
         gains = torch.where(hoped[rows] >= TOGETHER * radii, gains, 0.0)
-        place = int(gains.sum(1).argmax())
-        if float(gains[place].sum()) < WORTHWHILE * int(self._useful.sum()):
+        total = gains.sum(1)
+        worth = total >= WORTHWHILE * int(self._useful.sum())
+        if not bool(worth.any()):
             return None
+        place = int(total.argmax())
+        smaller = worth & (radii[:, 0] < TOGETHER * radii[place, 0])
+        if bool(smaller.any()):  # far cheaper, and for margins that the larger ball leaves out
+            place = int(torch.where(smaller, total, -1.0).argmax())
         return float(hoped[rows[place]]), rows[gains[place] > 0]
 
     def put(self, radius: float, rows: Tensor, constants: Tensor) -> None:
