@@ -29,8 +29,8 @@ DEFAULT = """## The default beside CROWN
 keeps the margin positive, in the mean over targets, for the nearest target (`untargeted`), and the least; and the same
 for RecurJac with the chord rule. `attacked` counts targets that projected gradient descent (random restarts in the
 certified ball) reached inside the certified radius. `certified / attack` is the median ratio of certified radius to the
-distance of the nearest adversarial point found, and its range over the targets. Each image had up to 150 s of wall-clock
-time on a busy machine; what counts are the CPU seconds.
+distance of the nearest adversarial point found, and its range over the targets. Each image had up to 150 s of
+wall-clock time on a busy machine; what counts are the CPU seconds.
 """
 SIGNS = """## Signs of derivatives of ACAS Xu networks
 
