@@ -117,7 +117,7 @@ def test_increments_of_a_network_are_products_of_its_secants(kind: str) -> None:
         slopes = secant_ranges(graph, near, far)
         entries = [
             method.enclose(graph, domains[1], Budget(), far, slopes).entries
-            for method in (jb.FastLip(), jb.RecurJac(), jb.RecurJac("constant"))
+            for method in (jb.FastLip(), jb.RecurJac(), jb.RecurJac("constant"), jb.LinearSlopes())
         ]
         noise = 2 * torch.rand(2, 40, *graph.in_shape, generator=generator, dtype=torch.float64) - 1
         x, y = centre + inner * noise[0], centre + outer * noise[1]

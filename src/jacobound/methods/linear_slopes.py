@@ -44,7 +44,7 @@ class LinearSlopes(JacobianMethod):
     Where slopes change little over the region it is far tighter than methods that know each slope as an interval
     alone, and its error falls with the square of the radius; on large regions it is looser. Kinks do no harm but gain
     nothing. Memory grows with inputs times (inputs + three times the unstable neurons, once more for every output);
-    without it, on unbounded sets and for executed semantics the result is that of `FastLip`.
+    without it, on unbounded sets, for executed semantics and for slopes that are no derivatives it is `FastLip`.
 
     Args:
         preactivation: how the ranges of the nodes are found.
@@ -53,18 +53,23 @@ class LinearSlopes(JacobianMethod):
     preactivation: OutputMethod = field(default_factory=CROWN)
 
     def enclose(
-        self, graph: Graph, domain: Domain, budget: Budget, ranges: Mapping[Node, Interval] | None = None
+        self,
+        graph: Graph,
+        domain: Domain,
+        budget: Budget,
+        ranges: Mapping[Node, Interval] | None = None,
+        slopes: Mapping[Node, Interval] | None = None,
     ) -> JacobianEnclosure:
-        graph = graph.with_affine_output()
+        graph, derivatives = graph.with_affine_output(), slopes is None
         if ranges is None:
             ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
-        slopes = reached_slopes(graph, derivative_ranges(graph, ranges))
+        slopes = reached_slopes(graph, derivative_ranges(graph, ranges) if slopes is None else slopes)
         adjoints = interval_adjoints(graph, slopes)
         fits = budget.fits(len(domain) * forms_bytes(graph, slopes))
         if not fits or budget.is_over:
             status = Status.TIME_LIMIT if fits else Status.MEMORY_LIMIT
             return by_intervals(graph, slopes, ranges, adjoints, status).over(len(domain))
-        if graph.execution is not None:
+        if graph.execution is not None or not derivatives:
             return by_intervals(graph, slopes, ranges, adjoints).over(len(domain))
         symbols = Symbols.of(domain)
         jacobian = Sweeps(graph, symbols, slopes, ranges, budget).jacobian()
