@@ -1,7 +1,8 @@
 """`python -m benchmarks`: measure everything, write ``benchmarks/results``, print the tables (about ten minutes).
 
-`python -m benchmarks a mnist_cnn_avg` measures only what has these labels or networks, and writes no tables. A run that
-was interrupted goes on where it stopped, as long as the sources are the same.
+`python -m benchmarks a mnist_cnn_avg sdp` measures only what has these labels, networks or kinds; on the machine of the
+stored results it takes the place of what is stored. A run that was interrupted goes on where it stopped, as long as the
+sources are the same.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from benchmarks.tables import render
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 PARTIAL = RESULTS / "partial.json"
+LATEST = RESULTS / "latest.json"
 
 
 def cpu_model() -> str:
@@ -60,9 +62,9 @@ def run(task: Task) -> dict[str, Any]:
 def measure_all(wanted: set[str]) -> dict[str, Any]:
     """The results of the wanted tasks (all when none are named), with what a reader needs to judge them."""
     load, data = os.getloadavg()[0], data_folder()
-    planned = [task for task in tasks(data) if not wanted or {task.label, task.name} & wanted]
+    planned = [task for task in tasks(data) if not wanted or {task.label, task.name, task.kind} & wanted]
     if not planned:
-        known = sorted({name for task in tasks(data) for name in (task.label, task.name)} - {""})
+        known = sorted({name for task in tasks(data) for name in (task.label, task.name, task.kind)} - {""})
         raise RuntimeError(f"nothing is called {' or '.join(sorted(wanted))}; there are: {', '.join(known)}")
     sources = fingerprint()
     known = {} if not PARTIAL.is_file() else json.loads(PARTIAL.read_text(encoding="utf-8"))
@@ -98,23 +100,40 @@ def measure_all(wanted: set[str]) -> dict[str, Any]:
     }
 
 
+def updated(stored: dict[str, Any], new: dict[str, Any]) -> dict[str, Any] | None:
+    """Stored results with newer runs in their places; None where they are of another machine or other libraries."""
+    one, other = ({**results["machine"], "load": None} for results in (stored, new))
+    if one != other or stored["repetitions"] != new["repetitions"] or stored["with_data"] != new["with_data"]:
+        return None
+    runs = {json.dumps(run["task"]): run for results in (stored, new) for run in results["runs"]}
+    order = [json.dumps(task.as_dict()) for task in tasks(data_folder())]
+    return {**new, "runs": [runs[name] for name in order if name in runs]}
+
+
+def write_down(results: dict[str, Any]) -> None:
+    """Results, tables and the figure."""
+    RESULTS.mkdir(exist_ok=True)
+    LATEST.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    title = "# Benchmarks\n\nWritten by `python -m benchmarks` (`make bench`).\n\n"
+    if grown := [run for run in results["runs"] if run["task"]["kind"] == "growth"]:
+        draw(grown, REPOSITORY / "docs" / "growth.svg")
+    (RESULTS / "README.md").write_text(title + render(results), encoding="utf-8")
+
+
 def main() -> None:
     wanted = set(sys.argv[1:])
     try:
         results = measure_all(wanted)
     except RuntimeError as error:
         sys.exit(str(error))
-    tables = render(results)
-    print(tables)
+    print(render(results))
     if wanted:
-        return
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "latest.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    title = "# Benchmarks\n\nWritten by `python -m benchmarks` (`make bench`).\n\n"
-    PARTIAL.unlink(missing_ok=True)
-    if grown := [run for run in results["runs"] if run["task"]["kind"] == "growth"]:
-        draw(grown, REPOSITORY / "docs" / "growth.svg")
-    (RESULTS / "README.md").write_text(title + tables, encoding="utf-8")
+        stored = json.loads(LATEST.read_text(encoding="utf-8")) if LATEST.is_file() else None
+        results = None if stored is None else updated(stored, results)
+    else:
+        PARTIAL.unlink(missing_ok=True)
+    if results is not None:
+        write_down(results)
 
 
 if __name__ == "__main__":
