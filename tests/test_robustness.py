@@ -60,6 +60,17 @@ def classifier(generator: Generator, *widths: int, activation: str = "relu") -> 
     return jb.from_layers(weights, biases, activation=activation)
 
 
+def test_pairs_of_layers_serve_euclidean_radii() -> None:
+    generator = torch.Generator().manual_seed(0)
+    graph = jb.from_layers([torch.randn(shape, generator=generator).double() for shape in ((8, 4), (8, 8), (3, 8))])
+    points = torch.randn(2, 4, generator=generator).double()
+    by_pairs, by_products = (
+        jb.robust_radius(graph, points, p=2, method=method, attack=None).radius
+        for method in (jb.SeqLip(), jb.AutoLip())
+    )
+    assert bool((by_pairs >= by_products * (1 - 1e-9)).all()) and bool((by_pairs > by_products).any())
+
+
 @pytest.mark.parametrize(("kind", "p"), [(kind, NORMS[k % 3]) for k, kind in enumerate(sorted(zoo.KINDS))])
 def test_no_sampled_point_within_the_radius_changes_the_decision(kind: str, p: float, generator: Generator) -> None:
     graph = zoo.KINDS[kind](generator)

@@ -27,6 +27,7 @@ from jacobound.rounding import inflate, up
 
 EXPONENTS = (2.0, math.inf, 1.0)
 PLENTY = 120.0  # seconds that must be left for the dearest certificates of norms
+PRODUCTS = 2e10  # of a certificate in a second on one core, about
 
 
 @dataclass(frozen=True)
@@ -104,13 +105,19 @@ class Sweeps:
         self._slopes = known.of_activations
         self._steepest = {node: self._largest(slope) for node, slope in self._slopes.items()}
         self._vectors = {node: _Changes.of(node, p, x) for node, x in known.of_arguments.items()}
-        self._work = MOST_WORK if budget.remaining > PLENTY else LITTLE_WORK
         self._norms: dict[tuple[bool, Node, Node], Tensor] = {}
         self.forward: dict[Node, Tensor] = {}
         for done, node in enumerate(graph.nodes):
             budget.tell(done, len(graph.nodes), "norms")
             self.forward[node] = self._forward(node)
         self.value = self._best()
+
+    def _work(self) -> int:
+        """Products that the next norm may take in the time that is left, in powers of two."""
+        left = self._budget.remaining
+        if left > PLENTY:
+            return MOST_WORK
+        return max(LITTLE_WORK, 1 << int(math.log2(max(1.0, left * PRODUCTS))))
 
     def _largest(self, slope: Interval) -> Tensor:
         """The steepest slope of an activation."""
@@ -153,7 +160,9 @@ class Sweeps:
         if not alone or any(chains is None for chains in alone.values()):
             return found
         sizes = [
-            up(linear_norm(chains, self.p, self._work) * self.forward[root]) for root, chains in alone.items() if chains
+            up(linear_norm(chains, self.p, self._work()) * self.forward[root])
+            for root, chains in alone.items()
+            if chains
         ]
         return torch.minimum(found, self._added(sizes))
 
@@ -192,11 +201,11 @@ class Sweeps:
         """Norm of what an affine node does with one of the nodes it reads."""
         chains = parts[root]
         if kept is not None:
-            rows = (operator_norm(chain[0], self.p, kept, self._work).to(self._one) for chain in chains)
+            rows = (operator_norm(chain[0], self.p, kept, self._work()).to(self._one) for chain in chains)
             return torch.minimum(self._added(rows), self._norm(node, root, parts))
         key = (parts is self._folding.parts.get(node), node, root)
         if key not in self._norms:
-            self._norms[key] = linear_norm(chains, self.p, self._work)
+            self._norms[key] = linear_norm(chains, self.p, self._work())
         return self._norms[key]
 
     def _best(self) -> Tensor:

@@ -129,7 +129,8 @@ class FromConstants:
     def __call__(self, which: Tensor, near: Tensor, far: Tensor, rows: Tensor) -> Bounds:
         margins = Margins(self.around, preactivation(self.method))(which, far, rows)
         constants = torch.full_like(margins, torch.inf)
-        norm = (self.around.balls.p, torch.inf)
+        p = self.around.balls.p
+        norm = (2.0, 2.0) if p == 2 else (p, torch.inf)  # of one number all norms are the same; SeqLip knows one
         for column, row in enumerate(rows.split(1)):
             target = self.around.graph.with_rows(self.around.rows[row.cpu()])
             for place in range(len(which)):
