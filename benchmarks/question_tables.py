@@ -21,7 +21,7 @@ l∞, the first images of the MNIST test set, all nine other classes as targets.
 RecurJac's authors certifies by Theorem 2 for three targets of each image (runner-up, random, least likely; one march
 with right end points, constant rule). `least` is the smallest ratio to it over images and those targets, `mean` the
 mean ratio. CPU seconds are those of all nine targets, as a share of what the reference takes for its three (with
-Fast-Lip), in the median over images; 0.2 at most is wanted. Ours were measured while the machine did other work.
+Fast-Lip), in the median over images; 0.2 at most is wanted.
 """
 DEFAULT = """## The default beside CROWN
 
@@ -29,8 +29,7 @@ DEFAULT = """## The default beside CROWN
 keeps the margin positive, in the mean over targets, for the nearest target (`untargeted`), and the least; and the same
 for RecurJac with the chord rule. `attacked` counts targets that projected gradient descent (random restarts in the
 certified ball) reached inside the certified radius. `certified / attack` is the median ratio of certified radius to the
-distance of the nearest adversarial point found, and its range over the targets. Each image had up to 150 s of
-wall-clock time on a busy machine; what counts are the CPU seconds.
+distance of the nearest adversarial point found, and its range over the targets. Each image had 60 s.
 """
 SIGNS = """## Signs of derivatives of ACAS Xu networks
 
