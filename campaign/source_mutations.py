@@ -58,7 +58,7 @@ ENDS = {"lower": "upper", "upper": "lower", "lower_slope": "upper_slope", "upper
         "lower_offset": "upper_offset", "upper_offset": "lower_offset"}  # fmt: skip
 # Arguments that are only asked for their dtype, device and shape, by position, so that either end will do.
 LIKE = {
-    **dict.fromkeys(("full_like", "zeros_like", "ones_like", "empty_like", "expand_as", "len"), 0),
+    **dict.fromkeys(("full_like", "zeros_like", "ones_like", "empty_like", "expand_as", "len", "whole"), 0),
     **dict.fromkeys(("number", "turn_ends", "extents", "zones", "exact_line", "float_ends", "curved", "signs"), 1),
     **dict.fromkeys(("gamma", "underflow", "unit_rows", "positions"), 1),
     "_image_at": 2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Generator, Tensor
 from exact import DTYPE_NAMES, DTYPES, random_floats, rationals
 from jacobound.activations import activation
 from jacobound.activations.lines import Lines, Slopes, _line_top, _tangent_top, enclosing_lines, shifted
-from jacobound.activations.pieces import derivative_range, evaluate, settled, turn_ends, value_range
+from jacobound.activations.pieces import derivative_range, evaluate, linear_piece, settled, turn_ends, value_range
 from jacobound.intervals import Interval
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
@@ -138,3 +139,17 @@ def test_crossed_and_damaged_intervals_are_not_settled() -> None:
     assert settled(activation("relu"), Interval(*ends)).tolist() == [True, False, False, False]
     point = torch.tensor([3.0], dtype=torch.float64)
     assert settled(activation("relu"), Interval(point, point)).all()
+
+
+@pytest.mark.parametrize(
+    ("slope", "offset"), [(2.0, 0.5), (0.1, 0.0), (0.0, -3.0), (Fraction(1, 6), 0.5), (1.0, Fraction(-1, 3))]
+)
+def test_linear_pieces_have_the_values_of_their_line(slope: float | Fraction, offset: float | Fraction) -> None:
+    z = torch.tensor([-7.0, -0.3, 0.0, 0.1, 2.0], dtype=torch.float64)
+    piece = linear_piece(slope, offset)
+    found, steepness = piece.value(Interval.exact(z)), piece.derivative(Interval.exact(z))
+    exact = [Fraction(slope) * Fraction(x) + Fraction(offset) for x in z.tolist()]
+    for low, high, value in zip(found.lower.tolist(), found.upper.tolist(), exact, strict=True):
+        assert Fraction(low) <= value <= Fraction(high)
+        assert high - low <= 1e-15 * (abs(float(value)) + 1)
+    assert steepness.contains(torch.full_like(z, float(slope))).all() and float(steepness.width.max()) <= 1e-16
