@@ -116,8 +116,8 @@ class March:
             reached[place] = torch.maximum(reached[place], torch.where(left[place] > 0, reach, 0.0))
             left[place] = torch.where(taken.unsqueeze(1), down(left[place] - up(constant * width)), left[place])
         lemma = torch.minimum(far, lasting_for(self._margin[place], constant))
-        fits = (self._margin[place] > 0) & (near == 0)  # the constant of increments from the centre
-        self.lemma[place] = torch.maximum(self.lemma[place], torch.where(fits, lemma, 0.0))
+        # The centre lies in every smaller ball, so these constants bound its own increments too.
+        self.lemma[place] = torch.maximum(self.lemma[place], torch.where(self._margin[place] > 0, lemma, 0.0))
         if self._joined:
             held = bounds.margin > 0
             self._best[place] = torch.maximum(self._best[place], bounds.margin)
