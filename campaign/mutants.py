@@ -2,7 +2,7 @@
 
 Tests are collected once, and a forked process meets each mistake in the code of its loaded functions. Mistakes in
 what is computed at import need fresh imports; those are made last, in the text. Survivors stay until a test kills
-them or ``survivors.toml`` says why they may live.
+them or a file in ``survivors`` says why they may live.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from campaign.source_mutations import Mutation, far_twin, mutations
 
 PATIENCE = 20.0  # seconds of tests against one mistake in one run; the next run goes on with the others
 A_DAY = 86400.0
-SURVIVORS = REPOSITORY / "campaign" / "survivors.toml"
+SURVIVORS = REPOSITORY / "campaign" / "survivors"
 
 
 def source_of(file: str, root: Path = REPOSITORY) -> Path:
@@ -72,12 +72,11 @@ class Pattern(str):
     __slots__ = ()
 
 
-def excuses(file: Path = SURVIVORS) -> dict[str, dict[str, tuple[str, str]]]:
+def excuses(folder: Path = SURVIVORS) -> dict[str, dict[str, tuple[str, str]]]:
     """For every source file the survivors that may live: name or `Pattern` -> (class, reason)."""
-    if not file.is_file():
-        return {}
     found: dict[str, dict[str, tuple[str, str]]] = {}
-    for group in tomllib.loads(file.read_text(encoding="utf-8"))["group"]:
+    texts = [file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.toml"))]
+    for group in (group for text in texts for group in tomllib.loads(text)["group"]):
         why = (group["class"], group["reason"])
         for source, names in group.get("mistakes", {}).items():
             found.setdefault(source, {}).update(dict.fromkeys(names, why))
@@ -142,7 +141,7 @@ def preload() -> None:
 def run(wanted: Sequence[str], results: Path, most: int | None = None, patience: float = PATIENCE) -> dict[str, Any]:
     """Judge the mistakes of some files (all when none is named); what is known of an unchanged function is kept.
 
-    Survivors meet the tests that they have not met yet, unless ``survivors.toml`` explains them.
+    Survivors meet the tests that they have not met yet, unless ``survivors`` explains them.
 
     Args:
         results: folder; one file for each source file.

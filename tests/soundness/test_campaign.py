@@ -213,12 +213,11 @@ def test_survivors_need_a_reason_and_reasons_a_survivor(tmp_path: Path) -> None:
     alive = {"killed": False, "line": 2, "left": 3, "fresh": False, "passed_fresh": []}
     mistakes = {"f: x -> y": killed, "f: y -> z": alive, "g: 1 -> 2": alive}
     results = {"a.py": {"planned": 4, "mistakes": mistakes}}
-    file = tmp_path / "survivors.toml"
-    assert mutants.excuses(file) == {}
-    file.write_text(
+    assert mutants.excuses(tmp_path) == {}
+    (tmp_path / "area.toml").write_text(
         '[[group]]\nclass = "tightness"\nreason = "slopes are free"\n[group.mistakes]\n"a.py" = ["f: y -> z"]\n'
     )
-    known = mutants.excuses(file)
+    known = mutants.excuses(tmp_path)
     assert report.unexcused(results, known) == ["a.py:2 g: 1 -> 2"]
     table = report.mutants_table({**results, "b.py": {"planned": 5, "mistakes": {}}}, known)
     assert "| `a.py` | 4 | 3 | 1 | 1 | 1 | 1 |" in table

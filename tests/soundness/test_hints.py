@@ -1,6 +1,6 @@
 """What only chooses may choose anything: bounds hold for whatever slopes, contacts, multipliers and guesses come.
 
-This is why mistakes in code that searches need not be noticed by tests of soundness (``campaign/survivors.toml``).
+This is why mistakes in code that searches need not be noticed by tests of soundness (``campaign/survivors``).
 """
 
 from __future__ import annotations
