@@ -38,7 +38,9 @@ def fixed(*slopes: Tensor) -> Interval:
 
 def core_of(graph: Graph, slopes: dict[Node, Interval]) -> UnstableCore:
     weights = defects._Backwards(graph, slopes, interval_adjoints(graph, slopes, {})).run()
-    return build_core(graph, slopes, weights)
+    core = build_core(graph, slopes, weights)
+    assert core is not None
+    return core
 
 
 def act(source: Node) -> Elementwise:

@@ -14,15 +14,16 @@ respect to that node (`defects`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
 
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
 from jacobound.intervals import Interval
-from jacobound.methods.base import flat_indices
+from jacobound.methods.base import Budget, flat_indices
 from jacobound.methods.tangents import (
     Neurons,
     Tangents,
@@ -34,6 +35,9 @@ from jacobound.methods.tangents import (
 )
 from jacobound.operators import positions
 from jacobound.rounding import inflate, rigorous, underflow, unit, up
+
+# Fewer vectors at a time gain little memory and lose the speed of matrix products.
+LEAST_COLUMNS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,67 +78,153 @@ def unstable_counts(graph: Graph, slopes: Mapping[Node, Interval]) -> Tensor:
     return torch.stack(counts).cpu() if counts else torch.zeros(0, 1, dtype=torch.int64)
 
 
-def core_bytes(graph: Graph, unstable: int) -> int:
-    """Upper estimate of the memory that the core of one set with so many unstable neurons needs, in bytes."""
-    columns = size(graph.input) + unstable
+def matrix_bytes(graph: Graph, unstable: int) -> int:
+    """Upper estimate of the memory of the matrices of one set with so many unstable neurons, in bytes."""
+    return unstable * (size(graph.input) + unstable // 2) * graph.example.element_size()
+
+
+def column_bytes(graph: Graph) -> int:
+    """Upper estimate of the memory that one vector needs on its way through the graph, in bytes."""
     widest = max((size(node) for node in graph.nodes if not isinstance(node, Input)), default=0)
-    matrices = unstable * (size(graph.input) + unstable // 2)
-    return (matrices + 3 * columns * widest) * graph.example.element_size()
+    return 3 * widest * graph.example.element_size()
 
 
-def build_core(graph: Graph, slopes: Mapping[Node, Interval], weights: Mapping[Node, Tensor]) -> UnstableCore:
+def core_bytes(graph: Graph, unstable: int, columns: float = inf) -> int:
+    """Upper estimate of the memory in bytes that the core of one set with so many unstable neurons needs.
+
+    Args:
+        columns: so many vectors at least go through the graph at a time; inf means all.
+    """
+    together = min(columns, size(graph.input) + unstable)
+    return matrix_bytes(graph, unstable) + int(together) * column_bytes(graph)
+
+
+def build_core(
+    graph: Graph, slopes: Mapping[Node, Interval], weights: Mapping[Node, Tensor], budget: Budget | None = None
+) -> UnstableCore | None:
     """Push unit tangents through the graph with the slopes of the stable neurons.
 
     Args:
         slopes: derivative range of every elementwise node, (N, *node shape).
         weights: bounds of the outputs' derivatives with respect to every node (`defects`), (N, outputs, *node shape):
             what a rounding defect there can do.
+        budget: vectors go through the graph in as few shares as fit its memory.
+
+    Returns:
+        None when time was over before the last share.
     """
-    return _Builder(graph, slopes, weights).build()
+    return _Builder(graph, slopes, weights, Budget() if budget is None else budget).build()
 
 
 class _Builder:
-    """The forward sweep; lives for one call."""
+    """Forward sweeps, each with a share of the columns; lives for one call."""
 
-    def __init__(self, graph: Graph, slopes: Mapping[Node, Interval], weights: Mapping[Node, Tensor]) -> None:
-        self._graph, self._slopes, self._weights = graph, slopes, weights
-        self._at: dict[Node, dict[Node, Tangents]] = {}
-        self._transfer: dict[tuple[Node, Node], Tensor] = {}
-        self._error: dict[Node, Tensor] = {}
+    def __init__(
+        self, graph: Graph, slopes: Mapping[Node, Interval], weights: Mapping[Node, Tensor], budget: Budget
+    ) -> None:
+        self._graph, self._slopes, self._weights, self._budget = graph, slopes, weights, budget
         self._unstable: dict[Node, Neurons] = {}
-
-    def build(self) -> UnstableCore:
-        graph = self._graph
-        unread = {node: len(readers) for node, readers in graph.consumers.items()}
         for node in graph.nodes:
-            if isinstance(node, Input):
-                self._start(node, node, Neurons(positions(size(node), graph.example), None))
-            elif isinstance(node, Affine):
-                self._through_affine(node)
-            elif isinstance(node, Elementwise):
-                self._through_elementwise(node)
-            for source in dict.fromkeys(node.sources):
-                unread[source] -= 1
-                if not unread[source]:
-                    self._at.pop(source)  # nobody needs these tangents any more
-        for start, tangents in self._at[graph.output].items():
-            self._transfer[graph.output, start] = tangents.on(None, size(graph.output))
-        blocks = tuple(node for node in graph.nodes if isinstance(node, Elementwise) and node in self._unstable)
-        core_slopes: dict[Node, Interval] = {block: self._slopes_of(block) for block in blocks}
-        return UnstableCore(graph, blocks, self._unstable, core_slopes, self._transfer, self._error)
+            if isinstance(node, Elementwise):
+                neurons = Neurons.of(is_unstable(slopes[node].map(lambda end: end.flatten(1))))
+                self._unstable |= {node: neurons} if len(neurons) else {}
+        self._starts = {graph.input: Neurons(positions(size(graph.input), graph.example), None), **self._unstable}
+
+    def build(self) -> UnstableCore | None:
+        transfer: dict[tuple[Node, Node], list[Tensor]] = {}
+        error: dict[Node, list[Tensor]] = {}
+        shares = list(self._shares())
+        for done, share in enumerate(shares):
+            if done and self._budget.is_over:
+                return None
+            self._budget.tell(done, len(shares), "unstable core")
+            sweep = _Sweep(self._graph, self._slopes, self._weights, self._unstable, share)
+            for path, matrix in sweep.transfer.items():
+                transfer.setdefault(path, []).append(matrix)
+            for start, price in sweep.error.items():
+                error.setdefault(start, []).append(price)
+        blocks = tuple(node for node in self._graph.nodes if isinstance(node, Elementwise) and node in self._unstable)
+        slopes: dict[Node, Interval] = {block: self._slopes_of(block) for block in blocks}
+        matrices = {path: _side_by_side(parts, 1) for path, parts in transfer.items()}
+        errors = {start: _side_by_side(parts, 2) for start, parts in error.items()}
+        return UnstableCore(self._graph, blocks, self._unstable, slopes, matrices, errors)
+
+    def _shares(self) -> Iterator[dict[Node, Neurons]]:
+        """All columns by their starts, in shares that go through the graph together."""
+        sets = max((len(slope.lower) for slope in self._slopes.values()), default=1)
+        neurons = sum(map(len, self._unstable.values()))
+        left = self._budget.memory // sets - matrix_bytes(self._graph, neurons)
+        room = most = max(LEAST_COLUMNS, left // max(1, column_bytes(self._graph)))
+        share: dict[Node, Neurons] = {}
+        for start, columns in self._starts.items():
+            first = 0
+            while first < len(columns):
+                taken = min(room, len(columns) - first)
+                share[start] = columns.part(slice(first, first + taken))
+                first, room = first + taken, room - taken
+                if not room:
+                    yield share
+                    share, room = {}, most
+        if share:
+            yield share
 
     def _slopes_of(self, block: Elementwise) -> Interval:
         chosen = self._unstable[block]
         return self._slopes[block].map(lambda end: chosen.pick(end.flatten(1)[:, chosen.union]))
 
-    def _start(self, node: Node, start: Node, neurons: Neurons) -> None:
+
+def _side_by_side(parts: list[Tensor], axis: int) -> Tensor:
+    """Columns of all shares; the only part is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
+
+
+class _Sweep:
+    """One forward sweep: where some columns of every start arrive, and what roundings on the way can do.
+
+    Attributes:
+        transfer, error: as in `UnstableCore`, for these columns.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        slopes: Mapping[Node, Interval],
+        weights: Mapping[Node, Tensor],
+        unstable: Mapping[Node, Neurons],
+        share: Mapping[Node, Neurons],
+    ) -> None:
+        self._graph, self._slopes, self._weights = graph, slopes, weights
+        self._unstable, self._share = unstable, share
+        self._at: dict[Node, dict[Node, Tangents]] = {node: {} for node in graph.nodes}
+        self.transfer: dict[tuple[Node, Node], Tensor] = {}
+        self.error: dict[Node, Tensor] = {}
+        self._run()
+
+    def _run(self) -> None:
+        graph = self._graph
+        unread = {node: len(readers) for node, readers in graph.consumers.items()}
+        for node in graph.nodes:
+            if isinstance(node, Affine):
+                self._through_affine(node)
+            elif isinstance(node, Elementwise):
+                self._through_elementwise(node)
+            if node in self._share:
+                self._start(node, self._share[node])
+            for source in dict.fromkeys(node.sources):
+                unread[source] -= 1
+                if not unread[source]:
+                    self._at.pop(source)  # nobody needs these tangents any more
+        for start, tangents in self._at[graph.output].items():
+            self.transfer[graph.output, start] = tangents.on(None, size(graph.output))
+
+    def _start(self, node: Node, neurons: Neurons) -> None:
         outputs = size(self._graph.output)
-        self._at.setdefault(node, {})[start] = Tangents.unit(neurons, self._graph.example)
-        self._error[start] = self._graph.example.new_zeros(1, outputs, len(neurons))
+        self._at[node][node] = Tangents.unit(neurons, self._graph.example)
+        self.error[node] = self._graph.example.new_zeros(1, outputs, len(neurons))
 
     def _pay(self, start: Node, price: Tensor, floor: Tensor | float) -> None:
         """Add to the error of a start's columns; `price` has shape (N, outputs, columns)."""
-        self._error[start] = up(self._error[start] + price + floor)
+        self.error[start] = up(self.error[start] + price + floor)
 
     def _pay_products(self, start: Node, weight: Tensor, values: Tensor) -> None:
         """Pay for one rounding of every entry of `values` (N, columns, entries), underflow included."""
@@ -156,6 +246,8 @@ class _Builder:
         needed = self._needed(node)
         sums: dict[Node, Tensor] = {}
         for operator, source in node.terms:
+            if not self._at[source]:
+                continue  # the columns of this share start later
             backward = operator.transpose()
             price = backward.slack(self._weights[node]).flatten(2)
             doubt = backward.uncertainty(self._weights[node])
@@ -179,14 +271,13 @@ class _Builder:
 
     def _through_elementwise(self, node: Elementwise) -> None:
         slope = self._slopes[node].map(lambda end: end.flatten(1))
-        unstable = Neurons.of(is_unstable(slope))
+        unstable = self._unstable.get(node)
         entries, steepness = passing(slope)
         same = bool((steepness == 1).all())
         inexact = not same and bool(((steepness != 0) & (steepness != 1)).any())
-        self._at[node] = {}
         for start, tangents in self._at[node.source].items():
-            if len(unstable):
-                self._transfer[node, start] = unstable.pick(tangents.on(unstable.union, size(node)))
+            if unstable is not None:
+                self.transfer[node, start] = unstable.pick(tangents.on(unstable.union, size(node)))
             if not len(entries):
                 continue
             values = tangents.on(entries, size(node))
@@ -194,6 +285,3 @@ class _Builder:
             if inexact:
                 self._pay_products(start, self._weights[node].flatten(2)[..., entries], values)
             self._at[node][start] = Tangents(entries, values, self._graph.example)
-        if len(unstable):
-            self._unstable[node] = unstable
-            self._start(node, node, unstable)

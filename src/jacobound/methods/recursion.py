@@ -18,7 +18,7 @@ from torch import Tensor
 from jacobound.graph import Elementwise, Graph, Node, size
 from jacobound.intervals import Interval, concatenated, interval_dot
 from jacobound.methods.base import Budget, Deferred, JacobianEnclosure, flat_indices
-from jacobound.methods.core import UnstableCore, build_core, core_bytes, unstable_counts
+from jacobound.methods.core import LEAST_COLUMNS, UnstableCore, build_core, core_bytes, matrix_bytes, unstable_counts
 from jacobound.methods.defects import defect_weights
 from jacobound.methods.fastlip import by_intervals, interval_adjoints
 from jacobound.methods.groups import grouped, joined, one_by_one, only
@@ -73,11 +73,14 @@ def _recur_together(
     """`recur` for sets whose lists of unstable neurons are padded to one length."""
     adjoints = interval_adjoints(graph, slopes, known)
     counts = unstable_counts(graph, slopes)
-    needed = counts.shape[1] * core_bytes(graph, int(counts.amax(1).sum()))
-    short_of = None if budget.fits(needed) else Status.MEMORY_LIMIT
-    if short_of or budget.is_over:
-        return by_intervals(graph, slopes, ranges, adjoints, short_of or Status.TIME_LIMIT)
-    core = build_core(graph, slopes, defect_weights(graph, slopes, adjoints))
+    needed = counts.shape[1] * core_bytes(graph, int(counts.amax(1).sum()), LEAST_COLUMNS)
+    if not budget.fits(needed):
+        return by_intervals(graph, slopes, ranges, adjoints, Status.MEMORY_LIMIT)
+    core = None
+    if not budget.is_over:
+        core = build_core(graph, slopes, defect_weights(graph, slopes, adjoints), budget)
+    if core is None:
+        return by_intervals(graph, slopes, ranges, adjoints, Status.TIME_LIMIT)
     recursion = Recursion(core, adjoints, relax, budget)
     recursion.run()
     entries = recursion.bound(graph.input)
@@ -86,6 +89,9 @@ def _recur_together(
         found: dict[Node, Interval] = {block: recursion.refined(block) for block in core.blocks}
         found[graph.input] = entries.map(lambda end: end.reshape(*end.shape[:2], *graph.in_shape))
         return interval_adjoints(graph, slopes, found)
+
+    if recursion.late:
+        return by_intervals(graph, slopes, ranges, refined(), Status.TIME_LIMIT)
 
     def across(directions: Tensor) -> Interval:
         def rows(merged: Graph, own: Mapping[Node, Interval]) -> Interval:
@@ -157,7 +163,11 @@ class Recursion:
         core: the multiplied-out network.
         adjoints: interval enclosures (N, outputs, *node shape) that every bound is intersected with.
         relax: how slope times derivative is bounded by lines.
-        budget: limits the memory of one chunk of columns.
+        budget: limits the memory of one chunk of columns, and the time: columns that come too late keep their
+            interval enclosures.
+
+    Attributes:
+        late: whether there were such columns.
     """
 
     def __init__(
@@ -169,8 +179,9 @@ class Recursion:
         self._lines: dict[Node, ProductLines] = {}
         self._weight: dict[Node, Tensor] = {}
         self._price: dict[Node, Tensor] = {}
+        self.late = False
         # What the core leaves of the memory, but never so little that columns go one by one.
-        taken = self._sets * core_bytes(core.graph, core.neurons)
+        taken = self._sets * matrix_bytes(core.graph, core.neurons)
         most = CHUNK if core.graph.device.type == "cpu" else budget.memory
         self._free = replace(budget, memory=max(1, min(most, max(budget.memory - taken, budget.memory // 4))))
         self._terms = core.neurons + size(core.graph.input) + len(core.blocks) + 4
@@ -212,6 +223,10 @@ class Recursion:
         each = 8 * self._sets * self._outputs * max(1, core.neurons + self._outputs) * core.graph.example.element_size()
         pieces = []
         for chunk in self._free.chunks(count, each):
+            if self._budget.is_over:
+                self.late = True
+                pieces.append(known.map(lambda end, rest=chunk.start: end[..., rest:]))
+                break
             first = {
                 target: matrix[:, chunk].unsqueeze(1)
                 for (target, source), matrix in core.transfer.items()
@@ -219,7 +234,8 @@ class Recursion:
             }
             pieces.append(self._push(first, price[..., chunk]))
             self._budget.tell(chunk.stop, count, "Jacobian columns")
-        return concatenated(pieces, 2).intersect(known)
+        sets = max(len(piece.lower) for piece in pieces)
+        return concatenated([piece.map(lambda end: end.expand(sets, -1, -1)) for piece in pieces], 2).intersect(known)
 
     def along(self, directions: Tensor) -> Interval:
         """Certified range of ``sum_k J[j, k] directions[n, j, k]``, one direction per set and output, (N, outputs)."""

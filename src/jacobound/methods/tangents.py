@@ -47,6 +47,12 @@ class Neurons:
         """Length of the lists, padding included."""
         return len(self.union) if self.place is None else self.place.shape[1]
 
+    def part(self, some: slice) -> Neurons:
+        """Those at some positions of every list."""
+        if self.place is None:
+            return Neurons(self.union[some], None)
+        return Neurons(self.union, self.place[:, some])
+
     def entries(self, outside: int) -> Tensor:
         """Flat entries (N, m), `outside` for padding."""
         if self.place is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 
 import torch
@@ -27,6 +27,7 @@ from jacobound.questions.common import (
     runs,
 )
 from jacobound.questions.evaluators import Around, FromConstants, FromJacobian, Margins
+from jacobound.questions.global_constants import Known, by_global_constants
 from jacobound.questions.marching import March, march
 from jacobound.questions.margins import Decisions, Labels, decisions
 from jacobound.regions import Balls, Points
@@ -35,7 +36,7 @@ from jacobound.results import Provenance, Result, Status
 Method = OutputMethod | JacobianMethod | LipschitzMethod
 
 RANGES, THEOREM, LEMMA, JOINED = "output bounds", "Theorem 2", "Lemma 1", "Theorem 2 from output bounds"
-CERTIFICATES = "certificates of increments"
+CERTIFICATES, GLOBAL = "certificates of increments", "global constants"
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +143,8 @@ def robust_radius(
         targets: classes that must not be reached: (k,) for all points or (*batch, k); None for all others.
         method: an output method such as `CROWN()` (largest ball over which the margins are positive), a Jacobian
             method such as `RecurJac()`, or a Lipschitz method such as `LipSDP()` (Lemma 1 and the integral of Theorem
-            2 of RecurJac with its constants); None for the maximum of CROWN, RecurJac, both together, and
-            semidefinite certificates of increments.
+            2 of RecurJac with its constants); None for the maximum of CROWN, RecurJac, both together,
+            products of norms over the whole space, and semidefinite certificates of increments.
         budget: time, memory and progress, for all points together.
         clip: (low, high): only points of this box count. x must lie in it.
         steps: about how many constants the integral takes; more are tighter and dearer.
@@ -178,6 +179,7 @@ class _Search:
     largest: float
     seconds: float
     budget: Budget
+    constants: Known = field(default_factory=dict)
 
     def answer(
         self,
@@ -247,6 +249,7 @@ class _Search:
         found = {LEMMA: state.lemma, THEOREM: state.theorem}
         if joined:
             found |= {JOINED: state.combined, RANGES: self._by_ranges(Margins(around, CROWN()), start.margin, state)}
+            found[GLOBAL] = by_global_constants(around, start.margin, self.largest, self.constants)
             reached = torch.stack(list(found.values())).amax(0)
             found[CERTIFICATES] = refined(around, start.margin, reached, self.seconds, self.largest)
         return start.margin, found
