@@ -32,8 +32,7 @@ def by_global_constants(around: Around, margin: Tensor, largest: float, known: K
     key = around.rows.cpu().numpy().tobytes()
     if key not in known:
         known[key] = torch.stack([_constant(around, row) for row in around.rows.split(1)])
-    safe = torch.where(margin > 0, down(margin / known[key].to(margin.device)), 0.0)
-    return safe.nan_to_num(nan=0.0).clamp(0.0, largest)
+    return down(margin / known[key].to(margin.device)).nan_to_num(nan=0.0).clamp(0.0, largest)
 
 
 def _constant(around: Around, row: Tensor) -> Tensor:
@@ -42,7 +41,6 @@ def _constant(around: Around, row: Tensor) -> Tensor:
     domain = WholeSpace().domains(target)[0][:1]
     try:
         # The dual of l_p is the only norm of one number, so (p, p) is as good as any other pair.
-        found = AutoLip().constant(target, domain, (p, p), around.budget)
+        return AutoLip().constant(target, domain, (p, p), around.budget).value.to("cpu", torch.float64)
     except (InvalidRegionError, UnsupportedOpError):
         return torch.tensor(inf, dtype=torch.float64)
-    return found.value.to("cpu", torch.float64) if found.status.certified else torch.tensor(inf, dtype=torch.float64)
