@@ -40,10 +40,11 @@ def test_global_constants_win_where_layers_keep_lengths(generator: Generator) ->
     graph = jb.from_layers([*turns, torch.eye(3, 40)], [torch.zeros(40)] * 5 + [torch.tensor([2.0, 0.0, -1.0])])
     point = torch.zeros(40, dtype=torch.float64)
     found = jb.robust_radius(graph, point, p=2.0, attack=QUICK, seconds=0.0)
-    assert torch.allclose(
-        found.details["global constants"], torch.tensor([2.0, 3.0]).double() / math.sqrt(2), rtol=1e-6
-    )
+    exact = torch.tensor([2.0, 3.0], dtype=torch.float64) / math.sqrt(2)
+    assert torch.allclose(found.details["global constants"], exact, rtol=1e-6)
     assert set(found.method) == {"global constants"} and (found.radius <= found.attack_radius).all()
+    cube = jb.robust_radius(graph, point, p=math.inf, attack=None, seconds=0.0)
+    assert (cube.details["global constants"] >= exact / math.sqrt(40) * (1 - 1e-6)).all()
     capped = jb.robust_radius(graph, point, p=2.0, attack=None, seconds=0.0, largest=0.5)
     assert (capped.details["global constants"] == 0.5).all()
     wrong = jb.robust_radius(graph, point, label=1, p=2.0, attack=None, seconds=0.0)
