@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 REPETITIONS = 7
 FEWEST = 3  # repetitions of calls that take long
 LONG = 30.0  # seconds after which no more than the fewest are made
+ENDLESS = 60.0  # seconds of a call that is made only once
 GEMM_SIZE = 2000
 DEMO = "demo"
 
