@@ -20,8 +20,8 @@ def render(results: Results) -> str:
     parts = [
         f"Measured on {machine['cpu']} ({machine['cores']} cores, {machine['simd']}), Python {machine['python']}, "
         f"torch {machine['torch']}, float64, {results['date']}. Every measurement ran in a process of its own; times "
-        f"are medians of {results['repetitions']} calls after a first one ({FEWEST} or more where one takes long, one where it takes a minute). CPU "
-        "seconds count all threads. "
+        f"are medians of {results['repetitions']} calls after a first one ({FEWEST} or more where one takes long, the "
+        "first one itself where it takes a minute). CPU seconds count all threads. "
         f"Load of the machine when the run began: {machine['load']:.1f}."
     ]
     if not results["with_data"]:
