@@ -127,6 +127,7 @@ TESTS = (
     "tests/test_tightness.py",
     "tests/test_linear_maps.py",
     "tests/test_norms.py",
+    "tests/test_norm_parts.py",
     "tests/test_circulant.py",
     "tests/test_autolip.py",
     "tests/test_seqlip.py",

@@ -239,8 +239,6 @@ def _root(x: Tensor) -> Tensor:
 
 def _spectral(operator: LinearOperator, most_work: int) -> Tensor:
     """Spectral norm of an operator that is no data movement."""
-    if isinstance(operator, Convolution) and operator.adjoint:
-        operator = operator.transpose()
     linear = LinearMap(((operator,),))
     rows, columns = largest_sums(linear)
     mixed = mixed_norm(rows, columns)
@@ -358,7 +356,7 @@ def _merged_convolution(chain: Chain) -> tuple[Convolution, Tensor] | None:
         by_rows = (k > places[0]) != convolution.adjoint
         kernel = kernel * channels.map(lambda end, by_rows=by_rows: _along_kernel(end, convolution, by_rows))
     middle, radius = kernel.midpoint_and_radius()
-    if not (torch.isfinite(middle).all() and torch.isfinite(radius).all()):
+    if not bool(torch.isfinite(radius).all()):
         return None
     rows, columns = largest_sums(LinearMap(((replace(convolution, weight=radius),),)))
     return replace(convolution, weight=middle), mixed_norm(rows, columns)
