@@ -53,6 +53,8 @@ def test_other_exponents_are_refused(p: float) -> None:
         norms_of_rows(operator, p, torch.ones(1, 2, dtype=torch.bool))
     with pytest.raises(ShapeError, match="p = 1, 2 and inf"):
         linear_norm([(operator,)], p)
+    with pytest.raises(ShapeError, match="p = 1, 2 and inf"):
+        linear_norm([], p)
 
 
 def test_norms_without_rounding_are_not_remembered_as_certified() -> None:

@@ -17,10 +17,11 @@ convolution falls into one block for every coarse frequency v in 0, ..., P - 1: 
 of a block. A real kernel has ``K^(-w) = conj K^(w)``: half of the blocks suffice. An axis with k = 1 has equal blocks.
 
 **Rounding.** Real and imaginary parts are classical sums of T products (T taps of the whole kernel) with a table of
-cosines and sines that is off by 2^-53 at most, so each is off by at most ``(gamma_T + 2^-52) sum_t |K[t]|``. Together
-they change the norm of a block by at most the Frobenius norm of that, which is added. The computed block X is then an
-exact matrix of floats, and its norm is that of the real matrix ``[[Re X, -Im X], [Im X, Re X]]``: complex arithmetic
-is never used, and `block_norms.largest_norm` proves the bound in real arithmetic.
+cosines and sines that is off by 2^-53 at most, so each is off by at most ``(gamma_T + 2^-52) sum_t |K[t]|``, for which
+gamma_(T+2) stands. Together they change the norm of a block by at most the Frobenius norm of that, which is added. The
+computed block X is then an exact matrix of floats, and its norm is that of the real matrix
+``[[Re X, -Im X], [Im X, Re X]]``: complex arithmetic is never used, and `block_norms.largest_norm` proves the bound in
+real arithmetic.
 
 Sources: Sedghi, Gupta and Long, "The singular values of convolutional layers" (ICLR 2019) for circular convolutions
 of stride 1; embedding, strides and rounding as derived above.
@@ -39,12 +40,11 @@ from torch import Tensor
 from jacobound.block_norms import Family, largest_norm
 from jacobound.convolution import Convolution
 from jacobound.linalg import vector_norm_upper
-from jacobound.rounding import gamma, inflate, rigorous, underflow, up
+from jacobound.rounding import gamma, inflate, underflow, up
 
 # Products that one certificate may take; about a minute on one core.
 MOST_WORK = 1 << 39
 GRIDS = 3  # circles that are tried: every admissible length gives a bound
-ROOT_ERROR = 2.0**-53
 _BITS = 192
 
 
@@ -60,7 +60,7 @@ def circulant_norm(convolution: Convolution, ceiling: float = inf, most_work: in
         most_work: certificates that take more products are left out; +inf when all are.
     """
     weight = convolution.weight.detach()
-    if weight.numel() == 0 or not bool(weight.any()):
+    if not bool(weight.any()):
         return weight.new_zeros(())
     if not bool(torch.isfinite(weight).all()):
         return weight.new_tensor(inf)
@@ -118,7 +118,7 @@ class _Torus:
         # The norm squared is at most the largest row sum times the largest column sum; the columns of all aliases.
         sums = (sizes.sum((2, 3)).amax(), sizes.sum((1, 3)).amax(), sizes.new_tensor(float(self.aliases)))
         exponents = sum(int(torch.frexp(total)[1]) for total in sums)
-        return 2.0 ** min(max(exponents // 2 + 2, -1000), 1020)
+        return 2.0 ** min(max(exponents // 2 + 1, -1000), 1020)
 
     @cached_property
     def aliases(self) -> int:
@@ -140,9 +140,7 @@ class _Torus:
         """Numbers j of roots: shape (half of the coarse frequencies, aliases, taps)."""
         kernel = self.convolution.weight.shape[2:]
         axes = len(kernel)
-        total = torch.zeros((1,) * (3 * axes), dtype=torch.int64)
-        number = torch.zeros((1,) * axes, dtype=torch.int64)
-        mirror = number
+        total = number = mirror = torch.zeros((), dtype=torch.int64)
         for axis, (length, taps) in enumerate(zip(self.lengths, kernel, strict=True)):
             stride, dilation = self.convolution.stride[axis], self.convolution.dilation[axis]
             period = length // stride
@@ -186,15 +184,15 @@ class _Torus:
         if 1 in real.shape[1:]:
             return torch.cat((real.flatten(1), imaginary.flatten(1)), 1).unsqueeze(1)
         if real.shape[1] > real.shape[2]:
-            real, imaginary = real.mT, -imaginary.mT
+            real, imaginary = real.mT, imaginary.mT  # the transposed block has the same norm
         return torch.cat((torch.cat((real, -imaginary), 2), torch.cat((imaginary, real), 2)), 1)
 
     @cached_property
     def missed(self) -> Tensor:
         """How far a real or imaginary part of `_matrices` may be from the exact block, shape (groups, out, in)."""
         taps = self.kernels.shape[3]
-        rate = gamma(taps + 4, self.kernels) + (4 * ROOT_ERROR if rigorous() else 0.0)
-        return inflate(inflate(self.kernels.abs().sum(3), taps) * rate, 2) + underflow(taps, self.kernels)
+        sizes = inflate(self.kernels.abs().sum(3), taps)
+        return inflate(sizes * gamma(taps + 2, self.kernels), 2) + underflow(taps, self.kernels)
 
     def norm(self, ceiling: float) -> Tensor:
         """Certified upper bound; +inf when it cannot be below the ceiling."""

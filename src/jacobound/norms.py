@@ -319,7 +319,7 @@ def _of_rows(operator: LinearOperator, p: float, kept: Tensor, most_work: int) -
 def _without_ends(chain: Chain) -> Chain:
     """A single chain without what changes no norm at its ends: reshapes, permutations, padding with zeros."""
     first, last = 0, len(chain)
-    while last - first > 1 and _keeps_lengths(chain[last - 1]):
+    while last > 1 and _keeps_lengths(chain[last - 1]):
         last -= 1
     while last - first > 1 and _keeps_lengths(chain[first].transpose()):
         first += 1
