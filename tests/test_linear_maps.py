@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from flint import fmpq, fmpq_mat
 from torch import Generator, Tensor
 
-from exact import DTYPE_NAMES, DTYPES, outside, random_floats, rational, rational_matrix, rationals
+from exact import (
+    DTYPE_NAMES,
+    DTYPES,
+    at_least,
+    bounds_spectral_norm,
+    outside,
+    random_floats,
+    rational,
+    rational_matrix,
+    rationals,
+)
 from jacobound import linear_maps
-from jacobound.linear_maps import LinearMap
+from jacobound.errors import ShapeError
+from jacobound.linear_maps import LinearMap, column_norm, doubt_norm, gram_norm, largest_sums, mixed_norm
 from jacobound.operator_kinds import Dense, Identity, Scale
 from jacobound.operators import LinearOperator
-from jacobound.rounding import gamma
+from jacobound.rounding import gamma, unrounded
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
 
@@ -109,3 +122,183 @@ def test_a_proved_norm_covers_the_error_of_its_gram_matrix(error: float) -> None
         found = linear_maps._proved(gram.clone(), estimate, torch.tensor(error, dtype=torch.float64))
         assert rational(float(found)) ** 2 >= fmpq(1, 4) + rational(error)
         assert float(found) ** 2 <= (0.25 + error) * 9
+
+
+# --- counts by hand ---------------------------------------------------------------------------------------------------
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def number(x: float) -> Tensor:
+    return torch.tensor(x, dtype=torch.float64)
+
+
+def test_work_and_roundings_are_counted() -> None:
+    like, square = number(0.0), Dense(normal(5, 5))
+    wide, tall = LinearMap(((Dense(normal(4, 6)),),)), LinearMap(((Dense(normal(6, 4)),),))
+    both = LinearMap(((Identity((5,), (5,), like),), (square,)))
+    chain = LinearMap(((Dense(normal(3, 5)), Dense(normal(4, 3))),))
+    assert [linear.work for linear in (wide, tall, both, chain)] == [4 * 7, 6 * 5, 5 + 5 * 6, 3 * 6 + 4 * 4]
+    assert wide.gram_work == tall.gram_work == 4 * (4 * 7) + 4**3 // 3
+    assert both.gram_work == 5 * (35 + 35) + 5**3 // 3
+    assert chain.gram_work == 4 * (3 * 5 + 5 * 4 + 34) + 4**3 // 3  # its adjoint goes forth
+    assert [linear.roundings for linear in (wide, both, chain)] == [7 + 1, 6 + 2, 6 + 4 + 1]
+
+
+def test_chains_must_fit() -> None:
+    one, two = Dense(normal(3, 4)), Dense(normal(4, 3))
+    with pytest.raises(ShapeError, match="can not be followed"):
+        LinearMap(((one, one),))
+    for other in (two, Dense(normal(3, 5)), Dense(normal(5, 4))):
+        with pytest.raises(ShapeError, match="can not be added"):
+            LinearMap(((one,), (other,)))
+    linear = LinearMap(((one, two), (two.transpose(), one.transpose())))
+    assert (linear.in_shape, linear.out_shape, linear.in_size, linear.out_size) == ((4,), (4,), 4, 4)
+    assert linear.transposed.transposed is linear
+    x = normal(2, 4)
+    expected = x @ (two.weight @ one.weight + one.weight.T @ two.weight.T).T
+    assert torch.allclose(linear.apply(x), expected, rtol=1e-14)
+
+
+def test_columns_come_in_any_number_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = Dense(normal(3, 7)), Dense(normal(2, 3))
+    linear = LinearMap(((one, two), (Dense(normal(2, 7, seed=1)),)))
+    matrix = two.weight @ one.weight + normal(2, 7, seed=1)
+    for entries, sizes in ((1, [1] * 7), (10 * 3, [3, 3, 1]), (10**6, [7])):
+        monkeypatch.setattr(linear_maps, "CHUNK_ENTRIES", entries)
+        found = list(linear.unit_images())
+        assert [len(image) for _, image in found] == sizes
+        for part, image in found:
+            assert torch.allclose(image, matrix.T[part], rtol=1e-14)
+
+
+def test_powers_of_two_lie_above() -> None:
+    for size, power in ((1.0, 2.0), (0.75, 1.0), (0.5, 1.0), (3.0, 4.0), (1e308, 2.0**1020), (5e-324, 2.0**-1073)):
+        assert linear_maps.power_of_two_above(size) == power
+
+
+# --- norms from both sides --------------------------------------------------------------------------------------------
+
+
+def test_mixed_norms_are_rounded_up() -> None:
+    for k in range(100):
+        rows, columns = normal(2, seed=k).abs().mul(10.0 ** (k % 7)).unbind()
+        found, truth = rational(float(mixed_norm(rows, columns))), rational(float(rows)) * rational(float(columns))
+        assert truth <= found**2 <= truth * (1 + fmpq(1, 10**14))
+
+
+def test_largest_sums_are_rounded_up(seed: int) -> None:
+    for k in range(20):
+        one, two = Dense(normal(3, 4, seed=20 * seed + k)), Dense(normal(2, 3, seed=k + 70))
+        for linear, matrix in (
+            (LinearMap(((one,),)), rational_matrix(one.weight.abs())),
+            (LinearMap(((one, two),)), rational_matrix(two.weight.abs()) * rational_matrix(one.weight.abs())),
+        ):
+            rows = max(sum(row, fmpq(0)) for row in matrix.table())
+            columns = max(sum(row, fmpq(0)) for row in matrix.transpose().table())
+            for found, truth in zip(largest_sums(linear), (rows, columns), strict=True):
+                assert truth <= rational(float(found)) <= truth * (1 + fmpq(1, 10**13))
+    empty = LinearMap(((Identity((0,), (0,), number(0.0)),),))
+    assert [float(x) for x in largest_sums(empty)] == [0, 0]
+
+
+def test_column_norms_of_sums_that_cancel_hold_and_are_tight(seed: int) -> None:
+    """What remains of large numbers is bounded up to the rounding of those."""
+    for size in (1.0, 1e6):
+        for k in range(10):
+            inner = size * torch.ones(4, 4, dtype=torch.float64) + normal(4, 4, seed=k)
+            first = normal(4, 4, seed=50 * seed + k + 1)
+            chains = ((Dense(first), Dense(inner)), (Dense(-(inner @ first)),))
+            exact = rational_matrix(inner) * rational_matrix(first) - rational_matrix(inner @ first)
+            truth = max(sum(map(abs, row), fmpq(0)) for row in exact.transpose().table())
+            found = float(column_norm(LinearMap(chains)))
+            assert at_least(found, truth)
+            assert found <= 1e-12 * size
+            halved = LinearMap((chains[0], (Dense(-0.5 * (inner @ first)),)))
+            exact = rational_matrix(inner) * rational_matrix(first) - rational_matrix(0.5 * (inner @ first))
+            truth = max(sum(map(abs, row), fmpq(0)) for row in exact.transpose().table())
+            found = rational(float(column_norm(halved)))
+            assert truth <= found <= truth * (1 + fmpq(1, 10**9))
+
+
+def test_long_products_of_columns_are_paid_for() -> None:
+    """Small numbers that are lost beside a large one, which then cancels."""
+    row = torch.full((1, 4001), 2.0**-54, dtype=torch.float64)
+    row[0, 0] = 1.0
+    ones = torch.ones(4001, 1, dtype=torch.float64)
+    linear = LinearMap(((Dense(ones), Dense(row)), (Dense(-torch.ones(1, 1, dtype=torch.float64)),)))
+    assert at_least(float(column_norm(linear)), 4000 * rational(2.0**-54))
+    assert float(column_norm(linear)) <= 1e-11
+    assert at_least(float(gram_norm(linear, number(2.0))), 4000 * rational(2.0**-54))
+
+
+def test_uncertain_weights_are_added_to_what_remains() -> None:
+    radius = torch.tensor([0.25, 0.5, 0.125], dtype=torch.float64)
+    exact, doubtful = Scale(torch.ones(3).double()), Scale(-torch.ones(3).double(), radius)
+    linear = LinearMap(((exact,), (doubtful,)))
+    assert not linear.is_exact
+    assert LinearMap(((exact,),)).is_exact
+    for found in (column_norm(linear), doubt_norm(linear), gram_norm(linear, number(2.0))):
+        assert 0.5 <= float(found) <= 0.5 + 1e-5
+    rotated = LinearMap(((doubtful, Dense(torch.tensor([[3.0, 4.0, 0.0]]).double())),))  # rows and columns differ
+    assert 2.75 <= float(largest_sums(rotated)[0] - 7) <= 2.75 + 1e-12
+    truth = math.sqrt(2.75 * 2.0)
+    assert truth <= float(doubt_norm(rotated)) <= truth * (1 + 1e-13)
+
+
+def test_spectral_norms_hold_over_the_rationals_and_are_tight(seed: int) -> None:
+    """Of either shape, of products, and of sizes far from one."""
+    for k, (rows, columns) in enumerate(((3, 5), (5, 3), (4, 4))):
+        one, two = normal(rows, columns, seed=seed + k), normal(columns, rows, seed=seed + k + 9)
+        for size in (1.0, 1e-100, 1e100):
+            first = Dense(size * one)
+            for chains, exact, plain in (
+                (((first,),), rational_matrix(size * one), one),
+                (((first, Dense(two)),), rational_matrix(two) * rational_matrix(size * one), two @ one),
+            ):
+                linear = LinearMap(chains)
+                truth = float(torch.linalg.matrix_norm(plain, 2)) * size
+                for looser in (1.0, 7.0):
+                    found = float(gram_norm(linear, mixed_norm(*largest_sums(linear)) * looser))
+                    assert bounds_spectral_norm(exact, found)
+                    assert found <= truth * (1 + 1e-9)
+                with unrounded():
+                    assert float(gram_norm(linear, number(truth))) == pytest.approx(truth, rel=1e-12)
+
+
+def test_numbers_that_overflow_prove_nothing() -> None:
+    for value in (math.inf, math.nan):
+        weight = normal(3, 3)
+        weight[1, 2] = value
+        assert float(gram_norm(LinearMap(((Dense(weight),),)), number(1.0))) == math.inf
+    huge = Dense(1e200 * normal(3, 3))
+    assert float(gram_norm(LinearMap(((huge, huge),)), number(1.0))) == math.inf
+
+
+@pytest.mark.parametrize("order", [3, 193, 300])
+def test_estimates_start_the_proof_near_the_norm(order: int) -> None:
+    """By all eigenvalues, by a Lanczos iteration with the Gram matrix, and with the map."""
+    spectrum = torch.linspace(0.1, 1.0, order, dtype=torch.float64)
+    scale = LinearMap(((Scale(3 * spectrum),),))
+    dense = LinearMap(((Dense(torch.diag(3 * spectrum)),),))
+    for linear in (scale, dense):
+        found = linear_maps.gram_estimate(linear, torch.diag((3 / 4 * spectrum).square()), 4.0)
+        assert found == pytest.approx(0.75, rel=1e-6)
+        assert 3 <= float(gram_norm(linear, number(3.5))) <= 3 * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("error", [0.0, 1e-3])
+def test_what_a_gram_matrix_proves_is_nearly_its_norm(error: float) -> None:
+    for entry in (0.81, 0.25, 1e-3):
+        gram = torch.diag(torch.tensor([entry, entry / 2], dtype=torch.float64))
+        found = linear_maps._proved(gram, math.sqrt(entry), number(error))
+        assert rational(float(found)) ** 2 >= rational(entry) + rational(error)
+        if error == 0:
+            assert float(found) <= math.sqrt(entry) * (1 + 1e-10)
+    assert float(linear_maps._proved(torch.eye(2).double() * 4, 2.0, number(0.0))) == math.inf
+    assert float(linear_maps._proved(torch.eye(2).double() * 0.25, 0.1, number(0.0))) == math.inf
+    broken = torch.eye(2).double() * 0.25
+    broken[1, 0] = math.nan
+    assert float(linear_maps._proved(broken, 0.5, number(0.0))) == math.inf

@@ -1,0 +1,144 @@
+"""The largest norm in a family of matrices: what is proved, from both sides, and what is not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from flint import fmpq
+from torch import Generator, Tensor
+
+from exact import bounds_spectral_norm, rational, rational_matrix
+from jacobound import block_norms
+from jacobound.block_norms import Family, _definite, gram, largest_norm
+from jacobound.rounding import unrounded
+
+BELOW = 1 - 1e-13  # what a singular value of torch may be off by
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def number(x: float) -> Tensor:
+    return torch.tensor(x, dtype=torch.float64)
+
+
+def family(matrices: Tensor) -> Family:
+    return Family(*matrices.shape, lambda numbers: matrices[numbers])
+
+
+def test_work_is_that_of_gram_matrices_and_factors() -> None:
+    assert Family(5, 6, 7, lambda numbers: numbers).work == 5 * 36 * (7 + 2)
+
+
+def test_norms_of_families_hold_over_the_rationals(seed: int) -> None:
+    """The matrix with the largest norm, wherever it stands."""
+    for k in range(10):
+        matrices = 0.1 * normal(7, 3, 4, seed=10 * seed + k)
+        truths = torch.linalg.matrix_norm(matrices, 2)
+        for count in (1, 2, 7):
+            found = float(largest_norm(family(matrices[:count])))
+            assert all(bounds_spectral_norm(rational_matrix(matrix), found) for matrix in matrices[:count])
+            assert found <= float(truths[:count].max()) * (1 + 1e-12)
+        with unrounded():
+            assert float(largest_norm(family(matrices))) == float(truths.max())
+
+
+def test_families_of_rows_have_the_norms_of_vectors() -> None:
+    rows = 0.3 * normal(20, 1, 5)
+    found = float(largest_norm(family(rows)))
+    largest = max(sum((x**2 for x in rational_matrix(row.T).entries()), fmpq(0)) for row in rows)
+    assert largest <= rational(found) ** 2 <= largest * (1 + fmpq(1, 10**13))
+
+
+def test_one_matrix_that_is_no_number_unbounds_all() -> None:
+    for value in (math.nan, math.inf):
+        matrices = 0.1 * normal(4, 2, 3)
+        matrices[2, 1, 0] = value
+        assert float(largest_norm(family(matrices))) == math.inf
+
+
+def test_the_ceiling_is_not_part_of_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrices = 0.1 * normal(30, 3, 4)
+    found = float(largest_norm(family(matrices)))
+    assert float(largest_norm(family(matrices), found * (1 + 1e-9))) == found
+    assert float(largest_norm(family(matrices), found)) == math.inf
+    monkeypatch.setattr(block_norms, "_definite", lambda *_: pytest.fail("above the ceiling nothing is worth a proof"))
+    assert float(largest_norm(family(matrices), found * 0.9)) == math.inf
+
+
+def test_many_at_a_time_or_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrices = 0.1 * normal(30, 3, 4)
+    found = float(largest_norm(family(matrices)))
+    monkeypatch.setattr(block_norms, "CHUNK_ENTRIES", 1)
+    assert family(matrices).step == 1
+    assert float(largest_norm(family(matrices))) == pytest.approx(found, rel=1e-12)
+    monkeypatch.setattr(block_norms, "CHUNK_ENTRIES", 3 * (4 + 6) * 7)
+    assert family(matrices).step == 7
+
+
+def test_nothing_is_proved_where_the_search_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def refused(grams: Tensor, bound: Tensor, *_: object) -> Tensor:
+        tried.append(float(bound))
+        return torch.zeros(len(grams), dtype=torch.bool)
+
+    monkeypatch.setattr(block_norms, "_definite", refused)
+    assert float(largest_norm(family(0.1 * normal(3, 2, 2)))) == math.inf
+    assert tried == sorted(tried)
+    assert 1.001 < tried[-1] / tried[0] < 1.01
+
+
+def definite(gram_entry: float, square: fmpq, frobenius: float = 0.0, terms: int = 0) -> bool:
+    """Whether a root of `square`, not rounded up, is proved to bound a single entry."""
+    bound = math.sqrt(float(square.p) / float(square.q))
+    while rational(bound) ** 2 > square:
+        bound = math.nextafter(bound, 0)
+    grams = torch.full((1, 1, 1), gram_entry, dtype=torch.float64)
+    return bool(_definite(grams, number(bound), torch.tensor([frobenius]).double(), terms))
+
+
+@pytest.mark.parametrize("terms", [10, 1000, 100000])
+@pytest.mark.parametrize("frobenius", [0.5, 1.0, 40.0])
+def test_the_error_of_gram_matrices_is_paid_for(terms: int, frobenius: float) -> None:
+    """gamma times the square of the Frobenius norm, and not much more."""
+    unit = fmpq(1, 2**53)
+    lost = terms * unit / (1 - terms * unit) * rational(frobenius) ** 2
+    entry = rational(0.25)
+    assert not definite(0.25, entry + lost, frobenius, terms)
+    assert definite(0.25, entry + lost * (1 + fmpq(3, terms)) + fmpq(1, 10**14), frobenius, terms)
+
+
+def test_a_single_entry_is_proved_from_just_above() -> None:
+    """No float whose square is smaller passes, and one that is larger by some units does."""
+    for k in range(200):
+        entry = float(normal(1, seed=k).abs().clamp(0.01, 0.9))
+        assert not definite(entry, rational(entry))
+        assert definite(entry, rational(entry) * (1 + fmpq(32, 2**53)))
+
+
+def test_what_vanishes_in_a_gram_matrix_is_paid_for() -> None:
+    tiny = fmpq(1, 2**1022)
+    assert not definite(0.0, 1000 * tiny, 0.0, 1000)
+    assert definite(0.0, 10**5 * tiny, 0.0, 1000)
+    assert definite(0.0, 10**4 * tiny, 0.0, 10)
+
+
+def test_larger_numbers_are_not_trusted() -> None:
+    """The scale of a family keeps norms below 1; beyond the square root of 2 nothing is said."""
+    grams = torch.full((2, 1, 1), 0.25, dtype=torch.float64)
+    assert _definite(grams, number(1.4), torch.zeros(2).double(), 1).tolist() == [True, True]
+    assert _definite(grams, number(1.5), torch.zeros(2).double(), 1).tolist() == [False, False]
+    assert _definite(grams, number(math.nan), torch.zeros(2).double(), 1).tolist() == [False, False]
+
+
+def test_each_matrix_of_a_batch_is_judged_by_itself() -> None:
+    matrices = torch.stack((0.5 * torch.eye(3), 0.7 * torch.eye(3), torch.full((3, 3), 0.2))).double()
+    matrices[0, 0, 0] = math.nan
+    grams = gram(matrices)
+    assert _definite(grams, number(0.65), torch.ones(3).double(), 3).tolist() == [False, False, True]
+    grams[2, 2, 0] = math.inf
+    assert _definite(grams, number(0.8), torch.ones(3).double(), 3).tolist() == [False, True, False]
