@@ -104,6 +104,7 @@ TESTS = (
     "tests/test_operators.py",
     "tests/test_linear_bounds.py",
     "tests/test_regions.py",
+    "tests/test_results.py",
     "tests/test_domains.py",
     "tests/test_activations.py",
     "tests/test_activation_lines.py",

@@ -265,3 +265,39 @@ def test_anchor_is_a_point_of_the_region() -> None:
     assert check(Box([-math.inf], [math.inf]).domains(network(1))[0][:1]) == 0
     assert check(Box([3.0], [math.inf]).domains(network(1))[0][:1]) == 3
     assert issubclass(InvalidRegionError, JacoboundError)
+
+
+def test_ends_that_meet_are_allowed() -> None:
+    """A range of one number, a box of one point, and a ball that touches what is valid."""
+    (domain,), _ = Ball([0.5], 0.25, clip=(0.5, 0.5)).domains(network(1))
+    assert (float(domain.box.lower), float(domain.box.upper)) == (0.5, 0.5)
+    (domain,), _ = Ball([1.0], 0.0, clip=(1.0, 2.0)).domains(network(1))
+    assert (float(domain.box.lower), float(domain.box.upper)) == (1.0, 1.0)
+    (domain,), _ = Box([0.5], [0.5]).domains(network(1))
+    assert (float(domain.box.lower), float(domain.box.upper)) == (0.5, 0.5)
+    assert Ball([0.0], "0.5").radii == (0.5,)
+    assert Ball([0.0], [0.1, "0.1", Decimal("0.1")]).radii == (0.1, 0.1, 0.1)
+    assert Ball([0.0], "0.3").radii == (math.nextafter(0.3, 1),)  # the float 0.3 lies below the decimal number
+
+
+def test_one_point_beside_the_valid_range_is_enough_to_refuse() -> None:
+    """And is said at once, before any set is asked for."""
+    for make in (
+        lambda: Ball([[0.5], [5.0]], 0.1, clip=(0.0, 1.0)).domains(network(1)),
+        lambda: Ball([[0.5, 0.5], [0.5, 5.0]], [9.0, 0.1], clip=(0.0, 1.0)).domains(network(2)),
+        lambda: Box([[0.0], [1.0]], [[1.0], [0.0]]),
+        lambda: Box([[0.0], [math.inf]], [[1.0], [math.inf]]),
+        lambda: Box([[0.0], [-math.inf]], [[1.0], [-math.inf]]),
+        lambda: Ball([[0.0], [math.nan]], 0.1),
+    ):
+        with pytest.raises(InvalidRegionError):
+            make()
+
+
+def test_points_among_balls_leave_them_balls() -> None:
+    domains, _ = Ball([0.0, 0.0], [0.0, 1.0], 2).domains(network(2))
+    every = domains[:]
+    assert every.centre is not None
+    assert radius_of(every).flatten().tolist() == [0.0, 1.0]
+    assert domains[:1].centre is None
+    assert domains[1:].centre is not None
