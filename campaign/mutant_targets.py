@@ -140,6 +140,7 @@ TESTS = (
     "tests/test_vector.py",
     "tests/test_vector_networks.py",
     "tests/test_vector_smooth.py",
+    "tests/test_vector_parts.py",
     "tests/test_best.py",
     "tests/test_eclipse.py",
     "tests/test_steps.py",

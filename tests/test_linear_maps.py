@@ -207,7 +207,7 @@ def test_largest_sums_are_rounded_up(seed: int) -> None:
 def test_column_norms_of_sums_that_cancel_hold_and_are_tight(seed: int) -> None:
     """What remains of large numbers is bounded up to the rounding of those."""
     for size in (1.0, 1e6):
-        for k in range(10):
+        for k in range(5):
             inner = size * torch.ones(4, 4, dtype=torch.float64) + normal(4, 4, seed=k)
             first = normal(4, 4, seed=50 * seed + k + 1)
             chains = ((Dense(first), Dense(inner)), (Dense(-(inner @ first)),))
@@ -302,3 +302,116 @@ def test_what_a_gram_matrix_proves_is_nearly_its_norm(error: float) -> None:
     broken = torch.eye(2).double() * 0.25
     broken[1, 0] = math.nan
     assert float(linear_maps._proved(broken, 0.5, number(0.0))) == math.inf
+
+
+def test_a_number_is_proved_to_bound_an_entry_from_just_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No float whose square is smaller passes, and one that is larger by some units does; with an error and without."""
+    for k in range(200):
+        entry, error = normal(2, seed=k).abs().clamp(0.01, 0.7).tolist()
+        for lost in (0.0, error):
+            for wanted in ((entry, 0.01)[k % 2],):
+                square = rational(wanted) + rational(lost)
+                for share, proved in ((fmpq(0), False), (fmpq(40, 2**53), True)):
+                    goal = square * (1 + share)
+                    bound = math.sqrt(float(goal.p) / float(goal.q))
+                    while not proved and rational(bound) ** 2 > square:
+                        bound = math.nextafter(bound, 0)
+                    monkeypatch.setattr(linear_maps, "_tries", lambda *_, bound=bound: iter((bound,)))
+                    found = float(linear_maps._proved(number([[wanted]]), 0.0, number(lost)))
+                    assert found == (bound if proved else math.inf)
+
+
+def test_the_error_of_a_gram_matrix_counts_every_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gamma of all sums, forth and back, times the largest row sum of |M|' |M|; and what is found is rounded up."""
+    seen = []
+
+    def prove(gram: Tensor, estimate: float, error: Tensor) -> Tensor:
+        seen.append((gram.clone(), float(error)))
+        return number(0.7)
+
+    monkeypatch.setattr(linear_maps, "_proved", prove)
+    one, two = normal(3, 4), normal(4, 3, seed=1)
+    one[0] *= 100
+    uncertain = Scale(torch.ones(4).double(), torch.full((4,), 0.001, dtype=torch.float64))
+    for linear in (
+        LinearMap(((Dense(one),),)),
+        LinearMap(((Dense(one.T),),)),
+        LinearMap(((Dense(one), Dense(two)), (Scale(normal(4)),))),
+        LinearMap(((Dense(two), uncertain),)),
+    ):
+        unit = 1024.0
+        found = rational(float(gram_norm(linear, number(600.0))))
+        gram, error = seen.pop()
+        side = linear if linear.in_size <= linear.out_size else linear.transposed
+        size = sum((_product(chain, True) for chain in side.chains[1:]), _product(side.chains[0], True))
+        exact = sum((_product(chain) for chain in side.chains[1:]), _product(side.chains[0]))
+        units = linear.roundings + linear.transposed.roundings
+        reach = max(sum(row, fmpq(0)) for row in (size.transpose() * size).table()) / rational(unit) ** 2
+        least = rational(gamma(units, gram)) * reach * (1 - fmpq(1, 10**5))
+        assert least <= rational(error) <= least * (1 + fmpq(8, units))
+        missed = exact.transpose() * exact * (1 / rational(unit) ** 2) - rational_matrix(gram)
+        assert all(sum(map(abs, row), fmpq(0)) <= rational(error) for row in missed.table())
+        doubt = fmpq(0) if linear.is_exact else rational(float(doubt_norm(linear)))
+        assert rational(0.7) * 1024 + doubt <= found <= (rational(0.7) * 1024 + doubt) * (1 + fmpq(1, 10**15))
+
+
+def _product(chain: tuple[LinearOperator, ...], absolute: bool = False) -> fmpq_mat:
+    found = rational_matrix(torch.eye(chain[0].in_size).double())
+    for operator in chain:
+        matrix = operator.abs().materialise() if absolute else operator.materialise()
+        found = rational_matrix(matrix) * found
+    return found
+
+
+def test_sums_of_norms_and_doubts_are_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_maps, "_proved", lambda *_: number(0.7))
+    linear = LinearMap(((Scale(torch.ones(1).double(), torch.ones(1).double()),),))
+    for k in range(40):
+        doubt = float(normal(1, seed=k).abs())
+        monkeypatch.setattr(linear_maps, "doubt_norm", lambda _linear, doubt=doubt: number(doubt))
+        assert rational(float(gram_norm(linear, number(0.9)))) >= rational(0.7) + rational(doubt)
+
+
+def test_floors_grow_with_what_stands_behind() -> None:
+    tiny = torch.finfo(torch.float64).tiny
+    ones = torch.ones(2, dtype=torch.float64)
+    for factor in (1e300, -1e300):
+        steep = Scale(torch.tensor([1.0, factor], dtype=torch.float64))
+        assert 6e300 * tiny <= LinearMap(((Scale(ones), steep),)).floor(0.0) <= 60e300 * tiny
+        assert 12e300 * tiny <= LinearMap(((Scale(ones), steep), (Scale(ones), steep))).floor(0.0) <= 120e300 * tiny
+    like = number(0.0)
+    assert LinearMap(((Identity((2,), (2,), like),),)).floor(1e-3) == pytest.approx(2e-3)
+    assert LinearMap(((Identity((0,), (0,), like),),)).floor(1e-3) == 0
+
+
+def test_doubts_of_one_operator_are_rounded_up(seed: int) -> None:
+    for k in range(20):
+        x, factor, radius = normal(3, 6, seed=40 * seed + k).abs()
+        linear = LinearMap(((Scale(factor, radius),),))
+        least = [a * b for a, b in zip(rationals(x), rationals(radius), strict=True)]
+        found = rationals(linear.doubt(x))
+        assert all(a <= b <= a * (1 + fmpq(1, 10**14)) for a, b in zip(least, found, strict=True))
+
+
+def test_long_sums_in_front_of_an_uncertain_weight_are_paid_for() -> None:
+    row = torch.full((4001,), 2.0**-53, dtype=torch.float64)
+    row[0] = 1.0
+    one = torch.ones(1, dtype=torch.float64)
+    linear = LinearMap(((Dense(row[None]), Scale(one, one)),))
+    assert at_least(float(linear.doubt(torch.ones(4001).double())), sum(rationals(row), fmpq(0)))
+    twice = LinearMap(((Dense(row[:, None] / 2),), (Dense(row[:, None] / 2),)))
+    assert at_least(float(column_norm(twice)), sum(rationals(row), fmpq(0)))
+
+
+def test_column_norms_are_rounded_up() -> None:
+    like = number(0.0)
+    for k in range(60):
+        weight = normal(1, seed=k).abs()
+        truth = 1 + rational(float(weight))
+        for radius in (None, torch.full((1,), 2.0**-90, dtype=torch.float64)):
+            linear = LinearMap(((Identity((1,), (1,), like),), (Scale(weight, radius),)))
+            found = rational(float(column_norm(linear)))
+            assert truth <= found <= truth * (1 + fmpq(1, 10**14))
+    nothing = LinearMap(((Identity((1,), (1,), like),), (Scale(-torch.ones(1).double()),)))
+    least = rational(gamma(nothing.roundings, like)) * 2  # what the sum may have lost
+    assert least <= rational(float(column_norm(nothing))) <= least * 2

@@ -251,26 +251,31 @@ def gram_estimate(linear: LinearMap, gram: Tensor, unit_size: float) -> float:
 def _proved(gram: Tensor, estimate: float, error: Tensor) -> Tensor:
     """The smallest t that was tried with ``t^2 I - G`` proved positive definite; +inf when none was.
 
-    Tries a little above the estimate first; the matrix is overwritten by its negative to save memory.
+    The matrix is overwritten by its negative to save memory.
     """
-    order = len(gram)
-    base = max(estimate, 20 * float(error) ** 0.5)  # below, nothing can be proved
-    slack = gamma(order + 4, gram) * (order + 1) + 2 * float(error) / max(base * base, 1e-300) + 1e-11
     diagonal = gram.diagonal().clone()
     gram.neg_()
-    while slack < WIDEST_SLACK:
-        bound = up(gram.new_tensor(base * (1 + slack)))
-        squared = down(bound * bound)
-        if not 0 < float(bound) < 1.25:
+    for size in _tries(len(gram), estimate, float(error)):
+        bound = gram.new_tensor(size)
+        if not 0 < size < 1.25:
             break
-        shift = up(psd_upper_shift(up(bound * bound).expand(order)) + error)
+        squared = down(bound * bound)
+        shift = up(psd_upper_shift(squared.expand(len(gram))) + error)
         gram.diagonal().copy_(down(down(squared - diagonal) - shift))
         factor, info = torch.linalg.cholesky_ex(gram)
         if bool(info == 0) and bool(torch.isfinite(factor.sum())):
             return bound
         del factor
-        slack *= 8
     return gram.new_tensor(inf)
+
+
+def _tries(order: int, estimate: float, error: float) -> Iterator[float]:
+    """Numbers that may be proved to bound the norm, a little above the estimate first."""
+    base = max(estimate, 20 * error**0.5)  # below, nothing can be proved
+    slack = order * (order + 1) * 2.0**-53 + 2 * error / max(base * base, 1e-300) + 1e-11
+    while slack < WIDEST_SLACK:
+        yield base * (1 + slack)
+        slack *= 8
 
 
 def power_of_two_above(size: float) -> float:
