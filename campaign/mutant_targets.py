@@ -102,6 +102,7 @@ TESTS = (
     "tests/test_linalg.py",
     "tests/test_linalg_parts.py",
     "tests/test_operators.py",
+    "tests/test_operator_parts.py",
     "tests/test_linear_bounds.py",
     "tests/test_regions.py",
     "tests/test_results.py",

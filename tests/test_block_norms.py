@@ -65,6 +65,10 @@ def test_the_ceiling_is_not_part_of_what_is_allowed(monkeypatch: pytest.MonkeyPa
     found = float(largest_norm(family(matrices)))
     assert float(largest_norm(family(matrices), found * (1 + 1e-9))) == found
     assert float(largest_norm(family(matrices), found)) == math.inf
+    flat = normal(5, 3, 1) * 0.1 * normal(5, 1, 4, seed=1)  # of rank one: nothing has to be factorised
+    alone = float(largest_norm(family(flat)))
+    assert float(largest_norm(family(flat), alone)) == math.inf
+    assert float(largest_norm(family(flat), alone * (1 + 1e-15))) == alone
     monkeypatch.setattr(block_norms, "_definite", lambda *_: pytest.fail("above the ceiling nothing is worth a proof"))
     assert float(largest_norm(family(matrices), found * 0.9)) == math.inf
 
@@ -75,6 +79,8 @@ def test_many_at_a_time_or_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(block_norms, "CHUNK_ENTRIES", 1)
     assert family(matrices).step == 1
     assert float(largest_norm(family(matrices))) == pytest.approx(found, rel=1e-12)
+    with unrounded():
+        assert float(largest_norm(family(matrices))) == pytest.approx(found, rel=1e-12)
     monkeypatch.setattr(block_norms, "CHUNK_ENTRIES", 3 * (4 + 6) * 7)
     assert family(matrices).step == 7
 
@@ -142,3 +148,40 @@ def test_each_matrix_of_a_batch_is_judged_by_itself() -> None:
     assert _definite(grams, number(0.65), torch.ones(3).double(), 3).tolist() == [False, False, True]
     grams[2, 2, 0] = math.inf
     assert _definite(grams, number(0.8), torch.ones(3).double(), 3).tolist() == [False, True, False]
+
+
+def test_the_matrix_that_is_factorised_lies_low_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below ``t^2 I - G`` by what the Gram matrix and the factorisation may lose, over the rationals."""
+    seen = []
+    factorise = torch.linalg.cholesky_ex
+
+    def spy(matrices: Tensor) -> object:
+        seen.append(matrices.clone())
+        return factorise(matrices)
+
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", spy)
+    unit = fmpq(1, 2**53)
+    for k, frobenius in enumerate((0.0, 1e-6, 0.3, 2.0)):
+        matrices = 0.1 * normal(2, 4, 6, seed=k)
+        _definite(gram(matrices), number(0.8), torch.tensor([frobenius, frobenius]).double(), 6)
+        lost = 6 * unit / (1 - 6 * unit) * rational(frobenius) ** 2
+        rate = 7 * unit / (1 - 7 * unit)
+        for matrix, low in zip(gram(matrices), seen.pop(), strict=True):
+            trace = sum((rational(x) for x in low.diagonal().tolist()), fmpq(0))
+            for entry, lowered in zip(matrix.diagonal().tolist(), low.diagonal().tolist(), strict=True):
+                taken = rational(0.8) ** 2 - rational(entry) - rational(lowered)
+                least = lost + rate / (1 - rate) * trace
+                assert least <= taken <= 2 * least + 10 * unit
+            assert torch.equal(low.tril(-1), -matrix.tril(-1))
+
+
+def test_entries_beside_the_diagonal_are_paid_for() -> None:
+    """[[0, c], [c, 0]] has the norm c."""
+    for k in range(100):
+        entry = float(normal(1, seed=k).abs().clamp(0.01, 0.9))
+        bound = math.sqrt(entry)
+        while rational(bound) ** 2 > rational(entry):
+            bound = math.nextafter(bound, 0)
+        grams = torch.tensor([[[0.0, entry], [entry, 0.0]]], dtype=torch.float64)
+        assert not _definite(grams, number(bound), torch.zeros(1).double(), 0).any()
+        assert _definite(grams, number(bound * (1 + 2.0**-47)), torch.zeros(1).double(), 0).all()

@@ -189,7 +189,7 @@ def test_the_circle_is_the_shortest_that_no_window_wraps_around() -> None:
     generator = Generator().manual_seed(0)
     for _ in range(200):
         convolution = drawn(generator, 2)
-        shapes = zip(convolution.image[1:], convolution.out_shape[1:], convolution.weight.shape[2:], strict=True)
+        shapes = list(zip(convolution.image[1:], convolution.out_shape[1:], convolution.weight.shape[2:], strict=True))
         for extra, operator in itertools.product((0, 2), (convolution, convolution.transpose())):
             found = circulant.circle_lengths(operator, extra)
             for axis, (length, outputs, taps) in enumerate(shapes):
@@ -316,3 +316,17 @@ def test_work_is_limited_to_what_is_allowed() -> None:
     least = circulant._Torus(convolution, circulant.circle_lengths(convolution, 0)).family.work
     assert float(circulant_norm(convolution, most_work=least - 1)) == math.inf
     assert float(circulant_norm(convolution, most_work=least)) < math.inf
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_every_group_has_its_own_blocks(stride: int) -> None:
+    kernel = normal(4, 3, 2) * torch.tensor([1.0, 1.0, 5.0, 5.0]).double()[:, None, None]
+    both = circulant._Torus(Convolution(kernel, (6, 6), (stride,), (0,), (1,), 2), (6,))
+    each = [
+        float(circulant._Torus(Convolution(part, (3, 6), (stride,), (0,), (1,)), (6,)).norm(math.inf))
+        for part in kernel.chunk(2)
+    ]
+    assert each[1] > each[0]
+    assert float(both.norm(math.inf)) == pytest.approx(each[1], rel=1e-12)
+    turned = circulant._Torus(Convolution(kernel.flip(0), (6, 6), (stride,), (0,), (1,), 2), (6,))
+    assert float(turned.norm(math.inf)) == pytest.approx(each[1], rel=1e-12)

@@ -81,8 +81,8 @@ def largest_norm(family: Family, ceiling: float = inf) -> Tensor:
 
 def _proved(family: Family, order: Tensor, frobenius: Tensor, estimate: float, ceiling: float) -> Tensor:
     """The number t, raised until every matrix has passed; +inf above the ceiling or when none is found."""
-    slack = 4 * gamma(family.rows + family.columns + 8, frobenius) * (family.rows + 1)
-    bound = up(frobenius.new_tensor(estimate * (1 + slack)))
+    slack = _first_slack(family)
+    bound = frobenius.new_tensor(_above(estimate, slack))
     for part in order.split(family.step):
         pending = part[frobenius[part] > bound]
         while len(pending):
@@ -95,8 +95,18 @@ def _proved(family: Family, order: Tensor, frobenius: Tensor, estimate: float, c
                 higher = max(estimate, _largest(grams))
                 slack = slack * 8 if higher == estimate else slack
                 estimate = higher
-                bound = torch.maximum(bound, up(frobenius.new_tensor(estimate * (1 + slack))))
+                bound = torch.maximum(bound, frobenius.new_tensor(_above(estimate, slack)))
     return bound if bound < ceiling else frobenius.new_tensor(inf)
+
+
+def _first_slack(family: Family) -> float:
+    """How far above an estimate a proof is likely."""
+    return 4 * (family.rows + family.columns + 8) * (family.rows + 1) * 2.0**-53
+
+
+def _above(estimate: float, slack: float) -> float:
+    """A number to try."""
+    return estimate * (1 + slack)
 
 
 def _sizes(family: Family, numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,7 +141,7 @@ def _definite(grams: Tensor, bound: Tensor, frobenius: Tensor, terms: int) -> Te
     if not squared < 2:
         return torch.zeros(len(grams), dtype=torch.bool)
     lost = inflate(gamma(terms + 2, grams) * frobenius * frobenius, 4) + size * underflow(terms, grams)
-    shift = up(lost + psd_upper_shift(up(squared).expand(size)))
+    shift = up(lost + psd_upper_shift(squared.expand(size)))
     shifted = -grams
     diagonal = down(down(down(squared) - grams.diagonal(dim1=1, dim2=2)) - shift.unsqueeze(1))
     shifted.diagonal(dim1=1, dim2=2).copy_(diagonal)
