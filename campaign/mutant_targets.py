@@ -142,6 +142,7 @@ TESTS = (
     "tests/test_vector_networks.py",
     "tests/test_vector_smooth.py",
     "tests/test_vector_parts.py",
+    "tests/test_attention_parts.py",
     "tests/test_best.py",
     "tests/test_eclipse.py",
     "tests/test_steps.py",

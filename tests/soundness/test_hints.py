@@ -19,14 +19,17 @@ from torch import Generator, Tensor
 import jacobound as jb
 from activation_cases import Case, certainly_outside, each_sample, every_case, intervals
 from exact import rationals
-from jacobound import linalg
+from jacobound import block_norms, linalg, linear_maps
 from jacobound.activations.lines import Slopes
 from jacobound.activations.pieces import Curve
+from jacobound.block_norms import Family, largest_norm
 from jacobound.intervals import Interval
+from jacobound.linear_maps import LinearMap, gram_norm
 from jacobound.methods import layered_solver, lipsdp, seqlip, seqlip_search
 from jacobound.methods.layered_search import Multipliers, Sweep
 from jacobound.methods.product_relaxation import _lines
 from jacobound.methods.sdp_barrier import Barrier, Weights
+from jacobound.operator_kinds import Dense
 
 INF = math.inf
 WILD = (0.0, -0.0, INF, -INF, math.nan, 1e300, -1e300, 5e-324)
@@ -151,3 +154,47 @@ def test_norms_hold_for_any_guess(
             with monkeypatch.context() as broken:
                 broken.setattr(torch.linalg, "eigvalsh", lambda gram, guess=guess: guess.square().reshape(1))
                 assert truth * (1 - 1e-14) <= float(linalg.spectral_norm_upper(matrix)) < INF
+
+
+def test_norms_of_maps_hold_for_any_guess_and_any_tries(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    proved = 0
+    for _ in range(60):
+        matrix = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+        truth = float(torch.linalg.matrix_norm(matrix, 2))
+        mixed = torch.tensor(truth * 1.5, dtype=torch.float64)
+        near = (
+            truth
+            * (1 + 0.1 * torch.randn(4, generator=generator).double())
+            / linear_maps.power_of_two_above(truth * 1.5)
+        )
+        wild = [*anything((3,), generator).tolist(), *near.tolist()]
+        with monkeypatch.context() as broken:
+            broken.setattr(linear_maps, "gram_estimate", lambda *_, wild=wild: wild[0])
+            assert float(gram_norm(LinearMap(((Dense(matrix),),)), mixed)) >= truth * (1 - 1e-14)
+            broken.setattr(linear_maps, "_tries", lambda *_, wild=wild: iter(wild))
+            found = float(gram_norm(LinearMap(((Dense(matrix),),)), mixed))
+        assert found >= truth * (1 - 1e-14)
+        proved += found < INF
+    assert proved, "the guesses had no effect"
+
+
+def test_norms_of_families_hold_for_any_guess(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes to try, the order of the matrices, and the slack."""
+    proved = 0
+    for _ in range(60):
+        matrices = 0.1 * torch.randn(9, 3, 4, generator=generator, dtype=torch.float64)
+        truth = float(torch.linalg.matrix_norm(matrices, 2).max())
+        family = Family(9, 3, 4, lambda numbers, matrices=matrices: matrices[numbers])
+        sizes, _ = block_norms._sizes(family, torch.arange(9))
+        noise = iter(anything((400,), generator).tolist())
+        with monkeypatch.context() as broken:
+            broken.setattr(block_norms, "_sizes", lambda *_, s=sizes: (s, anything((9,), generator)))
+            guesses = (truth * (1 + 0.1 * step) for step in noise)
+            tries = (truth * (1 + 1e-9 * min(9.0, step)) for step in noise)
+            broken.setattr(block_norms, "_largest", lambda _grams, guesses=guesses: next(guesses))
+            broken.setattr(block_norms, "_first_slack", lambda _family, noise=noise: abs(next(noise)) * 1e-9)
+            broken.setattr(block_norms, "_above", lambda _size, _slack, tries=tries: next(tries))
+            found = float(largest_norm(family))
+        assert found >= truth * (1 - 1e-14)
+        proved += found < INF
+    assert proved, "the guesses had no effect"
