@@ -139,6 +139,7 @@ TESTS = (
     "tests/test_sdp_core.py",
     "tests/test_sdp_certificate.py",
     "tests/test_vector.py",
+    "tests/test_comparisons.py",
     "tests/test_vector_networks.py",
     "tests/test_vector_smooth.py",
     "tests/test_vector_parts.py",

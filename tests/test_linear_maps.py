@@ -415,3 +415,16 @@ def test_column_norms_are_rounded_up() -> None:
     nothing = LinearMap(((Identity((1,), (1,), like),), (Scale(-torch.ones(1).double()),)))
     least = rational(gamma(nothing.roundings, like)) * 2  # what the sum may have lost
     assert least <= rational(float(column_norm(nothing))) <= least * 2
+
+
+def test_entries_beside_the_diagonal_are_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[[0, c], [c, 0]] has the eigenvalue c."""
+    for k in range(100):
+        entry = float(normal(1, seed=k).abs().clamp(0.01, 0.9))
+        bound = math.sqrt(entry)
+        while rational(bound) ** 2 > rational(entry):
+            bound = math.nextafter(bound, 0)
+        for tried, proved in ((bound, False), (bound * (1 + 2.0**-47), True)):
+            monkeypatch.setattr(linear_maps, "_tries", lambda *_, tried=tried: iter((tried,)))
+            gram = torch.tensor([[0.0, entry], [entry, 0.0]], dtype=torch.float64)
+            assert float(linear_maps._proved(gram, 0.0, number(0.0))) == (tried if proved else math.inf)
