@@ -11,11 +11,12 @@ import torch
 from flint import arb, fmpq
 from torch import Generator, Tensor
 
-from exact import ball, outside, rational, rational_matrix
+from exact import ball, outside, rational, rational_matrix, rationals
 from jacobound import vector_smooth
 from jacobound.errors import InvalidOptionError, InvalidRegionError, ShapeError
+from jacobound.graph import Graph
 from jacobound.intervals import Interval
-from jacobound.nodes import Part
+from jacobound.nodes import Input, Part
 from jacobound.vector_normalising import Dividing, Normalised, Standardised, least_spread, least_squares
 from jacobound.vector_products import MatrixProduct, Product, Quotient
 from jacobound.vector_rows import RowFunction, flat_part, interval_matmul, joined, largest, longest, split, total
@@ -90,6 +91,8 @@ def test_long_products_of_interval_matrices_are_paid_for() -> None:
     truth = 1 + 4000 * rational(2.0**-54)
     found = interval_matmul(Interval.exact(row), Interval.exact(ones))
     assert outside(found.lower, [truth], found.upper) == []
+    stacked = interval_matmul(Interval.exact(row[None]), Interval.exact(ones[None]))
+    assert outside(stacked.lower, [truth], stacked.upper) == []
     flat = interval_matmul(Interval(-row, row), Interval.exact(ones))
     assert outside(flat.lower, [truth], flat.upper) == outside(flat.lower, [-truth], flat.upper) == []
 
@@ -104,10 +107,17 @@ def test_small_parts_of_functions_of_rows() -> None:
     assert flat_part(5, 1, 3).tolist() == [False, True, True, False, False]
     parts = [Part(flat_part(2, k, k + 1), numbers(c)) for k, c in enumerate((3.0, 4.0))]
     assert [float(joined(parts, p)) for p in EXPONENTS] == pytest.approx([4, 5, 7], rel=1e-13)
+    for k in range(60):
+        pair = normal(2, seed=k).abs()
+        parts = [Part(flat_part(2, j, j + 1), constant) for j, constant in enumerate(pair)]
+        truth = sum((v * v for v in rationals(pair)), fmpq(0))
+        assert truth <= rational(float(joined(parts, 2.0))) ** 2 <= truth * (1 + fmpq(1, 10**13))
+        assert rational(float(joined(parts, INF))) >= sum(rationals(pair), fmpq(0))
     one, two = split(torch.arange(20).reshape(2, 10), ((2, 3), (4,)))
     assert one[1].tolist() == [[10, 11, 12], [13, 14, 15]]
     assert two.tolist() == [[6, 7, 8, 9], [16, 17, 18, 19]]
     assert (LogSumExp((3, 4)).out_shape, Softmax((3, 4)).out_shape, Softmax((3, 4)).length) == ((3, 1), (3, 4), 4)
+    assert LogSumExp((2, 3, 4)).out_shape == (2, 3, 1)
     for shape in ((), (0,), (2, 0), (0, 2)):
         with pytest.raises(ShapeError, match="rows with entries"):
             Softmax(shape)
@@ -189,9 +199,11 @@ def test_shares_where_ends_are_infinite() -> None:
     assert float(nothing.lower) == -INF
     logs = LogSoftmax((3, 2)).range(x)
     assert bool((logs.upper <= 0).all() and (logs.lower[:, 0] == -INF).all())
-    far = LogSoftmax((2,)).range(Interval.exact(numbers([0.0, -1000.0])))  # its share is no float
+    far = LogSoftmax((2,)).range(Interval.exact(numbers([5.0, -995.0])))  # its share is no float
     assert torch.allclose(far.lower, numbers([0.0, -1000.0]), atol=1e-9)
     assert torch.allclose(far.upper, numbers([0.0, -1000.0]), atol=1e-9)
+    lost = softmax_range(Interval(numbers([-745.0, -900.0]), numbers([-745.0, 0.0])))  # all but nothing beside nothing
+    assert float(lost.upper[0]) == 1
 
 
 SHARES = Interval(numbers([[0.1, 0.3, 0.2], [0.6, 0.1, 0.0]]), numbers([[0.2, 0.4, 0.3], [0.8, 0.2, 0.1]]))
@@ -231,8 +243,8 @@ def test_constants_of_logarithms_follow_their_formulas(monkeypatch: pytest.Monke
     full = Interval(numbers([[0.0, 0.0]]), numbers([[1.0, 1.0]]))
     monkeypatch.setattr(vector_smooth, "softmax_range", lambda _x: full)
     assert [float(LogSumExp((1, 2)).constant(p, whole)) for p in EXPONENTS] == [1.0] * 3
-    for k in range(60):
-        pair = normal(1, 3, seed=k).abs().clamp(max=2.0) / 5
+    for k in range(120):
+        pair = (normal(1, 3, seed=k).abs() / (5 if k % 2 else 1)).clamp(max=0.4 if k % 2 else 0.99)
         monkeypatch.setattr(vector_smooth, "softmax_range", lambda _x, pair=pair: Interval.exact(pair))
         exact = [rational(x) for x in pair.flatten().tolist()]
         squared = sum((x * x for x in exact), fmpq(0))
@@ -244,6 +256,22 @@ def test_constants_of_logarithms_follow_their_formulas(monkeypatch: pytest.Monke
         ):
             found = rational(float(function.constant(p, whole))) ** power
             assert truth <= found <= truth * (1 + fmpq(1, 10**13))
+
+
+def test_long_sums_of_squares_are_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    share = torch.full((1, 4001), 2.0**-28, dtype=torch.float64)
+    share[0, 0] = 0.5
+    monkeypatch.setattr(vector_smooth, "softmax_range", lambda _x: Interval.exact(share))
+    truth = sum((v * v for v in rationals(share)), fmpq(0))
+    whole = Interval.whole(share)
+    assert rational(float(LogSumExp((1, 4001)).constant(2, whole))) ** 2 >= truth
+    assert rational(float(LogSoftmax((1, 4001)).constant(2, whole))) ** 2 >= 4001 * truth
+
+
+def test_sums_around_rows_of_several_axes() -> None:
+    x = normal(5, 2, 3, 4)
+    for function in (LogSumExp((2, 3, 4)), Length((2, 3, 4))):
+        assert torch.allclose(Graph(function.expand(Input((2, 3, 4)), "head"))(x), function.value(x), rtol=1e-12)
 
 
 def test_lengths_of_rows(seed: int) -> None:

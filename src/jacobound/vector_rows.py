@@ -61,7 +61,7 @@ class RowReduction(RowFunction):
 
 def total(x: Interval) -> Interval:
     """Enclosure of the sums along the last axis, which stays with length 1."""
-    return interval_dot(torch.ones_like(x.lower[..., :1]).expand(x.shape), x)[..., None]
+    return interval_dot(x.lower.new_ones(()).expand(x.shape), x)[..., None]
 
 
 def interval_matmul(left: Interval, right: Interval) -> Interval:

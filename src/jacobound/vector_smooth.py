@@ -151,14 +151,11 @@ def softmax_constants(share: Interval, p: float) -> Tensor:
 def _log_sum_exp(x: Tensor) -> Interval:
     """Enclosure at a point of the extended reals; shape (..., 1)."""
     shift = x.amax(-1, keepdim=True)
-    known = torch.isfinite(shift)
-    found = total((Interval.exact(x) - torch.where(known, shift, 0.0)).exp()).log() + torch.where(known, shift, 0.0)
-    below = torch.where(shift == -inf, -inf, found.lower)
-    above = torch.where(known, found.upper, torch.where(shift == -inf, found.upper, inf))
-    return Interval.safe(below, above)
+    shift = torch.where(torch.isfinite(shift), shift, 0.0)
+    return total((Interval.exact(x) - shift).exp()).log() + shift
 
 
 def _square_sum(share: Interval) -> Tensor:
     """Certified bound of ``sum_i p_i^2`` of every row: not above the largest share, because they add up to 1."""
     squares = inflate(share.upper.square().sum(-1), share.shape[-1] + 1)
-    return torch.minimum(squares, share.upper.amax(-1)).clamp(max=1.0)
+    return torch.minimum(squares, share.upper.amax(-1))
