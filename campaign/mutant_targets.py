@@ -130,6 +130,7 @@ TESTS = (
     "tests/test_linear_maps.py",
     "tests/test_norms.py",
     "tests/test_norm_parts.py",
+    "tests/test_gram_iteration.py",
     "tests/test_block_norms.py",
     "tests/test_circulant.py",
     "tests/test_autolip.py",

@@ -200,6 +200,41 @@ def test_scores_cover_all_numbers_near_the_scale() -> None:
             assert outside(found.lower, [part / (parts[0] + parts[1]) for part in parts], found.upper) == []
 
 
+def test_the_scale_stands_for_a_neighbourhood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen alone, where scores are one and shares are the scores."""
+    one = Interval.exact(numbers([[1.0]]))
+    monkeypatch.setattr(vector_attention, "interval_matmul", lambda *_: one)
+    monkeypatch.setattr(vector_attention, "softmax_range", lambda scores, _allowed: scores)
+    unit = fmpq(1, 2**53)
+    for k in range(60):
+        scale = float(normal(1, seed=k))
+        found = Attention((1, 1), (1, 1), (1, 1), scale).shares(one, one)
+        ends = sorted(rational(scale) * (1 + units * unit) for units in (-SCALE_UNITS, SCALE_UNITS))
+        assert rational(float(found.lower)) <= ends[0]
+        assert rational(float(found.upper)) >= ends[1]
+        assert rational(float(found.upper)) - rational(float(found.lower)) <= 50 * unit * abs(rational(scale))
+
+
+def test_masks_of_several_heads() -> None:
+    """A key may be hidden from all queries, a query not from all keys; heads have their own masks."""
+    bias = torch.zeros(2, 3, 4, dtype=torch.float64)
+    bias[0, :, 1] = -INF
+    function = Attention((2, 3, 2), (2, 4, 2), (2, 4, 5), 1.0, bias)
+    assert function.out_shape == (2, 3, 5)
+    q, k, _ = function.pieces(box(function, 0.1, 0))
+    shares = function.shares(q, k)
+    assert not shares.upper[0, :, 1].any()
+    assert bool((shares.lower[1, :, 1] > 0).all())
+    bias[1, 2] = -INF
+    with pytest.raises(InvalidModelError, match="without any key"):
+        Attention((2, 3, 2), (2, 4, 2), (2, 4, 5), 1.0, bias)
+    heads = FUNCTIONS["heads"]()
+    x = box(heads, 0.0, 0).lower
+    q, k, v = (part[1] for part in (end.lower for end in heads.pieces(Interval.exact(x))))
+    alone = Attention((3, 2), (3, 2), (3, 3), -1.3).value(torch.cat((q.flatten(), k.flatten(), v.flatten())))
+    assert torch.allclose(heads.value(x)[1], alone, rtol=1e-13)
+
+
 def test_roots_of_mean_squares_and_sums_of_columns_are_rounded_up(seed: int) -> None:
     for k in range(20):
         sizes, weights = normal(3, seed=20 * seed + k).abs(), normal(3, seed=k + 200).abs() / 4

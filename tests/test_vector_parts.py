@@ -444,7 +444,62 @@ def test_least_spreads_of_boxes_are_attained() -> None:
     assert float(least_spread(wide)[1]) == pytest.approx(0.5, rel=1e-12)
 
 
+def test_rows_of_several_axes_are_those_of_one() -> None:
+    for make in (
+        lambda shape: Standardised(shape, eps=0.1),
+        lambda shape: Standardised(shape, eps=0.1, centred=False),
+        lambda shape: Normalised(shape, eps=0.1),
+        Softmax,
+        LogSoftmax,
+        LogSumExp,
+        Length,
+    ):
+        flat = around(normal(6, 4), 0.3)
+        deep = flat.map(lambda end: end.reshape(2, 3, 4))
+        one, two = make((6, 4)), make((2, 3, 4))
+        assert torch.equal(two.range(deep).lower.reshape(6, -1), one.range(flat).lower)
+        assert torch.equal(two.range(deep).upper.reshape(6, -1), one.range(flat).upper)
+        assert torch.equal(two.value(deep.lower).reshape(6, -1), one.value(flat.lower))
+        for p in EXPONENTS:
+            assert float(two.constant(p, deep)) == float(one.constant(p, flat))
+
+
+def test_the_largest_entry_of_a_standardised_row_is_enclosed() -> None:
+    """One entry apart from the others has the value sqrt(n - 1), or sqrt(n) when the mean stays."""
+    for n in range(2, 12):
+        x = torch.zeros(n, dtype=torch.float64)
+        x[0] = 1.0
+        for centred, square in ((True, n - 1), (False, n)):
+            found = Standardised((n,), eps=0.0, centred=centred).range(Interval.exact(x)).upper[0]
+            assert square <= rational(float(found)) ** 2 <= square * (1 + fmpq(1, 10**5))
+
+
+def test_stretches_are_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = Interval.exact(torch.ones(1, 101, dtype=torch.float64))
+    for n in range(2, 50):
+        assert n <= rational(float(Normalised((n,))._stretch(1.0, x))) ** 2 <= n * (1 + fmpq(1, 10**14))
+    for k in range(60):
+        size = float(normal(1, seed=k).abs())
+        for centred, least in ((True, 2), (False, 1)):
+            function = Standardised((1, 101), centred=centred)
+            known = Interval.exact(numbers([[size]]))
+            monkeypatch.setattr(Standardised, "range", lambda _self, _x, known=known: known)
+            found = rational(float(function._stretch(1.0, x)))
+            assert least + rational(size) <= found <= (least + rational(size)) * (1 + fmpq(1, 10**15))
+
+
+def test_least_squares_of_rows_of_one_entry_are_rounded_down() -> None:
+    for k in range(60):
+        x = Interval.exact(normal(1, 1, seed=k))
+        truth = rational(float(x.lower)) ** 2
+        for function in (Normalised((1, 1)), Standardised((1, 1), centred=False)):
+            assert truth * (1 - fmpq(1, 10**14)) <= rational(float(function.least_square(x))) <= truth
+
+
 def test_senseless_normalisations_are_refused() -> None:
+    for function in (Standardised, Normalised):
+        with pytest.raises(ShapeError, match="rows with entries"):
+            function((2, 0))
     for eps in (-1e-9, math.nan, INF):
         with pytest.raises(InvalidOptionError, match="eps"):
             Standardised((2,), eps=eps)

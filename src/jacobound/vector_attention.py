@@ -122,7 +122,7 @@ class Attention(VectorFunction):
         spread = factor.abs() * (2 * SCALE_UNITS * unit(factor.dtype))
         scores = interval_matmul(q, k.map(lambda end: end.mT)) * Interval.outward(factor - spread, factor + spread)
         if self.bias is not None:
-            scores = scores + torch.where(self.bias > -inf, self.bias, 0.0).to(q.lower)
+            scores = scores + torch.where(self.bias > -inf, self.bias, 0.0).to(scores.lower.device, scores.lower.dtype)
         return softmax_range(scores, self.allowed.to(q.lower.device))
 
     def range(self, x: Interval) -> Interval:

@@ -131,7 +131,7 @@ class Standardised(Dividing):
 
     def least_square(self, x: Interval) -> Tensor:
         squares = least_spread(x) if self.centred else least_squares(x)
-        return down(squares / self.length).clamp(min=0.0)
+        return down(squares / self.length)
 
     def divisor(self, square: Tensor) -> Tensor:
         return (Interval.exact(square) + self.eps).sqrt().lower
@@ -168,7 +168,7 @@ class Normalised(Dividing):
         return (x / divisor.map(lambda end: end.expand(x.shape))).intersect(_around_zero(x, 1.0))
 
     def least_square(self, x: Interval) -> Tensor:
-        return down(least_squares(x) / self.length).clamp(min=0.0)
+        return down(least_squares(x) / self.length)
 
     def divisor(self, square: Tensor) -> Tensor:
         return (Interval.exact(square) * float(self.length)).sqrt().lower.clamp(min=self.eps)
@@ -181,7 +181,7 @@ def _around_zero(x: Interval, size: float) -> Interval:
 
 def least_squares(x: Interval) -> Tensor:
     """Certified lower bound of the sum of squares of every row, shape without the last axis."""
-    return total(x.square()).lower[..., 0].clamp(min=0.0)
+    return total(x.square()).lower[..., 0]
 
 
 def least_spread(x: Interval) -> Tensor:
