@@ -139,6 +139,7 @@ TESTS = (
     "tests/test_lipsdp.py",
     "tests/test_sdp_core.py",
     "tests/test_sdp_certificate.py",
+    "tests/test_graph.py",
     "tests/test_vector.py",
     "tests/test_comparisons.py",
     "tests/test_vector_networks.py",
