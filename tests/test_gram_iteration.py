@@ -106,3 +106,9 @@ def test_no_more_than_the_rounding_of_products_is_added() -> None:
         allowed = 0.5 * (gamma(count + 2, column) + 4 * gamma(count + 6, column)) + 1e-5
         found = float(gram_iteration(column, 1))
         assert truth * (1 + 0.4 * gamma(count, column)) <= found <= truth * (1 + allowed)
+
+
+def test_scales_are_powers_of_two() -> None:
+    sizes = torch.tensor([1.0, 0.75, 0.5, 3.0, 1e-300, 0.0, math.inf, math.nan], dtype=torch.float64)
+    found = module._power_of_two_above(sizes)
+    assert found.tolist() == [2.0, 1.0, 1.0, 4.0, 2.0**-996, 1.0, 1.0, 1.0]

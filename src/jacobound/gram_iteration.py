@@ -53,9 +53,7 @@ def gram_iteration(matrix: Tensor, steps: int = 6) -> Tensor:
     assert last is not None
     bound = last
     for scale, lost in zip(reversed(scales[1:]), reversed(losses), strict=True):
-        total = up(up(bound * scale) + lost)
-        root = torch.where(total > 0, total, 1.0).sqrt()  # keeps the gradient at zero finite
-        bound = torch.where(total > 0, inflate(root, 2), 0.0)
+        bound = inflate(up(up(bound * scale) + lost).sqrt(), 2)
     return up(bound * scales[0])
 
 
