@@ -246,6 +246,39 @@ def test_roots_of_mean_squares_and_sums_of_columns_are_rounded_up(seed: int) -> 
         found = rational(float(vector_attention._column_sums(shares)))
         assert max(columns) <= found <= max(columns) * (1 + fmpq(1, 10**14))
     assert float(vector_attention._column_sums(torch.ones(3, 2).double())) == 3
+    weights = torch.full((4001,), 2.0**-53, dtype=torch.float64)
+    weights[0] = 1.0
+    found = rational(float(vector_attention._root_mean_square(torch.ones(4001).double(), weights)))
+    assert found**2 >= sum(rationals(weights), fmpq(0))
+
+
+def test_pieces_keep_their_ends_and_shapes() -> None:
+    function = FUNCTIONS["heads"]()
+    x = box(function, 1.0, 0)
+    lower, upper = ([part.reshape(-1) for part in x_.split([12, 12, 18])] for x_ in (x.lower, x.upper))
+    for piece, low, high, shape in zip(function.pieces(x), lower, upper, function.shapes, strict=True):
+        assert torch.equal(piece.lower, low.reshape(shape))
+        assert torch.equal(piece.upper, high.reshape(shape))
+
+
+def test_columns_that_are_full_are_rounded_up() -> None:
+    """Every query looks at one key alone."""
+    for n in range(2, 40):
+        ones = Interval.exact(torch.ones(n, 1, dtype=torch.float64))
+        one = Interval.exact(numbers([[1.0]]))
+        found = vector_attention._euclidean(ones, one, one, ones)
+        assert n <= rational(float(found[2])) ** 2 <= n * (1 + fmpq(1, 10**13))
+
+
+def test_long_sums_over_coordinates_are_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products behind them: a spread of the keys of one."""
+    entries = torch.full((1, 1, 4001), 2.0**-53, dtype=torch.float64)
+    entries[..., 0] = 1.0
+    known = vector_attention._Spread(numbers([[1.0]]), entries)
+    monkeypatch.setattr(vector_attention._Spread, "of", staticmethod(lambda *_: known))
+    one = Interval.exact(numbers([[[1.0]]]))
+    found = vector_attention._in_l1(one, one, one, one)[0]
+    assert rational(float(found)) >= sum(rationals(entries), fmpq(0))
 
 
 def test_products_of_spreads_are_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,6 +192,10 @@ def test_nodes_without_axes_get_one() -> None:
         assert torch.equal(lowered(point), graph(point))
         assert torch.equal(graph(point), numbers([max(0.0, value + 3), max(0.0, value + 3) + 1]))
     assert Graph(alone).lowered().out_shape == (1,)
+    largest = Graph(Vector(Maximum(torch.tensor([0, 1]), (2,)), x, "largest"))
+    assert largest.out_shape == ()
+    assert largest.lowered().out_shape == (1,)
+    assert torch.equal(largest.lowered()(numbers([3.0, 4.0])), numbers([4.0]))
     plain = dense([[1.0, 1.0]], x)
     assert Graph(plain).lowered().output is plain
 
@@ -239,6 +243,8 @@ def test_fingerprints_tell_networks_apart() -> None:
         Graph(Affine(((Scale(weight), x), (Scale(weight), x)))),
         Graph(Affine(((Dense(scale), one), (Dense(2 * scale), two)))),
         Graph(Affine(((Dense(scale), two), (Dense(2 * scale), one)))),
+        Graph(Affine(((Dense(scale), one.source), (Dense(2 * scale), one)))),
+        Graph(Affine(((Dense(scale), one), (Dense(2 * scale), one.source)))),
         Graph(Affine(((Select(torch.tensor([0, 1]), (2,), LIKE), x),))),
         Graph(Affine(((Select(torch.tensor([1, 0]), (2,), LIKE), x),))),
         Graph(Vector(Sort((2,)), x)),

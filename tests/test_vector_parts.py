@@ -12,7 +12,7 @@ from flint import arb, fmpq
 from torch import Generator, Tensor
 
 from exact import ball, outside, rational, rational_matrix, rationals
-from jacobound import vector_smooth
+from jacobound import vector_normalising, vector_smooth
 from jacobound.errors import InvalidOptionError, InvalidRegionError, ShapeError
 from jacobound.graph import Graph
 from jacobound.intervals import Interval
@@ -258,6 +258,15 @@ def test_constants_of_logarithms_follow_their_formulas(monkeypatch: pytest.Monke
             assert truth <= found <= truth * (1 + fmpq(1, 10**13))
 
 
+def test_sums_of_squares_are_rounded_up() -> None:
+    for k in range(100):
+        share = normal(1, 3, seed=k).abs().clamp(max=0.99)
+        exact = rationals(share)
+        truth = min(sum((v * v for v in exact), fmpq(0)), max(exact))
+        found = rational(float(vector_smooth._square_sum(Interval.exact(share))))
+        assert truth <= found <= truth * (1 + fmpq(1, 10**14))
+
+
 def test_long_sums_of_squares_are_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
     share = torch.full((1, 4001), 2.0**-28, dtype=torch.float64)
     share[0, 0] = 0.5
@@ -442,6 +451,28 @@ def test_least_spreads_of_boxes_are_attained() -> None:
     wide = Interval(numbers([[0.0, -INF], [0.0, 1.0]]), numbers([[1.0, INF], [0.0, 1.0]]))
     assert least_spread(wide)[0] == 0
     assert float(least_spread(wide)[1]) == pytest.approx(0.5, rel=1e-12)
+
+
+def test_least_spreads_hold_for_any_centre(monkeypatch: pytest.MonkeyPatch, generator: Generator) -> None:
+    """Also for one outside the row; inside it the bound is that of the tangent."""
+    for k in range(60):
+        x = around(normal(4, seed=k), (0.0, 0.3)[k % 2], seed=k + 1)
+        plain = float(least_spread(x))
+        low, high = float(x.lower.min()), float(x.upper.max())
+        share = float(torch.rand((), generator=generator))
+        for wanted in (low + share * (high - low), low - 10 * share, high + 10 * share, plain, math.nan, INF):
+            monkeypatch.setattr(vector_normalising, "_best_centre", lambda _x, c=wanted: numbers([c]))
+            found, centre = float(least_spread(x)), min(max(wanted, low), high)
+            assert found <= plain * (1 + 1e-9) + 1e-12
+            right, left = (x.lower - centre).clamp(min=0.0), (centre - x.upper).clamp(min=0.0)
+            square, slope = float((right.square() + left.square()).sum()), float((right - left).sum())
+            expected = max(0.0, square - 2 * abs(slope) * (high - low))
+            assert found == (0.0 if math.isnan(wanted) else pytest.approx(expected, rel=1e-9, abs=1e-12))
+            monkeypatch.undo()
+    wide = Interval(numbers([0.0, 0.0, 0.0, 0.0, 1.0]), numbers([0.1, 0.1, 0.1, 0.1, 1.0]))
+    for centre in (0.7, 0.8):  # on either side of the best one
+        monkeypatch.setattr(vector_normalising, "_best_centre", lambda _x, c=centre: numbers([c]))
+        assert float(least_spread(wide)) <= 4 * 0.18**2 + 0.72**2 + 1e-12
 
 
 def test_rows_of_several_axes_are_those_of_one() -> None:

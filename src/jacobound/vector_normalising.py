@@ -192,14 +192,20 @@ def least_spread(x: Interval) -> Tensor:
     """
     low, high = x.lower.amin(-1, keepdim=True), x.upper.amax(-1, keepdim=True)
     width = up(high - low)[..., 0]
-    for _ in range(64):
-        middle = low * 0.5 + high * 0.5
-        slope = ((middle - x.upper).clamp(min=0.0) - (x.lower - middle).clamp(min=0.0)).sum(-1, keepdim=True)
-        low, high = torch.where(slope < 0, middle, low), torch.where(slope < 0, high, middle)
-    centre = (low * 0.5 + high * 0.5).expand(x.shape)
+    centre = torch.minimum(torch.maximum(_best_centre(x), low), high).expand(x.shape)
     right = (Interval.exact(x.lower) - centre).clamp(lower=0.0)
     left = (Interval.exact(centre) - x.upper).clamp(lower=0.0)
     found = total(right.square()) + total(left.square())
     slope = (total(right) - total(left)).magnitude()[..., 0]
     least = down(found.lower[..., 0] - up(2 * up(slope * width)))
     return torch.where(least < inf, least, 0.0).clamp(min=0.0)
+
+
+def _best_centre(x: Interval) -> Tensor:
+    """About the number nearest to all entries of a row in the sum of squares, shape (..., 1)."""
+    low, high = x.lower.amin(-1, keepdim=True), x.upper.amax(-1, keepdim=True)
+    for _ in range(64):
+        middle = low * 0.5 + high * 0.5
+        slope = ((middle - x.upper).clamp(min=0.0) - (x.lower - middle).clamp(min=0.0)).sum(-1, keepdim=True)
+        low, high = torch.where(slope < 0, middle, low), torch.where(slope < 0, high, middle)
+    return low * 0.5 + high * 0.5
