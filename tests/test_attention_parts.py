@@ -250,6 +250,8 @@ def test_roots_of_mean_squares_and_sums_of_columns_are_rounded_up(seed: int) -> 
     weights[0] = 1.0
     found = rational(float(vector_attention._root_mean_square(torch.ones(4001).double(), weights)))
     assert found**2 >= sum(rationals(weights), fmpq(0))
+    small = torch.full((2,), 1e-200, dtype=torch.float64)  # its squares vanish
+    assert float(vector_attention._root_mean_square(small, torch.ones(2).double())) >= 1.5e-200
 
 
 def test_pieces_keep_their_ends_and_shapes() -> None:

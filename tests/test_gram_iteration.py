@@ -20,7 +20,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("size", [1.0, 1e-150, 3e150])
+@pytest.mark.parametrize("size", [1.0, 1e-200, 1e200])
 @pytest.mark.parametrize("steps", [0, 1, 2, 5])
 def test_each_step_doubles_the_order_of_the_norm(size: float, steps: int) -> None:
     """The Schatten norm of order 2^(steps + 1)."""

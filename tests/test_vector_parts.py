@@ -267,6 +267,10 @@ def test_sums_of_squares_are_rounded_up() -> None:
         assert truth <= found <= truth * (1 + fmpq(1, 10**14))
 
 
+def test_squares_that_vanish_are_paid_for() -> None:
+    assert float(vector_smooth._square_sum(Interval.exact(numbers([[1e-200, 1e-201]])))) > 0
+
+
 def test_long_sums_of_squares_are_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
     share = torch.full((1, 4001), 2.0**-28, dtype=torch.float64)
     share[0, 0] = 0.5

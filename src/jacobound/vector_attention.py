@@ -119,7 +119,7 @@ class Attention(VectorFunction):
     def shares(self, q: Interval, k: Interval) -> Interval:
         """Enclosure of P, shape (*lead, n, m)."""
         factor = q.lower.new_full((), self.scale)
-        spread = factor.abs() * (2 * SCALE_UNITS * unit(factor.dtype))
+        spread = abs(self.scale) * (2 * SCALE_UNITS * unit(factor.dtype))
         scores = interval_matmul(q, k.map(lambda end: end.mT)) * Interval.outward(factor - spread, factor + spread)
         if self.bias is not None:
             scores = scores + torch.where(self.bias > -inf, self.bias, 0.0).to(scores.lower.device, scores.lower.dtype)
