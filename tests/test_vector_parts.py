@@ -441,6 +441,14 @@ def test_least_squares_and_spreads_are_rounded_down() -> None:
     assert least_squares(x).tolist() == pytest.approx([29.0, 0.0], rel=1e-12)
 
 
+def test_wide_rows_about_zero_leave_eps_to_normalisations() -> None:
+    """The rounding of sums of squares of 1e8 is far above eps, and takes nothing from it."""
+    x = Interval(torch.full((1, 4), -1e8, dtype=torch.float64), torch.full((1, 4), 1e8, dtype=torch.float64))
+    assert least_squares(x).tolist() == [0.0]
+    function = Standardised((1, 4), eps=1e-6, centred=False)
+    assert float(function.divisor(function.least_square(x))) == pytest.approx(1e-3, rel=1e-9)
+
+
 def test_least_spreads_of_boxes_are_attained() -> None:
     """By hand: the best centre lies between the nearest ends."""
     for lower, upper, spread in (

@@ -40,7 +40,7 @@ def _constant(around: Around, row: Tensor) -> Tensor:
     target, p = around.graph.with_rows(row), around.balls.p
     domain = WholeSpace().domains(target)[0][:1]
     try:
-        # All norms of one number are the same, and for a pair of unequal ones AutoLip converts from every norm it knows.
+        # All norms of one number are the same, and for two unequal ones AutoLip converts from every norm it knows.
         norm = (p, inf if p == 2 else 2.0)
         return AutoLip().constant(target, domain, norm, around.budget).value.to("cpu", torch.float64)
     except (InvalidRegionError, UnsupportedOpError):
