@@ -109,6 +109,8 @@ TESTS = (
     "tests/test_domains.py",
     "tests/test_activations.py",
     "tests/test_activation_lines.py",
+    "tests/test_activation_entries.py",
+    "tests/test_activation_formulas.py",
     "tests/test_rational_formulas.py",
     "tests/test_line_offsets.py",
     "tests/soundness/test_hints.py",
