@@ -111,6 +111,7 @@ TESTS = (
     "tests/test_activation_lines.py",
     "tests/test_activation_entries.py",
     "tests/test_activation_formulas.py",
+    "tests/test_secants.py",
     "tests/test_rational_formulas.py",
     "tests/test_line_offsets.py",
     "tests/soundness/test_hints.py",
