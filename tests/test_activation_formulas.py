@@ -112,8 +112,12 @@ FORMULAS = {
     "silu'": Formula(formulas.silu_derivative, swish_derivative, (-INF, INF), 440, 125, 80),
     "mish": Formula(formulas.mish, mished, (-INF, INF), 24.3, 18.3, 80),
     "mish'": Formula(formulas.mish_derivative, mish_derivative, (-INF, INF), 600, 87, 80),
+    "gate of mish": Formula(formulas._tanh_of_softplus, lambda z: gate(z)[0], (0, 1), 25, 17, 80),
     "softplus": Formula(formulas.softplus, log_of_sum, (0, INF), 24, 16.3, 80),
     "density": Formula(formulas.normal_density, lambda z: normal(z)[1], (0, 0.4), 78, 132, 9),
+    "cdf": Formula(
+        lambda x: formulas.normal_cdf(x, formulas.normal_density(x)), lambda z: normal(z)[0], (0, 1), 118, 7.4, 2
+    ),
     "gelu": Formula(formulas.gelu, lambda z: z * normal(z)[0], (-INF, INF), 119, 9.4, 2),
     "gelu'": Formula(formulas.gelu_derivative, gelu_derivative, (-INF, INF), 340, 47.5, 2),
     "gelu_tanh": Formula(formulas.tanh_gelu, lambda z: z * sigma(skewed(z)), (-INF, INF), 56.5, 17, 3),
@@ -207,3 +211,107 @@ def test_values_on_wide_intervals_hold_all_samples(name: str, dtype: torch.dtype
     for a, b, low, high in rows:
         for value in (exact[a], exact[b], exact[(a + b) // 2]):
             assert value is None or not value.is_finite() or not certainly_outside(value, low, high), (z[a], z[b])
+
+
+RISING = ("exp", "expm1", "power 1", "power 5", "real power 1/3", "real power 3/2", "sigmoid", "softsign",
+          "tanhshrink", "gate of mish")  # fmt: skip
+BELLS = ("cauchy", "gaussian", "softsign'", "density", "power 2", "power 6", "reciprocal",
+         "root reciprocal", "real power -6/5", "inverse power 1", "inverse power 2", "inverse power 3")  # fmt: skip
+LOOSE = {"tanhshrink": 2.0}
+"""What the formula is wider than the image of an interval, in widths of the image, where an argument occurs twice."""
+
+
+@every_dtype
+@pytest.mark.parametrize("name", [*RISING, *BELLS])
+def test_monotone_functions_are_enclosed_by_their_values_at_the_ends(name: str, dtype: torch.dtype) -> None:
+    formula, eps, tiny = FORMULAS[name], torch.finfo(dtype).eps, torch.finfo(dtype).tiny
+    low = arguments(formula, dtype)
+    low = low[(low.abs() <= min(formula.reach, 1e3) / 2) & (low.abs() > 1e-29)]
+    high = torch.where(low < 0, low / 2, low * 2)
+    found = formula.enclosure(Interval(low, high))
+    rows = zip(truths(formula, low), truths(formula, high), found.lower.tolist(), found.upper.tolist(), strict=True)
+    for first, last, below, above in rows:
+        least, most = sorted((float(first), float(last)))
+        slack = LOOSE.get(name, 0.0) * (most - least)
+        assert below >= least - slack - formula.point * eps * abs(least) - 64 * tiny
+        assert above <= most + slack + formula.point * eps * abs(most) + 64 * tiny
+
+
+@every_dtype
+def test_special_values(dtype: torch.dtype) -> None:
+    like, info = torch.zeros(1, dtype=dtype), torch.finfo(dtype)
+
+    def at(function: Callable[[Interval], Interval], low: float, high: float | None = None) -> tuple[float, float]:
+        found = function(Interval(like + low, like + (low if high is None else high)))
+        return float(found.lower), float(found.upper)
+
+    for function in (formulas.exp, formulas.expm1):
+        low, high = at(function, 800.0)
+        assert info.max / 2 > low > info.max / 1e5 and high == INF
+        assert at(function, -INF, INF)[1] == INF
+    assert at(lambda x: formulas.power(x, 3), 0.0, 2.0)[0] == 0.0
+    assert at(lambda x: formulas.power(x, 3), -2.0, 0.0)[1] == 0.0
+    for n in (2, 3, 4):
+        low, high = at(lambda x, n=n: formulas.power(x, n), info.max / 2)
+        assert info.max / 1000 < low < INF == high
+        assert at(lambda x, n=n: formulas.power(x, n), -INF, INF)[1] == INF
+    assert at(lambda x: formulas.real_power(x, Fraction(-3, 2)), 0.0) == (info.max, INF)
+    assert at(lambda x: formulas.real_power(x, Fraction(3, 2)), 0.0) == (0.0, 0.0)
+    assert at(lambda x: formulas.real_power(x, Fraction(3, 2)), -1.0, 0.0) == (0.0, 0.0)
+    one, zero = Interval(like + 1, like + 2), Interval.exact(like)
+    assert float(formulas._by(zero, one).lower) == 0.0 == float(formulas._times(zero, one).lower)
+    assert at(lambda x: formulas._decay(x, 2.0), 0.0)[1] == 1.0 == at(lambda x: formulas._decay(x, 2.0), -1.0, 1.0)[1]
+    for gated in (formulas.silu, formulas.mish, formulas.gelu, formulas.tanh_gelu):
+        assert at(gated, -1.0, 0.0)[1] == 0.0 == at(gated, -INF, 0.0)[1] == at(gated, 0.0)[1]
+        assert at(gated, -1e-30, 1e-30)[1] > 4e-31
+    assert at(formulas.size, -3.0, 2.0) == (0.0, 3.0)
+    assert at(formulas.size, -3.0, -2.0) == (2.0, 3.0)
+    assert at(formulas.size, INF)[0] == (2.0**511 if dtype == torch.float64 else 2.0**63)
+
+
+GATES = {
+    "silu": formulas.silu,
+    "mish": formulas.mish,
+    "gelu": formulas.gelu,
+    "gelu_tanh": formulas.tanh_gelu,
+    "silu'": formulas.silu_derivative,
+    "mish'": formulas.mish_derivative,
+    "gelu'": formulas.gelu_derivative,
+    "gelu_tanh'": formulas.tanh_gelu_derivative,
+}
+
+
+@every_dtype
+@pytest.mark.parametrize("name", GATES)
+def test_gated_functions_far_out(name: str, dtype: torch.dtype) -> None:
+    """They vanish on the left, and are the identity, of slope 1, on the right."""
+    info = torch.finfo(dtype)
+    far = torch.tensor([800.0, 1e6, 1e30, info.max, INF], dtype=dtype)
+    found = GATES[name](Interval.exact(-far))
+    assert (found.lower <= 0).all() and (found.upper >= 0).all()
+    assert (found.lower >= -1e8 * info.tiny).all() and (found.upper <= 1e8 * info.tiny).all()
+    found, expected = GATES[name](Interval.exact(far)), torch.ones_like(far) if name.endswith("'") else far
+    assert (found.lower <= expected).all() and (found.upper >= expected).all()
+    finite = expected < info.max
+    assert (found.lower[finite] >= expected[finite] * (1 - 30 * info.eps)).all()
+    assert (found.upper[finite] <= expected[finite] * (1 + 30 * info.eps)).all()
+    assert (found.lower[~finite] >= info.max / 5).all()
+    whole = GATES[name](Interval(-far, far))
+    assert (whole.lower <= 0).all() and (whole.upper >= 1).all()
+    if not name.endswith("'"):
+        left = GATES[name](Interval(-far, -far / 2 - 1))
+        assert (left.upper <= 1e8 * info.tiny).all()
+
+
+@every_dtype
+def test_the_left_tail_of_the_normal_distribution_lies_between_the_bounds_of_mills(dtype: torch.dtype) -> None:
+    z = torch.tensor([-4.0, -5.5, -7.0, -9.0, -11.0, *([-20.0, -37.0] if dtype == torch.float64 else [])], dtype=dtype)
+    x = Interval(z, z * (1 - 2.0**-12))
+    density = formulas.normal_density(x)
+    found, share = formulas.normal_cdf(x, density), 2000 * torch.finfo(dtype).eps
+    for k, (first, last) in enumerate(zip(x.lower.tolist(), x.upper.tolist(), strict=True)):
+        (least, low), (most, high) = normal(arb(first)), normal(arb(last))
+        assert float(least) * (1 - 1 / first**2) < float(found.lower[k]) <= float(least) * (1 + 1e-15)
+        assert float(most) * (1 - 1e-15) <= float(found.upper[k])
+        assert float(found.lower[k]) >= float(low) * -last / (1 + first**2) * (1 - share)
+        assert float(found.upper[k]) <= float(high) / -last * (1 + share)
