@@ -107,6 +107,7 @@ TESTS = (
     "tests/test_regions.py",
     "tests/test_results.py",
     "tests/test_domains.py",
+    "tests/test_input_sets.py",
     "tests/test_activations.py",
     "tests/test_activation_lines.py",
     "tests/test_activation_entries.py",
