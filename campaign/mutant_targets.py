@@ -117,6 +117,7 @@ TESTS = (
     "tests/test_line_offsets.py",
     "tests/soundness/test_hints.py",
     "tests/test_linear_slopes.py",
+    "tests/test_slope_lines.py",
     "tests/test_scaled_sums.py",
     "tests/test_products.py",
     "tests/test_relaxed.py",

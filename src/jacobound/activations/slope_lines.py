@@ -118,7 +118,7 @@ def _offsets(curve: Curve, x: Interval, slope: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _monotone_offsets(values: Interval, points: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    """The bounds of `_offsets` on a piece, from enclosures of the derivative at ascending points of it."""
+    """The bounds of `_offsets` on a piece, from enclosures of the derivative at points on the way from end to end."""
     rises = slope * points
     least, most = torch.minimum(values.lower[1:], values.lower[:-1]), torch.maximum(values.upper[1:], values.upper[:-1])
     above, below = up(torch.maximum(rises[1:], rises[:-1])), down(torch.minimum(rises[1:], rises[:-1]))
