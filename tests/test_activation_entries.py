@@ -275,3 +275,14 @@ def test_leaky_slopes_are_the_given_numbers(slope: float | Fraction, dtype: torc
 def test_irrational_numbers_lie_between_neighbours() -> None:
     low, high = irrational(math.pi)
     assert low < math.pi < high and math.nextafter(low, 4) == math.pi == math.nextafter(high, 0)
+
+
+STEEPEST = {"sigmoid": 0.25, "tanh": 1.0, "arctan": 1.0, "arsinh": 1.0, "softsign": 1.0, "elu": 1.0, "elu:2": 2.0}
+
+
+@every_dtype
+@pytest.mark.parametrize("name", STEEPEST)
+def test_no_slope_is_steeper_than_the_steepest(name: str, dtype: torch.dtype) -> None:
+    ends = torch.tensor([-1.0, 0.0], dtype=dtype)
+    found = activation(name).derivative_range(Interval(ends[0], ends[1]))
+    assert found.upper == STEEPEST[name]
