@@ -286,3 +286,10 @@ def test_no_slope_is_steeper_than_the_steepest(name: str, dtype: torch.dtype) ->
     ends = torch.tensor([-1.0, 0.0], dtype=dtype)
     found = activation(name).derivative_range(Interval(ends[0], ends[1]))
     assert found.upper == STEEPEST[name]
+
+
+@every_dtype
+@pytest.mark.parametrize("name", ["elu", "selu", "celu:3", "elu:0.5,1.5,0.7"])
+def test_exponential_units_are_not_positive_left_of_zero(name: str, dtype: torch.dtype) -> None:
+    ends = torch.tensor([-1.0, 0.0], dtype=dtype)
+    assert activation(name).range(Interval(ends, torch.zeros_like(ends))).upper.tolist() == [0.0, 0.0]

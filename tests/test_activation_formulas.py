@@ -265,7 +265,7 @@ def test_special_values(dtype: torch.dtype) -> None:
     assert at(_arsinh_enclosure, INF)[0] > math.log(info.max) > -at(_arsinh_enclosure, -INF)[1] - 1 > 80
     assert at(_arsinh_enclosure, -2.0, 0.5)[1] < 0.49
     assert at(_arsinh_enclosure, -0.5, 2.0)[0] > -0.49
-    assert at(_arsinh_enclosure, 0.5, 3.0)[0] > 0.46 and at(_arsinh_enclosure, 0.5, 3.0)[1] < 1.9
+    assert at(_arsinh_enclosure, 0.5, 3.0)[0] > 0.46 and at(_arsinh_enclosure, 0.5, 3.0)[1] < 2.0
     for gated in (formulas.silu, formulas.mish, formulas.gelu, formulas.tanh_gelu):
         assert at(gated, -1.0, 0.0)[1] == 0.0 == at(gated, -INF, 0.0)[1] == at(gated, 0.0)[1]
         assert at(gated, -1e-30, 1e-30)[1] > 4e-31
