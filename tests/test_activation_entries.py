@@ -16,6 +16,7 @@ from activation_cases import CASES, Case, every_case, every_dtype, exact, is_def
 from jacobound.activations import Activation, activation
 from jacobound.activations.clipped import clip
 from jacobound.activations.numbers import irrational
+from jacobound.activations.periodic import reduced
 from jacobound.activations.piecewise import hard_sigmoid, leaky_relu, prelu
 from jacobound.activations.stretches import EVERYWHERE, NOT_NEGATIVE, NOT_ZERO, POSITIVE, Stretch
 from jacobound.errors import InvalidModelError, UnsupportedOpError
@@ -293,3 +294,24 @@ def test_no_slope_is_steeper_than_the_steepest(name: str, dtype: torch.dtype) ->
 def test_exponential_units_are_not_positive_left_of_zero(name: str, dtype: torch.dtype) -> None:
     ends = torch.tensor([-1.0, 0.0], dtype=dtype)
     assert activation(name).range(Interval(ends, torch.zeros_like(ends))).upper.tolist() == [0.0, 0.0]
+
+
+@every_dtype
+def test_waves_are_moved_only_where_they_must_and_can(dtype: torch.dtype) -> None:
+    most = 2.0**23 if dtype == torch.float64 else 2.0**12
+    centre = torch.tensor([0.0, 3.0, -3.0, 2 * math.pi * most, -2 * math.pi * most], dtype=dtype)
+    moved, shift = reduced(Interval(centre - 0.25, centre + 0.25))
+    assert torch.equal(moved.lower[:3], (centre - 0.25)[:3]) and torch.equal(moved.upper[:3], (centre + 0.25)[:3])
+    assert not shift.lower[:3].any() and not shift.upper[:3].any()
+    assert (moved.magnitude() < 3.3).all() and (shift.lower[3] > 0) and (shift.upper[4] < 0)
+    ends = [(-INF, INF), (0.0, INF), (-INF, 0.0), (math.nan, 0.0), (2e30, 2e30), (-20.0, 20.0)]
+    moved, shift = reduced(Interval(*torch.tensor(ends, dtype=dtype).unbind(1)))
+    assert (moved.lower == -INF).all() and (moved.upper == INF).all()
+    assert not shift.lower.any() and not shift.upper.any()
+
+
+def test_clips_that_are_constant_or_have_ends_per_entry() -> None:
+    assert [len(clip(*ends).pieces) for ends in ((0.5, 0.5), (0.5, 0.75), (0.75, 0.5))] == [1, 3, 1]
+    ends = torch.tensor([0.0, 1.0])
+    for low, high, name in ((ends, ends, ""), (ends, None, " below"), (None, ends, " above"), (ends, 3.0, "")):
+        assert clip(low, high).name == f"clip per entry{name}"
