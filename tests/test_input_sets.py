@@ -114,7 +114,8 @@ def test_the_smaller_of_box_and_ball_counts() -> None:
 def test_the_error_of_a_product_counts_its_own_terms(dtype: torch.dtype) -> None:
     """One term, whatever the number of rows and of leading axes."""
     box = Interval(torch.full((1, 1), -1.0, dtype=dtype), torch.full((1, 1), 3.0, dtype=dtype))
-    for domain in (Domain(box), Domain(box, box.upper - 2, torch.full((1,), 2.0, dtype=dtype), 2.0)):
+    wide = Interval(box.lower - 9, box.upper + 9)
+    for domain in (Domain(box), Domain(wide, box.upper - 2, torch.full((1,), 2.0, dtype=dtype), 2.0)):
         for shape in ((900, 1), (2, 900, 1), (3, 2, 900, 1)):
             found = domain.range_of(torch.ones(shape, dtype=dtype), Owners())
             assert found.shape == shape[:-1]
@@ -206,6 +207,15 @@ def test_projection_pulls_towards_the_part_of_the_box_that_the_ball_meets() -> N
     far = Domain(box, torch.tensor([[-3.0, 1.0]]).double(), torch.tensor([1.5]).double(), 2.0)
     assert torch.equal(far.project(points), torch.tensor([0.0, 1.0]).double().expand(1, 5, 2))
     assert torch.equal(Domain(box).project(points), points.clamp(0.0, 2.0))
+
+
+def test_a_radius_without_a_centre_is_not_read() -> None:
+    box = Interval(torch.tensor([[-1.0, 0.0]]).double(), torch.tensor([[1.0, 4.0]]).double())
+    domain, plain = Domain(box, None, torch.tensor([0.5]).double(), 2.0), Domain(box)
+    rows, points = torch.tensor([[1.0, -2.0]]).double(), torch.tensor([[[9.0, 9.0]]]).double()
+    assert torch.equal(domain.range_of(rows, Owners()).upper, plain.range_of(rows, Owners()).upper)
+    assert torch.equal(domain.project(points), plain.project(points))
+    assert domain[:1].centre is None and domain.to(torch.float32).centre is None
 
 
 def test_moving_to_float32_loses_nothing_and_hardly_gains() -> None:

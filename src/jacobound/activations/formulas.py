@@ -258,11 +258,10 @@ def normal_cdf(x: Interval, density: Interval) -> Interval:
 
 
 def gelu(x: Interval) -> Interval:
-    """x Phi(x); for x <= 0 it lies between -phi(x) and 0."""
+    """x Phi(x), larger than -phi(x); for x <= 0 it is not positive."""
     density = normal_density(x)
     found = _finite_below(x) * normal_cdf(x, density)
-    lower = torch.where(x.upper <= 0, torch.maximum(found.lower, -density.upper), found.lower)
-    return Interval(lower, _not_positive(found.upper, x))
+    return Interval(torch.maximum(found.lower, -density.upper), _not_positive(found.upper, x))
 
 
 def _finite_below(x: Interval) -> Interval:
