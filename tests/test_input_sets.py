@@ -258,15 +258,13 @@ def test_balls_in_float32_grow_by_as_much_as_their_centres_move(p: float) -> Non
 
 
 def test_the_radius_in_double_covers_the_last_unit() -> None:
-    """Centres are narrowed and radii are not: their sum is rounded in float64."""
-    generator = torch.Generator().manual_seed(8)
-    centre = random_floats((400, 1), torch.float64, generator, (0, 0))
-    radius = random_floats((400,), torch.float64, generator, (-26, -22)).abs()
-    moved, _ = moved_ball(centre, radius, 1.0, torch.float32)
-    steps = (moved.double() - centre).abs().squeeze(1)
-    _, found = moved_ball(centre, radius, 1.0, torch.float32)
-    for step, r, new in zip(*map(rationals, (steps, radius, found)), strict=True):
-        assert new >= step + r
+    """The sum of radius and move is a little more than 2, and rounds to 2 in float64."""
+    step = 2.0**-30 + 2.0**-54
+    centre, radius = torch.tensor([[0.125 + step]]).double(), torch.tensor([2 - 2.0**-30]).double()
+    moved, found = moved_ball(centre, radius, 1.0, torch.float32)
+    assert float(moved) == 0.125 and float(centre) - 0.125 == step
+    assert rational(float(found)) >= rational(step) + rational(float(radius)) > 2
+    assert float(found) <= 2 + 2.0**-22
 
 
 def test_rows_have_owners() -> None:
