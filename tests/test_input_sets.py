@@ -260,7 +260,7 @@ def test_balls_in_float32_grow_by_as_much_as_their_centres_move(p: float) -> Non
 def test_the_radius_in_double_covers_the_last_unit() -> None:
     """The sum of radius and move is a little more than 2, and rounds to 2 in float64."""
     step = 2.0**-30 + 2.0**-54
-    centre, radius = torch.tensor([[0.125 + step]]).double(), torch.tensor([2 - 2.0**-30]).double()
+    centre, radius = (torch.tensor(x, dtype=torch.float64) for x in ([[0.125 + step]], [2 - 2.0**-30]))
     moved, found = moved_ball(centre, radius, 1.0, torch.float32)
     assert float(moved) == 0.125 and float(centre) - 0.125 == step
     assert rational(float(found)) >= rational(step) + rational(float(radius)) > 2
