@@ -43,6 +43,7 @@ SOURCES = (
     "activations/products.py",
     "activations/rules.py",
     "activations/slope_lines.py",
+    "activations/secants.py",
     "regions.py",
     "results.py",
     "norms.py",
