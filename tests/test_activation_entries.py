@@ -17,7 +17,7 @@ from jacobound.activations import Activation, activation
 from jacobound.activations.clipped import clip
 from jacobound.activations.numbers import irrational
 from jacobound.activations.periodic import reduced
-from jacobound.activations.piecewise import hard_sigmoid, leaky_relu, prelu
+from jacobound.activations.piecewise import hard_sigmoid, leaky_relu, prelu, rrelu
 from jacobound.activations.stretches import EVERYWHERE, NOT_NEGATIVE, NOT_ZERO, POSITIVE, Stretch
 from jacobound.errors import InvalidModelError, UnsupportedOpError
 from jacobound.intervals import Interval
@@ -315,3 +315,7 @@ def test_clips_that_are_constant_or_have_ends_per_entry() -> None:
     ends = torch.tensor([0.0, 1.0])
     for low, high, name in ((ends, ends, ""), (ends, None, " below"), (None, ends, " above"), (ends, 3.0, "")):
         assert clip(low, high).name == f"clip per entry{name}"
+
+
+def test_the_default_slope_of_rrelu_is_that_of_torch() -> None:
+    assert rrelu().name == "leaky_relu:0.22916666666666666"
