@@ -30,11 +30,21 @@ def exact(x: float | Fraction) -> Ball:
 class Case:
     """One activation, its true value and derivative as functions of a ball, its kinks, whether slopes are unbounded."""
 
-    activation: Activation
+    made: str | Callable[[], Activation]
     value: Callable[..., Ball]
     derivative: Callable[..., Ball]
     kinks: tuple[float, ...] = ()
     steep: bool = False
+
+    @property
+    def activation(self) -> Activation:
+        """Made anew, so that every test sees how it is made."""
+        return activation(self.made) if isinstance(self.made, str) else self.made()
+
+    @property
+    def name(self) -> str:
+        """Under which it stands in `CASES`."""
+        return next(name for name, case in CASES.items() if case is self)
 
 
 def leaky(k: float | Fraction) -> Pair:
@@ -125,66 +135,66 @@ def log_sigma(z: Ball) -> Ball:
 
 ALPHA, SCALE, FIFTH = 1.6732632423543772, 1.0507009873554805, Fraction(float(torch.tensor(0.2)))
 CASES = {
-    "identity": Case(activation("identity"), lambda z: z, lambda z: arb(1)),
-    "relu": Case(activation("relu"), *leaky(0.0), (0.0,)),
-    "leaky_relu": Case(activation("leaky:0.3"), *leaky(0.3), (0.0,)),
-    "leaky_steep": Case(activation("leaky_relu:2"), *leaky(2.0), (0.0,)),
-    "leaky_negative": Case(activation("leaky_relu:-0.5"), *leaky(-0.5), (0.0,)),
-    "prelu": Case(prelu(torch.tensor(0.25)), *leaky(0.25), (0.0,)),
-    "sigmoid": Case(activation("sigmoid"), sigma, lambda z: sigma(z) * sigma(-z)),
-    "tanh": Case(activation("tanh"), lambda z: z.tanh(), lambda z: 1 / z.cosh() ** 2),
-    "arctan": Case(activation("arctan"), lambda z: z.atan(), lambda z: 1 / (1 + z * z)),
-    "arsinh": Case(activation("arsinh"), lambda z: z.asinh(), lambda z: 1 / (1 + z * z).sqrt()),
-    "elu": Case(activation("elu"), *exponential(1.0, 1.0, 1.0), (0.0,)),
-    "elu_scaled": Case(activation("elu:0.5,1.5,0.7"), *exponential(0.5, 1.5, 0.7), (0.0,)),
-    "elu_steep": Case(activation("elu:2"), *exponential(2.0, 1.0, 1.0), (0.0,)),
-    "selu": Case(activation("selu"), *exponential(ALPHA, SCALE, 1.0), (0.0,)),
-    "celu": Case(activation("celu:3"), *exponential(3.0, 1.0, Fraction(1, 3)), (0.0,)),
-    "softplus": Case(activation("softplus"), *softplus(1.0)),
-    "softplus_sharp": Case(activation("softplus:3"), *softplus(3.0)),
-    "hard_sigmoid": Case(activation("hard_sigmoid"), *clipped(Fraction(1, 6)), (-3.0, 3.0)),
-    "hard_sigmoid_onnx": Case(hard_sigmoid(float(FIFTH)), *clipped(FIFTH), (-2.49999996, 2.49999996)),
-    "gelu": Case(activation("gelu"), lambda z: z * normal(z)[0], lambda z: normal(z)[0] + z * normal(z)[1]),
-    "gelu_tanh": Case(activation("gelu_tanh"), lambda z: z * sigma(skewed(z)), skewed_derivative),
-    "abs": Case(activation("abs"), *leaky(-1.0), (0.0,)),
-    "rrelu": Case(activation("rrelu:0.1,0.3"), *leaky((Fraction(0.1) + Fraction(0.3)) / 2), (0.0,)),
-    "clip": Case(activation("clip:-0.3,2"), *flat_outside(-0.3, 2.0), (-0.3, 2.0)),
-    "clip_below": Case(clip(-0.5, None), *flat_outside(-0.5, math.inf), (-0.5,)),
-    "clip_above": Case(clip(None, 1.5), *flat_outside(-math.inf, 1.5), (1.5,)),
-    "clip_constant": Case(clip(2.0, -1.0), lambda z: arb(-1), lambda z: arb(0)),
-    "relu6": Case(activation("relu6"), *flat_outside(0.0, 6.0), (0.0, 6.0)),
-    "hard_tanh": Case(activation("hard_tanh"), *flat_outside(-1.0, 1.0), (-1.0, 1.0)),
-    "threshold": Case(activation("threshold:0.7,0.7"), *flat_outside(0.7, math.inf), (0.7,)),
-    "soft_shrink": Case(activation("soft_shrink"), *shrunk(0.5), (-0.5, 0.5)),
-    "soft_shrink_inexact": Case(activation("soft_shrink:0.3"), *shrunk(0.3), (-0.3, 0.3)),
-    "hard_swish": Case(activation("hard_swish"), *parabola(), (-3.0, 3.0)),
-    "silu": Case(activation("silu"), *swish(1.0)),
-    "silu_quick": Case(activation("silu:1.702"), *swish(1.702)),
-    "silu_slow": Case(activation("swish:0.3"), *swish(0.3)),
-    "mish": Case(activation("mish"), mished, lambda z: gate(z)[0] + z * gate(z)[1]),
-    "softsign": Case(activation("softsign"), lambda z: z / (1 + abs(z)), lambda z: 1 / (1 + abs(z)) ** 2),
-    "erf": Case(activation("erf"), lambda z: z.erf(), lambda z: 2 / arb.pi().sqrt() * (-z * z).exp()),
-    "log_sigmoid": Case(activation("log_sigmoid"), log_sigma, lambda z: sigma(-z)),
-    "tanh_shrink": Case(activation("tanh_shrink"), lambda z: z - z.tanh(), lambda z: z.tanh() ** 2),
-    "sin": Case(activation("sin"), lambda z: z.sin(), lambda z: z.cos()),
-    "cos": Case(activation("cos"), lambda z: z.cos(), lambda z: -z.sin()),
-    "square": Case(activation("square"), *powers(2), steep=True),
-    "power_0": Case(activation("power:0"), lambda z: arb(1), lambda z: arb(0)),
-    "power_3": Case(activation("power:3"), *powers(3), steep=True),
-    "power_4": Case(activation("power:4"), *powers(4), steep=True),
-    "power_7": Case(activation("pow:7"), *powers(7), steep=True),
-    "power_-2": Case(activation("power:-2"), *powers(-2), steep=True),
-    "power_-3": Case(activation("power:-3"), *powers(-3), steep=True),
-    "power_1.5": Case(activation("power:1.5"), *powers(1.5), steep=True),
-    "power_0.3": Case(activation("power:0.3"), *powers(0.3), steep=True),
-    "power_-1.2": Case(activation("power:-1.2"), *powers(-1.2), steep=True),
-    "reciprocal": Case(activation("reciprocal"), *powers(-1), steep=True),
-    "sqrt": Case(activation("sqrt"), *powers(0.5), steep=True),
-    "rsqrt": Case(activation("rsqrt"), *powers(-0.5), steep=True),
-    "exp": Case(activation("exp"), lambda z: z.exp(), lambda z: z.exp(), steep=True),
-    "expm1": Case(activation("expm1"), lambda z: z.expm1(), lambda z: z.exp(), steep=True),
-    "log": Case(activation("log"), lambda z: z.log(), lambda z: 1 / z, steep=True),
-    "log1p": Case(activation("log1p"), lambda z: z.log1p(), lambda z: 1 / (1 + z), steep=True),
+    "identity": Case("identity", lambda z: z, lambda z: arb(1)),
+    "relu": Case("relu", *leaky(0.0), (0.0,)),
+    "leaky_relu": Case("leaky:0.3", *leaky(0.3), (0.0,)),
+    "leaky_steep": Case("leaky_relu:2", *leaky(2.0), (0.0,)),
+    "leaky_negative": Case("leaky_relu:-0.5", *leaky(-0.5), (0.0,)),
+    "prelu": Case(lambda: prelu(torch.tensor(0.25)), *leaky(0.25), (0.0,)),
+    "sigmoid": Case("sigmoid", sigma, lambda z: sigma(z) * sigma(-z)),
+    "tanh": Case("tanh", lambda z: z.tanh(), lambda z: 1 / z.cosh() ** 2),
+    "arctan": Case("arctan", lambda z: z.atan(), lambda z: 1 / (1 + z * z)),
+    "arsinh": Case("arsinh", lambda z: z.asinh(), lambda z: 1 / (1 + z * z).sqrt()),
+    "elu": Case("elu", *exponential(1.0, 1.0, 1.0), (0.0,)),
+    "elu_scaled": Case("elu:0.5,1.5,0.7", *exponential(0.5, 1.5, 0.7), (0.0,)),
+    "elu_steep": Case("elu:2", *exponential(2.0, 1.0, 1.0), (0.0,)),
+    "selu": Case("selu", *exponential(ALPHA, SCALE, 1.0), (0.0,)),
+    "celu": Case("celu:3", *exponential(3.0, 1.0, Fraction(1, 3)), (0.0,)),
+    "softplus": Case("softplus", *softplus(1.0)),
+    "softplus_sharp": Case("softplus:3", *softplus(3.0)),
+    "hard_sigmoid": Case("hard_sigmoid", *clipped(Fraction(1, 6)), (-3.0, 3.0)),
+    "hard_sigmoid_onnx": Case(lambda: hard_sigmoid(float(FIFTH)), *clipped(FIFTH), (-2.49999996, 2.49999996)),
+    "gelu": Case("gelu", lambda z: z * normal(z)[0], lambda z: normal(z)[0] + z * normal(z)[1]),
+    "gelu_tanh": Case("gelu_tanh", lambda z: z * sigma(skewed(z)), skewed_derivative),
+    "abs": Case("abs", *leaky(-1.0), (0.0,)),
+    "rrelu": Case("rrelu:0.1,0.3", *leaky((Fraction(0.1) + Fraction(0.3)) / 2), (0.0,)),
+    "clip": Case("clip:-0.3,2", *flat_outside(-0.3, 2.0), (-0.3, 2.0)),
+    "clip_below": Case(lambda: clip(-0.5, None), *flat_outside(-0.5, math.inf), (-0.5,)),
+    "clip_above": Case(lambda: clip(None, 1.5), *flat_outside(-math.inf, 1.5), (1.5,)),
+    "clip_constant": Case(lambda: clip(2.0, -1.0), lambda z: arb(-1), lambda z: arb(0)),
+    "relu6": Case("relu6", *flat_outside(0.0, 6.0), (0.0, 6.0)),
+    "hard_tanh": Case("hard_tanh", *flat_outside(-1.0, 1.0), (-1.0, 1.0)),
+    "threshold": Case("threshold:0.7,0.7", *flat_outside(0.7, math.inf), (0.7,)),
+    "soft_shrink": Case("soft_shrink", *shrunk(0.5), (-0.5, 0.5)),
+    "soft_shrink_inexact": Case("soft_shrink:0.3", *shrunk(0.3), (-0.3, 0.3)),
+    "hard_swish": Case("hard_swish", *parabola(), (-3.0, 3.0)),
+    "silu": Case("silu", *swish(1.0)),
+    "silu_quick": Case("silu:1.702", *swish(1.702)),
+    "silu_slow": Case("swish:0.3", *swish(0.3)),
+    "mish": Case("mish", mished, lambda z: gate(z)[0] + z * gate(z)[1]),
+    "softsign": Case("softsign", lambda z: z / (1 + abs(z)), lambda z: 1 / (1 + abs(z)) ** 2),
+    "erf": Case("erf", lambda z: z.erf(), lambda z: 2 / arb.pi().sqrt() * (-z * z).exp()),
+    "log_sigmoid": Case("log_sigmoid", log_sigma, lambda z: sigma(-z)),
+    "tanh_shrink": Case("tanh_shrink", lambda z: z - z.tanh(), lambda z: z.tanh() ** 2),
+    "sin": Case("sin", lambda z: z.sin(), lambda z: z.cos()),
+    "cos": Case("cos", lambda z: z.cos(), lambda z: -z.sin()),
+    "square": Case("square", *powers(2), steep=True),
+    "power_0": Case("power:0", lambda z: arb(1), lambda z: arb(0)),
+    "power_3": Case("power:3", *powers(3), steep=True),
+    "power_4": Case("power:4", *powers(4), steep=True),
+    "power_7": Case("pow:7", *powers(7), steep=True),
+    "power_-2": Case("power:-2", *powers(-2), steep=True),
+    "power_-3": Case("power:-3", *powers(-3), steep=True),
+    "power_1.5": Case("power:1.5", *powers(1.5), steep=True),
+    "power_0.3": Case("power:0.3", *powers(0.3), steep=True),
+    "power_-1.2": Case("power:-1.2", *powers(-1.2), steep=True),
+    "reciprocal": Case("reciprocal", *powers(-1), steep=True),
+    "sqrt": Case("sqrt", *powers(0.5), steep=True),
+    "rsqrt": Case("rsqrt", *powers(-0.5), steep=True),
+    "exp": Case("exp", lambda z: z.exp(), lambda z: z.exp(), steep=True),
+    "expm1": Case("expm1", lambda z: z.expm1(), lambda z: z.exp(), steep=True),
+    "log": Case("log", lambda z: z.log(), lambda z: 1 / z, steep=True),
+    "log1p": Case("log1p", lambda z: z.log1p(), lambda z: 1 / (1 + z), steep=True),
 }
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 every_dtype = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -225,11 +235,11 @@ def intervals(act: Activation, dtype: torch.dtype) -> Interval:
 def each_sample(case: Case, act: Activation, dtype: torch.dtype) -> Iterator[tuple[int, float]]:
     """Finite points of every interval: its ends, where the function changes, and some between."""
     x = intervals(act, dtype)
-    inside = defined(act.domain, x).tolist()
+    inside, corners = defined(act.domain, x).tolist(), marks(case.activation)
     for k, (low, high) in enumerate(zip(x.lower.tolist(), x.upper.tolist(), strict=True)):
         first, last = max(low, -1e4), min(high, 1e4)
         points = [first + (last - first) * share for share in (0.03, 0.4, 0.5, 0.8)] if first < last else []
-        points += [low, high, *marks(case.activation)]
+        points += [low, high, *corners]
         yield from ((k, z) for z in points if inside[k] and low <= z <= high and math.isfinite(z))
 
 

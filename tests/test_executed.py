@@ -174,3 +174,27 @@ def test_activations_of_torch_stay_below_half_of_what_engines_are_allowed(name: 
     known = torch.isfinite(exact) & torch.isfinite(found)
     unit = 2 * jb.Executed().unit * torch.maximum(z.double().abs(), exact.abs()).clamp(min=1.0)
     assert known.sum() > 5000 and ((found - exact).abs() / unit)[known].max() <= FUNCTION_UNITS / 2
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_shares_are_those_of_the_formula(dtype: str) -> None:
+    engine = jb.Executed(dtype)
+    u = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
+    assert engine.unit == u
+    summed = min(u, 2.0**-24)
+    for terms in (1, 10, 10**5):
+        long, stored = (terms + 8) * summed, 10 * u if summed < u else 0.0
+        expected = (long / (1 - long) + stored + stored**2) * (1 + 1e-6)
+        assert engine.share(terms) == pytest.approx(expected, rel=1e-12)
+    if dtype != "float64":
+        assert engine.share(2**22 - 9) < 1.0
+        with pytest.raises(jb.UnsafeArithmeticError, match="float32"):
+            engine.share(2**22 - 8)
+    else:
+        with pytest.raises(jb.UnsafeArithmeticError, match="float64"):
+            engine.share(2**51)
+
+
+def test_numbers_of_a_dtype() -> None:
+    assert jb.Executed("float16").holds(0.5) and not jb.Executed("float16").holds(0.1)
+    assert jb.Executed("float64").holds(0.1) and not jb.Executed("float32").holds(0.1)

@@ -11,6 +11,7 @@ from flint import fmpq, fmpq_mat
 
 from exact import at_least, bounds_spectral_norm, random_floats, rational, rational_matrix, rationals, special_numbers
 from jacobound import linalg
+from jacobound.errors import ShapeError
 from jacobound.linalg import psd_upper_shift, spectral_norm_upper, spectral_norm_upper_interval
 from jacobound.rounding import tiny, unit
 
@@ -66,3 +67,26 @@ def test_what_a_gram_matrix_loses_grows_with_its_size(monkeypatch: pytest.Monkey
             low = 1 - steps * roundoff
             patch.setattr(torch.linalg, "eigvalsh", lambda x, factor=low: eigenvalues(x) * factor)
             assert bounds_spectral_norm(exact, spectral_norm_upper(matrix).item()), steps
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_every_candidate_is_proved_whatever_the_estimate(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An estimate that is a few units too small: none of the numbers that come may be below the norm."""
+    roundoff, refused = unit(torch.float64), 0
+    for entry in (1.0, 1.5, 1.0 + 2.0**-20):
+        matrix = torch.full((size, size), entry, dtype=torch.float64)
+        norm = size * rational(entry)
+        for steps in range(400):
+            with monkeypatch.context() as patch:
+                low = (size * entry) ** 2 * (1 - steps * roundoff)
+                patch.setattr(torch.linalg, "eigvalsh", lambda x, low=low: x.new_tensor([low]))
+                found = next(linalg._candidates(matrix, linalg.frobenius_norm_upper(matrix)))
+            assert rational(found.item()) >= norm, steps
+            refused += found.item() > size * entry * (1 + 1e-14)
+    assert refused, "all estimates were large enough"
+
+
+def test_intervals_that_are_no_matrices_are_refused() -> None:
+    for bad in (torch.zeros(3), torch.full((2, 2, 2), math.inf)):
+        with pytest.raises(ShapeError, match="two axes"):
+            spectral_norm_upper_interval(bad, bad)

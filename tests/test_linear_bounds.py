@@ -13,7 +13,7 @@ from exact import DTYPE_NAMES, DTYPES, outside, random_floats, rational, rationa
 from jacobound.activations import activation
 from jacobound.activations.base import Lines
 from jacobound.domains import ONE_SET
-from jacobound.graph import Affine, Elementwise, Graph, Input
+from jacobound.graph import Affine, Elementwise, Graph, Input, Node
 from jacobound.intervals import Interval
 from jacobound.linear_bounds import BackwardPass, Relaxation, Rows
 from jacobound.methods.base import Budget
@@ -21,7 +21,7 @@ from jacobound.methods.crown import CROWN
 from jacobound.methods.ibp import IBP
 from jacobound.operator_kinds import Dense, Scale
 from jacobound.regions import Box
-from jacobound.rounding import tiny, unit
+from jacobound.rounding import tiny, unit, unrounded
 from oracles import dot
 from single import lifted
 
@@ -260,3 +260,73 @@ def test_the_slack_of_a_node_is_made_for_the_larger_end_of_its_sources() -> None
     slack, floor = steps._affine_slack(node)
     assert torch.all(slack >= operator.slack(torch.tensor([[1000.0, 500.0]]).double())) and float(floor) > 0
     assert torch.all(slack <= 1.001 * operator.slack(torch.tensor([[1000.0, 500.0]]).double()))
+
+
+def step_through(lines: Lines, magnitude: Tensor, rows: Tensor, before: Tensor, start: Tensor) -> tuple[Rows, Node]:
+    """One step through an elementwise node with the given lines; the new state and the node before it."""
+    z = Affine(((Dense(magnitude.new_ones(magnitude.shape[1], 2)), Input((2,))),), None, "z")
+    h = Elementwise(activation("relu"), z, "h")
+    graph = Graph(Affine(((Dense(magnitude.new_ones(1, magnitude.shape[1])), h),)))
+    (domain,), _ = Box(magnitude.new_zeros(2), magnitude.new_ones(2)).domains(graph)
+    relaxation = Relaxation(lines, magnitude)
+    steps = BackwardPass(graph, domain, {z: Interval(-magnitude, magnitude)}, {h: relaxation}, {})
+    return steps._through_elementwise(Rows({}, start, before), h, rows), z
+
+
+@both_dtypes
+def test_an_error_only_grows_where_offsets_are_added(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(14)
+    parts = [random_floats((1, 3), dtype, generator, (-3, 3)) for _ in range(4)]
+    rows = random_floats((2, 200, 3), dtype, generator, (-90, -80))
+    before = random_floats((2, 200), dtype, generator, (0, 0)).abs()
+    state, _ = step_through(Lines(*parts), torch.ones(1, 3, dtype=dtype), rows, before, torch.zeros_like(before))
+    assert torch.all(state.error >= before) and torch.all(state.error <= before * (1 + 20 * unit(dtype)))
+
+
+@both_dtypes
+def test_slopes_that_vanish_count_with_the_argument(dtype: torch.dtype) -> None:
+    """Coefficient times slope is zero, and the argument so large that it matters."""
+    small, large = (2.0**-600, 2.0**900) if dtype == torch.float64 else (2.0**-80, 2.0**118)
+    magnitude = torch.full((1, 2), large, dtype=dtype)
+    slope, offset = torch.full_like(magnitude, small), torch.zeros_like(magnitude)
+    zeros = torch.zeros(2, 1, dtype=dtype)
+    rows = torch.full((1, 1, 2), small, dtype=dtype)
+    state, z = step_through(Lines(slope, offset, slope, offset), magnitude, rows, zeros, zeros)
+    assert not state.coefficient[z][1].any()
+    lost = 2 * rational(small) * rational(small) * rational(large)
+    assert all(rational(float(error)) >= lost for error in state.error)
+
+
+@both_dtypes
+def test_lines_that_round_nothing_add_no_error(dtype: torch.dtype) -> None:
+    magnitude, zeros = torch.ones(1, 3, dtype=dtype), torch.zeros(2, 4, dtype=dtype)
+    slope = torch.tensor([[1.0, 1.0, 0.0]], dtype=dtype)
+    rows = torch.full((1, 4, 3), 0.3, dtype=dtype)
+    kept = rows if slope.all() else rows[..., :2]
+    state, _ = step_through(Lines(slope, 0 * slope, slope, 0 * slope), magnitude, kept, zeros, zeros)
+    assert not state.error.any()
+    with unrounded():
+        bent = Lines(0.3 * slope, 0 * slope, 0.7 * slope, 0.1 * slope)
+        state, _ = step_through(bent, magnitude, kept, zeros, zeros)
+    assert not state.error.any()
+
+
+@both_dtypes
+def test_the_doubt_of_weights_is_counted_in_full(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(15)
+    x, count = Input((300,)), 300
+    radii = random_floats((2, count), dtype, generator, (-3, 3)).abs()
+    magnitude = random_floats((count,), dtype, generator, (-3, 3)).abs()
+    terms = tuple((Scale(torch.ones(count, dtype=dtype), radius), x) for radius in radii[:1])
+    node = Affine(terms, None, "y")
+    graph = Graph(node)
+    (domain,), _ = Box(-magnitude, magnitude).domains(graph)
+    steps = BackwardPass(graph, domain, {x: domain.box}, {}, {})
+    started = steps._start(node, torch.arange(count), ONE_SET)
+    exact = [r * m for r, m in zip(rationals(radii[0]), rationals(magnitude), strict=True)]
+    found = rationals(started.error[0])
+    assert all(truth <= error for truth, error in zip(exact, found, strict=True))
+    u = rational(unit(dtype))
+    assert all(
+        error <= truth * (1 + 12 * u) + 8 * rational(tiny(dtype)) for truth, error in zip(exact, found, strict=True)
+    )

@@ -60,6 +60,18 @@ def test_inflections_and_the_minimum_are_where_the_breaks_and_turns_say(apart: f
     # Beyond that z g'^2 tanh g > 0.99 z g' g' exceeds g' + z g'' / 2, because g' > 7 and z g'' / 2 < g'.
 
 
+@pytest.mark.parametrize("units", range(-6, 7))
+def test_the_last_units_of_breaks_and_turns_are_on_the_right_side(units: int) -> None:
+    """So close to 0.044715 the drift vanishes in the rounding of the two floats around a point."""
+    cubic = 0.044715 * (1 + units * 2.0**-52)
+    made = gelu_by_tanh(cubic, cubic)
+    (_, right), (minimum,) = made.breaks, made.turns
+    assert isinstance(right, tuple) and isinstance(minimum, tuple)
+    factor = flint.arb(cubic)
+    assert taylor(flint.arb(right[0]), factor)[2] > 0 > taylor(flint.arb(right[1]), factor)[2]
+    assert taylor(flint.arb(minimum[0]), factor)[1] < 0 < taylor(flint.arb(minimum[1]), factor)[1]
+
+
 @pytest.mark.parametrize("low", [STORED, 0.0447145])
 def test_enclosures_hold_and_are_tight(low: float) -> None:
     made, near = gelu_by_tanh(low, np.nextafter(low, 1)), activation("gelu_tanh")

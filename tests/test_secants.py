@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 
 import flint
 import pytest
@@ -14,6 +15,8 @@ import jacobound as jb
 import zoo
 from activation_cases import CASES, Case, certainly_outside, every_case, is_defined, marks
 from jacobound.activations import Activation, activation
+from jacobound.activations.pieces import linear_piece
+from jacobound.activations.secants import _jump
 from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, secant_ranges
 from jacobound.methods.crown import CROWN
@@ -85,6 +88,23 @@ def test_secants_of_relu_from_an_interval_are_exact() -> None:
     found = activation("relu").secant_range(near, far)
     assert torch.allclose(found.lower, torch.tensor([0.5, 0.0, 0.0]).double(), rtol=1e-14, atol=0)
     assert torch.allclose(found.upper, torch.tensor([1.0, 0.5, 1.0]).double(), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("slopes", "jumps"),
+    [
+        ((0.0, 1.0), (True, False)),
+        ((1.0, 0.0), (False, True)),
+        ((1.0, 1.0), (False, False)),
+        ((Fraction(1, 3), Fraction(1, 3)), (True, True)),  # no number of them is known
+        ((1 - Fraction(1, 2**60), 1.0), (True, False)),
+        ((1 + Fraction(1, 2**60), 1.0), (False, True)),
+    ],
+)
+def test_derivatives_jump_where_they_may(slopes: tuple[float | Fraction, ...], jumps: tuple[bool, bool]) -> None:
+    curve = Activation("kinked", torch.relu, tuple(map(linear_piece, slopes)), breaks=(0.0,))
+    rises, falls = _jump(curve, 1, torch.zeros((), dtype=torch.float64))
+    assert (bool(rises), bool(falls)) == jumps
 
 
 @pytest.mark.parametrize("name", SMOOTH)

@@ -20,6 +20,7 @@ import jacobound as jb
 from activation_cases import Case, certainly_outside, each_sample, every_case, intervals
 from exact import rationals
 from jacobound import block_norms, linalg, linear_maps
+from jacobound.activations import slope_lines
 from jacobound.activations.lines import Slopes
 from jacobound.activations.pieces import Curve
 from jacobound.block_norms import Family, largest_norm
@@ -64,6 +65,22 @@ def test_lines_hold_for_any_slopes_and_contacts(case: Case, dtype: torch.dtype) 
             truth = case.value(arb(z))
             assert not certainly_outside(truth - arb(below) * arb(z), lower, INF), (z, below, lower)
             assert not certainly_outside(truth - arb(above) * arb(z), -INF, upper), (z, above, upper)
+
+
+@every_case
+def test_lines_around_derivatives_hold_for_any_slope(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = Generator().manual_seed(2)
+    act = case.activation.to("cpu", torch.float64)
+    x = intervals(act, torch.float64)
+    monkeypatch.setattr(slope_lines, "_fitted", lambda curve, inside: anything(tuple(inside.shape), generator))
+    numbers = [end.tolist() for end in vars(act.slope_lines(x)).values()]
+    with flint.ctx.workprec(300):
+        for k, z in each_sample(case, act, torch.float64):
+            below, lower, above, upper = (end[k] for end in numbers)
+            if z not in case.kinks:
+                truth = case.derivative(arb(z))
+                assert not certainly_outside(truth - arb(below) * arb(z), lower, INF), (z, below, lower)
+                assert not certainly_outside(truth - arb(above) * arb(z), -INF, upper), (z, above, upper)
 
 
 def test_products_of_slopes_and_derivatives_hold_for_any_slopes(generator: Generator) -> None:

@@ -85,11 +85,10 @@ def inverse_power(x: Interval, n: int) -> Interval:
 
 def real_power(x: Interval, p: Fraction) -> Interval:
     """x^p = exp(p log x) for x >= 0; at zero 0, or infinite for p < 0."""
-    found, zero = exp(scaled(x.clamp(lower=0.0).log(), p)), x.upper <= 0
+    found, zero = exp(scaled(x.log(), p)), x.upper <= 0
     if p < 0:
-        largest = torch.finfo(x.lower.dtype).max
-        return Interval(torch.where(zero, largest, found.lower), torch.where(x.lower <= 0, torch.inf, found.upper))
-    return Interval(torch.where(x.lower <= 0, 0.0, found.lower), torch.where(zero, 0.0, found.upper))
+        return Interval(torch.where(zero, torch.finfo(x.lower.dtype).max, found.lower), found.upper)
+    return Interval(found.lower, torch.where(zero, 0.0, found.upper))
 
 
 def size(x: Interval) -> Interval:
@@ -190,27 +189,30 @@ def tanh_shrink(x: Interval) -> Interval:
 
 
 def silu(x: Interval) -> Interval:
-    """x sigma(x); for x <= 0 it is not positive, and beyond -FADED it rises to zero."""
+    """x sigma(x); not positive for x <= 0; beyond -FADED, where the enclosure holds 0, it rises to it."""
     near = _finite_below(x.clamp(lower=-FADED))
     found = near * sigmoid(near)
     return Interval(found.lower, _not_positive(found.upper, x))
 
 
 def silu_derivative(x: Interval) -> Interval:
-    """sigma(x) (1 + x sigma(-x)), which tends to 0 and 1 monotonically beyond ±FADED."""
+    """sigma(x) (1 + x sigma(-x)); beyond ±FADED, where its enclosure holds 0 or 1, it tends to them monotonically."""
     near = x.clamp(-FADED, FADED)
-    return _settling(sigmoid(near) * (near * sigmoid(-near) + 1.0), x, FADED)
+    return sigmoid(near) * (near * sigmoid(-near) + 1.0)
 
 
 def mish(x: Interval) -> Interval:
-    """x tanh(softplus(x)); for x <= 0 it is not positive, and beyond -FADED it rises to zero."""
+    """x tanh(softplus(x)); not positive for x <= 0; beyond -FADED, where the enclosure holds 0, it rises to it."""
     near = _finite_below(x.clamp(lower=-FADED))
     found = near * _tanh_of_softplus(near)
     return Interval(found.lower, _not_positive(found.upper, x))
 
 
 def mish_derivative(x: Interval) -> Interval:
-    """t + x t' with t' = 4 e (1 + e) / (1 + (1 + e)^2)^2 and e = exp(x); x t' falls beyond SETTLED."""
+    """t + x t' with t' = 4 e (1 + e) / (1 + (1 + e)^2)^2 and e = exp(x); x t' falls beyond SETTLED.
+
+    Beyond -FADED, where the enclosure holds 0, it tends to 0 monotonically.
+    """
     near = x.clamp(-FADED, SETTLED)
     growth = near.exp()
     more = growth + 1.0
@@ -219,29 +221,19 @@ def mish_derivative(x: Interval) -> Interval:
     product = near * steepness
     far = x.upper > SETTLED
     product = Interval(torch.where(far, product.lower.clamp(max=0.0), product.lower), product.upper)
-    return _settling(_tanh_of_softplus(x) + product, x, FADED)
+    return _tanh_of_softplus(x) + product
 
 
 def _tanh_of_softplus(x: Interval) -> Interval:
-    """tanh(log(1 + e)) = 1 / (1 + 2 / n) with n = e (e + 2) and e = exp(x); within 1e-17 of 1 at SETTLED."""
+    """tanh(log(1 + e)) = 1 / (1 + 2 / n) with n = e (e + 2) and e = exp(x); from SETTLED on the enclosure holds 1."""
     growth = x.clamp(upper=SETTLED).exp()
     rest = _by(number(2.0, x.lower), _times(growth, growth + 2.0))
-    found = (rest + 1.0).reciprocal().clamp(0.0, 1.0)
-    return Interval(found.lower, torch.where(x.upper > SETTLED, 1.0, found.upper))
+    return (rest + 1.0).reciprocal().clamp(0.0, 1.0)
 
 
 def _not_positive(upper: Tensor, x: Interval) -> Tensor:
-    """The upper bound of a gated function: zero at most for x <= 0, and zero where it stands for points far out."""
-    upper = torch.where(x.upper <= 0, upper.clamp(max=0.0), upper)
-    return torch.where(x.lower < -FADED, upper.clamp(min=0.0), upper)
-
-
-def _settling(found: Interval, x: Interval, far: float) -> Interval:
-    """A derivative that tends to 0 on the left and to 1 on the right, from its enclosure at the nearest of ±far."""
-    lower = torch.where(x.upper > far, found.lower.clamp(max=1.0), found.lower)
-    upper = torch.where(x.upper > far, found.upper.clamp(min=1.0), found.upper)
-    lower = torch.where(x.lower < -far, lower.clamp(max=0.0), lower)
-    return Interval(lower, torch.where(x.lower < -far, upper.clamp(min=0.0), upper))
+    """The upper bound of a gated function: zero at most for x <= 0."""
+    return torch.where(x.upper <= 0, upper.clamp(max=0.0), upper)
 
 
 def softplus(x: Interval) -> Interval:
@@ -266,11 +258,10 @@ def normal_cdf(x: Interval, density: Interval) -> Interval:
 
 
 def gelu(x: Interval) -> Interval:
-    """x Phi(x); for x <= 0 it lies between -phi(x) and 0."""
+    """x Phi(x), larger than -phi(x); for x <= 0 it is not positive."""
     density = normal_density(x)
-    found, left = _finite_below(x) * normal_cdf(x, density), x.upper <= 0
-    lower = torch.where(left, torch.maximum(found.lower, -density.upper), found.lower)
-    return Interval(lower, torch.where(left, found.upper.clamp(max=0.0), found.upper))
+    found = _finite_below(x) * normal_cdf(x, density)
+    return Interval(torch.maximum(found.lower, -density.upper), _not_positive(found.upper, x))
 
 
 def _finite_below(x: Interval) -> Interval:
@@ -279,28 +270,31 @@ def _finite_below(x: Interval) -> Interval:
 
 
 def gelu_derivative(x: Interval) -> Interval:
-    """Phi(x) + x phi(x); beyond ±FAR the enclosure of Phi(±FAR) has reached 0 or 1."""
+    """Phi(x) + x phi(x); at ±FAR the enclosure of the first has reached 0 or 1, and that of the second holds 0."""
     near = x.clamp(-FAR, FAR)
     density = normal_density(near)
-    return normal_cdf(near, density) + _vanishing(near * density, x)
+    return normal_cdf(near, density) + near * density
 
 
 def tanh_gelu(x: Interval, cubic: Real = CUBIC) -> Interval:
     """x (1 + tanh g) / 2 = x sigma(2 g) with g = sqrt(2 / pi) (x + 0.044715 x^3), or another positive cubic factor."""
     near = _finite_below(x.clamp(lower=-FAR))
-    found, left = near * sigmoid(_tanh_gelu_argument(x, cubic)), x.upper <= 0
-    return Interval(found.lower, torch.where(left, found.upper.clamp(max=0.0), found.upper))
+    found = near * sigmoid(_tanh_gelu_argument(x, cubic))
+    return Interval(found.lower, _not_positive(found.upper, x))
 
 
 def tanh_gelu_derivative(x: Interval, cubic: Real = CUBIC) -> Interval:
-    """sigma(y) + x y' sigma(y) sigma(-y) with y = 2 g, y' = 2 sqrt(2 / pi) (1 + 3 * 0.044715 x^2)."""
+    """sigma(y) + x y' sigma(y) sigma(-y) with y = 2 g, y' = 2 sqrt(2 / pi) (1 + 3 * 0.044715 x^2).
+
+    At ±FAR the enclosure of the first term has reached 0 or 1, and that of the second holds 0.
+    """
     near = x.clamp(-FAR, FAR)
     far = size(near)
     square = _times(far, far)
     cube = scaled(square, 3 * cubic) if isinstance(cubic, Fraction) else scaled(scaled(square, 3.0), cubic)
     growth = (cube + 1.0) * number(ROOT_EIGHT_BY_PI, x.lower)
     argument = _tanh_gelu_argument(x, cubic)
-    return sigmoid(argument) + _vanishing(near * growth * bell(argument), x)
+    return sigmoid(argument) + near * growth * bell(argument)
 
 
 def _tanh_gelu_argument(x: Interval, cubic: Real) -> Interval:
@@ -311,10 +305,3 @@ def _tanh_gelu_argument(x: Interval, cubic: Real) -> Interval:
     near = x.clamp(-FAR, FAR)
     far = size(near)
     return near * (scaled(_times(far, far), cubic) + 1.0) * number(ROOT_EIGHT_BY_PI, x.lower)
-
-
-def _vanishing(found: Interval, x: Interval) -> Interval:
-    """A term that tends to zero monotonically beyond ±FAR, from its enclosure at the nearest point within."""
-    far = x.magnitude() > FAR
-    lower = torch.where(far, found.lower.clamp(max=0.0), found.lower)
-    return Interval(lower, torch.where(far, found.upper.clamp(min=0.0), found.upper))

@@ -73,7 +73,7 @@ def reduced(x: Interval) -> tuple[Interval, Interval]:
     largest = 2.0 ** ((53 if dtype == torch.float64 else 24) - digits)
     coarse = Fraction(math.floor(2 * PI * 2 ** (digits - 3)), 2 ** (digits - 3))
     rest = irrational(float(2 * PI - coarse))
-    middle = (x.lower * 0.5 + x.upper * 0.5).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    middle = x.lower * 0.5 + x.upper * 0.5  # NaN and infinite ones are not near
     turns = (middle / (2 * math.pi)).round()
     near = turns.abs() <= largest
     turns = torch.where(near, turns, 0.0)

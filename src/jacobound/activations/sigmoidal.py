@@ -118,7 +118,7 @@ def erf() -> Activation:
 def _arsinh_of_size(x: Interval) -> Interval:
     """arsinh x for x >= 0: log1p(x + x^2 / (1 + root)) below 1, log x + log(1 + sqrt(1 + 1 / x^2)) above."""
     near, far = x.clamp(upper=1.0), x.clamp(lower=1.0)
-    square, inverse = near.square(), far.reciprocal().clamp(0.0, 1.0)
+    square, inverse = near.square(), far.reciprocal()
     small = (near + square / ((square + 1.0).sqrt() + 1.0)).log1p()
     large = Interval(far.lower.clamp(max=torch.finfo(far.lower.dtype).max), far.upper).log()
     large = large + (inverse.square() + 1.0).sqrt().log1p()

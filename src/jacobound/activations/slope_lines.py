@@ -44,16 +44,12 @@ def slope_lines(curve: Curve, x: Interval) -> Lines:
     At a kink both one-sided derivatives lie between the lines, unless the interval only ends there.
     """
     x = tidy(x)
-    constants = derivative_range(curve, x)
-    bounded = torch.isfinite(x.lower) & torch.isfinite(x.upper) & torch.isfinite(constants.upper - constants.lower)
-    # Where the derivative is one number the constants are that number; lines would only add rounding.
-    bounded = bounded & (x.lower < x.upper) & (constants.lower < constants.upper)
-    inside = x.map(lambda end: torch.where(bounded, end, 0.0))
-    slope = torch.where(bounded, _fitted(curve, inside), 0.0).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-    lower, upper = _offsets(curve, inside, slope)
-    good = bounded & (slope != 0) & torch.isfinite(lower) & torch.isfinite(upper)
-    # Rounding may leave nothing of the gain of a line on a tiny interval.
-    good = good & (upper - lower < constants.upper - constants.lower)
+    constants, slope = derivative_range(curve, x), _fitted(curve, x)
+    lower, upper = _offsets(curve, x, slope)
+    # Over an unbounded interval and for unbounded slopes an offset is infinite; rounding may leave nothing of the gain
+    # of a line on a tiny interval, or where the derivative is one number.
+    gained = upper - lower < constants.upper - constants.lower
+    good = (slope != 0) & torch.isfinite(lower) & torch.isfinite(upper) & gained
     slope = torch.where(good, slope, 0.0)
     return Lines(
         slope,
@@ -95,7 +91,7 @@ def _fitted(curve: Curve, x: Interval) -> Tensor:
 
 
 def _offsets(curve: Curve, x: Interval, slope: Tensor) -> tuple[Tensor, Tensor]:
-    """Lower bound of min s'(z) - slope z and upper bound of max s'(z) - slope z, for finite intervals."""
+    """Lower bound of min s'(z) - slope z and upper bound of max s'(z) - slope z; not finite where an end is not."""
     lower, upper = torch.full_like(x.lower, math.inf), torch.full_like(x.lower, -math.inf)
     points = _grid(x, STEPS)
     for piece, (start, end) in zip(curve.pieces, extents(curve, x.lower), strict=True):
@@ -118,7 +114,7 @@ def _offsets(curve: Curve, x: Interval, slope: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _monotone_offsets(values: Interval, points: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    """The bounds of `_offsets` on a piece, from enclosures of the derivative at ascending points of it."""
+    """The bounds of `_offsets` on a piece, from enclosures of the derivative at points on the way from end to end."""
     rises = slope * points
     least, most = torch.minimum(values.lower[1:], values.lower[:-1]), torch.maximum(values.upper[1:], values.upper[:-1])
     above, below = up(torch.maximum(rises[1:], rises[:-1])), down(torch.minimum(rises[1:], rises[:-1]))
