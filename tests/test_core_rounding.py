@@ -24,7 +24,7 @@ from jacobound.methods.recursion import MOST_ROWS, Recursion
 from jacobound.methods.tangents import can_differ, reached_slopes
 from jacobound.operator_kinds import Dense, Identity, Scale
 from jacobound.regions import Box
-from jacobound.rounding import unit
+from jacobound.rounding import unit, unrounded
 from oracles import dot
 from zoo import normal
 
@@ -66,12 +66,27 @@ def test_products_with_slopes_and_sums_are_paid_for(dtype: torch.dtype) -> None:
         a, b, c, d = random_floats((4, 6), dtype, generator, (-2, 2))
         if trial % 2:  # nothing but the sum rounds
             a, b, c, d = torch.ones_like(a), torch.ones_like(b), torch.ones_like(c), d * 2.0**-10
+        if trial % 4 == 2:  # some of the slopes round nothing
+            b[:3], c[3:] = 1.0, 1.0
         core = core_of(graph, {first: fixed(a), second: fixed(b), third: fixed(c), other: fixed(d)})
         found, error = core.transfer[graph.output, x][0], core.error[x][0]
         parts = zip(*map(rationals, (a, b, c, d)), strict=True)
         for k, (p, q, r, s) in enumerate(parts):
             missed = abs(p * q * r + s - rational(float(found[k, k])))
-            assert missed <= rational(float(error[k, k]))
+            room = 60 * unit(dtype) * float(abs(p * q * r) + abs(s)) + 1e-30
+            assert missed <= rational(float(error[k, k])) and float(error[k, k]) <= room
+
+
+def test_slopes_of_zero_and_one_cost_nothing() -> None:
+    x = Input((6,))
+    first = act(x)
+    second = act(moved(first, torch.float64))
+    mask = torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 1.0]).double()
+    both = fixed(mask, mask.flip(0))  # each slope is 1 in some set
+    graph = Graph(moved(second, torch.float64))
+    core = core_of(graph, {first: both, second: both})
+    assert torch.equal(core.transfer[graph.output, x], torch.diag_embed(both.lower))
+    assert float(core.error[x].max()) <= 1e-290
 
 
 @both_dtypes
@@ -193,23 +208,34 @@ def weights_of(graph: Graph, slopes: dict[Node, Interval]) -> dict[Node, Tensor]
     return defects._Backwards(graph, slopes, whole).run()
 
 
+def behind_a_neuron(node: Node, slopes: dict[Node, Interval], like: Tensor) -> Elementwise:
+    """An uncertain neuron of slope at most 1 after a change of sign: its own rows are pushed back, all negative."""
+    top = act(Affine(((Scale(-torch.ones_like(like)), node),)))
+    slopes[top] = Interval(0.5 * torch.ones_like(like)[None], torch.ones_like(like)[None])
+    return top
+
+
 @both_dtypes
 @pytest.mark.parametrize("summed", [False, True])
-def test_weights_of_long_chains_hold(dtype: torch.dtype, summed: bool) -> None:
+@pytest.mark.parametrize("uncertain", [False, True])
+def test_weights_of_long_chains_hold(dtype: torch.dtype, summed: bool, uncertain: bool) -> None:
     """Forty slopes one after the other, or forty times 1 + slope: far more roundings than any margin covers."""
     generator = Generator().manual_seed(5)
     for exponents in ((-1, 0), (-12, -8), None):
         x = Input((6,))
         node, slopes, exact, size = moved(x, dtype), {}, [fmpq(1)] * 6, torch.ones(6).double()
-        for _ in range(40):
+        for layer in range(40):
             hidden, value = act(node), random_floats((6,), dtype, generator, exponents or (0, 0))
-            value[0] = 1.0  # nothing rounds for this neuron alone
+            if layer % 2:
+                value[0] = 1.0  # nothing rounds for this neuron alone
             if exponents is None:  # each sum loses nearly all of the smaller part
                 value = torch.full_like(value, 0.98 * unit(dtype))
             slopes[hidden] = fixed(value)
             exact = [e * (s + int(summed)) for e, s in zip(exact, rationals(value), strict=True)]
             size = size * (value.double().abs() + int(summed))
             node = moved(hidden, dtype, node) if summed else moved(hidden, dtype)
+        if uncertain:
+            node = moved(behind_a_neuron(node, slopes, value), dtype)
         found = weights_of(Graph(node), slopes)[x][0]
         for k, value in enumerate(exact):
             assert abs(value) <= rational(float(found[k, k]))
@@ -217,9 +243,24 @@ def test_weights_of_long_chains_hold(dtype: torch.dtype, summed: bool) -> None:
             assert float(found[k, k]) <= abs(float(ball(value).mid())) + room
 
 
+def test_weights_of_slopes_zero_and_one_round_only_once() -> None:
+    x = Input((6,))
+    node, slopes = moved(x, torch.float64), {}
+    mask = torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 1.0]).double()
+    for _ in range(40):
+        hidden = act(node)
+        slopes[hidden] = fixed(mask, 1 - mask)
+        node = moved(hidden, torch.float64)
+    found = weights_of(Graph(node), slopes)[x]
+    assert torch.all(found >= torch.diag_embed(torch.stack((mask, 1 - mask))))
+    assert torch.all(found <= torch.diag_embed(torch.stack((mask, 1 - mask))) * (1 + 40 * 2.0**-53) + 1e-280)
+
+
 @both_dtypes
 @pytest.mark.parametrize("kind", ["slopes", "scales", "weights"])
-def test_weights_that_vanish_count_with_what_stands_before(dtype: torch.dtype, kind: str) -> None:
+@pytest.mark.parametrize("uncertain", [False, True])
+def test_weights_that_vanish_count_with_what_stands_before(dtype: torch.dtype, kind: str, uncertain: bool) -> None:
+    """Or with what stands behind an uncertain neuron."""
     small, large = (1e-200, 1e300) if dtype == torch.float64 else (1e-25, 1e38)
 
     def factor(value: float) -> Scale | Dense:
@@ -227,7 +268,7 @@ def test_weights_that_vanish_count_with_what_stands_before(dtype: torch.dtype, k
         return Dense(torch.diag(full)) if kind == "weights" else Scale(full)
 
     x = Input((6,))
-    node, slopes = Affine(((factor(large), x),)), {}
+    node, slopes = moved(x, dtype) if uncertain else Affine(((factor(large), x),)), {}
     for _ in range(2):
         if kind == "slopes":
             hidden = act(node)
@@ -235,9 +276,32 @@ def test_weights_that_vanish_count_with_what_stands_before(dtype: torch.dtype, k
             node = moved(hidden, dtype)
         else:
             node = Affine(((factor(small), node),))
+    if uncertain:
+        node = Affine(((factor(large), behind_a_neuron(node, slopes, torch.ones(6, dtype=dtype))),))
     exact = rational(float(torch.tensor(small, dtype=dtype))) ** 2 * rational(float(torch.tensor(large, dtype=dtype)))
     found = weights_of(Graph(node), slopes)[x][0]
     assert all(rational(float(found[k, k])) >= exact for k in range(6))
+
+
+@pytest.mark.parametrize(("ratio", "by_rows"), [(200, False), (256, False), (300, True)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_interval_adjoints_serve_while_they_are_not_far_from_their_middle(
+    ratio: float, by_rows: bool, turned: bool
+) -> None:
+    """Two sets of which the other one is harmless; the derivative itself is 1."""
+    x = Input((1,))
+    graph = Graph(Affine(((Dense(torch.ones(1, 1).double()), x),)))
+    ends = torch.tensor([[-256.0 + 512 / ratio, 256.0], [1.0, 3.0]]).double()
+    ends = -ends.flip(1) if turned else ends
+    adjoint = Interval(ends[:, 0].reshape(2, 1, 1), ends[:, 1].reshape(2, 1, 1))
+    found = defects.defect_weights(graph, {}, {node: adjoint for node in graph.nodes})
+    assert torch.allclose(
+        found[x].flatten(), torch.tensor([1.0 if by_rows else 256.0, 1.0 if by_rows else 3.0]).double()
+    )
+    assert by_rows or torch.equal(found[x], adjoint.magnitude())
+    with unrounded():
+        plain = defects.defect_weights(graph, {}, {node: adjoint for node in graph.nodes})
+    assert torch.equal(plain[x], adjoint.magnitude())
 
 
 def test_neurons_of_which_one_end_is_zero_can_differ_from_it() -> None:

@@ -11,12 +11,13 @@ from jacobound import Ball, Box
 from jacobound.activations import activation
 from jacobound.domains import Domain
 from jacobound.errors import InvalidRegionError
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
+from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector
 from jacobound.intervals import Interval
 from jacobound.methods.base import Budget
 from jacobound.methods.crown import CROWN
 from jacobound.methods.relaxed import _Sweep
 from jacobound.operator_kinds import Dense
+from jacobound.vector_smooth import Softmax
 
 EYE = torch.eye(2).double()
 
@@ -84,3 +85,33 @@ def test_lines_come_with_the_magnitude_of_their_argument() -> None:
     sweep = _Sweep(graph, domain, Budget(), lambda function, argument: function.lines(argument), True)
     found = sweep.run()
     assert torch.equal(sweep._relaxations[hidden].magnitude, found[hidden.source].magnitude())
+
+
+def told(graph: Graph, region: Ball | Box, with_output: bool = True) -> list[float]:
+    """How far the sweep says that it is, before each node and after every row that it bounds backwards."""
+    (domain,), _ = region.domains(graph)
+    calls: list[tuple[float, float, str]] = []
+    budget = Budget(memory=1, progress=lambda *call: calls.append(call))
+    CROWN().ranges(graph, domain, budget, with_output=with_output)
+    assert {call[1:] for call in calls} == {(len(graph.nodes), "ranges")}
+    return [done for done, _, _ in calls]
+
+
+def test_only_entries_that_can_profit_are_bounded_backwards() -> None:
+    """On a box the first layer is exact by intervals; a decided neuron, and an output not asked for, gain nothing."""
+    x = Input((2,))
+    first = act(Affine(((Dense(EYE), x),)))
+    second = act(Affine(((Dense(EYE), first),), torch.tensor([10.0, -0.5]).double()))
+    graph = Graph(Affine(((Dense(EYE), second),)))
+    box = Box([-1.0, -1.0], [1.0, 1.0])
+    assert told(graph, box) == [0, 1, 2, 3, 4, 4, 5, 5.5, 6]
+    assert told(graph, box, with_output=False) == [0, 1, 2, 3, 4, 4, 5]
+
+
+def test_behind_a_function_of_vectors_intervals_go_on() -> None:
+    shares = Vector(Softmax((2,)), Affine(((Dense(EYE), Input((2,))),)))
+    output = Affine(((Dense(torch.tensor([[2.0, -1.0]]).double()), shares),))
+    found = ranges(Graph(output), Box([-1.0, -1.0], [1.0, 1.0]))
+    share = 1 / (1 + math.exp(-2.0))
+    assert found[shares].upper[0].tolist() == pytest.approx([share, share], rel=1e-12)
+    assert float(found[output].upper) == pytest.approx(2 * share - (1 - share), rel=1e-12)

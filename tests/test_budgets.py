@@ -1,0 +1,140 @@
+"""What a call may use: chunks, time and memory by hand, and how much a set is said to need."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from jacobound import Budget, FastLip, RecurJac
+from jacobound.activations import activation
+from jacobound.errors import InvalidOptionError, InvalidRegionError
+from jacobound.graph import Affine, Elementwise, Graph, Input, Node
+from jacobound.intervals import Interval
+from jacobound.methods import base
+from jacobound.methods.base import (
+    SHARED_PRODUCTS,
+    Deferred,
+    JacobianEnclosure,
+    derivative_ranges,
+    ranges_bytes,
+    secant_ranges,
+    sets_worth,
+)
+from jacobound.methods.core import core_bytes
+from jacobound.operator_kinds import Dense
+
+
+def network(name: str = "relu", dtype: torch.dtype = torch.float64) -> Graph:
+    """Three inputs, five neurons, two outputs."""
+    first, last = torch.ones(5, 3, dtype=dtype), torch.ones(2, 5, dtype=dtype)
+    hidden = Elementwise(activation(name), Affine(((Dense(first), Input((3,))),), name="before"), name="hidden")
+    return Graph(Affine(((Dense(last), hidden),)))
+
+
+@pytest.mark.parametrize("memory", [0, -1])
+def test_a_budget_has_some_memory_and_no_negative_time(memory: int) -> None:
+    with pytest.raises(InvalidOptionError, match=f"memory > 0 bytes and seconds >= 0, not {memory} and None"):
+        Budget(memory=memory)
+    for seconds in (-1e-9, math.nan):
+        with pytest.raises(InvalidOptionError):
+            Budget(seconds=seconds)
+    assert Budget(seconds=0.0, memory=1).memory == 1
+
+
+def test_chunks_fit_the_memory_and_hold_every_item_once() -> None:
+    def sizes(count: int, memory: int, each: int) -> list[tuple[int, int]]:
+        return [(one.start, one.stop) for one in Budget(memory=memory).chunks(count, each)]
+
+    assert sizes(7, 100, 30) == [(0, 3), (3, 6), (6, 7)]
+    assert sizes(7, 100, 1000) == [(k, k + 1) for k in range(7)]
+    assert sizes(7, 1 << 20, 1) == sizes(7, 8, 0) == [(0, 7)]
+    assert sizes(0, 100, 30) == []
+
+
+def test_what_is_as_large_as_the_memory_fits() -> None:
+    assert Budget(memory=64).fits(64) and not Budget(memory=64).fits(65)
+
+
+def test_time_runs_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(base, "monotonic", lambda: now[0])
+    free, tight = Budget(), Budget(seconds=2.0, started=100.0)
+    assert free.remaining == math.inf and not free.is_over
+    for moment, left, over in ((100.0, 2.0, False), (101.5, 0.5, False), (102.0, 0.0, False), (103.0, -1.0, True)):
+        now[0] = moment
+        assert tight.remaining == left and tight.is_over is over and not free.is_over
+    now[0] = 101.0
+    assert tight.within(1.0) is tight and tight.within(5.0) is tight and free.within(math.inf) is free
+    share = tight.within(0.25)
+    assert (share.seconds, share.started, share.memory) == (0.25, 101.0, tight.memory)
+    assert free.within(3.0).remaining == 3.0
+    now[0] = 110.0
+    assert tight.within(1.0) is tight and tight.within(-math.inf).seconds == 0.0
+
+
+def test_progress_is_passed_on() -> None:
+    calls: list[tuple[float, float, str]] = []
+    Budget(progress=lambda *call: calls.append(call)).tell(1.0, 2.0, "x")
+    Budget().tell(1.0, 2.0, "x")
+    assert calls == [(1.0, 2.0, "x")]
+
+
+@pytest.mark.parametrize(("dtype", "each"), [(torch.float64, 8), (torch.float32, 4)])
+def test_the_memory_of_a_set_is_counted_in_numbers(dtype: torch.dtype, each: int) -> None:
+    """Nodes of 3, 5, 5 and 2 entries: 16 numbers for each entry, 48 for the widest; rows of 2 outputs on top."""
+    graph = network(dtype=dtype)
+    assert ranges_bytes(graph) == (16 * 15 + 48 * 5) * each
+    assert FastLip().bytes_per_set(graph) == ranges_bytes(graph) + 2 * (2 * 15 + 16 * 5) * each
+    assert core_bytes(graph, 4) == (4 * (3 + 2) + 3 * (3 + 4) * 5) * each
+    assert core_bytes(Graph(Input((3,))), 0) == 0
+    assert RecurJac().bytes_per_set(graph) == FastLip().bytes_per_set(graph)
+
+
+def test_sets_share_small_products_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = network()  # 15 and 10 products
+    assert sets_worth(graph) == SHARED_PRODUCTS // 25
+    monkeypatch.setattr(base, "SHARED_PRODUCTS", 24)
+    assert sets_worth(graph) == 1
+    monkeypatch.setattr(base, "SHARED_PRODUCTS", 50)
+    assert sets_worth(graph) == 2 and sets_worth(Graph(Input((3,)))) == 50
+
+
+def test_one_derivative_for_all_sets_is_written_out() -> None:
+    entries = Interval.exact(torch.arange(6.0).reshape(1, 2, 3))
+    one = JacobianEnclosure(entries, lambda u: entries[..., 0], {}, {}, {})
+    several = one.over(4)
+    assert one.over(1) is one and several.over(4) is several and several.along is one.along
+    assert several.entries.shape == (4, 2, 3) and torch.equal(several.entries.lower[3], entries.lower[0])
+
+
+def test_deferred_intervals_are_found_once_when_they_are_asked_for() -> None:
+    asked = []
+
+    def find() -> dict[Node, Interval]:
+        asked.append(1)
+        return {x: Interval.exact(torch.ones(1, 3))}
+
+    x = Input((3,))
+    found = Deferred(find)
+    assert not asked
+    assert list(found) == [x] and len(found) == 1 and torch.equal(found[x].lower, torch.ones(1, 3)) and asked == [1]
+
+
+def test_slopes_are_asked_for_where_they_are_defined() -> None:
+    graph = network("sqrt")
+    before, hidden = graph.nodes[1:3]
+    good, bad = (Interval(torch.full((1, 5), end).double(), torch.full((1, 5), 4.0).double()) for end in (1.0, -1.0))
+    (slope,) = derivative_ranges(graph, {before: good}).items()
+    assert slope[0] is hidden and torch.allclose(slope[1].upper, torch.tensor(0.5).double())
+    assert torch.allclose(slope[1].lower, torch.tensor(0.25).double())
+    near = Interval.exact(torch.full((1, 5), 1.0).double())
+    (secant,) = secant_ranges(graph, {before: near}, {before: good}).values()
+    assert torch.allclose(secant.lower, torch.tensor(1 / 3).double()) and secant.shape == (1, 5)
+    for ask in (
+        lambda: derivative_ranges(graph, {before: bad}),
+        lambda: secant_ranges(graph, {before: near}, {before: bad}),
+    ):
+        with pytest.raises(InvalidRegionError, match="node 'hidden'"):
+            ask()
