@@ -119,6 +119,7 @@ TESTS = (
     "tests/soundness/test_hints.py",
     "tests/test_linear_slopes.py",
     "tests/test_slope_lines.py",
+    "tests/test_forms.py",
     "tests/test_scaled_sums.py",
     "tests/test_products.py",
     "tests/test_budgets.py",

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from exact import random_floats, rational, rationals
 from jacobound.activations import activation
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.intervals import Interval
+from jacobound.intervals import Interval, interval_dot
 from jacobound.methods.base import JacobianEnclosure
 from jacobound.methods.constants import (
     from_entries,
@@ -23,6 +23,7 @@ from jacobound.methods.constants import (
     split_products,
 )
 from jacobound.operator_kinds import Dense
+from jacobound.rounding import unrounded
 
 INF = math.inf
 ENDS = ([[-0.5, 2.0, -4.0], [-3.0, 0.0, 0.0]], [[1.0, 3.0, -1.0], [1.0, 5.0, 0.0]])
@@ -76,6 +77,15 @@ def test_entries_without_bound_have_the_chord_zero() -> None:
     along = Sums([1.0], [1.0])
     found = merged_row_sums(knowing(along, ends=([[-INF, -1.0]], [[1.0, INF]])))
     assert float(found) == INF and torch.equal(along.asked[1], torch.zeros(1, 1, 2).double())
+
+
+def test_gradients_are_finite_where_entries_are_known() -> None:
+    ends = torch.tensor([[[1.0, 0.0, -2.0]]]).double().requires_grad_()
+    with unrounded():
+        merged_row_sums(
+            JacobianEnclosure(Interval(ends, ends), lambda u: interval_dot(u, Interval(ends, ends)), {}, {}, {})
+        ).sum().backward()
+    assert ends.grad is not None and bool(torch.isfinite(ends.grad).all())
 
 
 @pytest.mark.parametrize("which", [0, 1])

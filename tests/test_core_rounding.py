@@ -77,6 +77,19 @@ def test_products_with_slopes_and_sums_are_paid_for(dtype: torch.dtype) -> None:
             assert missed <= rational(float(error[k, k])) and float(error[k, k]) <= room
 
 
+@both_dtypes
+def test_doubts_of_weights_count_to_the_last_digit(dtype: torch.dtype) -> None:
+    generator = Generator().manual_seed(6)
+    x = Input((6,))
+    factor, radius = random_floats((2, 6), dtype, generator, (-2, 2))
+    graph = Graph(Affine(((Scale(factor, radius.abs()), x),)))
+    error = torch.diagonal(core_of(graph, {}).error[x][0])
+    assert all(
+        a <= b <= a * (1 + 40 * fmpq(*unit(dtype).as_integer_ratio()))
+        for a, b in zip(rationals(radius.abs()), rationals(error), strict=True)
+    )
+
+
 def test_slopes_of_zero_and_one_cost_nothing() -> None:
     x = Input((6,))
     first = act(x)

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from exact import DTYPE_NAMES, DTYPES, random_floats, rationals
 from jacobound.intervals import Interval
 from jacobound.methods.product_relaxation import ProductLines, ProductRelaxation, chord, constant
+from jacobound.rounding import unrounded
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
 
@@ -80,3 +81,12 @@ def test_offsets_hold_in_exact_numbers_at_every_corner(rule: ProductRelaxation, 
             for n, (a, b) in enumerate(zip(rationals(s), rationals(y), strict=True)):
                 lower_slope, lower_offset, upper_slope, upper_offset = (part[n] for part in line)
                 assert lower_slope * b + lower_offset <= a * b <= upper_slope * b + upper_offset
+
+
+def test_gradients_are_finite_where_derivatives_are_known() -> None:
+    known = torch.tensor([[[1.0, 0.0, -2.0]]]).double().requires_grad_()
+    slope = Interval(torch.zeros(1, 1, 3).double(), torch.ones(1, 1, 3).double())
+    with unrounded():
+        found = chord(slope, Interval(known, known), torch.zeros_like(known))
+        torch.stack(tuple(vars(found).values())).sum().backward()
+    assert known.grad is not None and bool(torch.isfinite(known.grad).all())

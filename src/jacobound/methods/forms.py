@@ -67,7 +67,7 @@ class Symbols:
         if domain.centre is None or domain.radius is None:
             return Symbols(*box.midpoint_and_radius(), None, 1.0)
         middle = domain.centre.flatten(1)
-        half = torch.maximum(up(box.upper - middle), up(middle - box.lower)).clamp(min=0.0)
+        half = torch.maximum(up(box.upper - middle), up(middle - box.lower))
         return Symbols(middle, half, domain.radius, dual_exponent(domain.p))
 
     def input(self) -> Forms:
