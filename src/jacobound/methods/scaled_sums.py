@@ -76,7 +76,7 @@ def _norm(matrix: Tensor, sizes: Tensor, tied: Tensor, p: float, over: Callable[
     if not matrix.numel():
         return matrix.new_zeros(())
     weights, shares = _shares(sizes.unsqueeze(1) * matrix, tied, p == math.inf, over)
-    across, along = weights.sqrt() / sizes, shares.sqrt()
+    across, along = weights.sqrt() / sizes, shares.sqrt() if p == math.inf else torch.ones_like(shares)
     scaled = matrix / across.unsqueeze(1) / along
     norm = spectral_norm_upper(scaled)
     if rigorous():  # two roundings of every entry; what underflows in the first quotient grows in the second
