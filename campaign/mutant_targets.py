@@ -155,6 +155,7 @@ TESTS = (
     "tests/test_vector_smooth.py",
     "tests/test_vector_parts.py",
     "tests/test_attention_parts.py",
+    "tests/test_candidates.py",
     "tests/test_best.py",
     "tests/test_eclipse.py",
     "tests/test_steps.py",
