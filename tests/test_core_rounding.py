@@ -90,6 +90,22 @@ def test_doubts_of_weights_count_to_the_last_digit(dtype: torch.dtype) -> None:
     )
 
 
+@both_dtypes
+def test_a_single_product_with_slopes_is_paid_for_beside_slopes_of_one(dtype: torch.dtype) -> None:
+    """Weights are read off without rounding, so nothing else can pay for the slopes."""
+    generator = Generator().manual_seed(7)
+    for _ in range(10):
+        a, b = random_floats((2, 6), dtype, generator, (-2, 2))
+        b[0] = 1.0
+        x = Input((6,))
+        hidden = act(Affine(((Scale(a), x),)))
+        graph = Graph(moved(hidden, dtype))
+        core = core_of(graph, {hidden: fixed(b)})
+        found, error = core.transfer[graph.output, x][0], core.error[x][0]
+        for k, (p, q) in enumerate(zip(rationals(a), rationals(b), strict=True)):
+            assert abs(p * q - rational(float(found[k, k]))) <= rational(float(error[k, k]))
+
+
 def test_slopes_of_zero_and_one_cost_nothing() -> None:
     x = Input((6,))
     first = act(x)
@@ -254,6 +270,67 @@ def test_weights_of_long_chains_hold(dtype: torch.dtype, summed: bool, uncertain
             assert abs(value) <= rational(float(found[k, k]))
             room = 4000 * unit(dtype) * float(size[k]) + 1e-30
             assert float(found[k, k]) <= abs(float(ball(value).mid())) + room
+
+
+def losing_pair(dtype: torch.dtype) -> tuple[Tensor, Tensor, fmpq]:
+    """Two floats whose exact product is nearly one unit roundoff above 1, and is rounded down to 1."""
+    k = torch.arange(3, 4096, dtype=dtype)
+    excess = [a * b - 1 for a, b in zip(rationals(k), rationals(1 / k), strict=True)]
+    best = max(range(len(k)), key=lambda i: excess[i] if k[i] * (1 / k[i]) == 1 else fmpq(-1))
+    assert excess[best] > fmpq(*unit(dtype).as_integer_ratio()) * 4 / 5
+    return k[best], 1 / k[best], 1 + excess[best]
+
+
+@both_dtypes
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("uncertain", [False, True])
+def test_weights_of_chains_that_always_round_down_hold(dtype: torch.dtype, mixed: bool, uncertain: bool) -> None:
+    one, other, product = losing_pair(dtype)
+    x = Input((6,))
+    node, slopes = moved(x, dtype), {}
+    for layer in range(200):
+        hidden, value = act(node), torch.full((6,), float(one if layer % 2 else other), dtype=dtype)
+        value[0] = 1.0 if mixed else value[0]
+        slopes[hidden] = fixed(value)
+        node = moved(hidden, dtype)
+    if uncertain:
+        node = moved(behind_a_neuron(node, slopes, value), dtype)
+    found = weights_of(Graph(node), slopes)[x][0]
+    exact = product**100
+    assert all(rational(float(found[k, k])) >= exact for k in range(1, 6))
+    assert float(found[5, 5]) <= 1 + 4000 * unit(dtype)
+
+
+@both_dtypes
+def test_doubts_of_weights_hold_through_long_chains(dtype: torch.dtype) -> None:
+    """The last factor is 0, give or take 1: nothing is known but the doubt."""
+    generator = Generator().manual_seed(8)
+    one = torch.ones(6, dtype=dtype)
+    x = Input((6,))
+    node, slopes, exact = moved(x, dtype), {}, [fmpq(1)] * 6
+    for _ in range(60):
+        hidden, value = act(node), random_floats((6,), dtype, generator, (-1, 0))
+        slopes[hidden] = fixed(value)
+        exact = [e * abs(s) for e, s in zip(exact, rationals(value), strict=True)]
+        node = moved(hidden, dtype)
+    found = weights_of(Graph(Affine(((Scale(0 * one, one), node),))), slopes)[x][0]
+    for k, value in enumerate(exact):
+        assert value <= rational(float(found[k, k])) <= value * (1 + 4000 * fmpq(*unit(dtype).as_integer_ratio()))
+
+
+@both_dtypes
+def test_weights_behind_many_neurons_hold(dtype: torch.dtype) -> None:
+    """1 + u + u + ... over uncertain neurons: a float sum loses many of the small terms."""
+    terms = torch.full((4096, 1), 0.9 * unit(dtype), dtype=dtype)
+    terms[0] = 1.0
+    x = Input((1,))
+    hidden = act(Affine(((Dense(terms), x),)))
+    graph = Graph(Affine(((Dense(torch.ones(1, 4096, dtype=dtype)), hidden),)))
+    one = torch.ones(1, 4096, dtype=dtype)
+    whole = {node: Interval.whole(one.new_zeros(1, 1, *node.shape)) for node in graph.nodes}
+    found = defects._Backwards(graph, {hidden: Interval(0.5 * one, one)}, whole).run()[x]
+    exact = sum(rationals(terms), fmpq(0))
+    assert exact <= rational(float(found)) <= exact * (1 + 60000 * fmpq(*unit(dtype).as_integer_ratio()))
 
 
 def test_weights_of_slopes_zero_and_one_round_only_once() -> None:
