@@ -215,6 +215,24 @@ def test_sums_of_columns_hold_beyond_the_rows_that_are_formed() -> None:
 
 
 @pytest.mark.parametrize("side", ["upper_offset", "lower_offset"])
+def test_offsets_of_one_side_count(side: str) -> None:
+    """Of all neurons, while the others are zero."""
+    recursion = recursion_over(0)
+    block = recursion._core.blocks[0]
+    known = recursion._lines[block]
+    step = 0.5 if side == "upper_offset" else -0.5
+    zeros = {name: torch.zeros_like(known.upper_offset) for name in ("upper_offset", "lower_offset")}
+    zeros[side] = torch.full_like(known.upper_offset, step)
+    recursion._lines[block] = replace(known, **zeros)
+    before = normal((2, 1, 2, 3, known.upper_offset.shape[2]), Generator().manual_seed(4)).abs()
+    for sign in (1.0, -1.0):
+        _, added = recursion._through(block, sign * before)
+        chain = 0 if (step > 0) == (sign > 0) else 1
+        expected = sign * step * before[:, 0].sum(-1)
+        assert torch.allclose(added[:, chain], expected) and not (added[:, 1 - chain].abs() > 1e-290).any()
+
+
+@pytest.mark.parametrize("side", ["upper_offset", "lower_offset"])
 def test_one_offset_of_one_neuron_counts(side: str) -> None:
     recursion = recursion_over(0)
     block = recursion._core.blocks[0]
