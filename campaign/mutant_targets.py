@@ -134,6 +134,7 @@ TESTS = (
     "tests/test_constants.py",
     "tests/test_constants_by_hand.py",
     "tests/test_directions.py",
+    "tests/test_directions_by_hand.py",
     "tests/test_executed.py",
     "tests/test_noise.py",
     "tests/test_batches.py",

@@ -140,7 +140,7 @@ def _sums_across(
     wanted = directions.T[columns]
     first = wanted.gather(1, (wanted != 0).to(torch.int8).argmax(1, keepdim=True))
     turn = torch.sign(first)  # the row of u serves -u as well
-    rows, row_of = torch.unique(wanted * turn + 0.0, dim=0, return_inverse=True)
+    rows, row_of = torch.unique(wanted * turn, dim=0, return_inverse=True)
     sizes = entries.magnitude().sum(0)[columns]
     largest = sizes.new_zeros(len(rows)).scatter_reduce(0, row_of, sizes, "amax")
     chosen = largest.topk(min(len(rows), max(MOST_ROWS, len(directions)))).indices
