@@ -164,6 +164,7 @@ def test_offsets_are_measured_from_the_centre(p: float) -> None:
     assert bool((wide.lower <= box.lower).all() | (p != INF)) and start.symbols == 4
     plain = Forms.constant(box)
     assert plain.linear.shape == (3, 0, 4) and plain.symbols == 0
+    assert Forms.constant(box.map(lambda end: end[:, None].expand(3, 2, 4))).linear.shape == (3, 2, 0, 4)
     assert bool((plain.centre - plain.error <= box.lower).all() & (plain.centre + plain.error >= box.upper).all())
 
 
