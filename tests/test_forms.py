@@ -16,7 +16,7 @@ from jacobound.activations.lines import Lines
 from jacobound.domains import Domain
 from jacobound.intervals import Interval
 from jacobound.methods.forms import Forms, Symbols
-from jacobound.operator_kinds import Dense, Identity
+from jacobound.operator_kinds import Dense, Identity, Scale
 from jacobound.rounding import tiny, unit
 from zoo import normal
 
@@ -274,6 +274,22 @@ def test_linear_images_count_errors_and_roundings(lead: tuple[int, ...], count: 
         between(found.error, least, most)
 
 
+def test_errors_in_front_of_small_forms_are_rounded_up_in_images_and_dot_products() -> None:
+    """One product each; then 1 + u + u + ..., of which a float sum loses many of the small terms."""
+    generator = Generator().manual_seed(12)
+    symbols, forms = symbols_of(generator), forms_of(generator, (), COUNT, 2.0**-100)
+    weight = floats((ENTRIES,), generator)
+    found = symbols.image(Scale(weight), forms).error
+    factors = [abs(w) for w in rationals(weight)] * SETS
+    close(found, [w * e for w, e in zip(factors, rationals(forms.error), strict=True)])
+    many = torch.full((SETS, 1, 4096), 0.9 * 2.0**-53, dtype=DOUBLE)
+    many[..., 0] = 1.0
+    small = Forms(0 * many, torch.zeros(SETS, 1, 0, 4096).double(), many)
+    exact = sum(rationals(many[0]), fmpq(0))
+    for sign in (1.0, -1.0):
+        close(symbols.dot(small, sign * torch.ones_like(many)).error, [exact] * SETS, 100000 * U)
+
+
 @pytest.mark.parametrize("known", [0.0, 1.0, 2.0**60])
 def test_lines_scale_the_error_and_add_a_symbol(known: float) -> None:
     generator = Generator().manual_seed(8)
@@ -367,13 +383,15 @@ def test_products_of_linear_forms_that_cancel_hold() -> None:
         assert rational(high) <= value * (1 + fmpq(1, 10**10)) + fmpq(1, 10**6)
 
 
-def test_coefficients_that_vanish_when_they_are_scaled_count() -> None:
-    half = torch.tensor([[1e300]], dtype=DOUBLE)
+@pytest.mark.parametrize(("size", "small", "other"), [(1e300, 1e-310, 1e-50), (1e293, 6.9e-304, 6.9e-51)])
+def test_coefficients_that_vanish_when_they_are_scaled_count(size: float, small: float, other: float) -> None:
+    """The first one altogether; the second one is 1.4 of the smallest number, and rounded to 1."""
+    half = torch.tensor([[size]], dtype=DOUBLE)
     symbols = Symbols(torch.zeros_like(half), half, None, 1.0)
-    a, b = torch.tensor([[1e-310], [0.0]], dtype=DOUBLE), torch.tensor([[0.0], [1e-50]], dtype=DOUBLE)
-    (exact,) = corner_values(a, b, [1e300, 1.0])
-    for one, other in ((a, b), (b, a)):
-        found = symbols._product_of_linear(linear_form(one), linear_form(other))
+    a, b = torch.tensor([[small], [0.0]], dtype=DOUBLE), torch.tensor([[0.0], [other]], dtype=DOUBLE)
+    (exact,) = corner_values(a, b, [size, 1.0])
+    for one, two in ((a, b), (b, a)):
+        found = symbols._product_of_linear(linear_form(one), linear_form(two))
         assert rational(float(found.upper)) >= exact and rational(float(found.lower)) <= -exact
         assert float(found.upper) <= 1.001 * float(ball(exact).mid())
 
@@ -399,7 +417,7 @@ def test_products_in_l1_balls_are_a_quarter_or_all_of_the_product_of_both_reache
     nothing = symbols._product_of_linear(
         linear_form(torch.zeros(0, 3).double()), linear_form(torch.zeros(0, 3).double())
     )
-    assert float(nothing.magnitude().max()) <= 1e-300
+    assert float(nothing.magnitude().max()) <= 1e-300 and bool(nothing.contains(torch.zeros(1, 1, 3)).all())
 
 
 def test_forms_in_single_precision() -> None:
