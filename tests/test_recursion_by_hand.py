@@ -173,9 +173,10 @@ def largest(x: Interval) -> list[fmpq]:
     return [max(abs(a), abs(b)) for a, b in zip(rationals(x.lower), rationals(x.upper), strict=True)]
 
 
-def test_a_price_counts_the_rounding_of_the_product_with_the_derivative() -> None:
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_price_counts_the_rounding_of_the_product_with_the_derivative(sign: float) -> None:
     """Once the derivative of a block is known, two units of it; before that nothing."""
-    line = Line((0.0, 0.0, 0.0))
+    line = Line((0.0, 0.0, 0.0), sign)
     first, second = line.blocks
     for block in (first, second):
         line.recursion._price.pop(block, None)
@@ -207,6 +208,39 @@ def test_prices_of_a_direction_hold_for_long_sums() -> None:
             assert exact <= rational(float(end)) <= exact * (1 + 100000 * U)
     half = recursion.along(torch.full((1, 1, 4096), 0.5).double())
     assert float(half.upper) == pytest.approx(0.5, rel=1e-9)
+
+
+def test_prices_of_many_neurons_hold_for_long_sums() -> None:
+    graph, (block,) = chain(1, 1, 4096)
+    price = torch.full((1, 1, 4096), 0.9 * 2.0**-53, dtype=torch.float64)
+    price[..., 0] = 1.0
+    one = torch.ones(1, 4096).double()
+    transfer = {(block, graph.input): one[:, None], (graph.output, block): torch.zeros(1, 4096, 1).double()}
+    error = {graph.input: torch.zeros(1, 1, 1).double(), block: price}
+    unstable = {block: Neurons(torch.arange(4096), None)}
+    core = UnstableCore(graph, (block,), unstable, {block: Interval(one, one)}, transfer, error)
+    recursion = Recursion(core, whole(graph, 1), chord, Budget())
+    recursion.run()
+    found = recursion.bound(graph.input)
+    exact = sum(rationals(price), fmpq(0))
+    for end in (found.upper, -found.lower):
+        assert exact <= rational(float(end)) <= exact * (1 + 100000 * U)
+
+
+def test_products_that_vanish_are_not_lost() -> None:
+    """The derivative is positive, or negative, but far below the smallest number."""
+    for sign in (1.0, -1.0):
+        line = Line((0.0, 0.0, 0.0), sign)
+        x, out = line.graph.input, line.graph.output
+        small = {
+            ends: matrix * 1e-200
+            for ends, matrix in line.core.transfer.items()
+            if ends not in ((out, x), (out, line.blocks[0]))
+        }
+        recursion = Recursion(replace(line.core, transfer=small), whole(line.graph), chord, Budget())
+        recursion.run()
+        found = recursion.bound(x)
+        assert bool(((found.upper if sign > 0 else -found.lower) > 0).all()) and float(found.magnitude().max()) < 1e-290
 
 
 def test_what_is_known_is_intersected() -> None:
