@@ -283,6 +283,8 @@ def test_weights_of_long_chains_hold(dtype: torch.dtype, summed: bool, uncertain
             node = moved(hidden, dtype, node) if summed else moved(hidden, dtype)
         if uncertain:
             node = moved(behind_a_neuron(node, slopes, value), dtype)
+        else:
+            node = Affine(((Scale(-torch.ones_like(value)), node),))
         found = weights_of(Graph(node), slopes)[x][0]
         for k, value in enumerate(exact):
             assert abs(value) <= rational(float(found[k, k]))
@@ -320,7 +322,8 @@ def test_weights_of_chains_that_always_round_down_hold(dtype: torch.dtype, mixed
 
 
 @both_dtypes
-def test_doubts_of_weights_hold_through_long_chains(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("summed", [False, True])
+def test_doubts_of_weights_hold_through_long_chains(dtype: torch.dtype, summed: bool) -> None:
     """The last factor is 0, give or take 1: nothing is known but the doubt."""
     generator = Generator().manual_seed(8)
     one = torch.ones(6, dtype=dtype)
@@ -329,8 +332,8 @@ def test_doubts_of_weights_hold_through_long_chains(dtype: torch.dtype) -> None:
     for _ in range(60):
         hidden, value = act(node), random_floats((6,), dtype, generator, (-1, 0))
         slopes[hidden] = fixed(value)
-        exact = [e * abs(s) for e, s in zip(exact, rationals(value), strict=True)]
-        node = moved(hidden, dtype)
+        exact = [e * (abs(s) + int(summed)) for e, s in zip(exact, rationals(value), strict=True)]
+        node = moved(hidden, dtype, node) if summed else moved(hidden, dtype)
     found = weights_of(Graph(Affine(((Scale(0 * one, one), node),))), slopes)[x][0]
     for k, value in enumerate(exact):
         assert value <= rational(float(found[k, k])) <= value * (1 + 4000 * fmpq(*unit(dtype).as_integer_ratio()))

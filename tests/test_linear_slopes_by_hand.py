@@ -143,6 +143,11 @@ def test_entries_and_directions_are_never_wider_than_intervals() -> None:
         sums = found.along(u)
         most = (u.abs() * found.entries.magnitude()).sum(2) * (1 + 1e-12)
         assert bool((sums.upper <= most).all() & (sums.lower >= -most).all())
+        alone = torch.zeros(2, 2, 3).double()
+        alone[:, 0, 1], alone[:, 1, 2] = 1.0, -1.0
+        single = found.along(alone)
+        assert bool((single.upper[:, 0] <= found.entries.upper[:, 0, 1] * (1 + 1e-12) + 1e-12).all())
+        assert bool((single.upper[:, 1] <= -found.entries.lower[:, 1, 2] * (1 + 1e-12) + 1e-12).all())
         narrow = jb.FastLip().enclose(graph, domain, Budget(), ranges).along(u)
         if radius == 0.01:
             assert bool((sums.width < narrow.width).all())
@@ -172,3 +177,18 @@ def test_values_that_nobody_needs_are_let_go() -> None:
     object.__setattr__(sweeps._symbols, "image", lambda *given: images.append(given) or honest(*given))
     assert sweeps.jacobian() is not None
     assert len(images) == 1 + 2  # the values of the last layer are not needed
+
+
+def test_values_that_several_nodes_read_are_kept() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = Input((3,))
+    z = Affine(((Dense(normal((4, 3), generator)), x),))
+    first = Elementwise(activation("tanh"), z)
+    both = Affine(((Dense(normal((4, 4), generator)), first), (Dense(normal((4, 4), generator)), z)))
+    graph = Graph(Affine(((Dense(normal((2, 4), generator)), Elementwise(activation("tanh"), both)),)))
+    domain = boxes(1, 0.01)
+    found = LinearSlopes().enclose(graph, domain, Budget())
+    middle = domain.box.lower[0] / 2 + domain.box.upper[0] / 2
+    exact = torch.autograd.functional.jacobian(lambda point: graph(point), middle)
+    assert bool((found.entries.lower[0] <= exact).all() & (exact <= found.entries.upper[0]).all())
+    assert float(found.entries.width.max()) < 1.0

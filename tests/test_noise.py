@@ -12,6 +12,7 @@ from exact import at_least, outside, random_floats, rational, rationals
 from jacobound import CROWN, Box, from_layers
 from jacobound.activations import activation
 from jacobound.activations.piecewise import prelu
+from jacobound.domains import Domain
 from jacobound.execution import FOLDED, FUNCTION_UNITS, Executed
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node
 from jacobound.intervals import Interval
@@ -102,6 +103,31 @@ def test_what_overflows_only_with_its_rounding_has_no_bound(name: str) -> None:
     for argument, value in ((near, 1.0), (1.0, near)):
         found = noises(z, {x: point(argument), z: point(value)}, name)
         assert found is not None and (float(found) == math.inf) == (value == near)
+
+
+def test_a_value_that_its_noise_carries_to_the_largest_number_has_no_bound() -> None:
+    """The sum of both is the largest number itself, and a little more before it is rounded."""
+    largest = Executed("float64").largest
+    unit_of_it = largest - math.nextafter(largest, 0.0)
+    x = Input((1,), "x")
+    y = Elementwise(activation("softplus"), x, "y")
+    for units, finite in ((2 * FUNCTION_UNITS, False), (2 * FUNCTION_UNITS + 40, True)):
+        found = noises(
+            y,
+            {x: point(1.0), y: Interval.exact(torch.tensor([[largest - units * unit_of_it]], dtype=torch.float64))},
+            "float64",
+        )
+        assert found is not None and math.isfinite(float(found)) == finite
+
+
+def test_each_set_has_an_error_of_its_own() -> None:
+    graph = executed(from_layers([torch.eye(2), torch.ones(2, 2)]), Executed("float32"))
+    ends = torch.tensor([[1.0, 1.0], [100.0, 100.0]]).double()
+    both = Domain(Interval(-ends, ends))
+    for q in (1, 2, math.inf):
+        found = execution_error(graph, both, Budget(), CROWN(), q)
+        alone = [execution_error(graph, both[k : k + 1], Budget(), CROWN(), q) for k in (0, 1)]
+        assert torch.allclose(found, torch.cat(alone), rtol=1e-9) and float(found[1]) > 50 * float(found[0])
 
 
 def test_noise_widens_outward() -> None:

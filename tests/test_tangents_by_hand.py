@@ -15,8 +15,9 @@ from jacobound.intervals import Interval, interval_dot
 from jacobound.methods import reversal
 from jacobound.methods.base import JacobianEnclosure
 from jacobound.methods.product_relaxation import chord
-from jacobound.methods.tangents import Neurons, Tangents, push_through
-from jacobound.operator_kinds import Dense
+from jacobound.methods.tangents import Neurons, Tangents, push_through, underflow_of
+from jacobound.operator_kinds import Dense, Identity
+from jacobound.rounding import unrounded
 from zoo import normal
 
 LIKE = torch.zeros((), dtype=torch.float64)
@@ -60,6 +61,15 @@ def test_groups_with_entries_of_their_own_are_pushed_apart(needed: torch.Tensor 
         assert torch.allclose(found[key], image if needed is None else image[..., needed], rtol=1e-12)
     only_units = push_through(Dense(weight), {"unit": groups["unit"]}, needed)
     assert torch.equal(only_units["unit"], found["unit"])
+
+
+def test_what_only_moves_entries_loses_nothing() -> None:
+    weight = torch.ones(1, 2, 3).double()
+    assert underflow_of(Identity((3,), (3,), LIKE), weight) == 0.0
+    floor = underflow_of(Dense(torch.ones(3, 4).double()), weight)
+    assert isinstance(floor, torch.Tensor) and floor.shape == (1, 2, 1) and float(floor.min()) >= 3 * 4 * 2.0**-1022
+    with unrounded():
+        assert underflow_of(Dense(torch.ones(3, 4).double()), weight) == 0.0
 
 
 # --- both ways -----------------------------------------------------------------------------------------------------
