@@ -354,6 +354,19 @@ def test_weights_behind_many_neurons_hold(dtype: torch.dtype) -> None:
     assert exact <= rational(float(found)) <= exact * (1 + 60000 * fmpq(*unit(dtype).as_integer_ratio()))
 
 
+def test_weights_behind_neurons_of_many_nodes_hold() -> None:
+    """1 + u + u + ... + 1 over neurons of 300 nodes, one after the other: each small term is lost on its own."""
+    sizes = [1.0, *[0.9 * unit(torch.float64)] * 298, 1.0]
+    x = Input((6,))
+    hidden = [act(x) for _ in sizes]
+    one = torch.ones(6).double()
+    graph = Graph(Affine(tuple((Scale(size * one), node) for size, node in zip(sizes, hidden, strict=True))))
+    slopes: dict[Node, Interval] = dict.fromkeys(hidden, Interval(0.5 * one[None], one[None]))
+    found = torch.diagonal(weights_of(graph, slopes)[x][0])
+    exact = sum(map(rational, sizes), fmpq(0))
+    assert all(exact <= a <= exact * (1 + 4000 * rational(unit(torch.float64))) for a in rationals(found))
+
+
 def test_weights_of_slopes_zero_and_one_round_only_once() -> None:
     x = Input((6,))
     node, slopes = moved(x, torch.float64), {}
@@ -379,12 +392,11 @@ def test_weights_that_vanish_count_with_what_stands_before(dtype: torch.dtype, k
         return Dense(torch.diag(full)) if kind == "weights" else Scale(full)
 
     x = Input((6,))
-    node, slopes = moved(x, dtype) if uncertain else Affine(((factor(large), x),)), {}
+    node, slopes = x if uncertain else Affine(((factor(large), x),)), {}
     for _ in range(2):
         if kind == "slopes":
-            hidden = act(node)
-            slopes[hidden] = fixed(torch.full((6,), small, dtype=dtype))
-            node = moved(hidden, dtype)
+            node = act(node)  # with nothing between, which would count what vanishes itself
+            slopes[node] = fixed(torch.full((6,), small, dtype=dtype))
         else:
             node = Affine(((factor(small), node),))
     if uncertain:

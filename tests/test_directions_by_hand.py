@@ -103,6 +103,11 @@ def test_the_dear_direction_goes_when_the_rate_of_the_first_allows_it(
     assert runs.allowed == ([2.0 * 5e9] if second == "forward" else [])
 
 
+def test_without_time_nothing_is_affordable() -> None:
+    assert directions.affordable("backward", {"backward": 0.0}, 0.0) is None
+    assert directions.affordable("backward", {"backward": 0.0}, 1.0) == "backward"
+
+
 def test_a_direction_that_was_cut_short_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = Runs(monkeypatch, 1.0, Status.MEMORY_LIMIT)
     assert runs.status(None) is Status.MEMORY_LIMIT and runs.asked == ["backward", "forward"] and not runs.allowed
