@@ -10,6 +10,7 @@ import torch
 
 import jacobound as jb
 from jacobound import Budget, solve
+from jacobound.activations import activation
 from jacobound.domains import Domain
 from jacobound.errors import InvalidRegionError
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector
@@ -19,6 +20,7 @@ from jacobound.methods.enclosures import Enclosures
 from jacobound.methods.executed import executed
 from jacobound.methods.sampling import Witness
 from jacobound.operator_kinds import Dense
+from jacobound.vector_functions import Maximum
 from jacobound.vector_products import Product
 from jacobound.vector_smooth import Length, Softmax
 
@@ -199,3 +201,16 @@ def test_arguments_of_functions_of_vectors_are_enclosed_and_checked() -> None:
     assert float(argument.upper[0]) == pytest.approx(2.0) and argument.lower.dtype == torch.float64
     with pytest.raises(InvalidRegionError, match="xy"):
         Enclosures.of(graph, box(graph, INF), None, Budget())
+
+
+def test_slopes_behind_a_comparison_are_those_of_the_network() -> None:
+    """The comparison is expanded, and what stands behind it is another node there."""
+    z = Affine(((Dense(torch.eye(2).double()), Input((2,))),))
+    largest = Vector(Maximum(torch.tensor([[0], [1]]), (2,)), z)
+    hidden = Elementwise(activation("relu"), Affine(((Dense(torch.ones(1, 1).double()), largest),)))
+    graph = Graph(Affine(((Dense(torch.ones(1, 1).double()), hidden),)))
+    found = Enclosures.of(graph, box(graph, 2.0), None, Budget())
+    assert set(found.of_activations) == {hidden} and hidden not in found.slopes
+    slope = found.of_activations[hidden]
+    assert slope.lower.tolist() == [0.0] and slope.upper.tolist() == [1.0]
+    assert float(found.of_arguments[largest].upper.max()) == pytest.approx(2.0)
