@@ -27,6 +27,10 @@ from jacobound.block_norms import Family, largest_norm
 from jacobound.intervals import Interval
 from jacobound.linear_maps import LinearMap, gram_norm
 from jacobound.methods import layered_solver, lipsdp, seqlip, seqlip_search
+from jacobound.domains import Domain
+from jacobound.intervals import Interval
+from jacobound.methods import layered_solver, lipsdp, scaled_sums, seqlip, seqlip_search
+from jacobound.methods.forms import Forms, Symbols
 from jacobound.methods.layered_search import Multipliers, Sweep
 from jacobound.methods.product_relaxation import _lines
 from jacobound.methods.sdp_barrier import Barrier, Weights
@@ -215,3 +219,23 @@ def test_norms_of_families_hold_for_any_guess(generator: Generator, monkeypatch:
         assert found >= truth * (1 - 1e-14)
         proved += found < INF
     assert proved, "the guesses had no effect"
+@pytest.mark.parametrize("p", [2.0, INF])
+def test_scales_of_a_matrix_may_be_anything(p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No sum of forms over a ball is larger, whatever the scales; bad ones cost tightness alone."""
+    generator = Generator().manual_seed(12)
+    middle = torch.zeros(1, 2, dtype=torch.float64)
+    symbols = Symbols.of(Domain(Interval(middle - 9, middle + 9), middle, torch.tensor([0.5]).double(), 2))
+    centre, linear = (torch.randn(shape, generator=generator).double() for shape in ((1, 1, 4), (1, 1, 3, 4)))
+    points = torch.nn.functional.normalize(torch.randn(2000, 2, generator=generator, dtype=torch.float64)) * 0.5
+    signs = torch.ones(2000, 1).double()
+    values = [centre[0, 0] + torch.cat((points, last * signs), 1) @ linear[0, 0] for last in (-1.0, 1.0)]
+    attained = float(torch.cat(values).norm(dim=1, p=2 if p == 2 else 1).max())
+    proved = 0
+    for _ in range(60):
+        wild = [anything((4,), generator) if torch.rand((), generator=generator) < 0.3 else None for _ in "ab"]
+        scales = [torch.randn(4, generator=generator).double().mul(2).exp() if one is None else one for one in wild]
+        monkeypatch.setattr(scaled_sums, "_shares", lambda *_, scales=scales: tuple(scales))
+        found = float(scaled_sums.scaled_row_norms(symbols, Forms(centre, linear, 0 * centre), jb.Budget(), p))
+        assert found >= attained
+        proved += found < INF
+    assert proved > 20
