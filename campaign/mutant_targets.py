@@ -127,6 +127,7 @@ TESTS = (
     "tests/test_relaxed.py",
     "tests/test_core.py",
     "tests/test_core_rounding.py",
+    "tests/test_core_shares.py",
     "tests/test_recursion_by_hand.py",
     "tests/test_tangents_by_hand.py",
     "tests/test_interval_adjoints.py",

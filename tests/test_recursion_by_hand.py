@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -280,7 +280,7 @@ def test_columns_are_cut_into_chunks_that_fit(monkeypatch: pytest.MonkeyPatch) -
     """Eight numbers for each column, output, neuron and output; a quarter of the memory is always free."""
     core = wide_core(64)
     each, taken = 8 * 2 * 8, 10_000
-    monkeypatch.setattr(recursions, "core_bytes", lambda *_: taken)
+    monkeypatch.setattr(recursions, "matrix_bytes", lambda *_: taken)
     for memory, step in ((taken + 40 * each, 40), (7 * 4 * each + 4, 7), (1, 1)):
         free = max(memory - taken, memory // 4)
         assert max(1, free // each) == step
@@ -329,6 +329,33 @@ def test_what_vanishes_counts_with_all_derivatives_behind() -> None:
             assert total * terms * least * 3 <= rational(found) <= total * (terms + 6) * least * 7
     with unrounded():
         assert recursion._floor() == 0.0
+
+
+def test_columns_that_come_too_late_keep_what_is_known() -> None:
+    """Chunks of one column; the time is over after the first, or before it, and the rest is as wide as before."""
+    core = wide_core(3)
+    ends = torch.tensor([[[5.0, 6.0, 7.0]]]).double()
+    for allowed, expected in ((0, [5.0, 6.0, 7.0]), (1, [1.0, 6.0, 7.0]), (2, [1.0, 1.0, 7.0]), (9, [1.0, 1.0, 1.0])):
+        recursion = Recursion(core, {**whole(core.graph, 1), core.graph.input: Interval(-ends, ends)}, chord, Budget())
+        recursion.run()
+        assert not recursion.late
+        done: list[float] = []
+        recursion._free = Budget(memory=1)
+        recursion._budget = Counted(progress=lambda *call, done=done: done.append(call[0]), allowed=allowed, done=done)
+        found = recursion.bound(core.graph.input)
+        assert found.upper.flatten().tolist() == pytest.approx(expected) and recursion.late == (allowed < 3)
+
+
+@dataclass(frozen=True)
+class Counted(Budget):
+    """A budget whose time is over after so many reports."""
+
+    allowed: int = 0
+    done: list[float] = field(default_factory=list)
+
+    @property
+    def is_over(self) -> bool:
+        return len(self.done) >= self.allowed
 
 
 # --- memory and time -------------------------------------------------------------------------------------------------

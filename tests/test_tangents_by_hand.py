@@ -43,6 +43,15 @@ def test_values_are_found_on_any_entries() -> None:
     assert unit.on(torch.tensor([0, 3]), 4).tolist() == [[[0, 0], [0, 1]]]
 
 
+def test_parts_of_the_chosen_neurons() -> None:
+    one = Neurons(torch.tensor([1, 3, 4]), None).part(slice(1, 3))
+    assert one.place is None and one.union.tolist() == [3, 4] and len(one) == 2
+    several = Neurons.of(torch.tensor([[True, False, True], [False, True, True], [False, False, True]])).part(
+        slice(1, 2)
+    )
+    assert len(several) == 1 and several.entries(9).tolist() == [[2], [2], [9]]
+
+
 @pytest.mark.parametrize("needed", [None, torch.tensor([2, 0])])
 def test_groups_with_entries_of_their_own_are_pushed_apart(needed: torch.Tensor | None) -> None:
     generator = torch.Generator().manual_seed(1)
