@@ -19,6 +19,7 @@ from jacobound.activations import activation
 from jacobound.domains import Domain
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node
 from jacobound.intervals import Interval, interval_dot
+from jacobound.methods import core as cores
 from jacobound.methods import recursion as recursions
 from jacobound.methods.base import derivative_ranges
 from jacobound.methods.core import UnstableCore, core_bytes, unstable_counts
@@ -356,6 +357,25 @@ class Counted(Budget):
     @property
     def is_over(self) -> bool:
         return len(self.done) >= self.allowed
+
+
+@pytest.mark.parametrize("sets", [1, 3])
+def test_columns_of_the_core_go_in_shares_of_what_every_set_has_left(
+    sets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten inputs and one neuron: five at a time. Time that is over ends it between shares, not before the first."""
+    monkeypatch.setattr(cores, "LEAST_COLUMNS", 1)
+    graph, (block,) = chain(1, 10)
+    slopes: dict[Node, Interval] = {block: Interval(torch.zeros(sets, 1).double(), torch.ones(sets, 1).double())}
+    weights = {node: torch.ones(sets, 1, *node.shape).double() for node in graph.nodes}
+    memory = sets * (cores.matrix_bytes(graph, 1) + 5 * cores.column_bytes(graph))
+    told: list[tuple[float, float, str]] = []
+    core = cores.build_core(graph, slopes, weights, Budget(memory=memory, progress=lambda *call: told.append(call)))
+    assert core is not None and told == [(k, 3, "unstable core") for k in range(3)]
+    assert core.transfer[block, graph.input].shape[1:] == (10, 1) and core.error[graph.input].shape[2] == 10
+    late = Budget(1.0, memory, started=-1e9)
+    assert cores.build_core(graph, slopes, weights, late) is None
+    assert cores.build_core(graph, slopes, weights, replace(late, memory=1 << 20)) is not None
 
 
 # --- memory and time -------------------------------------------------------------------------------------------------
