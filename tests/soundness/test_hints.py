@@ -24,11 +24,9 @@ from jacobound.activations import slope_lines
 from jacobound.activations.lines import Slopes
 from jacobound.activations.pieces import Curve
 from jacobound.block_norms import Family, largest_norm
-from jacobound.intervals import Interval
-from jacobound.linear_maps import LinearMap, gram_norm
-from jacobound.methods import layered_solver, lipsdp, seqlip, seqlip_search
 from jacobound.domains import Domain
 from jacobound.intervals import Interval
+from jacobound.linear_maps import LinearMap, gram_norm
 from jacobound.methods import layered_solver, lipsdp, scaled_sums, seqlip, seqlip_search
 from jacobound.methods.forms import Forms, Symbols
 from jacobound.methods.layered_search import Multipliers, Sweep
@@ -219,6 +217,8 @@ def test_norms_of_families_hold_for_any_guess(generator: Generator, monkeypatch:
         assert found >= truth * (1 - 1e-14)
         proved += found < INF
     assert proved, "the guesses had no effect"
+
+
 @pytest.mark.parametrize("p", [2.0, INF])
 def test_scales_of_a_matrix_may_be_anything(p: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """No sum of forms over a ball is larger, whatever the scales; bad ones cost tightness alone."""
