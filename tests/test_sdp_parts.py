@@ -255,6 +255,15 @@ def test_rows_keep_all_neurons_and_the_inputs_that_are_read() -> None:
             assert (found.outputs, found.inputs, found.blocks) == (1, len(inputs), (2, 2))
 
 
+def test_the_transposed_core_has_its_neurons_in_reverse_order() -> None:
+    core = drawn_core(Generator().manual_seed(9), 2, 3, (2, 3, 1))
+    turned = core.transposed()
+    assert (turned.outputs, turned.inputs, turned.blocks) == (3, 2, (1, 3, 2))
+    rows, columns = [0, 1, 2, 8, 7, 6, 5, 4, 3], [0, 1, 7, 6, 5, 4, 3, 2]
+    assert torch.equal(turned.matrix, core.matrix.T[rows][:, columns])
+    assert torch.equal(turned.radius, core.radius.T[rows][:, columns])
+
+
 def test_a_core_is_finite_when_all_of_it_is() -> None:
     core = drawn_core(Generator().manual_seed(9), 2, 2, (1,))
     assert core.is_finite
@@ -348,11 +357,12 @@ def test_products_that_overflow_or_meet_unbounded_slopes_are_unknown() -> None:
         )
     )
     for lower, upper in ((0.0, INF), (-INF, 1.0), (math.nan, 1.0), (0.0, 1e308)):
-        core = _Backwards(
-            graph, slopes_between(lower, upper, *(node for node in graph.nodes if isinstance(node, Elementwise)))
-        ).build()
+        slopes = slopes_between(lower, upper, *(node for node in graph.nodes if isinstance(node, Elementwise)))
+        core = _Backwards(graph, slopes).build()
         assert bool(torch.isfinite(core.matrix).all()) and not bool(core.radius.isnan().any())
         assert bool((core.radius == INF).any())
+        with unrounded():
+            assert not bool(_Backwards(graph, slopes).build().radius.isnan().any())
 
 
 @pytest.mark.parametrize("factor", [-0.7, 0.3, 3.0, 1.0, 0.0, 1e-3])
@@ -393,6 +403,12 @@ def test_sums_of_rows_add_their_doubts() -> None:
     assert 0.75 + 0.8 * 2.0**-53 <= float(radius[0, 0]) <= 0.75 * (1 + 1e-14)
     assert 0.125 <= float(radius[1, 0]) <= 0.125 * (1 + 1e-14)
     assert radius[:, 1].tolist() == [0.0, 0.0]
+    generator = Generator().manual_seed(4)
+    for one, other in torch.rand(100, 2, generator=generator, dtype=torch.float64):
+        sweep = _Backwards(Graph(dense([[1.0, 1.0]], x)), {})
+        for part in (one, other):
+            sweep._add(x, torch.zeros(1, 2, dtype=torch.float64), part.expand(1, 2))
+        assert rational(float(sweep._at[x][1][0, 0])) >= rational(float(one)) + rational(float(other))
 
 
 def test_middle_slopes_of_ends_that_make_no_interval_are_unknown() -> None:

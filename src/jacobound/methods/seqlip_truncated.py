@@ -53,7 +53,7 @@ def _rank_one(pair: Pair) -> float:
     low, high = products * pair.lower, products * pair.upper
     ends = torch.stack((torch.maximum(low, high).sum(), -torch.minimum(low, high).sum()))
     size = (products.abs() * torch.maximum(pair.lower.abs(), pair.upper.abs())).sum()
-    return float(up(ends.amax().clamp(min=0.0) + inflate(size * gamma(pair.neurons + 4, size), 4) + 1e-290))
+    return float(up(ends.amax() + inflate(size * gamma(pair.neurons + 4, size), 4) + 1e-290))
 
 
 def truncated(pair: Pair, triplets: int) -> tuple[Pair, Tensor]:
@@ -76,7 +76,7 @@ def _shrunken(matrix: Tensor, triplets: int) -> tuple[Tensor, Tensor]:
     u, values, _ = torch.linalg.svd(matrix, full_matrices=False)
     kept = min(triplets, len(values))
     left_out = values[kept] if kept < len(values) else values.new_zeros(())
-    columns = u[:, :kept] * (values[:kept].square() - left_out.square()).clamp(min=0.0).sqrt()
+    columns = u[:, :kept] * (values[:kept].square() - left_out.square()).sqrt()
     rest = matrix @ matrix.T - columns @ columns.T
     size = up(frobenius_norm_upper(matrix).square() + frobenius_norm_upper(columns).square())
     lost = float(inflate(size * gamma(max(matrix.shape) + 6, size), 4)) + 1e-290

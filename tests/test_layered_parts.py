@@ -1,0 +1,442 @@
+"""Parts of certificates layer by layer on their own: what is added for rounding, thresholds, and chains as matrices."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from flint import fmpq
+from torch import Generator, Tensor
+
+from exact import is_positive_semidefinite, rational, rational_matrix, rationals
+from jacobound.activations import activation
+from jacobound.errors import UnsupportedOpError
+from jacobound.graph import Affine, Elementwise, Graph, Input, Node
+from jacobound.intervals import Interval
+from jacobound.methods import layered_certificate as certificate
+from jacobound.methods import seqlip_layers
+from jacobound.methods.layered_certificate import (
+    LayeredCertificate,
+    _complement,
+    _definite_share,
+    _floor,
+    _leaving,
+    layered_constant,
+    powers_of_two,
+    through_layer,
+    through_neurons,
+)
+from jacobound.methods.layered_chain import LayeredChain, chain_bytes, layered_chain
+from jacobound.methods.layered_solver import by_closed_form, layered_problems, recheck_layers
+from jacobound.methods.sdp_certificate import LARGEST, SMALLEST
+from jacobound.operator_kinds import Dense
+from jacobound.rounding import gamma, unrounded
+
+INF = math.inf
+UNIT = fmpq(1, 2**53)
+CLOSE = 1 + 1e-5  # gamma itself is rounded up by 1e-6
+
+
+def vector(*numbers: float) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def drawn(generator: Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def number(x: float | Tensor) -> fmpq:
+    return rational(float(x))
+
+
+def symmetric(generator: Generator, size: int) -> Tensor:
+    part = drawn(generator, size, size)
+    return part @ part.T + torch.eye(size, dtype=torch.float64)
+
+
+@pytest.fixture
+def added(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """What is added to diagonals, instead of adding it."""
+    found: list[Tensor] = []
+
+    def noted(form: Tensor, doubt: Tensor) -> Tensor:
+        found.append(doubt)
+        return form
+
+    monkeypatch.setattr(certificate, "_raised", noted)
+    return found
+
+
+# --- layers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (5, 2)])
+@pytest.mark.parametrize("error", [0.0, 1e-3, 2.0])
+def test_what_a_layer_costs(shape: tuple[int, int], error: float, added: list[Tensor]) -> None:
+    """Two sums of products and a mean; with an error e at most ``|Y| (2 |W| + e) e``."""
+    generator = Generator().manual_seed(1)
+    rows, columns = shape
+    matrix, form = drawn(generator, rows, columns), symmetric(generator, columns)
+    image = through_layer(form, matrix, error)
+    assert torch.equal(image, image.T) and torch.allclose(image, matrix @ form @ matrix.T, rtol=1e-12, atol=1e-12)
+    size, weight = form.abs(), matrix.abs()
+    spread = weight @ size @ weight.T.sum(1)
+    extra = size.sum(1).max() * (2 * matrix.norm() + error) * error
+    least = float(2 * columns + 1) * 2.0**-53 * spread + extra
+    most = gamma(2 * columns + 6, spread) * spread * CLOSE + extra * (1 + 1e-13) + 1e-170
+    assert bool((least * (1 - 1e-14) <= added[0]).all()) and bool((added[0] <= most).all())
+
+
+def test_an_error_counts_with_all_of_the_form() -> None:
+    """One input: the exact set of images is known, ``(w + e)^2 y`` for the worst direction."""
+    for w, y, error in ((1.0, 2.0, 0.5), (0.0, 3.0, 1e-3), (-2.0, 0.25, 1e-9)):
+        found = through_layer(vector(y).reshape(1, 1), vector(w).reshape(1, 1), error)
+        exact = (abs(rational(w)) + rational(error)) ** 2 * rational(y)
+        assert exact <= number(found) <= exact * (1 + 40 * UNIT) + fmpq(1, 10**170)
+
+
+def test_floors_grow_with_the_rows_and_vanish_without_rounding() -> None:
+    form = torch.zeros(5, 5, dtype=torch.float64)
+    for terms in (0, 1, 30):
+        assert 5 * 1e-180 <= _floor(form, terms) <= 5.1 * 1e-180
+    with unrounded():
+        assert _floor(form, 3) == 0.0
+
+
+def test_what_is_added_is_added_upward() -> None:
+    for x, y in drawn(Generator().manual_seed(2), 200, 2).tolist():
+        form = certificate._raised(vector(x, 7.0, 7.0, x).reshape(2, 2), vector(abs(y), 0.0))
+        assert rational(x) + abs(rational(y)) <= number(form[0, 0]) <= rational(x) + abs(rational(y)) + 4 * UNIT * 10
+        assert number(form[1, 1]) >= rational(x) and form[0, 1] == form[1, 0] == 7.0
+        assert float(certificate._raised(vector(x).reshape(1, 1), 0.5)) >= x + 0.5
+
+
+# --- neurons -------------------------------------------------------------------------------------------------------
+
+
+def test_stable_neurons_cost_their_products_alone(added: list[Tensor]) -> None:
+    """Slopes of 0 and 1 round nothing but the sum; others six times a product."""
+    generator = Generator().manual_seed(3)
+    form, none = symmetric(generator, 3), torch.zeros(0, dtype=torch.int64)
+    for middle in (vector(1, 0, 1), vector(0.3, -0.7, 1.5)):
+        found = through_neurons(form, middle, torch.zeros(3, dtype=torch.float64), none, vector())
+        assert found is not None
+        assert torch.allclose(found, middle.unsqueeze(1) * form * middle, rtol=1e-14)
+        size = found.abs().sum(1)
+        rounds = bool(((middle != 0) & (middle != 1)).any())
+        expected = (gamma(3, size) + (gamma(6, size) if rounds else 0.0)) * size
+        assert bool((expected * (1 - 1e-14) <= added[-1]).all())
+        assert bool((added[-1] <= expected * (1 + 1e-12) + 1e-170).all())
+
+
+@pytest.mark.parametrize("middle", [0.0, 1.0, 0.5, -0.7])
+def test_one_unstable_neuron_by_hand(middle: float) -> None:
+    """``m^2 (z + z^2 / (v - z)) + r^2 v``, a little above as a rational."""
+    generator = Generator().manual_seed(4)
+    for z, more, r in torch.rand(40, 3, generator=generator, dtype=torch.float64).tolist():
+        v = z * (1.01 + 3 * more)
+        found = through_neurons(vector(z).reshape(1, 1), vector(middle), vector(r), torch.tensor([0]), vector(v))
+        assert found is not None
+        m, zz, vv, rr = (rational(x) for x in (middle, z, v, r))
+        # V may be lower by its rounding.
+        low = vv * (1 - 8 * UNIT)
+        least = m * m * (zz + zz * zz / (vv - zz)) + rr * rr * low
+        most = m * m * (zz + zz * zz / (vv - zz)) * (1 + fmpq(1, 10**11)) + rr * rr * vv * (1 + 40 * UNIT)
+        assert least <= number(found) <= most + fmpq(1, 10**170)
+
+
+def test_doubt_of_the_complement_counts_with_the_middle_slopes(
+    monkeypatch: pytest.MonkeyPatch, added: list[Tensor]
+) -> None:
+    """A complement that knows its matrix badly: m^2 of what it doubts is added; and r^2 V behind."""
+    form, weights = symmetric(Generator().manual_seed(5), 3), vector(40.0, 50.0)
+    solved, doubt = vector(1, 2, 3, 2, 5, 6, 3, 6, 9).reshape(3, 3), vector(10.0, 20.0, 30.0)
+    monkeypatch.setattr(certificate, "_complement", lambda *parts: (solved, doubt))
+    middle, half, unstable = vector(0.5, 2.0, -3.0), vector(0.0, 0.25, 4.0), torch.tensor([1, 2])
+    found = through_neurons(form, middle, half, unstable, weights)
+    assert found is not None
+    total = form + solved
+    assert torch.allclose(found, middle.unsqueeze(1) * total * middle, rtol=1e-14)
+    behind = torch.cat((vector(0.0), half[1:].square() * weights))
+    exact = middle.square() * doubt + behind
+    rounding = (gamma(3, form) + gamma(6, form)) * found.abs().sum(1)
+    assert bool(((exact + rounding) * (1 - 1e-15) <= added[0]).all())
+    assert bool((added[0] <= (exact + rounding) * (1 + 1e-13)).all())
+    monkeypatch.setattr(certificate, "_complement", lambda *parts: (None, doubt))
+    assert through_neurons(form, middle, half, unstable, weights) is None
+
+
+def test_shares_are_proved_from_their_threshold_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two neurons: ``(1 - s) x`` must exceed what lies beside it; bisected to the last place."""
+    for share, beside, size in itertools.product((2.0**-3, 2.0**-20), (0.7, -0.3), (1.0, 2.0**60, 2.0**-61)):
+        monkeypatch.setattr(certificate, "SHARES", (share,))
+        inner = size * vector(5.0, beside, beside, 5.0).reshape(2, 2)
+        low, high = abs(beside), 4.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            found = _definite_share(size * vector(middle, middle), inner)
+            low, high = (low, middle) if found is not None else (middle, high)
+        assert rational(high) * (1 - rational(share)) >= abs(rational(beside))
+        assert high * (1 - share) <= abs(beside) * (1 + 1e-14)
+        assert _definite_share(size * vector(high, high), inner) == share
+
+
+def test_the_largest_share_is_taken_and_diagonals_have_limits() -> None:
+    inner = vector(9.0, 0.5, 0.5, 9.0).reshape(2, 2)
+    assert _definite_share(vector(1.0, 1.0), inner) == 2.0**-3
+    assert _definite_share(vector(0.5 * (1 + 2.0**-6), 0.5 * (1 + 2.0**-6)), inner) == 2.0**-7
+    nothing = torch.zeros(2, 2, dtype=torch.float64)
+    for limit, beyond in ((LARGEST, INF), (SMALLEST, 0.0)):
+        assert _definite_share(vector(limit, 1.0), nothing) is not None
+        assert _definite_share(vector(1.0, math.nextafter(limit, beyond)), nothing) is None
+
+
+def test_powers_of_two_lie_next_to_their_numbers() -> None:
+    sizes = vector(1.0, 0.75, 3.0, 1e30, 1e-30, 1e200, 1e-200)
+    for size, power in zip(sizes.tolist(), powers_of_two(sizes).tolist(), strict=True):
+        assert math.frexp(power)[0] == 0.5
+        assert size < power <= 2 * size or power in (2.0**400, 2.0**-400)
+
+
+def complement(u: int, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """S (as its lower part and its diagonal), Z_U, and S as a whole."""
+    generator = Generator().manual_seed(10 * u + n)
+    below = drawn(generator, u, u).tril(-1)
+    diagonal = 2 * (below + below.T).abs().sum(1) + 1
+    return below, diagonal, drawn(generator, u, n), below + below.T + torch.diag(diagonal)
+
+
+@pytest.mark.parametrize(("u", "n"), [(1, 1), (2, 3), (5, 5)])
+def test_complements_are_dominated_with_their_rounding(u: int, n: int) -> None:
+    """``Z' S^-1 Z`` below as a rational; the doubt is that of two products and a mean."""
+    below, diagonal, reads, whole = complement(u, n)
+    mean, doubt = _complement(below, diagonal, reads, 0.25)
+    assert mean is not None and torch.equal(mean, mean.T)
+    exact = rational_matrix(reads).transpose() * rational_matrix(whole).inv() * rational_matrix(reads)
+    assert is_positive_semidefinite(rational_matrix(mean) + rational_matrix(torch.diag(doubt)) - exact)
+    guess = torch.linalg.solve(whole, reads)
+    size, weight, kept, double = guess.abs(), whole.abs(), reads.abs(), (2 * reads - whole @ guess).abs()
+
+    def formula(first: int, second: int, third: int) -> Tensor:
+        inner = first * (2 * kept + weight @ size) + second * double
+        sums = (size.T @ inner).sum(1) + (size.T @ inner).sum(0)
+        return 2.0**-53 * (sums / 2 + third * mean.abs().sum(1))
+
+    assert bool((formula(u + 1, u, 1) <= doubt).all())
+    assert bool((doubt <= formula(u + 6, u + 3, 3) * (1 + 1e-4)).all())
+
+
+def test_the_residual_counts_by_its_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any solution the bound is ``sum |Z_i|^2 / (s d_i)``; with an exact one rounding alone is left."""
+    below, diagonal, reads, _ = complement(3, 4)
+    with monkeypatch.context() as broken:
+        broken.setattr(torch, "cholesky_solve", lambda z, factor: torch.zeros_like(z))
+        mean, doubt = _complement(below, diagonal, reads, 0.125)
+    assert mean is not None and not bool(mean.any())
+    exact = sum(
+        (x * x / (d * fmpq(1, 8)) for row, d in zip(reads, rationals(diagonal), strict=True) for x in rationals(row)),
+        fmpq(0),
+    )
+    for entry in doubt.tolist():
+        assert exact <= rational(entry) <= exact * (1 + 100 * UNIT)
+    # One row and one column, a solution that is exact: the residual is its rounding, divided by a tiny share.
+    for s, g in ((3.0, 5.0), (0.5, 7.0)):
+        with monkeypatch.context() as broken:
+            broken.setattr(torch, "cholesky_solve", lambda z, factor, g=g: torch.full_like(z, g))
+            mean, doubt = _complement(torch.zeros(1, 1).double(), vector(s), vector(s * g).reshape(1, 1), 2.0**-140)
+        assert mean is not None and float(mean) == s * g * g
+        one = (2 * s * g * 2.0**-53) ** 2 / s * 2.0**140
+        assert 2**2 * one <= float(doubt) <= 7**2 * one * (1 + 1e-4)
+
+
+def test_complements_that_can_not_be_formed_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    below, diagonal, reads, _ = complement(2, 2)
+    assert _complement(below, -diagonal, reads, 0.5)[0] is None
+    found, doubt = _complement(below, diagonal, 0 * reads, 0.5)
+    assert found is not None and not bool(found.any()) and bool((doubt >= 1e-180).all())
+    for bad in (INF, math.nan, 1e101):
+        guess = torch.zeros(2, 2, dtype=torch.float64)
+        guess[0, 0] = bad
+        monkeypatch.setattr(torch, "cholesky_solve", lambda *parts, guess=guess: guess)
+        assert _complement(below, diagonal, reads, 0.5)[0] is None
+    monkeypatch.setattr(torch, "cholesky_solve", lambda *parts: torch.full((2, 2), 1e99, dtype=torch.float64))
+    assert _complement(below, diagonal, reads, 0.5)[0] is not None
+
+
+# --- the constant ----------------------------------------------------------------------------------------------------
+
+
+def one_layer(matrix: Tensor) -> LayeredChain:
+    return LayeredChain((matrix,), (0.0,), (), ())
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, INF])
+def test_constants_of_one_layer_from_both_sides(p: float) -> None:
+    """``sqrt(c_in max_j (W diag(y) W')_jj)``, the sum of inverses or the largest one, as rationals."""
+    generator = Generator().manual_seed(6)
+    for _ in range(20):
+        matrix, entering = drawn(generator, 2, 3), torch.rand(3, generator=generator).double() + 0.1
+        found = number(
+            layered_constant(one_layer(matrix), LayeredCertificate(0.0, (p, INF), False, entering, vector(1, 1), ()))
+        )
+        w, y = rational_matrix(matrix), rationals(entering)
+        largest = max(sum((w[j, k] ** 2 * y[k] for k in range(3)), fmpq(0)) for j in range(2))
+        inverse = [1 / x for x in y]
+        square = largest * (sum(inverse, fmpq(0)) if p == INF else max(inverse))
+        assert square <= found**2 <= square * (1 + fmpq(1, 10**12))
+
+
+@pytest.mark.parametrize(("p", "q"), [(2.0, 2.0), (INF, 1.0), (1.0, 2.0), (2.0, INF)])
+def test_turned_certificates_are_of_the_transposed_chain_with_dual_norms(p: float, q: float) -> None:
+    generator = Generator().manual_seed(7)
+    matrix = drawn(generator, 2, 3)
+    entering, leaving = (torch.rand(size, generator=generator).double() + 0.5 for size in (2, 3))
+    dual = {1.0: INF, 2.0: 2.0, INF: 1.0}
+    turned = LayeredCertificate(0.0, (p, q), True, entering, leaving, ())
+    plain = LayeredCertificate(0.0, (dual[q], dual[p]), False, entering, leaving, ())
+    found = layered_constant(one_layer(matrix), turned)
+    assert found == layered_constant(one_layer(matrix.T.contiguous()), plain) < INF
+
+
+def test_weights_that_do_not_fit_the_chain_prove_nothing() -> None:
+    chain = one_layer(torch.ones(2, 3, dtype=torch.float64))
+    good = LayeredCertificate(0.0, (2.0, 2.0), False, vector(1, 1, 1), vector(1, 1), ())
+    assert layered_constant(chain, good) < INF
+    for name, bad in (("entering", vector(1, 1)), ("leaving", vector(1, 1, 1)), ("multipliers", (vector(1),))):
+        assert layered_constant(chain, replace(good, **{name: bad})) == INF  # type: ignore[arg-type]
+    for limit, beyond in ((LARGEST, INF), (SMALLEST, 0.0)):
+        assert certificate._fits(chain, replace(good, entering=vector(1, limit, 1)))
+        assert not certificate._fits(chain, replace(good, entering=vector(1, math.nextafter(limit, beyond), 1)))
+    huge = replace(chain, matrices=(torch.full((2, 3), 1e101, dtype=torch.float64),))
+    assert layered_constant(huge, good) == INF
+    assert layered_constant(replace(chain, matrices=(torch.zeros(2, 3, dtype=torch.float64),)), good) == 0.0
+
+
+@pytest.mark.parametrize("q", [1.0, 2.0, INF])
+def test_leaving_is_rounded_up_and_no_more(q: float) -> None:
+    """Diagonal forms with weights in proportion: the answer is known."""
+    for entries in ((2.0, 3.0, 0.7), (5.0,), (1e-30, 1e-28, 1e-29)):
+        form = torch.diag(vector(*entries))
+        weights = vector(*(1 / x for x in entries)) if q == 1 else torch.ones(len(entries), dtype=torch.float64)
+        truth = sum(map(rational, entries), fmpq(0)) if q == 1 else rational(max(entries))
+        assert truth <= number(_leaving(form, weights, q)) <= truth * (1 + fmpq(1, 10**9))
+    for bad in (INF, math.nan):
+        form = torch.eye(2, dtype=torch.float64)
+        form[0, 0] = bad
+        assert float(_leaving(form, vector(1, 1), q)) == INF
+    generator = Generator().manual_seed(8)
+    for _ in range(10):
+        form = symmetric(generator, 3)
+        weights = torch.rand(3, generator=generator).double() + 0.2
+        largest = float(torch.linalg.eigvalsh(form * weights.sqrt().unsqueeze(1) * weights.sqrt())[-1])
+        shape = largest / weights
+        if q != INF:
+            expected = float(shape.sum() if q == 1 else shape.max())
+            assert expected * (1 - 1e-12) <= float(_leaving(form, weights, q)) <= expected * (1 + 1e-8)
+
+
+# --- chains as matrices ----------------------------------------------------------------------------------------------
+
+
+def dense(weight: Tensor, source: Node) -> Affine:
+    return Affine(((Dense(weight), source),))
+
+
+def hidden(source: Node) -> Elementwise:
+    return Elementwise(activation("relu"), source)
+
+
+def test_a_chain_keeps_what_passes_something_on() -> None:
+    generator = Generator().manual_seed(9)
+    weights = [drawn(generator, after, before) for after, before in ((4, 3), (5, 4), (2, 5))]
+    first = hidden(dense(weights[0], Input((3,))))
+    second = hidden(dense(weights[1], first))
+    graph = Graph(dense(weights[2], second))
+    slopes = {
+        first: Interval(vector(0, 0, 1, 0.5), vector(1, 0, 1, 0.5)),
+        second: Interval(vector(0, 0, 0, 1, 0), vector(0, 1, 1, 1, 1)),
+    }
+    chain = layered_chain(graph, slopes)
+    kept = ([0, 2, 3], [1, 2, 3, 4])
+    assert torch.equal(chain.matrices[0], weights[0][kept[0]])
+    assert torch.equal(chain.matrices[1], weights[1][kept[1]][:, kept[0]])
+    assert torch.equal(chain.matrices[2], weights[2][:, kept[1]])
+    assert [x.tolist() for x in chain.middles] == [[0.5, 1.0, 0.5], [0.5, 0.5, 1.0, 0.5]]
+    assert [x.tolist() for x in chain.unstable] == [[0], [0, 1, 3]]
+    assert chain.errors == (0.0, 0.0, 0.0)
+    assert (chain.inputs, chain.outputs, chain.widest) == (3, 2, 4)
+    assert chain.seconds == pytest.approx(5 * (27 + 64) / seqlip_layers.FLOPS, rel=1e-12)
+    back = chain.transposed()
+    assert torch.equal(back.matrices[0], chain.matrices[2].T) and torch.equal(back.middles[0], chain.middles[1])
+    assert torch.equal(back.halves[0], chain.halves[1]) and back.outputs == 3
+    errors = replace(chain, errors=(1.0, 2.0, 3.0))
+    assert errors.transposed().errors == (3.0, 2.0, 1.0)
+    assert torch.equal(chain.row(1).matrices[-1], chain.matrices[-1][1:2]) and chain.row(1).outputs == 1
+    single = errors.to(torch.float32)
+    assert {part.dtype for part in (*single.matrices, *single.middles, *single.halves)} == {torch.float32}
+    assert single.errors == errors.errors
+
+
+def test_chains_that_begin_or_end_with_neurons_have_a_layer_there() -> None:
+    x = Input((2,))
+    first = hidden(x)
+    graph = Graph(hidden(dense(vector(1, 2, 3, 4).reshape(2, 2), first)))
+    ends = Interval(vector(0, 0), vector(1, 1))
+    chain = layered_chain(graph, {first: ends, graph.output: ends})
+    eye = torch.eye(2, dtype=torch.float64)
+    assert torch.equal(chain.matrices[0], eye) and torch.equal(chain.matrices[2], eye) and len(chain.halves) == 2
+    twice = hidden(first)
+    chain = layered_chain(Graph(twice), {first: ends, twice: ends})
+    assert len(chain.matrices) == 3 and all(torch.equal(matrix, eye) for matrix in chain.matrices)
+    with pytest.raises(UnsupportedOpError, match="joins 2 paths"):
+        chain_bytes(Graph(Affine(((Dense(eye), first), (Dense(eye), x)))))
+
+
+def test_bytes_of_a_chain_are_those_of_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = Graph(dense(torch.ones(2, 7).double(), hidden(dense(torch.ones(7, 3).double(), Input((3,))))))
+    sizes = [64 * (21 + 2 * 9) // 8, 64 * (14 + 2 * 4) // 8]
+    assert chain_bytes(graph) == sum(sizes) + 64 * 49
+    monkeypatch.setattr(seqlip_layers, "LARGEST_SIDE", 6)
+    assert chain_bytes(graph) is None
+
+
+def test_chains_that_are_constant_or_too_large() -> None:
+    one, zero = torch.ones(2, 2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
+    chain = LayeredChain((one, one), (0.0, 0.0), (vector(1, 1),), (vector(0, 1),))
+    assert chain.is_usable and not chain.is_constant
+    assert replace(chain, matrices=(one, zero)).is_constant
+    assert not replace(chain, matrices=(one, zero), errors=(0.0, 1e-9)).is_constant
+    none = torch.zeros(2, 0, dtype=torch.float64)
+    assert replace(chain, matrices=(one, none), errors=(0.0, 1e-9)).is_constant
+    for limit, usable in ((1e100, True), (-1e100, True), (1.0001e100, False), (-1.0001e100, False), (math.nan, False)):
+        for change in (
+            {"matrices": (one, one * limit)},
+            {"middles": (vector(1, limit),)},
+            {"halves": (vector(0, limit),)},
+        ):
+            assert replace(chain, **change).is_usable is usable  # type: ignore[arg-type]
+    assert replace(chain, errors=(0.0, 1e100)).is_usable and not replace(chain, errors=(0.0, 1.0001e100)).is_usable
+
+
+# --- solving and checking again --------------------------------------------------------------------------------------
+
+
+def test_certificates_of_rows_are_checked_row_by_row() -> None:
+    """The largest of all; none may be missing, or be of another norm."""
+    chain = LayeredChain((torch.diag(vector(1, 3, 2)),), (0.0,), (), ())
+    parts = layered_problems(chain, (2.0, INF))
+    assert list(parts) == ["row 0", "row 1", "row 2"] and {norm for _, norm in parts.values()} == {(2.0, 2.0)}
+    assert layered_problems(chain, (2.0, 1.0)) == {"all": (chain, (2.0, 1.0))}
+    found = [
+        min(by_closed_form(one, norm, lambda: False).values(), key=lambda c: c.value) for one, norm in parts.values()
+    ]
+    assert recheck_layers(chain, (2.0, INF), found) == pytest.approx(3.0, rel=1e-8)
+    assert recheck_layers(chain, (2.0, INF), found[:2]) == INF
+    assert recheck_layers(chain, (2.0, INF), [replace(found[0], norm=(1.0, 2.0)), *found[1:]]) == INF
+    whole = by_closed_form(chain, (2.0, INF), lambda: False)
+    assert set(whole) == {"from the inputs", "from the outputs"}
+    assert recheck_layers(chain, (2.0, INF), [whole["from the inputs"]]) == whole["from the inputs"].value
+    assert set(by_closed_form(chain, (2.0, 2.0), lambda: True)) == {"from the inputs"}

@@ -1,0 +1,496 @@
+"""Parts of SeqLip on their own: error terms from both sides, thresholds of proofs, and what is left out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from flint import fmpq, fmpq_mat
+from torch import Generator, Tensor
+
+from exact import at_least, identity, is_positive_semidefinite, rational, rational_matrix, rationals
+from jacobound.errors import ShapeError
+from jacobound.linear_maps import LinearMap, largest_sums, mixed_norm
+from jacobound.methods import seqlip_branching, seqlip_layers, seqlip_pairs, seqlip_truncated
+from jacobound.methods.seqlip_branching import enumerated, exact_bound
+from jacobound.methods.seqlip_layers import Layer, _missed, balanced, stretch
+from jacobound.methods.seqlip_pairs import (
+    LARGEST,
+    SMALLEST,
+    Pair,
+    _Form,
+    certified_dual,
+    frobenius,
+    product_bound,
+)
+from jacobound.methods.seqlip_truncated import _largest_eigenvalue, _rank_one, _shrunken, truncated, truncated_bound
+from jacobound.operator_kinds import Dense, Scale
+from jacobound.rounding import unrounded
+
+INF = math.inf
+UNIT = fmpq(1, 2**53)
+CLOSE = 1 + fmpq(1, 10**5)  # gamma itself is rounded up by 1e-6
+
+
+def vector(*numbers: float) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def drawn(generator: Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def number(x: float | Tensor) -> fmpq:
+    return rational(float(x))
+
+
+def single(a: float, b: float, lower: float, upper: float) -> Pair:
+    return Pair(vector(a).reshape(1, 1), vector(b).reshape(1, 1), vector(lower), vector(upper))
+
+
+def drawn_pair(generator: Generator, p: int, n: int, q: int) -> Pair:
+    lower = drawn(generator, n)
+    return Pair(drawn(generator, p, n), drawn(generator, n, q), lower, lower + drawn(generator, n).abs())
+
+
+# --- pairs ---------------------------------------------------------------------------------------------------------
+
+
+def test_shapes_of_a_pair_must_fit() -> None:
+    ones = torch.ones(3, dtype=torch.float64)
+    good = (torch.ones(2, 3).double(), torch.ones(3, 4).double(), ones, ones)
+    assert Pair(*good).neurons == 3
+    for k, bad in enumerate((torch.ones(2, 4), torch.ones(4, 4), torch.ones(4), torch.ones(4))):
+        with pytest.raises(ShapeError, match="does not fit"):
+            Pair(*(bad.double() if k == n else part for n, part in enumerate(good)))
+
+
+def test_middles_and_halves_cover_the_slopes_and_no_more() -> None:
+    ulp = 2.0**-52
+    ends = [(1.0, 1 + k * ulp) for k in range(6)] + [(1 + ulp, 1 + 4 * ulp), (-1e-17, 1.0), (0.0, 1.0), (-2.0, -0.5)]
+    ends += [tuple(sorted(pair)) for pair in drawn(Generator().manual_seed(1), 200, 2).tolist()]
+    lower, upper = torch.tensor(ends, dtype=torch.float64).T
+    pair = Pair(torch.ones(1, len(ends)).double(), torch.ones(len(ends), 1).double(), lower, upper)
+    for low, high, c, r in zip(*(rationals(part) for part in (lower, upper, pair.middle, pair.half)), strict=True):
+        assert c - r <= low and high <= c + r
+        assert r <= ((high - low) / 2 + UNIT * (abs(low) + abs(high))) * (1 + 4 * UNIT) + fmpq(1, 10**300)
+        assert low != high or (c, r) == (low, 0)
+    assert pair.undecided.tolist() == [k for k, (low, high) in enumerate(ends) if low != high]
+
+
+def test_the_steepest_slope_is_the_largest_size_of_an_end() -> None:
+    for lower, upper, most in (((-3.0, 0.0), (1.0, 2.0), 3.0), ((-1.0, 0.5), (0.0, 4.0), 4.0), ((-2.0,), (-0.5,), 2.0)):
+        count = len(lower)
+        pair = Pair(torch.ones(1, count).double(), torch.ones(count, 1).double(), vector(*lower), vector(*upper))
+        assert float(pair.steepest) == most
+    empty = torch.zeros(0, dtype=torch.float64)
+    assert float(Pair(torch.ones(1, 0).double(), torch.ones(0, 1).double(), empty, empty).steepest) == 0.0
+
+
+def test_pairs_are_turned_scaled_and_pruned_without_rounding() -> None:
+    generator = Generator().manual_seed(2)
+    for p, q in ((2, 5), (5, 2), (3, 3)):
+        pair = drawn_pair(generator, p, 4, q)
+        turned = pair.oriented
+        assert (turned is pair) == (q <= p)
+        assert turned.right.shape[1] <= turned.left.shape[0]
+        for slopes in (pair.lower, pair.upper):
+            one, other = turned.at(slopes), pair.at(slopes)
+            assert torch.allclose(one if turned is pair else one.T, other, rtol=1e-14)
+        assert torch.equal(turned.lower, pair.lower) and torch.equal(turned.upper, pair.upper)
+        scaled, factor = Pair(1e90 * pair.left, 1e-30 * pair.right, pair.lower, pair.upper).scaled
+        assert math.frexp(factor)[0] == 0.5
+        assert 0.5 <= float(scaled.left.norm()) <= 1 and 0.5 <= float(scaled.right.norm()) <= 1
+        assert torch.allclose(scaled.at(pair.upper) * factor, pair.at(pair.upper) * 1e60, rtol=1e-13)
+    lower, upper = vector(0, -1, 0, 0, 1, 1), vector(0, 0, 1, 1, 1, 2)
+    left, right = torch.ones(2, 6, dtype=torch.float64), torch.ones(6, 3, dtype=torch.float64)
+    left[0, 1] = right[2, 0] = 0.0
+    left[:, 3] = right[4] = 0.0
+    found = Pair(left, right, lower, upper).pruned
+    kept = [1, 2, 5]
+    assert torch.equal(found.left, left[:, kept]) and torch.equal(found.right, right[kept])
+    assert torch.equal(found.lower, lower[kept]) and torch.equal(found.upper, upper[kept])
+    assert found.pruned is found
+
+
+def test_pairs_with_ends_that_are_no_interval_bound_nothing() -> None:
+    ones = torch.ones(1, 2, dtype=torch.float64)
+    assert Pair(ones, ones.T, vector(1, 0), vector(1, 1)).is_finite
+    for bad in (Pair(ones, ones.T, vector(0, 1), vector(1, 0)), Pair(ones * INF, ones.T, vector(0, 0), vector(1, 1)),
+                Pair(ones, ones.T * vector(1, math.nan).unsqueeze(1), vector(0, 0), vector(1, 1)),
+                Pair(ones, ones.T, vector(-INF, 0), vector(1, 1))):  # fmt: skip
+        assert not bad.is_finite
+        assert product_bound(bad) == certified_dual(bad, torch.ones(2).double(), 1.0) == enumerated(bad) == INF
+
+
+def test_products_of_norms_are_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With norms that miss nothing, so that only the two products round."""
+    monkeypatch.setattr(seqlip_pairs, "spectral_norm_upper", lambda matrix: matrix.abs().amax())
+    for a, b, s in drawn(Generator().manual_seed(3), 100, 3).tolist():
+        truth = abs(rational(a) * rational(b) * rational(s))
+        found = number(product_bound(single(a, b, -abs(s), abs(s) / 2)))
+        assert truth <= found <= truth * (1 + 10 * UNIT)
+
+
+def test_pairs_that_pass_nothing_on_are_zero_and_others_are_not() -> None:
+    some = torch.tensor([[1.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
+    assert 4.0 <= product_bound(Pair(some, some, vector(0, 0), vector(1, 0))) <= 4.0 * (1 + 1e-12)
+    for left, right, high in ((0 * some, some, 1.0), (some, 0 * some, 1.0), (some, some, 0.0)):
+        assert product_bound(Pair(left, right, vector(0, 0), vector(high, high))) == 0.0
+    empty = Pair(torch.ones(0, 2).double(), some, vector(0, 0), vector(1, 1))
+    assert certified_dual(empty, torch.ones(2).double(), 1.0) == 0.0
+    assert frobenius(torch.zeros(0, 3).double()) == 0.0 and 5.0 <= frobenius(vector(3, 4).unsqueeze(0)) <= 5 + 1e-13
+
+
+def test_multipliers_of_decided_neurons_do_not_matter_and_limits_count() -> None:
+    pair = Pair(torch.ones(1, 2).double(), torch.ones(2, 1).double(), vector(0, 1), vector(1, 1))
+    plain = certified_dual(pair, vector(1.0, 1.0), 2.6)
+    assert plain == certified_dual(pair, vector(1.0, math.nan), 2.6) < 2.7
+    for limit, beyond, steep in ((SMALLEST, 0.0, 1e-31), (LARGEST, INF, 1e29)):
+        wide = single(1.0, 1.0, 0.0, steep)
+        value = math.sqrt(limit) * 2.2
+        assert certified_dual(wide, vector(limit), value) < INF
+        assert certified_dual(wide, vector(math.nextafter(limit, beyond)), value) == INF
+    for guess in (0.0, -1.0, math.nan, INF, 1e-300, 1e300):
+        assert certified_dual(pair, vector(1.0, 1.0), guess) == INF
+
+
+def test_bounds_below_the_normal_range_are_rounded_up() -> None:
+    """About a hundred times the smallest number: a product with a power of two rounds to a multiple of it."""
+    tiny = 2.0**-537
+    for k in range(20):
+        pair = single(10 * tiny, (10 + 1e-7 * (k + 1)) * tiny, 0.25, 1.0)
+        truth = number(pair.left) * number(pair.right)
+        found = certified_dual(pair, vector(0.375 * 0.390625), 100 * tiny * tiny)
+        assert found < INF and number(found) >= truth
+
+
+def exact_form(pair: Pair, t: list[fmpq], size: fmpq) -> tuple[fmpq_mat, fmpq_mat]:
+    """K without its diagonal a and b, and the sums of absolute products, over the rationals."""
+    found = []
+    for turn in (lambda x: x, abs):
+        a, b = rational_matrix(pair.left), rational_matrix(pair.right)
+        c, r = rationals(pair.middle), rationals(pair.half)
+        p, n, q = a.nrows(), a.ncols(), b.ncols()
+        sign = -1 if turn is not abs else 1
+        whole = fmpq_mat(p + q, p + q)
+        for i in range(q):
+            for j in range(q):
+                whole[i, j] = sign * sum((turn(b[k, i] * t[k] * b[k, j]) for k in range(n)), fmpq(0)) / size**2
+            for j in range(p):
+                entry = sum((turn(a[j, k] * c[k] * b[k, i]) for k in range(n)), fmpq(0)) / size
+                whole[i, q + j] = whole[q + j, i] = entry
+        for i in range(p):
+            for j in range(p):
+                products = (turn(a[i, k] * r[k] ** 2 / t[k] * a[j, k]) for k in range(n))
+                whole[q + i, q + j] = sign * sum(products, fmpq(0))
+        found.append(whole)
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 2), (2, 5, 1)])
+@pytest.mark.parametrize("t", [1e-2, 1.0, 1e2])
+@pytest.mark.parametrize("value", [0.3, 3.0])
+def test_the_form_of_a_pair_misses_no_more_than_its_error(shape: tuple[int, int, int], t: float, value: float) -> None:
+    """Sums of n products with up to three more roundings each; five more are counted."""
+    pair = drawn_pair(Generator().manual_seed(4), *shape)
+    weights = t * (1 + torch.arange(shape[1], dtype=torch.float64) / 7)
+    form = _Form.of(pair, torch.ones(shape[1], dtype=torch.bool), weights, value)
+    assert value < form.size <= 2 * value and math.frexp(form.size)[0] == 0.5 and form.columns == shape[2]
+    exact, absolute = exact_form(pair, rationals(weights), rational(form.size))
+    order = exact.nrows()
+    largest = max(sum((absolute[i, j] for j in range(order)), fmpq(0)) for i in range(order))
+    assert at_least(form.error, (shape[1] + 3) * UNIT * largest)
+    assert rational(form.error) <= (shape[1] + 8) * UNIT * largest * CLOSE + fmpq(1, 10**140)
+    for i in range(order):
+        for j in range(i + 1):
+            assert abs(number(form.matrix[i, j]) - exact[i, j]) <= (shape[1] + 3) * UNIT * absolute[i, j]
+
+
+def test_underflow_of_a_form_is_counted() -> None:
+    pair = single(0.0, 0.0, 0.0, 1.0)
+    everything = torch.ones(1, dtype=torch.bool)
+    assert 1e-200 < _Form.of(pair, everything, vector(1.0), 1.0).error < 1e-140
+    with unrounded():
+        assert _Form.of(pair, everything, vector(1.0), 1.0).error == 0.0
+
+
+def test_a_form_is_proved_from_its_bound_on() -> None:
+    """Slopes [-1, 1] and t = 1: K is diagonal, with a - 1 and 3/4."""
+    form = _Form.of(single(0.5, 1.0, -1.0, 1.0), torch.ones(1, dtype=torch.bool), vector(1.0), 0.75)
+    assert form.size == 1.0
+    assert not form.proves(vector(1.0)[0])
+    assert form.proves(vector(1.0 + 60 * 2.0**-53)[0])
+    # A middle: a - 1/4 and 3/4 with an entry 1/4 beside them: a > 1/4 + 1/12.
+    form = _Form.of(single(0.5, 0.5, 0.0, 2.0), torch.ones(1, dtype=torch.bool), vector(1.0), 0.5)
+    least = math.sqrt(1 / 4 + 1 / 12)
+    assert not form.proves(vector(least * (1 - 1e-14))[0]) and form.proves(vector(least * (1 + 1e-13))[0])
+
+
+# --- layers --------------------------------------------------------------------------------------------------------
+
+
+def layer(*weights: Tensor) -> Layer:
+    return Layer((tuple(Dense(weight) for weight in weights),))
+
+
+def test_sizes_of_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    chains = layer(torch.ones(3, 5, dtype=torch.float64)).chains
+    assert Layer.bytes(chains) == 64 * (15 + 2 * 9)
+    assert Layer.seconds(chains) == pytest.approx(3 * 45 / seqlip_layers.FLOPS, rel=1e-12)
+    for most, fits in ((5, True), (4, False), (3, False)):
+        monkeypatch.setattr(seqlip_layers, "LARGEST_SIDE", most)
+        assert Layer.fits(chains) is fits
+        assert Layer.fits(layer(torch.ones(5, 3, dtype=torch.float64)).chains) is fits
+
+
+def test_making_a_matrix_of_a_product_costs_its_rounding() -> None:
+    generator = Generator().manual_seed(5)
+    joined = layer(drawn(generator, 4, 6), drawn(generator, 3, 4))
+    linear = LinearMap(joined.chains)
+    found = number(joined.whole.error)
+    mixed = number(mixed_norm(*largest_sums(linear)))
+    assert linear.roundings * UNIT * mixed <= found <= (linear.roundings + 2) * UNIT * mixed * CLOSE * fmpq(1001, 1000)
+    truth = rational_matrix(joined.chains[0][1].weight) * rational_matrix(joined.chains[0][0].weight)  # type: ignore[attr-defined]
+    missed = rational_matrix(joined.whole.matrix) - truth
+    assert is_positive_semidefinite(identity(3) * found**2 - missed * missed.transpose())
+
+
+def test_products_that_vanish_before_they_grow_are_counted() -> None:
+    chain = tuple(Scale(vector(size, size)) for size in (1e-200, 1e-200, 1e300))
+    found = Layer((chain,)).whole
+    assert not bool(found.matrix.any())
+    assert float(found.error) >= 2 * LinearMap((chain,)).floor(0.0) > 1e-20
+
+
+def test_uncertain_weights_count_in_every_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    uncertain = Layer(((Scale(vector(2.0, 3.0), vector(0.25, 0.125)),),))
+    assert 0.25 <= float(uncertain.whole.error) <= 0.25 * (1 + 1e-12)
+    assert uncertain.as_left is uncertain.whole and uncertain.as_right is uncertain.whole
+    assert 0.25 <= float(uncertain.split[0].error) == float(uncertain.split[1].error) <= 0.25 * (1 + 1e-12)
+    # What factors miss is added to it, rounded up.
+    missed = 2.0**-54
+    monkeypatch.setattr(seqlip_layers, "_missed", lambda *parts: vector(missed)[0])
+    tall, wide = (layer(drawn(Generator().manual_seed(6), *shape)) for shape in ((5, 2), (2, 5)))
+    for one in (tall, wide, uncertain):
+        object.__setattr__(one.whole, "error", vector(1.0)[0])
+    for view in (tall.as_left, wide.as_right, tall.split[0], wide.split[1]):
+        assert 1 + rational(missed) <= number(view.error) <= 1 + 8 * UNIT
+    assert tall.as_right is tall.whole and wide.as_left is wide.whole
+
+
+def test_balanced_factors_give_the_matrix_and_share_its_size() -> None:
+    generator = Generator().manual_seed(7)
+    for shape in ((3, 5), (5, 3), (4, 4), (1, 1), (0, 2)):
+        matrix = 1e3 * drawn(generator, *shape)
+        left, right = balanced(matrix)
+        assert left.shape[1] == right.shape[0] == min(shape)
+        assert float((left @ right - matrix).abs().sum()) <= 1e-10
+        values = torch.linalg.svdvals(matrix).sqrt()
+        for part in (left, right):
+            assert torch.allclose(torch.linalg.svdvals(part), values, rtol=1e-7)
+
+
+def test_factors_may_be_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The split is only a proposal: what its product misses is certified."""
+    generator = Generator().manual_seed(8)
+    for _ in range(20):
+        matrix = drawn(generator, 3, 4)
+        factors = drawn(generator, 3, 3), drawn(generator, 3, 4) * 10.0 ** float(drawn(generator, 1))
+        monkeypatch.setattr(seqlip_layers, "balanced", lambda _, found=factors: found)
+        left, right = layer(matrix).split
+        missed = float(torch.linalg.matrix_norm(matrix - left.matrix @ right.matrix, 2))
+        assert missed <= float(left.error) <= 2 * missed
+
+
+def test_columns_of_unit_vectors_cost_the_rounding_of_their_products() -> None:
+    columns = torch.eye(60, 50, dtype=torch.float64)
+    found = number(stretch(columns))
+    assert 1 + 60 * 50 * UNIT <= found**2 <= 1 + 64 * 50 * UNIT * CLOSE + 40 * UNIT
+    one = torch.zeros(3, 1, dtype=torch.float64)
+    for length in (1.5, 1 - 2.0**-20, 2.0):
+        one[1] = length
+        gap = abs(rational(length) ** 2 - 1)
+        assert 1 + gap <= number(stretch(one)) ** 2 <= (1 + gap) * (1 + fmpq(1, 10**11))
+
+
+@pytest.mark.parametrize("inner", [1, 3, 12])
+@pytest.mark.parametrize("size", [0.0, 1e-12, 1.0])
+def test_what_a_product_misses_is_known_from_both_sides(inner: int, size: float) -> None:
+    generator = Generator().manual_seed(9)
+    left, right = (torch.randint(-4, 5, shape, generator=generator).double() for shape in ((4, inner), (inner, 3)))
+    matrix = left @ right + size * drawn(generator, 4, 3)
+    rest = rational_matrix(matrix) - rational_matrix(left) * rational_matrix(right)
+    missed = sum((rest[i, j] ** 2 for i in range(4) for j in range(3)), fmpq(0))
+    sums = [sum((x**2 for x in rationals(part)), fmpq(0)) for part in (left, right, matrix)]
+    lengths = [rational(math.sqrt(x)) for x in sums]
+    rounding = UNIT * lengths[0] * lengths[1]
+    found, length = number(_missed(matrix, left, right)), rational(math.sqrt(missed))
+    assert found >= (length + inner * rounding) * (1 - 4 * UNIT)
+    most = length + (inner + 4) * UNIT * (lengths[0] * lengths[1] + lengths[2]) * CLOSE
+    assert found <= most * (1 + fmpq(1, 10**12)) + fmpq(1, 10**280)
+
+
+# --- leading triplets ------------------------------------------------------------------------------------------------
+
+
+def test_truncated_bounds_join_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = single(1.0, 1.0, 0.0, 1e9)
+    for value, error in drawn(Generator().manual_seed(10), 300, 2).abs().tolist():
+        monkeypatch.setattr(seqlip_truncated, "truncated", lambda *parts, e=error: (pair, vector(e)[0]))
+        found = number(truncated_bound(pair, 1, lambda _, v=value: v))
+        square = rational(value) ** 2 + rational(error)
+        assert square <= found**2 <= square * (1 + 60 * UNIT)
+
+
+def test_bounds_of_one_triplet_are_sums_from_both_sides() -> None:
+    generator = Generator().manual_seed(11)
+    for count in (1, 1, 1, 2, 7, 40):
+        pair = drawn_pair(generator, 1, count, 1)
+        rows = zip(*(rationals(part) for part in (pair.left, pair.right, pair.lower, pair.upper)), strict=True)
+        ends = [(a * b * low, a * b * high) for a, b, low, high in rows]
+        truth = max(sum(map(max, ends), fmpq(0)), -sum(map(min, ends), fmpq(0)))
+        size = sum((max(map(abs, pair)) for pair in ends), fmpq(0))
+        found = number(_rank_one(pair))
+        assert truth + (count + 1) * UNIT * size * (1 - 60 * UNIT) - UNIT * (count + 1) * size <= found
+        assert found <= truth + ((count + 4) * CLOSE + count + 3) * UNIT * size + fmpq(1, 10**280)
+        plain = number(float(truth))
+        assert found >= plain - (count + 1) * UNIT * size + (count + 1) * UNIT * size
+
+
+@pytest.mark.parametrize("low", [0.0, -0.3])
+def test_sums_of_one_triplet_that_round_away_are_paid(low: float) -> None:
+    """Beside 1 every product below a unit of roundoff is lost; all of them together are not."""
+    count = 4000
+    left = torch.full((1, count), 0.9 * 2.0**-54, dtype=torch.float64)
+    left[0, 0] = 1.0
+    exactly = torch.Tensor.sum
+    pair = Pair(left, torch.ones(count, 1).double(), torch.full((count,), low).double(), torch.ones(count).double())
+    with pytest.MonkeyPatch.context() as worst:
+        worst.setattr(Tensor, "sum", lambda x, *rest: exactly(x, *rest) * (1 - (count - 1) * 2.0**-53))
+        found = number(_rank_one(pair))
+    assert found >= sum(rationals(left), fmpq(0))
+
+
+def test_errors_of_truncation_are_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With norms and remainders that miss nothing: ``beta^2 (d^2 |A_k|^2 + d'^2 |B|^2)``."""
+    generator = Generator().manual_seed(12)
+    monkeypatch.setattr(seqlip_truncated, "spectral_norm_upper", lambda matrix: matrix.abs().amax())
+    for a, b, s, one, other in drawn(generator, 200, 5).tolist():
+        rests = iter((abs(one), abs(other)))
+        monkeypatch.setattr(
+            seqlip_truncated, "_shrunken", lambda matrix, k, rests=rests: (matrix * 2, vector(next(rests))[0])
+        )
+        small, error = truncated(single(a, b, min(s, 0.0), max(s, 0.0)), 1)
+        assert float(small.left) == 2 * a and float(small.right) == 2 * b
+        assert (float(small.lower), float(small.upper)) == (min(s, 0.0), max(s, 0.0))
+        slope, left, right = (rational(x) ** 2 for x in (s, 2 * a, b))
+        exact = slope * (abs(rational(one)) * left + abs(rational(other)) * right)
+        assert exact <= number(error) <= exact * (1 + 30 * UNIT)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (4, 4), (5, 2), (1, 3)])
+@pytest.mark.parametrize("triplets", [1, 2, 4, 9])
+def test_shrunken_triplets_dominate_the_matrix(shape: tuple[int, int], triplets: int) -> None:
+    """``M M' <= F F' + d I`` without rounding, with d the first singular value left out, squared."""
+    matrix = drawn(Generator().manual_seed(13), *shape)
+    columns, beyond = _shrunken(matrix, triplets)
+    exact, found = rational_matrix(matrix), rational_matrix(columns)
+    rest = found * found.transpose() + identity(shape[0]) * number(beyond) - exact * exact.transpose()
+    assert is_positive_semidefinite(rest)
+    values = torch.linalg.svdvals(matrix)
+    kept = min(triplets, len(values))
+    left_out = float(values[kept]) ** 2 if kept < len(values) else 0.0
+    assert float(beyond) <= left_out * (1 + 1e-9) + 1e-9
+    sizes = (values[:kept].square() - left_out).clamp(min=0).sqrt()
+    assert torch.allclose(columns.norm(dim=0), sizes, rtol=1e-9)
+
+
+def test_products_of_triplets_have_their_rounding_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[float, float]] = []
+
+    def looked_at(matrix: Tensor, guess: float, lost: float, size: float) -> Tensor:
+        seen.append((lost, size))
+        return vector(size)[0]
+
+    monkeypatch.setattr(seqlip_truncated, "_largest_eigenvalue", looked_at)
+    for shape in ((1, 1), (3, 8), (8, 3)):
+        matrix = drawn(Generator().manual_seed(14), *shape)
+        columns, _ = _shrunken(matrix, 2)
+        squares = sum((x * x for part in (matrix, columns) for x in rationals(part)), fmpq(0))
+        lost, size = map(rational, seen.pop())
+        assert squares <= size <= squares * (1 + fmpq(1, 10**12))
+        assert (max(shape) + 1) * UNIT * squares <= lost <= (max(shape) + 6) * UNIT * squares * CLOSE
+
+
+def test_largest_eigenvalues_are_proved_for_all_matrices_nearby() -> None:
+    generator = Generator().manual_seed(15)
+    for size in (1, 3, 5):
+        for lost in (0.0, 1e-12, 1e-3):
+            part = drawn(generator, size, size)
+            matrix = (part + part.T) / 2
+            largest = float(torch.linalg.eigvalsh(matrix)[-1])
+            if largest <= 0:
+                matrix, largest = -matrix, -float(torch.linalg.eigvalsh(matrix)[0])
+            for share in (1.0, 0.9, 0.1):
+                found = _largest_eigenvalue(matrix, share * largest, lost, 1e3 * (largest + 1))
+                above = identity(size) * (number(found) - rational(lost)) - rational_matrix(matrix)
+                assert is_positive_semidefinite(above)
+                if share == 1 and lost < 1e-3:
+                    assert float(found) <= largest * (1 + 1e-9) + 1e-9
+            assert float(_largest_eigenvalue(matrix, 2.0, lost, 1.0)) == 1.0
+            assert float(_largest_eigenvalue(matrix, 0.5 * largest, lost, 0.6 * largest)) == 0.6 * largest
+
+
+# --- all vertices ----------------------------------------------------------------------------------------------------
+
+
+def test_enumeration_pays_for_its_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With norms that miss nothing: one output, one input, and sums of products that round."""
+    generator = Generator().manual_seed(16)
+
+    def plain(family: object) -> Tensor:
+        return family.matrices(torch.arange(family.count)).abs().amax()  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(seqlip_branching, "largest_norm", plain)
+    for k in range(60):
+        count = 1 + k % 5
+        pair = drawn_pair(generator, 1, count, 1)
+        pair = Pair(
+            pair.left * 2.0 ** (k - 30), pair.right, pair.lower * 10.0 ** (k % 7 - 3), pair.upper * 10.0 ** (k % 7 - 3)
+        )
+        rows = zip(*(rationals(part) for part in (pair.left, pair.right, pair.lower, pair.upper)), strict=True)
+        ends = [(a * b * low, a * b * high) for a, b, low, high in rows]
+        truth = max(sum(map(max, ends), fmpq(0)), -sum(map(min, ends), fmpq(0)))
+        size = UNIT * number(pair.left.norm()) * number(pair.right.norm()) * number(pair.steepest)
+        found = number(enumerated(pair))
+        assert truth <= found <= truth + (6 * (count + 4) + 20) * size
+
+
+def test_enumeration_counts_as_many_roundings_as_products_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A norm of zero leaves the error alone."""
+    monkeypatch.setattr(seqlip_branching, "largest_norm", lambda family: vector(0.0)[0])
+    for count in (1, 5):
+        pair = Pair(
+            torch.ones(2, count).double(), torch.ones(count, 3).double(), vector(*[0.0] * count), vector(*[1.0] * count)
+        )
+        size = rational(math.sqrt(2 * count)) * rational(math.sqrt(3 * count)) * UNIT
+        found = number(enumerated(pair))
+        assert (count + 1) * size <= found <= 2 * (count + 4) * size * CLOSE + fmpq(1, 10**240)
+        with unrounded():
+            assert enumerated(pair) == 0.0
+
+
+def test_enumeration_of_vertices_is_complete_and_in_either_orientation() -> None:
+    generator = Generator().manual_seed(17)
+    for p, q in ((1, 3), (3, 1), (2, 2)):
+        pair = drawn_pair(generator, p, 4, q)
+        ends = torch.stack((pair.lower, pair.upper))
+        numbers = torch.cartesian_prod(*[torch.arange(2)] * 4)
+        truth = float(torch.linalg.matrix_norm(pair.at(ends[numbers, torch.arange(4)]), 2).max())
+        for one in (pair, Pair(pair.right.T.contiguous(), pair.left.T.contiguous(), pair.lower, pair.upper)):
+            assert truth * (1 - 1e-14) <= enumerated(one) <= truth * (1 + 1e-12)
+            assert exact_bound(one).upper == pytest.approx(truth, rel=1e-12)
+    none = Pair(torch.ones(0, 2).double(), torch.ones(2, 3).double(), vector(0, 0), vector(1, 1))
+    assert enumerated(none) == exact_bound(none).upper == 0.0
