@@ -27,12 +27,13 @@ from jacobound.block_norms import Family, largest_norm
 from jacobound.domains import Domain
 from jacobound.intervals import Interval
 from jacobound.linear_maps import LinearMap, gram_norm
-from jacobound.methods import layered_solver, lipsdp, scaled_sums, seqlip, seqlip_search
+from jacobound.methods import layered_solver, lipsdp, scaled_sums, sdp_certificate, seqlip, seqlip_search
 from jacobound.methods.forms import Forms, Symbols
 from jacobound.methods.layered_search import Multipliers, Sweep
 from jacobound.methods.product_relaxation import _lines
 from jacobound.methods.sdp_barrier import Barrier, Weights
 from jacobound.operator_kinds import Dense
+from test_sdp_certificate import jacobians, norm_of, random_core
 
 INF = math.inf
 WILD = (0.0, -0.0, INF, -INF, math.nan, 1e300, -1e300, 5e-324)
@@ -160,6 +161,26 @@ def test_searches_may_return_anything(
         assert found >= steepest(graph, region, norm) * (1 - 1e-9)
         proved += usual * (1 + 1e-9) < found < INF
     assert proved, "the guesses had no effect"
+
+
+def test_candidates_of_multipliers_may_be_anything(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of a few random ones that proves something is above all vertices of the slope cube."""
+    proved = refused = 0
+    for _ in range(20):
+        core = random_core(generator, (2, 2))
+        barrier = Barrier(core, True, True)
+        known = sdp_certificate.dominant(barrier, 1.0)
+        wild = [
+            Weights(
+                *(part * torch.randn(len(part), generator=generator).mul(0.7).exp() for part in vars(known).values())
+            )
+            for _ in range(3)
+        ]
+        monkeypatch.setattr(sdp_certificate, "_candidates", lambda *rest, wild=wild: iter(wild))
+        found = sdp_certificate.certify(barrier, None, None, (INF, 1.0)).value
+        assert found >= float(norm_of(jacobians(core), INF, 1.0).max())
+        proved, refused = proved + (found < INF), refused + (found == INF)
+    assert proved and refused
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (9, 9), (5, 2)])
