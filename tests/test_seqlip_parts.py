@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 from exact import at_least, identity, is_positive_semidefinite, rational, rational_matrix, rationals
 from jacobound.errors import ShapeError
 from jacobound.linear_maps import LinearMap, largest_sums, mixed_norm
-from jacobound.methods import seqlip_branching, seqlip_layers, seqlip_pairs, seqlip_truncated
-from jacobound.methods.seqlip_branching import enumerated, exact_bound
+from jacobound.methods import seqlip_layers, seqlip_pairs
+from jacobound.methods.seqlip_branching import enumerated
 from jacobound.methods.seqlip_layers import Layer, _missed, balanced, stretch
 from jacobound.methods.seqlip_pairs import (
     LARGEST,
@@ -24,7 +24,6 @@ from jacobound.methods.seqlip_pairs import (
     frobenius,
     product_bound,
 )
-from jacobound.methods.seqlip_truncated import _largest_eigenvalue, _rank_one, _shrunken, truncated, truncated_bound
 from jacobound.operator_kinds import Dense, Scale
 from jacobound.rounding import unrounded
 
@@ -119,7 +118,8 @@ def test_pairs_with_ends_that_are_no_interval_bound_nothing() -> None:
     assert Pair(ones, ones.T, vector(1, 0), vector(1, 1)).is_finite
     for bad in (Pair(ones, ones.T, vector(0, 1), vector(1, 0)), Pair(ones * INF, ones.T, vector(0, 0), vector(1, 1)),
                 Pair(ones, ones.T * vector(1, math.nan).unsqueeze(1), vector(0, 0), vector(1, 1)),
-                Pair(ones, ones.T, vector(-INF, 0), vector(1, 1)), Pair(ones, ones.T, vector(0, 0), vector(1, INF))):  # fmt: skip
+                Pair(ones, ones.T, vector(-INF, 0), vector(1, 1)),
+                Pair(ones, ones.T, vector(0, 0), vector(1, INF))):  # fmt: skip
         assert not bad.is_finite
         assert product_bound(bad) == enumerated(bad) == INF
         assert certified_dual(bad, vector(1, 1), 1.0) == INF
@@ -358,178 +358,3 @@ def test_what_a_product_misses_is_known_from_both_sides(inner: int, size: float)
 def test_what_vanishes_in_products_is_missed() -> None:
     zero = torch.zeros(2, 2, dtype=torch.float64)
     assert 1e-291 < float(_missed(zero, zero, zero)) < 1e-280
-
-
-# --- leading triplets ------------------------------------------------------------------------------------------------
-
-
-def test_truncated_bounds_join_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = single(1.0, 1.0, 0.0, 1e9)
-    for value, error in drawn(Generator().manual_seed(10), 300, 2).abs().tolist():
-        monkeypatch.setattr(seqlip_truncated, "truncated", lambda *parts, e=error: (pair, vector(e)[0]))
-        found = number(truncated_bound(pair, 1, lambda _, v=value: v))
-        square = rational(value) ** 2 + rational(error)
-        assert square <= found**2 <= square * (1 + 60 * UNIT)
-
-
-def test_bounds_of_one_triplet_are_sums_from_both_sides() -> None:
-    """Whole numbers, whose products and sums do not round: what is added is that of n + 1 roundings or a few more."""
-    generator = Generator().manual_seed(11)
-    for count in (1, 1, 1, 1, 2, 7, 40):
-        numbers = torch.randint(-9, 10, (4, count), generator=generator).double()
-        lower, upper = numbers[2:].amin(0), numbers[2:].amax(0)
-        pair = Pair(numbers[:1], numbers[1:2].T.contiguous(), lower, upper)
-        rows = zip(*(rationals(part) for part in (pair.left, pair.right, lower, upper)), strict=True)
-        ends = [(a * b * low, a * b * high) for a, b, low, high in rows]
-        truth = max(sum(map(max, ends), fmpq(0)), -sum(map(min, ends), fmpq(0)))
-        size = sum((max(map(abs, pair)) for pair in ends), fmpq(0))
-        found = number(_rank_one(pair))
-        assert truth + (count + 1) * UNIT * size <= found
-        assert found <= truth * (1 + 3 * UNIT) + (count + 5) * CLOSE * UNIT * size + fmpq(1, 10**280)
-    assert 0.0 < _rank_one(single(1e-200, 1e-200, 0.0, 1.0)) < 1e-280
-
-
-@pytest.mark.parametrize("low", [0.0, -0.3])
-def test_sums_of_one_triplet_that_round_away_are_paid(low: float) -> None:
-    """Beside 1 every product below a unit of roundoff is lost; all of them together are not."""
-    count = 4000
-    left = torch.full((1, count), 0.9 * 2.0**-54, dtype=torch.float64)
-    left[0, 0] = 1.0
-    exactly = torch.Tensor.sum
-    pair = Pair(left, torch.ones(count, 1).double(), torch.full((count,), low).double(), torch.ones(count).double())
-    with pytest.MonkeyPatch.context() as worst:
-        worst.setattr(Tensor, "sum", lambda x, *rest: exactly(x, *rest) * (1 - (count - 1) * 2.0**-53))
-        found = number(_rank_one(pair))
-    assert found >= sum(rationals(left), fmpq(0))
-
-
-def test_errors_of_truncation_are_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With norms and remainders that miss nothing: ``beta^2 (d^2 |A_k|^2 + d'^2 |B|^2)``."""
-    generator = Generator().manual_seed(12)
-    monkeypatch.setattr(seqlip_truncated, "spectral_norm_upper", lambda matrix: matrix.abs().amax())
-    for a, b, s, one, other in drawn(generator, 200, 5).tolist():
-        rests = iter((abs(one), abs(other)))
-        monkeypatch.setattr(
-            seqlip_truncated, "_shrunken", lambda matrix, k, rests=rests: (matrix * 2, vector(next(rests))[0])
-        )
-        small, error = truncated(single(a, b, min(s, 0.0), max(s, 0.0)), 1)
-        assert float(small.left) == 2 * a and float(small.right) == 2 * b
-        assert (float(small.lower), float(small.upper)) == (min(s, 0.0), max(s, 0.0))
-        slope, left, right = (rational(x) ** 2 for x in (s, 2 * a, b))
-        exact = slope * (abs(rational(one)) * left + abs(rational(other)) * right)
-        assert exact <= number(error) <= exact * (1 + 30 * UNIT)
-
-
-@pytest.mark.parametrize("shape", [(2, 5), (4, 4), (5, 2), (1, 3)])
-@pytest.mark.parametrize("triplets", [1, 2, 4, 9])
-def test_shrunken_triplets_dominate_the_matrix(shape: tuple[int, int], triplets: int) -> None:
-    """``M M' <= F F' + d I`` without rounding, with d the first singular value left out, squared."""
-    matrix = drawn(Generator().manual_seed(13), *shape)
-    columns, beyond = _shrunken(matrix, triplets)
-    exact, found = rational_matrix(matrix), rational_matrix(columns)
-    rest = found * found.transpose() + identity(shape[0]) * number(beyond) - exact * exact.transpose()
-    assert is_positive_semidefinite(rest)
-    values = torch.linalg.svdvals(matrix)
-    kept = min(triplets, len(values))
-    left_out = float(values[kept]) ** 2 if kept < len(values) else 0.0
-    assert float(beyond) <= left_out * (1 + 1e-9) + 1e-9
-    sizes = (values[:kept].square() - left_out).clamp(min=0).sqrt()
-    assert torch.allclose(columns.norm(dim=0), sizes, rtol=1e-9)
-
-
-def test_products_of_triplets_have_their_rounding_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[float, float]] = []
-
-    def looked_at(matrix: Tensor, guess: float, lost: float, size: float) -> Tensor:
-        seen.append((lost, size))
-        return vector(size)[0]
-
-    monkeypatch.setattr(seqlip_truncated, "_largest_eigenvalue", looked_at)
-    for shape in ((1, 1), (3, 8), (8, 3)):
-        matrix = drawn(Generator().manual_seed(14), *shape)
-        columns, _ = _shrunken(matrix, 2)
-        squares = sum((x * x for part in (matrix, columns) for x in rationals(part)), fmpq(0))
-        lost, size = map(rational, seen.pop())
-        assert squares <= size <= squares * (1 + fmpq(1, 10**12))
-        assert (max(shape) + 1) * UNIT * squares <= lost <= (max(shape) + 6) * UNIT * squares * CLOSE
-    _shrunken(torch.full((2, 2), 1e-160, dtype=torch.float64), 1)
-    assert 1e-291 < seen.pop()[0] < 1e-280
-
-
-def test_largest_eigenvalues_are_proved_for_all_matrices_nearby() -> None:
-    generator = Generator().manual_seed(15)
-    for size in (1, 3, 5):
-        for lost in (0.0, 1e-12, 1e-3):
-            part = drawn(generator, size, size)
-            matrix = (part + part.T) / 2
-            largest = float(torch.linalg.eigvalsh(matrix)[-1])
-            if largest <= 0:
-                matrix, largest = -matrix, -float(torch.linalg.eigvalsh(matrix)[0])
-            for share in (1.0, 0.9, 0.1):
-                found = _largest_eigenvalue(matrix, share * largest, lost, 1e3 * (largest + 1))
-                above = identity(size) * (number(found) - rational(lost)) - rational_matrix(matrix)
-                assert is_positive_semidefinite(above)
-                if share == 1 and lost < 1e-3:
-                    assert float(found) <= largest * (1 + 1e-9) + 1e-9
-            assert float(_largest_eigenvalue(matrix, 2.0, lost, 1.0)) == 1.0
-            assert float(_largest_eigenvalue(matrix, 0.5 * largest, lost, 0.6 * largest)) == 0.6 * largest
-
-
-def test_largest_eigenvalues_are_never_below_the_truth() -> None:
-    """Guesses a few units of roundoff too low: only a proof can accept them."""
-    matrix = vector(0.0, 1.0, 1.0, 0.0).reshape(2, 2)
-    for units in range(60):
-        assert float(_largest_eigenvalue(matrix, 1 - units * 2.0**-53, 0.0, 10.0)) >= 1.0
-
-
-# --- all vertices ----------------------------------------------------------------------------------------------------
-
-
-def test_enumeration_pays_for_its_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With norms that miss nothing: one output, one input, and sums of products that round."""
-    generator = Generator().manual_seed(16)
-
-    def plain(family: object) -> Tensor:
-        return family.matrices(torch.arange(family.count)).abs().amax()  # type: ignore[attr-defined]
-
-    monkeypatch.setattr(seqlip_branching, "largest_norm", plain)
-    for k in range(60):
-        count = 1 + k % 5
-        pair = drawn_pair(generator, 1, count, 1)
-        pair = Pair(
-            pair.left * 2.0 ** (k - 30), pair.right, pair.lower * 10.0 ** (k % 7 - 3), pair.upper * 10.0 ** (k % 7 - 3)
-        )
-        rows = zip(*(rationals(part) for part in (pair.left, pair.right, pair.lower, pair.upper)), strict=True)
-        ends = [(a * b * low, a * b * high) for a, b, low, high in rows]
-        truth = max(sum(map(max, ends), fmpq(0)), -sum(map(min, ends), fmpq(0)))
-        size = UNIT * number(pair.left.norm()) * number(pair.right.norm()) * number(pair.steepest)
-        found = number(enumerated(pair))
-        assert truth <= found <= truth + (6 * (count + 4) + 20) * size
-
-
-def test_enumeration_counts_as_many_roundings_as_products_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A norm of zero leaves the error alone."""
-    monkeypatch.setattr(seqlip_branching, "largest_norm", lambda family: vector(0.0)[0])
-    for count in (1, 5):
-        pair = Pair(
-            torch.ones(2, count).double(), torch.ones(count, 3).double(), vector(*[0.0] * count), vector(*[1.0] * count)
-        )
-        size = rational(math.sqrt(2 * count)) * rational(math.sqrt(3 * count)) * UNIT
-        found = number(enumerated(pair))
-        assert (count + 1) * size <= found <= 2 * (count + 4) * size * CLOSE + fmpq(1, 10**240)
-        with unrounded():
-            assert enumerated(pair) == 0.0
-
-
-def test_enumeration_of_vertices_is_complete_and_in_either_orientation() -> None:
-    generator = Generator().manual_seed(17)
-    for p, q in ((1, 3), (3, 1), (2, 2)):
-        pair = drawn_pair(generator, p, 4, q)
-        ends = torch.stack((pair.lower, pair.upper))
-        numbers = torch.cartesian_prod(*[torch.arange(2)] * 4)
-        truth = float(torch.linalg.matrix_norm(pair.at(ends[numbers, torch.arange(4)]), 2).max())
-        for one in (pair, Pair(pair.right.T.contiguous(), pair.left.T.contiguous(), pair.lower, pair.upper)):
-            assert truth * (1 - 1e-14) <= enumerated(one) <= truth * (1 + 1e-12)
-            assert exact_bound(one).upper == pytest.approx(truth, rel=1e-12)
-    none = Pair(torch.ones(0, 2).double(), torch.ones(2, 3).double(), vector(0, 0), vector(1, 1))
-    assert enumerated(none) == exact_bound(none).upper == 0.0
