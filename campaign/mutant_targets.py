@@ -149,6 +149,7 @@ TESTS = (
     "tests/test_block_norms.py",
     "tests/test_circulant.py",
     "tests/test_autolip.py",
+    "tests/test_autolip_parts.py",
     "tests/test_seqlip.py",
     "tests/test_seqlip_pairs.py",
     "tests/test_seqlip_parts.py",

@@ -1,0 +1,254 @@
+"""Products of norms in parts: products and sums are rounded up, parts join as they must, and who overlaps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from flint import fmpq
+from torch import Tensor
+
+from exact import rational
+from jacobound import Budget, WholeSpace
+from jacobound.activations import activation
+from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector
+from jacobound.methods import autolip
+from jacobound.methods.autolip import AutoLip, Sweeps
+from jacobound.methods.enclosures import Enclosures
+from jacobound.methods.folding import MOST_CHAINS, Folding, direct_parts, groups_of, rows_alone, touched_entries
+from jacobound.methods.lipschitz_method import conversion
+from jacobound.norms import LITTLE_WORK, MOST_WORK, Chain
+from jacobound.operator_kinds import Dense, Identity, Scale, Select
+from jacobound.operators import LinearOperator
+from jacobound.vector_functions import Maximum
+from zoo import concatenation
+
+INF = math.inf
+UNIT = fmpq(1, 2**53)
+EXPONENTS = (1.0, 2.0, INF)
+
+
+def vector(*numbers: float) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+LIKE = vector(0.0)[0]
+
+
+def times(weight: float, source: Node) -> Affine:
+    return Affine(((Dense(vector(weight).reshape(1, 1)), source),))
+
+
+def steep(slope: float, source: Node) -> Elementwise:
+    return Elementwise(activation(f"leaky_relu:{slope!r}"), source)
+
+
+def constant(graph: Graph, p: float) -> fmpq:
+    (domain,), _ = WholeSpace().domains(graph.lowered())
+    return rational(float(AutoLip().constant(graph, domain, (p, p), Budget()).value))
+
+
+@pytest.fixture
+def plain_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Norms of single numbers that miss nothing, so that only what is done with them rounds."""
+
+    def size(operator: LinearOperator) -> Tensor:
+        return operator.abs().apply(operator.example().new_ones(operator.in_shape)).amax()
+
+    def of_chains(chains: tuple[Chain, ...], p: float, most_work: int = 0) -> Tensor:
+        return torch.stack([torch.stack([size(operator) for operator in chain]).prod() for chain in chains]).sum()
+
+    def of_rows(operator: LinearOperator, p: float, kept: Tensor | None, most_work: int = 0) -> Tensor:
+        return of_chains(((operator,),), p)
+
+    monkeypatch.setattr(autolip, "linear_norm", of_chains)
+    monkeypatch.setattr(autolip, "operator_norm", of_rows)
+
+
+def drawn(count: int) -> list[list[float]]:
+    generator = torch.Generator().manual_seed(1)
+    return (0.5 + torch.rand(16, count, generator=generator, dtype=torch.float64)).tolist()
+
+
+@pytest.mark.usefixtures("plain_norms")
+@pytest.mark.parametrize("p", EXPONENTS)
+def test_products_along_a_chain_are_rounded_up(p: float) -> None:
+    for a, b, c, s in drawn(4):
+        s += 1.0
+        one = constant(Graph(times(b, steep(s, times(a, Input((1,)))))), p)
+        exact = rational(a) * rational(b) * rational(s)
+        assert exact <= one <= exact * (1 + 20 * UNIT)
+        two = constant(Graph(times(c, steep(s, times(b, steep(s, times(a, Input((1,)))))))), p)
+        exact *= rational(c) * rational(s)
+        assert exact <= two <= exact * (1 + 30 * UNIT)
+        assert rational(s) <= constant(Graph(steep(s, Input((1,)))), p) <= rational(s) * (1 + 8 * UNIT)
+        assert rational(a) <= constant(Graph(times(a, Input((1,)))), p) <= rational(a) * (1 + 8 * UNIT)
+
+
+@pytest.mark.usefixtures("plain_norms")
+@pytest.mark.parametrize("p", EXPONENTS)
+def test_sums_of_branches_are_rounded_up(p: float) -> None:
+    for a, b, c, s in drawn(4):
+        x = Input((1,))
+        branches = [steep(1.0 + s, times(weight, x)) for weight in (a, b, c)]
+        graph = Graph(Affine(tuple((Identity((1,), (1,), LIKE), branch) for branch in branches)))
+        exact = rational(1.0 + s) * sum(map(rational, (a, b, c)), fmpq(0))
+        assert exact <= constant(graph, p) <= exact * (1 + 30 * UNIT)
+
+
+@pytest.mark.usefixtures("plain_norms")
+@pytest.mark.parametrize("p", EXPONENTS)
+def test_concatenations_join_as_the_norm_does_and_round_up(p: float) -> None:
+    for a, b, c, s in drawn(4):
+        x = Input((1,))
+        graph = Graph(concatenation([steep(1.0 + s, times(weight, x)) for weight in (a, b, c)]))
+        parts, slope = [rational(weight) for weight in (a, b, c)], rational(1.0 + s)
+        found = constant(graph, p) / slope
+        if p == 2:
+            square = sum((part * part for part in parts), fmpq(0))
+            assert square <= found**2 <= square * (1 + 150 * UNIT)
+        else:
+            exact = max(parts) if p == INF else sum(parts, fmpq(0))
+            assert exact <= found <= exact * (1 + 30 * UNIT)
+
+
+@pytest.mark.usefixtures("plain_norms")
+@pytest.mark.parametrize("p", EXPONENTS)
+def test_readers_of_different_entries_join_as_the_dual_norm_does(p: float) -> None:
+    for a, b, c, s in drawn(4):
+        x = Input((3,))
+        parts = [Affine(((Select(torch.tensor([k]), (3,), LIKE), x),)) for k in range(3)]
+        branches = [times(weight, steep(1.0 + s, part)) for weight, part in zip((a, b, c), parts, strict=True)]
+        graph = Graph(Affine(tuple((Identity((1,), (1,), LIKE), branch) for branch in branches)))
+        sizes, slope = [rational(weight) for weight in (a, b, c)], rational(1.0 + s)
+        found = constant(graph, p) / slope
+        if p == 2:
+            square = sum((size * size for size in sizes), fmpq(0))
+            assert square <= found**2 <= square * (1 + 150 * UNIT)
+        else:
+            exact = max(sizes) if p == 1 else sum(sizes, fmpq(0))
+            assert exact <= found <= exact * (1 + 30 * UNIT)
+
+
+@pytest.mark.usefixtures("plain_norms")
+@pytest.mark.parametrize("p", EXPONENTS)
+def test_functions_of_vectors_count_with_their_constant(p: float) -> None:
+    """The maximum of two numbers of which one is taken twice: the constant of that many candidates, rounded up."""
+    windows = torch.tensor([[0, 1], [0, 2]])
+    for a, b, c, s in drawn(4):
+        before = [steep(1.0 + s, times(weight, Input((1,)))) for weight in (a,)]
+        split = concatenation([before[0], before[0], before[0]])
+        function = Maximum(windows, (3,))
+        graph = Graph(times(c, Affine(((Select(torch.tensor([0]), (2,), LIKE), Vector(function, split)),))))
+        found = constant(graph, p)
+        most = rational(a) * rational(1.0 + s) * rational(c) * 6
+        exact = rational(a) * rational(1.0 + s) * rational(c)
+        assert exact <= found <= most and b > 0
+
+
+def sweeps(graph: Graph, p: float, budget: Budget | None = None) -> Sweeps:
+    (domain,), _ = WholeSpace().domains(graph.lowered())
+    known = Enclosures.of(graph, domain, None, budget or Budget(), None)
+    return Sweeps(graph, known, p, budget or Budget())
+
+
+def test_lengths_of_numbers() -> None:
+    found = sweeps(Graph(times(1.0, Input((1,)))), 2.0)
+    for numbers in drawn(3):
+        parts = [1e160 * x for x in numbers]
+        square = sum((rational(x) ** 2 for x in parts), fmpq(0))
+        length = rational(float(found._length([vector(x)[0] for x in parts])))
+        assert square <= length**2 <= square * (1 + 100 * UNIT)
+        total = rational(float(found._added(vector(x)[0] for x in numbers)))
+        exact = sum(map(rational, numbers), fmpq(0))
+        assert exact <= total <= exact * (1 + 12 * UNIT)
+    for numbers, length in (((0.0, 0.0), 0.0), ((INF, 1.0), INF), ((7.0,), 7.0)):
+        assert float(found._length([vector(x)[0] for x in numbers])) == length
+
+
+def test_work_of_norms_follows_the_time_that_is_left() -> None:
+    graph = Graph(times(1.0, Input((1,))))
+    assert sweeps(graph, 2.0)._work() == MOST_WORK
+    late = sweeps(graph, 2.0, Budget(seconds=0.0))
+    assert late._work() == LITTLE_WORK
+    for left, expected in ((10.0, 1 << int(math.log2(10 * autolip.PRODUCTS))), (1e-12, LITTLE_WORK)):
+        object.__setattr__(late, "_budget", type("Left", (), {"remaining": left})())
+        assert late._work() == max(LITTLE_WORK, expected)
+    object.__setattr__(late, "_budget", type("Left", (), {"remaining": autolip.PLENTY * 1.001})())
+    assert late._work() == MOST_WORK
+
+
+@pytest.mark.parametrize("norm", [(p, q) for p in EXPONENTS for q in EXPONENTS])
+@pytest.mark.parametrize("known", EXPONENTS)
+def test_conversion_factors_are_those_between_norms(norm: tuple[float, float], known: float) -> None:
+    """``||x||_a <= n^(1/a - 1/b) ||x||_b`` for a <= b; 1 exactly where nothing is lost."""
+    graph = Graph(Affine(((Dense(torch.ones(5, 3, dtype=torch.float64)), Input((3,))),)))
+    p, q = norm
+    before = max(0.0, 1 / known - 1 / p)  # ||x||_known <= 3^before ||x||_p
+    after = max(0.0, 1 / q - 1 / known)
+    square = 3 ** round(2 * before) * 5 ** round(2 * after)
+    found = conversion(graph, (known, known), norm)
+    assert square <= rational(found) ** 2 <= square * (1 + fmpq(1, 10**13))
+    assert square > 1 or found == 1.0
+
+
+def test_masks_that_overlap_are_grouped() -> None:
+    masks = [torch.tensor([bool(int(digit)) for digit in text]) for text in ("1000", "0100", "0010", "1100", "0001")]
+    assert sorted(sorted(group) for group in groups_of(masks)) == [[0, 1, 3], [2], [4]]
+    assert sorted(sorted(group) for group in groups_of(masks[:3])) == [[0], [1], [2]]
+    chain = [torch.tensor([bool(int(digit)) for digit in text]) for text in ("1100", "0011", "0110")]
+    assert [sorted(group) for group in groups_of(chain)] == [[0, 1, 2]]
+    assert groups_of([]) == []
+
+
+def test_entries_that_chains_reach_in_both_directions() -> None:
+    weight = torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    tiny = Scale(torch.full((3,), 1e-300, dtype=torch.float64))
+    one: Chain = (tiny, tiny, Dense(weight))
+    assert touched_entries((one,)).tolist() == [True, False]
+    assert touched_entries((one,), backward=True).tolist() == [True, True, False]
+    other: Chain = (Dense(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)),)
+    assert touched_entries((one, other)).tolist() == [True, True]
+    assert touched_entries((one, other), backward=True).tolist() == [True, True, True]
+    assert touched_entries((other,), backward=True).tolist() == [False, False, True]
+
+
+def test_rows_that_are_needed_alone() -> None:
+    """Of a matrix and a choice of its rows only the rows behind the entries that are kept are left, each once."""
+    weight = torch.arange(12, dtype=torch.float64).reshape(4, 3)
+    select = Select(torch.tensor([3, 1, -1, 0]), (4,), LIKE)
+    chain: Chain = (Dense(weight), select)
+    kept = torch.tensor([True, True, True, False])
+    found = rows_alone((chain,), kept)
+    assert found is not None and len(found) == 1 and len(found[0]) == 1
+    assert isinstance(found[0][0], Dense) and torch.equal(found[0][0].weight, weight[[1, 3]])
+    scaled: Chain = (Scale(torch.ones(3, dtype=torch.float64)), *chain)
+    longer = rows_alone((scaled,), kept)
+    assert longer is not None and longer[0][0] is scaled[0] and len(longer[0]) == 2
+    assert rows_alone((chain,), torch.tensor([False, False, True, False])) == ()
+    assert rows_alone(((Dense(weight),),), kept) is None
+    assert rows_alone(((select,),), kept) is None
+    twice: Chain = (Dense(weight), Select(torch.tensor([3, 3, 1, 0]), (4,), LIKE))
+    assert rows_alone((twice,), kept) is None
+    assert rows_alone((twice,), torch.tensor([True, False, True, True])) is not None
+
+
+def test_folding_joins_adjacent_layers_and_keeps_nodes_with_many_paths() -> None:
+    x = Input((2,))
+    eye: Callable[[], Identity] = lambda: Identity((2,), (2,), LIKE)  # noqa: E731
+    node: Node = x
+    for _ in range(4):  # 2, 4, 8 and 16 paths
+        node = Affine(((eye(), node), (eye(), node)))
+    graph = Graph(node)
+    view = Folding(graph)
+    affine = [one for one in graph.nodes if isinstance(one, Affine)]
+    assert [len(view.parts[one][x]) if x in view.parts[one] else 0 for one in affine] == [2, 4, MOST_CHAINS, 16]
+    assert view.targets == {affine[3]}
+    last = Graph(Affine(((eye(), node), (eye(), node))))
+    view = Folding(last)
+    assert dict(view.parts[last.output]) == direct_parts(last.output)  # type: ignore[index, arg-type]
+    assert view.targets == {affine[3], last.output}
+    hidden = steep(2.0, affine[0])
+    assert Folding(Graph(Affine(((eye(), hidden), (eye(), x))))).targets >= {affine[0]}
