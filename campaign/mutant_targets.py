@@ -155,6 +155,7 @@ TESTS = (
     "tests/test_seqlip_parts.py",
     "tests/test_seqlip_covers.py",
     "tests/test_lipsdp.py",
+    "tests/test_lipsdp_parts.py",
     "tests/test_sdp_core.py",
     "tests/test_sdp_certificate.py",
     "tests/test_graph.py",
