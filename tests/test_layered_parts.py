@@ -12,6 +12,7 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import is_positive_semidefinite, rational, rational_matrix, rationals
+from jacobound.errors import InvalidOptionError
 from jacobound.methods import layered_certificate as certificate
 from jacobound.methods.layered_certificate import (
     LayeredCertificate,
@@ -66,7 +67,7 @@ def added(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 # --- layers --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (5, 2)])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (5, 2), (2, 9)])
 @pytest.mark.parametrize("error", [0.0, 1e-3, 2.0])
 def test_what_a_layer_costs(shape: tuple[int, int], error: float, added: list[Tensor]) -> None:
     """Two sums of products and a mean; with an error e at most ``|Y| (2 |W| + e) e``."""
@@ -99,6 +100,33 @@ def test_floors_grow_with_the_rows_and_vanish_without_rounding() -> None:
         assert _floor(form, 3) == 0.0
 
 
+def test_floors_are_added(added: list[Tensor]) -> None:
+    zero, none = torch.zeros(3, 3, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)
+    through_layer(zero, zero, 0.0)
+    assert bool((added[0] >= 3e-180).all()) and bool((added[0] < 4e-180).all())
+    through_neurons(zero, vector(0.5, 0.5, 0.5), vector(0, 0, 0), none, vector())
+    assert bool((added[1] >= 3e-180).all()) and bool((added[1] < 4e-180).all())
+
+
+def test_long_sums_in_the_worst_arithmetic(monkeypatch: pytest.MonkeyPatch, added: list[Tensor]) -> None:
+    """Sums and lengths of n numbers that lose n - 1 roundings, which the model allows."""
+    count, exactly, length = 400, Tensor.sum, torch.linalg.vector_norm
+    lost = 1 - (count - 1) * 2.0**-53
+    monkeypatch.setattr(Tensor, "sum", lambda x, *rest: exactly(x, *rest) * lost)
+    monkeypatch.setattr(torch.linalg, "vector_norm", lambda x, *rest: length(x, *rest) * lost)
+    error, few = 0.5, torch.full((1, 1), 2.0, dtype=torch.float64)
+    through_layer(few, torch.ones(count, 1, dtype=torch.float64), error)
+    assert number(added[0].amin()) >= 2 * (2 * 20 + rational(error)) * rational(error)
+    wide = torch.ones(count, count, dtype=torch.float64)
+    through_layer(wide, vector(1.0).expand(1, count), error)
+    assert number(added[1].amin()) >= count * (2 * 20 + rational(error)) * rational(error)
+    ones = torch.ones(count, dtype=torch.float64)
+    chain = one_layer(torch.eye(1, count, dtype=torch.float64))
+    monkeypatch.setattr(certificate, "_leaving", lambda *rest: vector(1.0)[0])
+    found = layered_constant(chain, LayeredCertificate(0.0, (INF, 2.0), False, ones, vector(1.0), ()))
+    assert number(found) ** 2 >= count
+
+
 def test_what_is_added_is_added_upward() -> None:
     for x, y in drawn(Generator().manual_seed(2), 200, 2).tolist():
         form = certificate._raised(vector(x, 7.0, 7.0, x).reshape(2, 2), vector(abs(y), 0.0))
@@ -114,7 +142,7 @@ def test_stable_neurons_cost_their_products_alone(added: list[Tensor]) -> None:
     """Slopes of 0 and 1 round nothing but the sum; others six times a product."""
     generator = Generator().manual_seed(3)
     form, none = symmetric(generator, 3), torch.zeros(0, dtype=torch.int64)
-    for middle in (vector(1, 0, 1), vector(0.3, -0.7, 1.5)):
+    for middle in (vector(1, 0, 1), vector(0.3, -0.7, 1.5), vector(1, 0.3, 0)):
         found = through_neurons(form, middle, torch.zeros(3, dtype=torch.float64), none, vector())
         assert found is not None
         assert torch.allclose(found, middle.unsqueeze(1) * form * middle, rtol=1e-14)
@@ -187,6 +215,29 @@ def test_the_largest_share_is_taken_and_diagonals_have_limits() -> None:
         assert _definite_share(vector(1.0, math.nextafter(limit, beyond)), nothing) is None
 
 
+def test_forms_that_are_not_finite_are_refused() -> None:
+    none, ones = torch.zeros(0, dtype=torch.int64), vector(1, 1)
+    for bad in (INF, math.nan):
+        form = torch.eye(2, dtype=torch.float64)
+        form[0, 1] = form[1, 0] = bad
+        assert through_neurons(form, ones, 0 * ones, none, vector()) is None
+
+
+def test_certificates_are_stored_as_they_are() -> None:
+    stored = LayeredCertificate(0.1, (2.0, INF), True, vector(1.5), vector(0.3, 2.0), (vector(0.1), vector()))
+    found = LayeredCertificate.from_dict(stored.to_dict())
+    assert (found.value, found.norm, found.turned) == (0.1, (2.0, INF), True)
+    for one, other in zip(
+        (found.entering, found.leaving, *found.multipliers),
+        (stored.entering, stored.leaving, *stored.multipliers),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+    for bad in (None, "0x1p0", {}):
+        with pytest.raises(InvalidOptionError, match="multipliers"):
+            LayeredCertificate.from_dict({**stored.to_dict(), "multipliers": bad})
+
+
 def test_powers_of_two_lie_next_to_their_numbers() -> None:
     sizes = vector(1.0, 0.75, 3.0, 1e30, 1e-30, 1e200, 1e-200)
     for size, power in zip(sizes.tolist(), powers_of_two(sizes).tolist(), strict=True):
@@ -218,8 +269,8 @@ def test_complements_are_dominated_with_their_rounding(u: int, n: int) -> None:
         sums = (size.T @ inner).sum(1) + (size.T @ inner).sum(0)
         return 2.0**-53 * (sums / 2 + third * mean.abs().sum(1))
 
-    assert bool((formula(u + 1, u, 1) <= doubt).all())
-    assert bool((doubt <= formula(u + 6, u + 3, 3) * (1 + 1e-4)).all())
+    expected = formula(u + 6, u + 3, 3)
+    assert bool((expected * (1 - 1e-6) <= doubt).all()) and bool((doubt <= expected * (1 + 1e-4)).all())
 
 
 def test_the_residual_counts_by_its_square(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,13 +301,15 @@ def test_complements_that_can_not_be_formed_are_none(monkeypatch: pytest.MonkeyP
     assert _complement(below, -diagonal, reads, 0.5)[0] is None
     found, doubt = _complement(below, diagonal, 0 * reads, 0.5)
     assert found is not None and not bool(found.any()) and bool((doubt >= 1e-180).all())
-    for bad in (INF, math.nan, 1e101):
+    for bad in (INF, math.nan, 1e101, -1e101, -INF):
         guess = torch.zeros(2, 2, dtype=torch.float64)
         guess[0, 0] = bad
         monkeypatch.setattr(torch, "cholesky_solve", lambda *parts, guess=guess: guess)
         assert _complement(below, diagonal, reads, 0.5)[0] is None
-    monkeypatch.setattr(torch, "cholesky_solve", lambda *parts: torch.full((2, 2), 1e99, dtype=torch.float64))
+    monkeypatch.setattr(torch, "cholesky_solve", lambda *parts: torch.full((2, 2), 1e100, dtype=torch.float64))
     assert _complement(below, diagonal, reads, 0.5)[0] is not None
+    reads[0, 0] = 1e250
+    assert _complement(below, diagonal, reads, 0.5)[0] is None
 
 
 # --- the constant ----------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -182,7 +181,7 @@ def test_limits_of_the_method_and_of_the_budget(seconds: float | None, monkeypat
     assert seen[1] == pytest.approx(min(seen[0], 102.0), abs=0.5)
 
 
-# --- layer by layer ----------------------------------------------------------------------------------------------------
+# --- layer by layer --------------------------------------------------------------------------------------------------
 
 
 def multipliers_of(chain: LayeredChain) -> Multipliers:

@@ -102,7 +102,7 @@ def layered_constant(chain: LayeredChain, certificate: LayeredCertificate) -> fl
     inverse = up(1 / certificate.entering)
     entering = inflate(inverse.sum(), len(inverse)) if p == math.inf else inverse.amax()
     leaving = _leaving(form, certificate.leaving, q)
-    return float(inflate(inflate(entering * leaving, 2).sqrt(), 4).nan_to_num(nan=math.inf, posinf=math.inf))
+    return float(inflate(inflate(entering * leaving, 2).sqrt(), 4))
 
 
 def _fits(chain: LayeredChain, certificate: LayeredCertificate) -> bool:
