@@ -171,6 +171,7 @@ TESTS = (
     "tests/test_best.py",
     "tests/test_eclipse.py",
     "tests/test_layered_parts.py",
+    "tests/test_layered_constant.py",
     "tests/test_layered_chain.py",
     "tests/test_steps.py",
     "tests/test_resampling.py",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +18,6 @@ from jacobound.methods.layered_certificate import (
     _complement,
     _definite_share,
     _floor,
-    _leaving,
     layered_constant,
     powers_of_two,
     through_layer,
@@ -121,10 +119,13 @@ def test_long_sums_in_the_worst_arithmetic(monkeypatch: pytest.MonkeyPatch, adde
     through_layer(wide, vector(1.0).expand(1, count), error)
     assert number(added[1].amin()) >= count * (2 * 20 + rational(error)) * rational(error)
     ones = torch.ones(count, dtype=torch.float64)
-    chain = one_layer(torch.eye(1, count, dtype=torch.float64))
+    chain = LayeredChain((torch.eye(1, count, dtype=torch.float64),), (0.0,), (), ())
     monkeypatch.setattr(certificate, "_leaving", lambda *rest: vector(1.0)[0])
     found = layered_constant(chain, LayeredCertificate(0.0, (INF, 2.0), False, ones, vector(1.0), ()))
     assert number(found) ** 2 >= count
+    monkeypatch.setattr(torch, "cholesky_solve", lambda reads, factor: 0.0 * reads)
+    _, doubt = _complement(torch.zeros(count, count).double(), ones, ones.unsqueeze(1), 1.0)
+    assert number(doubt) >= count
 
 
 def test_what_is_added_is_added_upward() -> None:
@@ -293,7 +294,7 @@ def test_the_residual_counts_by_its_square(monkeypatch: pytest.MonkeyPatch) -> N
             mean, doubt = _complement(torch.zeros(1, 1).double(), vector(s), vector(s * g).reshape(1, 1), 2.0**-140)
         assert mean is not None and float(mean) == s * g * g
         one = (2 * s * g * 2.0**-53) ** 2 / s * 2.0**140
-        assert 2**2 * one <= float(doubt) <= 7**2 * one * (1 + 1e-4)
+        assert 7**2 * one * (1 - 1e-6) <= float(doubt) <= 7**2 * one * (1 + 1e-4)
 
 
 def test_complements_that_can_not_be_formed_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,75 +311,3 @@ def test_complements_that_can_not_be_formed_are_none(monkeypatch: pytest.MonkeyP
     assert _complement(below, diagonal, reads, 0.5)[0] is not None
     reads[0, 0] = 1e250
     assert _complement(below, diagonal, reads, 0.5)[0] is None
-
-
-# --- the constant ----------------------------------------------------------------------------------------------------
-
-
-def one_layer(matrix: Tensor) -> LayeredChain:
-    return LayeredChain((matrix,), (0.0,), (), ())
-
-
-@pytest.mark.parametrize("p", [1.0, 2.0, INF])
-def test_constants_of_one_layer_from_both_sides(p: float) -> None:
-    """``sqrt(c_in max_j (W diag(y) W')_jj)``, the sum of inverses or the largest one, as rationals."""
-    generator = Generator().manual_seed(6)
-    for _ in range(20):
-        matrix, entering = drawn(generator, 2, 3), torch.rand(3, generator=generator).double() + 0.1
-        found = number(
-            layered_constant(one_layer(matrix), LayeredCertificate(0.0, (p, INF), False, entering, vector(1, 1), ()))
-        )
-        w, y = rational_matrix(matrix), rationals(entering)
-        largest = max(sum((w[j, k] ** 2 * y[k] for k in range(3)), fmpq(0)) for j in range(2))
-        inverse = [1 / x for x in y]
-        square = largest * (sum(inverse, fmpq(0)) if p == INF else max(inverse))
-        assert square <= found**2 <= square * (1 + fmpq(1, 10**12))
-
-
-@pytest.mark.parametrize(("p", "q"), [(2.0, 2.0), (INF, 1.0), (1.0, 2.0), (2.0, INF)])
-def test_turned_certificates_are_of_the_transposed_chain_with_dual_norms(p: float, q: float) -> None:
-    generator = Generator().manual_seed(7)
-    matrix = drawn(generator, 2, 3)
-    entering, leaving = (torch.rand(size, generator=generator).double() + 0.5 for size in (2, 3))
-    dual = {1.0: INF, 2.0: 2.0, INF: 1.0}
-    turned = LayeredCertificate(0.0, (p, q), True, entering, leaving, ())
-    plain = LayeredCertificate(0.0, (dual[q], dual[p]), False, entering, leaving, ())
-    found = layered_constant(one_layer(matrix), turned)
-    assert found == layered_constant(one_layer(matrix.T.contiguous()), plain) < INF
-
-
-def test_weights_that_do_not_fit_the_chain_prove_nothing() -> None:
-    chain = one_layer(torch.ones(2, 3, dtype=torch.float64))
-    good = LayeredCertificate(0.0, (2.0, 2.0), False, vector(1, 1, 1), vector(1, 1), ())
-    assert layered_constant(chain, good) < INF
-    for name, bad in (("entering", vector(1, 1)), ("leaving", vector(1, 1, 1)), ("multipliers", (vector(1),))):
-        assert layered_constant(chain, replace(good, **{name: bad})) == INF  # type: ignore[arg-type]
-    for limit, beyond in ((LARGEST, INF), (SMALLEST, 0.0)):
-        assert certificate._fits(chain, replace(good, entering=vector(1, limit, 1)))
-        assert not certificate._fits(chain, replace(good, entering=vector(1, math.nextafter(limit, beyond), 1)))
-    huge = replace(chain, matrices=(torch.full((2, 3), 1e101, dtype=torch.float64),))
-    assert layered_constant(huge, good) == INF
-    assert layered_constant(replace(chain, matrices=(torch.zeros(2, 3, dtype=torch.float64),)), good) == 0.0
-
-
-@pytest.mark.parametrize("q", [1.0, 2.0, INF])
-def test_leaving_is_rounded_up_and_no_more(q: float) -> None:
-    """Diagonal forms with weights in proportion: the answer is known."""
-    for entries in ((2.0, 3.0, 0.7), (5.0,), (1e-30, 1e-28, 1e-29)):
-        form = torch.diag(vector(*entries))
-        weights = vector(*(1 / x for x in entries)) if q == 1 else torch.ones(len(entries), dtype=torch.float64)
-        truth = sum(map(rational, entries), fmpq(0)) if q == 1 else rational(max(entries))
-        assert truth <= number(_leaving(form, weights, q)) <= truth * (1 + fmpq(1, 10**9))
-    for bad in (INF, math.nan):
-        form = torch.eye(2, dtype=torch.float64)
-        form[0, 0] = bad
-        assert float(_leaving(form, vector(1, 1), q)) == INF
-    generator = Generator().manual_seed(8)
-    for _ in range(10):
-        form = symmetric(generator, 3)
-        weights = torch.rand(3, generator=generator).double() + 0.2
-        largest = float(torch.linalg.eigvalsh(form * weights.sqrt().unsqueeze(1) * weights.sqrt())[-1])
-        shape = largest / weights
-        if q != INF:
-            expected = float(shape.sum() if q == 1 else shape.max())
-            assert expected * (1 - 1e-12) <= float(_leaving(form, weights, q)) <= expected * (1 + 1e-8)

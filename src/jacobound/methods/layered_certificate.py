@@ -238,7 +238,7 @@ def _leaving(form: Tensor, weights: Tensor, q: float) -> Tensor:
     if not bool(torch.isfinite(form).all()):
         return nothing
     if q == math.inf or len(form) == 1:
-        return diagonal.amax().clamp(min=0.0)
+        return diagonal.amax()
     shape, root = 1 / weights, weights.sqrt()
     estimate = torch.linalg.eigvalsh(form * root * root.unsqueeze(1))[-1].clamp(min=1e-250)
     scale = powers_of_two((shape * estimate).rsqrt())
