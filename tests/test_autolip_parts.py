@@ -199,7 +199,8 @@ def test_masks_that_overlap_are_grouped() -> None:
     assert sorted(sorted(group) for group in groups_of(masks)) == [[0, 1, 3], [2], [4]]
     assert sorted(sorted(group) for group in groups_of(masks[:3])) == [[0], [1], [2]]
     chain = [torch.tensor([bool(int(digit)) for digit in text]) for text in ("1100", "0011", "0110")]
-    assert [sorted(group) for group in groups_of(chain)] == [[0, 1, 2]]
+    for order in ((0, 1, 2), (0, 2, 1), (2, 0, 1)):
+        assert [sorted(group) for group in groups_of([chain[k] for k in order])] == [[0, 1, 2]]
     assert groups_of([]) == []
 
 

@@ -80,6 +80,7 @@ def test_a_chain_keeps_what_passes_something_on() -> None:
     errors = replace(chain, errors=(1.0, 2.0, 3.0))
     assert errors.transposed().errors == (3.0, 2.0, 1.0)
     assert torch.equal(chain.row(1).matrices[-1], chain.matrices[-1][1:2]) and chain.row(1).outputs == 1
+    assert all(one is other for one, other in zip(chain.row(0).matrices[:-1], chain.matrices[:-1], strict=True))
     single = errors.to(torch.float32)
     assert {part.dtype for part in (*single.matrices, *single.middles, *single.halves)} == {torch.float32}
     assert single.errors == errors.errors
