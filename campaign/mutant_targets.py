@@ -154,6 +154,7 @@ TESTS = (
     "tests/test_seqlip_pairs.py",
     "tests/test_seqlip_parts.py",
     "tests/test_seqlip_covers.py",
+    "tests/test_seqlip_sweeps.py",
     "tests/test_lipsdp.py",
     "tests/test_lipsdp_parts.py",
     "tests/test_sdp_core.py",
