@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from jacobound import Ball, Budget, LipSDP
+from jacobound import AutoLip, Ball, Budget, ECLipsE, LipSDP
 from jacobound.methods import layered_solver, lipsdp
 from jacobound.methods.layered_certificate import LayeredCertificate
 from jacobound.methods.layered_chain import LayeredChain
 from jacobound.methods.layered_search import Multipliers, Sweep
 from jacobound.methods.layered_solver import RAISED, LayeredSolver, proved
-from jacobound.methods.lipsdp import _barrier, _chain, _Solver, problems
+from jacobound.methods.lipsdp import _barrier, _chain, _Solver, problems, recheck
 from jacobound.methods.sdp_barrier import Barrier
 from jacobound.methods.sdp_certificate import LARGEST, SMALLEST
 from jacobound.results import Status
@@ -179,6 +179,81 @@ def test_limits_of_the_method_and_of_the_budget(seconds: float | None, monkeypat
     LipSDP(seconds=seconds).constant(graph, domain, (2.0, 2.0), Budget(seconds=2.0))
     assert seen[0] == 100.0 + (INF if seconds is None else seconds)
     assert seen[1] == pytest.approx(min(seen[0], 102.0), abs=0.5)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+@pytest.mark.parametrize("count", [9, 10])
+@pytest.mark.parametrize("is_chain", [True, False])
+@pytest.mark.parametrize("in_time", [True, False])
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_which_way_is_taken(
+    fits: bool, count: int, is_chain: bool, in_time: bool, interrupted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chains with many neurons go layer by layer, unless the core is likely to be solved in time."""
+    asked: list[str] = []
+
+    def told(name: str, answer: object) -> None:
+        monkeypatch.setattr(lipsdp, name, lambda *rest: asked.append(name) or answer)
+
+    class Solver:
+        def __init__(self, *rest: object) -> None:
+            self.interrupted = interrupted
+
+        def solve(self, parts: object) -> object:
+            return parts
+
+    monkeypatch.setattr(lipsdp, "MANY", 10)
+    monkeypatch.setattr(lipsdp, "unstable_count", lambda *rest: count)
+    monkeypatch.setattr(lipsdp, "sdp_bytes", lambda *rest: 1 if fits else 10**9)
+    monkeypatch.setattr(lipsdp, "LayeredSolver", Solver)
+    monkeypatch.setattr(lipsdp, "_Solver", Solver)
+    told("_chain", "the chain" if is_chain else None)
+    told("_in_time", "parts in time" if in_time else None)
+    for name in ("layered_problems", "problems", "sdp_core"):
+        told(name, name)
+    found, status = LipSDP()._certificates(None, {}, (2.0, 2.0), Budget(memory=1000), 0.0)  # type: ignore[arg-type]
+    chain = is_chain and (not fits or count == 10)
+    assert ("_chain" in asked) is (not fits or count == 10)
+    assert ("_in_time" in asked) is (chain and fits)
+    ended = Status.TIME_LIMIT if interrupted else Status.CERTIFIED
+    if chain and not (fits and in_time):
+        assert (found, status) == ("layered_problems", ended)
+    elif not fits:
+        assert (found, status) == ({}, Status.MEMORY_LIMIT)
+    else:
+        assert (found, status) == ("parts in time" if chain else "problems", ended)
+
+
+@pytest.mark.parametrize("status", [Status.CERTIFIED, Status.TIME_LIMIT, Status.MEMORY_LIMIT])
+@pytest.mark.parametrize("values", [(0.5, 0.25), (0.5, INF), ()])
+def test_products_of_norms_stand_in_where_nothing_was_proved(
+    status: Status, values: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = torch.zeros(0)
+    parts = {str(k): LayeredCertificate(x, (2.0, 2.0), False, none, none, ()) for k, x in enumerate(values)}
+    monkeypatch.setattr(LipSDP, "_certificates", lambda *rest: (parts, status))
+    graph = network((3, 4, 2), 1)
+    (domain,), _ = Ball(torch.zeros(3), 0.1).domains(graph)
+    found = LipSDP().constant(graph, domain, (2.0, 2.0), Budget())
+    if status is Status.MEMORY_LIMIT or INF in values:
+        assert set(found.details) == {"products of norms"} and not found.certificates
+        assert float(found.value) == float(AutoLip().constant(graph, domain, (2.0, 2.0), Budget(), found.ranges).value)
+        assert found.status is (Status.TIME_LIMIT if status is Status.CERTIFIED else status)
+    else:
+        assert float(found.value) == max(values, default=0.0) and len(found.certificates) == len(values)
+        assert found.status is status and {float(x) for x in found.details.values()} == set(values)
+
+
+def test_certificates_of_either_kind_are_checked_again() -> None:
+    graph = network((2, 3, 2), 1)
+    (domain,), _ = Ball(torch.zeros(2), 0.5).domains(graph)
+    for norm in ((2.0, 2.0), (2.0, INF)):
+        found = LipSDP().constant(graph, domain, norm, Budget())
+        assert recheck(graph, found.slopes, norm, found.certificates) == float(found.value) < INF
+        assert recheck(graph, found.slopes, norm, found.certificates[1:]) == INF
+        assert recheck(graph, found.slopes, norm, (*found.certificates, found.certificates[0])) == INF
+        layered = ECLipsE().constant(graph, domain, norm, Budget(), found.ranges)
+        assert recheck(graph, found.slopes, norm, layered.certificates) == float(layered.value) < INF
 
 
 # --- layer by layer --------------------------------------------------------------------------------------------------
