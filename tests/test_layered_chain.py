@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Generator, Tensor
 
+from jacobound import IBP, Ball, Budget, ECLipsE, WholeSpace
 from jacobound.activations import activation
-from jacobound.errors import UnsupportedOpError
+from jacobound.domains import Domain
+from jacobound.errors import ShapeError, UnsupportedOpError
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node
 from jacobound.intervals import Interval
-from jacobound.methods import layered_certificate as certificate
-from jacobound.methods import seqlip_layers
+from jacobound.methods import eclipse, seqlip_layers
+from jacobound.methods.base import OutputMethod
 from jacobound.methods.layered_chain import LayeredChain, chain_bytes, layered_chain
 from jacobound.methods.layered_solver import by_closed_form, layered_problems, recheck_layers
+from jacobound.methods.lipschitz_method import ranges_of_one
 from jacobound.operator_kinds import Dense
+from jacobound.results import Status
 
 INF = math.inf
 
@@ -28,19 +34,6 @@ def vector(*numbers: float) -> Tensor:
 
 def drawn(generator: Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-@pytest.fixture
-def added(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """What is added to diagonals, instead of adding it."""
-    found: list[Tensor] = []
-
-    def noted(form: Tensor, doubt: Tensor) -> Tensor:
-        found.append(doubt)
-        return form
-
-    monkeypatch.setattr(certificate, "_raised", noted)
-    return found
 
 
 # --- chains as matrices ----------------------------------------------------------------------------------------------
@@ -146,3 +139,55 @@ def test_certificates_of_rows_are_checked_row_by_row() -> None:
     assert set(whole) == {"from the inputs", "from the outputs"}
     assert recheck_layers(chain, (2.0, INF), [whole["from the inputs"]]) == whole["from the inputs"].value
     assert set(by_closed_form(chain, (2.0, 2.0), lambda: True)) == {"from the inputs"}
+
+
+# --- the method ------------------------------------------------------------------------------------------------------
+
+
+def test_ranges_come_from_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CROWN on bounded sets, intervals elsewhere, what was asked for, or what is known already."""
+    graph = Graph(dense(torch.ones(2, 3).double(), hidden(dense(torch.ones(3, 2).double(), Input((2,))))))
+    asked: list[str] = []
+
+    def noted(method: OutputMethod, *rest: Any) -> Mapping[Node, Interval]:
+        asked.append(type(method).__name__)
+        return ranges_of_one(method, *rest)
+
+    monkeypatch.setattr(eclipse, "ranges_of_one", noted)
+    for region, method, name in (
+        (Ball(torch.zeros(2), 0.1), ECLipsE(), "CROWN"),
+        (WholeSpace(), ECLipsE(), "IBP"),
+        (Ball(torch.zeros(2), 0.1), ECLipsE(IBP()), "IBP"),
+    ):
+        (domain,), _ = region.domains(graph)
+        found = method.constant(graph, domain, (2.0, 2.0), Budget())
+        assert asked.pop() == name and found.status is Status.CERTIFIED
+        again = method.constant(graph, domain, (2.0, 2.0), Budget(), found.ranges)
+        assert not asked and again.ranges is found.ranges and float(again.value) == float(found.value)
+
+
+def test_layers_that_are_too_large_or_too_late_are_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = Graph(dense(torch.ones(2, 3).double(), hidden(dense(torch.ones(3, 2).double(), Input((2,))))))
+    (domain,), _ = Ball(torch.zeros(2), 0.1).domains(graph)
+    told: set[str] = set()
+    budget = Budget(progress=lambda done, total, what: told.add(what))
+    assert ECLipsE().constant(graph, domain, (2.0, 2.0), budget).status is Status.CERTIFIED and "closed forms" in told
+    late = ECLipsE().constant(graph, domain, (2.0, 2.0), Budget(seconds=0.0))
+    assert (
+        late.status is Status.TIME_LIMIT and float(late.value) < math.inf and set(late.details) == {"from the inputs"}
+    )
+    for change in ("memory", "size"):
+        with monkeypatch.context() as small:
+            if change == "size":
+                small.setattr(seqlip_layers, "LARGEST_SIDE", 2)
+            memory = Budget(memory=10) if change == "memory" else Budget()
+            found = ECLipsE().constant(graph, domain, (2.0, 2.0), memory)
+            assert found.status is Status.MEMORY_LIMIT and float(found.value) == math.inf and not found.certificates
+
+
+def test_a_constant_is_of_one_set() -> None:
+    graph = Graph(dense(torch.ones(2, 2).double(), Input((2,))))
+    several = Domain(Interval(torch.zeros(3, 2).double(), torch.ones(3, 2).double()))
+    with pytest.raises(ShapeError, match="one set at a time, not for 3"):
+        ranges_of_one(IBP(), graph, several, Budget())
+    assert ECLipsE().bytes_per_set(graph) > 0

@@ -40,19 +40,6 @@ def symmetric(generator: Generator, size: int) -> Tensor:
     return part @ part.T + torch.eye(size, dtype=torch.float64)
 
 
-@pytest.fixture
-def added(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """What is added to diagonals, instead of adding it."""
-    found: list[Tensor] = []
-
-    def noted(form: Tensor, doubt: Tensor) -> Tensor:
-        found.append(doubt)
-        return form
-
-    monkeypatch.setattr(certificate, "_raised", noted)
-    return found
-
-
 # --- the constant ----------------------------------------------------------------------------------------------------
 
 
