@@ -227,6 +227,8 @@ def test_scaled_rows_have_their_error_and_no_more(factor: float) -> None:
 
 
 def test_products_that_vanish_keep_a_doubt() -> None:
+    unknown = _scaled(vector(0.5).unsqueeze(0), vector(INF).unsqueeze(0), vector(0.0))
+    assert float(unknown[0]) == 0.0 and float(unknown[1]) == INF
     one, tiny = vector(1e-200).unsqueeze(0), vector(1e-200)
     product, doubt = _scaled(one, torch.zeros_like(one), tiny)
     assert float(product) == 0.0 and 0.0 < float(doubt) < 1e-300
