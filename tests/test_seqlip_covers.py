@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +18,10 @@ from jacobound.methods.seqlip_chain import Edge, Stretch, shortest
 from jacobound.methods.seqlip_layers import Layer, View
 from jacobound.methods.seqlip_pairs import (
     Pair,
+    PairBound,
     product_bound,
 )
+from jacobound.methods.seqlip_search import dual_bound
 from jacobound.methods.seqlip_truncated import _largest_eigenvalue, _rank_one, _shrunken, truncated, truncated_bound
 from jacobound.operator_kinds import Dense
 from jacobound.rounding import unrounded
@@ -233,9 +236,9 @@ def test_enumerated_norms_below_the_normal_range_are_rounded_up() -> None:
 
 def test_any_order_of_branching_ends_at_the_largest_vertex(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = Generator().manual_seed(18)
-    pair = drawn_pair(generator, 3, 6, 4)
+    pair = drawn_pair(generator, 3, 5, 4)
     truth = enumerated(pair)
-    for _ in range(3):
+    for _ in range(2):
         monkeypatch.setattr(
             seqlip_branching, "_worst", lambda one, _: int(torch.randint(len(one.undecided), (), generator=generator))
         )
@@ -244,21 +247,53 @@ def test_any_order_of_branching_ends_at_the_largest_vertex(monkeypatch: pytest.M
 
 
 def test_branching_stops_when_it_is_told_and_says_so() -> None:
-    """No time, or no nodes left: the bracket that is known by then; as many nodes as are allowed otherwise."""
-    pair = drawn_pair(Generator().manual_seed(19), 6, 12, 6)
+    """No time, or no nodes left: the bracket that is known by then."""
+    pair = drawn_pair(Generator().manual_seed(19), 4, 7, 4)
     truth = enumerated(pair)
-    everything = exact_bound(pair, enumerate_up_to=3)
-    assert everything.complete and everything.upper == pytest.approx(truth, rel=1e-8)
     for found in (
-        exact_bound(pair, lambda: True, enumerate_up_to=3),
-        exact_bound(pair, enumerate_up_to=3, nodes=1),
+        exact_bound(pair, lambda: True, enumerate_up_to=2),
+        exact_bound(pair, enumerate_up_to=2, nodes=1),
     ):
         assert not found.complete
         assert truth * (1 - 1e-12) <= found.upper <= product_bound(pair)
         assert 0 < found.lower <= truth * (1 + 1e-12)
-    wide = drawn_pair(Generator().manual_seed(20), 2, 65, 2)
-    found = exact_bound(wide)
-    assert not found.complete and found.upper < product_bound(wide)
+
+
+def test_children_are_enumerated_when_few_neurons_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is asked for its dual bound or for all of its vertices, and dead neurons are left out on the way."""
+    generator = Generator().manual_seed(21)
+    slopes = vector(-1, 0, 0, -1, -0.5, 0.25), vector(0, 1, 1, 0, 2, 0.5)
+    pair = Pair(drawn(generator, 3, 6), drawn(generator, 6, 3), *slopes)
+    truth = enumerated(pair)
+    listed, dual = seqlip_branching.enumerated, seqlip_branching.dual_bound
+
+    def few(one: Pair) -> float:
+        assert len(one.undecided) <= 2
+        return listed(one)
+
+    def many(one: Pair, *rest: Any) -> PairBound:
+        assert len(one.undecided) > 2
+        return dual(one, *rest)
+
+    monkeypatch.setattr(seqlip_branching, "enumerated", few)
+    monkeypatch.setattr(seqlip_branching, "dual_bound", many)
+    found = exact_bound(pair, enumerate_up_to=2)
+    assert found.complete and truth * (1 - 1e-14) <= found.upper <= truth * (1 + 1e-8)
+    small = pair.fixed(torch.arange(4), pair.upper[:4])
+    assert exact_bound(small, enumerate_up_to=2).upper == listed(small.pruned.oriented)
+    # Duals that prove nothing have no multipliers to go on from.
+    monkeypatch.setattr(seqlip_branching, "dual_bound", lambda one, *rest: PairBound(product_bound(one)))
+    found = exact_bound(pair, enumerate_up_to=2)
+    assert found.multipliers is None and truth * (1 - 1e-14) <= found.upper <= truth * (1 + 1e-8)
+
+
+def test_too_many_neurons_get_their_dual_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = drawn_pair(Generator().manual_seed(20), 2, 5, 2)
+    monkeypatch.setattr(seqlip_branching, "BRANCHED", 4)
+    found = exact_bound(pair, enumerate_up_to=2)
+    assert not found.complete and found.upper == dual_bound(pair.pruned.oriented).upper
+    monkeypatch.setattr(seqlip_branching, "BRANCHED", 5)
+    assert exact_bound(pair, enumerate_up_to=2).complete
 
 
 # --- chains ----------------------------------------------------------------------------------------------------------
@@ -309,7 +344,7 @@ def test_a_pair_counts_with_its_factors_and_errors() -> None:
 
 
 def test_halves_of_a_layer_count_with_its_error_once() -> None:
-    for numbers in torch.rand(200, 14, generator=Generator().manual_seed(24), dtype=torch.float64).tolist():
+    for numbers in torch.rand(60, 14, generator=Generator().manual_seed(24), dtype=torch.float64).tolist():
         fa, fb, v, size, eb, fc, fd, w, other, ec, ed, beta, delta, norm = (0.5 + x for x in numbers)
         chain = Stretch(
             (
