@@ -332,8 +332,10 @@ def test_single_layers_multiply_and_round_up() -> None:
 
 def test_a_pair_counts_with_its_factors_and_errors() -> None:
     """``f_A f_B v + f_A |A| beta e_B + e_A beta |W|``, rounded up; large norms make it the shortest way."""
-    for numbers in torch.rand(200, 7, generator=Generator().manual_seed(23), dtype=torch.float64).tolist():
+    samples = torch.rand(200, 7, generator=Generator().manual_seed(23), dtype=torch.float64)
+    for k, numbers in enumerate(samples.tolist()):
         fa, fb, v, size, ea, eb, beta = (0.5 + x for x in numbers)
+        ea, eb = ((ea, eb), (1e-9 * ea, eb), (1e-9 * ea, 1e-9 * eb))[k % 3]  # each part is the largest in its turn
         layers = told(1e3, {"as_right": (9.0, fb, eb)}), told(1e9, {"as_left": (size, fa, ea)})
         chain = Stretch(layers, slopes_up_to(beta))
         state = shortest(chain, lambda _, v=v: v, lambda _, v=v: v)
@@ -344,8 +346,12 @@ def test_a_pair_counts_with_its_factors_and_errors() -> None:
 
 
 def test_halves_of_a_layer_count_with_its_error_once() -> None:
-    for numbers in torch.rand(60, 14, generator=Generator().manual_seed(24), dtype=torch.float64).tolist():
+    samples = torch.rand(80, 14, generator=Generator().manual_seed(24), dtype=torch.float64)
+    for k, numbers in enumerate(samples.tolist()):
         fa, fb, v, size, eb, fc, fd, w, other, ec, ed, beta, delta, norm = (0.5 + x for x in numbers)
+        ec, ed, eb = ((ec, ed, eb), (1e-9 * ec, ed, eb), (1e-9 * ec, 1e-9 * ed, eb), (1e-9 * ec, 1e-9 * ed, 1e-9 * eb))[
+            k % 4
+        ]
         chain = Stretch(
             (
                 told(1e3, {"as_right": (9.0, fb, eb)}),

@@ -42,6 +42,11 @@ def drawn(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def numbers(*shape: int) -> list[list[float]]:
+    generator = torch.Generator().manual_seed(1)
+    return (0.5 + torch.rand(shape, generator=generator, dtype=torch.float64)).tolist()
+
+
 def chain_of(*widths: int, seed: int = 1) -> Graph:
     node: Node = Input((widths[0],))
     for k, (before, after) in enumerate(itertools.pairwise(widths)):
@@ -62,7 +67,7 @@ def constant(graph: Graph, pairs: Pairs = "dual", budget: Budget | None = None) 
 
 def test_values_of_chains_are_multiplied_upward(monkeypatch: pytest.MonkeyPatch) -> None:
     """A chain that begins behind an activation, with a value that is as small as can be told."""
-    for a, b, s, v in (0.5 + torch.rand(20, 4, generator=torch.Generator().manual_seed(1)).double()).tolist():
+    for a, b, s, v in numbers(20, 4):
         monkeypatch.setattr(seqlip, "shortest", lambda *rest, v=v: State(vector(1e-3 * v)[0]))
         start = steep(1.0 + s, Input((1,)))
         graph = Graph(dense(vector(b).reshape(1, 1), steep(0.5, dense(vector(a).reshape(1, 1), start))))
@@ -73,7 +78,7 @@ def test_values_of_chains_are_multiplied_upward(monkeypatch: pytest.MonkeyPatch)
 
 def test_single_layers_are_multiplied_upward(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a norm that misses nothing."""
-    for a, s in (0.5 + torch.rand(40, 2, generator=torch.Generator().manual_seed(2)).double()).tolist():
+    for a, s in numbers(40, 2):
         monkeypatch.setattr(PairSweeps, "_norm", lambda *rest, a=a: vector(a)[0])
         graph = Graph(dense(vector(a).reshape(1, 1), steep(1.0 + s, Input((1,)))))
         exact = rational(a) * rational(1.0 + s)

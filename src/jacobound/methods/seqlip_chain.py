@@ -131,7 +131,7 @@ class _Walk:
 
 
 def _least(states: list[State]) -> State | None:
-    return min(states, key=lambda state: float(state.value.nan_to_num(nan=math.inf))) if states else None
+    return min(states, key=lambda state: float(state.value)) if states else None
 
 
 Bound = Callable[[Edge], float]
