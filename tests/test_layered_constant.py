@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -115,10 +116,11 @@ def test_leaving_is_rounded_up_and_no_more(q: float) -> None:
 def test_leaving_is_proved_whatever_the_eigenvalue_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """A little below the truth it is refused; sums of what was proved are rounded up."""
     monkeypatch.setattr(certificate, "EXCESS", (0.0,))
-    ones = torch.ones(2, 2, dtype=torch.float64)
-    for units in range(40):
-        monkeypatch.setattr(torch.linalg, "eigvalsh", lambda form, units=units: vector(2 * (1 - units * 2.0**-53)))
-        assert float(_leaving(ones, vector(1, 1), 2.0)) >= 2.0
+    entries = 0.5 + torch.rand(20, generator=Generator().manual_seed(1), dtype=torch.float64)
+    for entry, units in itertools.product(entries.tolist(), range(12)):
+        low = entry * (1 - units * 2.0**-53)
+        monkeypatch.setattr(torch.linalg, "eigvalsh", lambda form, low=low: vector(low))
+        assert float(_leaving(vector(0.0, entry, entry, 0.0).reshape(2, 2), vector(1, 1), 2.0)) >= entry
     count, exactly = 300, Tensor.sum
     monkeypatch.setattr(torch.linalg, "eigvalsh", lambda form: vector(1 + 100 * 2.0**-53))
     monkeypatch.setattr(Tensor, "sum", lambda x, *rest: exactly(x, *rest) * (1 - (count - 1) * 2.0**-53))

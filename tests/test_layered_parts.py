@@ -118,6 +118,8 @@ def test_long_sums_in_the_worst_arithmetic(monkeypatch: pytest.MonkeyPatch, adde
     wide = torch.ones(count, count, dtype=torch.float64)
     through_layer(wide, vector(1.0).expand(1, count), error)
     assert number(added[1].amin()) >= count * (2 * 20 + rational(error)) * rational(error)
+    through_layer(wide, vector(2.0**-40).expand(1, count), error)
+    assert number(added[2].amin()) >= count * (fmpq(40, 2**40) + rational(error)) * rational(error)
     ones = torch.ones(count, dtype=torch.float64)
     chain = LayeredChain((torch.eye(1, count, dtype=torch.float64),), (0.0,), (), ())
     monkeypatch.setattr(certificate, "_leaving", lambda *rest: vector(1.0)[0])
@@ -193,17 +195,17 @@ def test_doubt_of_the_complement_counts_with_the_middle_slopes(
 
 def test_shares_are_proved_from_their_threshold_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two neurons: ``(1 - s) x`` must exceed what lies beside it; bisected to the last place."""
-    for share, beside, size in itertools.product((2.0**-3, 2.0**-20), (0.7, -0.3), (1.0, 2.0**60, 2.0**-61)):
+    sizes = (0.5 + torch.rand(6, generator=Generator().manual_seed(1), dtype=torch.float64)).tolist()
+    for share, beside, size in itertools.product((2.0**-3, 2.0**-20), sizes, (1.0, -(2.0**60))):
         monkeypatch.setattr(certificate, "SHARES", (share,))
         inner = size * vector(5.0, beside, beside, 5.0).reshape(2, 2)
-        low, high = abs(beside), 4.0
-        for _ in range(60):
+        low, high = (beside / (1 - share) * (1 + slack) for slack in (-1e-14, 2e-14))
+        for _ in range(9):
             middle = (low + high) / 2
-            found = _definite_share(size * vector(middle, middle), inner)
+            found = _definite_share(abs(size) * vector(middle, middle), inner)
             low, high = (low, middle) if found is not None else (middle, high)
-        assert rational(high) * (1 - rational(share)) >= abs(rational(beside))
-        assert high * (1 - share) <= abs(beside) * (1 + 1e-14)
-        assert _definite_share(size * vector(high, high), inner) == share
+        assert rational(high) * (1 - rational(share)) >= rational(beside)
+        assert _definite_share(abs(size) * vector(high, high), inner) == share
 
 
 def test_the_largest_share_is_taken_and_diagonals_have_limits() -> None:
