@@ -13,7 +13,8 @@ from torch import Tensor
 from exact import rational
 from jacobound import Budget, WholeSpace
 from jacobound.activations import activation
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector
+from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Part, Vector
+from jacobound.intervals import Interval
 from jacobound.methods import autolip
 from jacobound.methods.autolip import AutoLip, Sweeps
 from jacobound.methods.enclosures import Enclosures
@@ -253,3 +254,73 @@ def test_folding_joins_adjacent_layers_and_keeps_nodes_with_many_paths() -> None
     assert view.targets == {affine[3], last.output}
     hidden = steep(2.0, affine[0])
     assert Folding(Graph(Affine(((eye(), hidden), (eye(), x))))).targets >= {affine[0]}
+
+
+def test_other_pairs_of_norms_take_the_best_of_three() -> None:
+    weight = torch.randn(3, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    graph = Graph(Affine(((Dense(weight), Input((5,))),)))
+    (domain,), _ = WholeSpace().domains(graph)
+    for p in EXPONENTS:
+        for q in EXPONENTS:
+            of = [float(torch.linalg.matrix_norm(weight, r)) * conversion(graph, (r, r), (p, q)) for r in EXPONENTS]
+            expected = of[EXPONENTS.index(p)] if p == q else min(of)
+            found = AutoLip().constant(graph, domain, (p, q), Budget())
+            assert float(found.value) == pytest.approx(expected, rel=1e-9)
+
+
+def test_neurons_count_by_the_size_of_their_slopes() -> None:
+    """Slopes in [-2, 0] pass something on; those that are zero hide their neuron, where a layer stands before them."""
+    x = Input((2,))
+    behind = steep(2.0, Affine(((Dense(torch.diag(vector(3.0, 5.0))), x),)))
+    found = sweeps(Graph(behind), 2.0)
+    for ends, expected in (((vector(-2.0, 0.0), vector(0.0, 0.0)), 6.0), ((vector(0.0, -2.0), vector(0.0, 0.0)), 10.0)):
+        found._slopes = {behind: Interval(*ends)}
+        found._steepest[behind] = found._largest(found._slopes[behind])
+        assert float(found._forward(behind)) == pytest.approx(expected, rel=1e-9)
+    first = steep(2.0, x)
+    found = sweeps(Graph(first), 2.0)
+    found._slopes = {first: Interval(vector(-2.0, 0.0), vector(0.0, 0.0))}
+    assert float(found._forward(first)) == pytest.approx(2.0, rel=1e-9)
+    assert float(found._largest(Interval(vector(), vector()))) == 0.0
+
+
+def test_functions_of_parts_are_multiplied_and_added_upward() -> None:
+    """The constant of all of the source, or the sum over its parts, whichever is smaller."""
+    node = Vector(Maximum(torch.tensor([[0, 1]]), (2,)), steep(1.5, Input((2,))))
+    found = sweeps(Graph(node), 2.0)
+    for constant_of, forward, one, other in drawn(4):
+        found.forward[node.source] = vector(forward)[0]
+        every = torch.ones(2, dtype=torch.bool)
+        for parts in ((), tuple(Part(entries=every, constant=vector(0.4 * part)[0]) for part in (one, other))):
+            found._vectors = {node: autolip._Changes(vector(constant_of)[0], parts)}
+            sizes = [constant_of, sum((rational(0.4 * part) for part in (one, other)), fmpq(0))]
+            exact = rational(forward) * (min(rational(sizes[0]), sizes[1]) if parts else rational(sizes[0]))
+            value = rational(float(found._of_vector(node)))
+            assert exact <= value <= exact * (1 + 16 * UNIT)
+
+
+def test_parts_of_packed_layers_count_with_their_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(4, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    root = steep(3.0, Input((3,)))
+    node = Affine(((Select(torch.tensor([2, 0, 3]), (4,), LIKE), Affine(((Dense(weight), root),))),))
+    kept = torch.tensor([True, True, False])
+    found = sweeps(Graph(node), 2.0)
+    expected = 3 * float(torch.linalg.matrix_norm(weight[[0, 2]], 2))
+    assert float(found._of_entries(node, kept)) == pytest.approx(expected, rel=1e-9)
+    assert expected < 0.99 * 3 * float(torch.linalg.matrix_norm(weight, 2))
+    assert float(found._of_entries(root, kept)) == float(found.forward[root])
+    late = sweeps(Graph(node), 2.0, Budget(seconds=0.0))
+    assert float(late._of_entries(node, kept)) > 1.01 * expected
+    for size, forward, *_ in drawn(2):
+        monkeypatch.setattr(autolip, "linear_norm", lambda *rest, size=size: vector(1e-3 * size)[0])
+        found.forward[root] = vector(forward)[0]
+        exact = rational(1e-3 * size) * rational(forward)
+        assert exact <= rational(float(found._of_entries(node, kept))) <= exact * (1 + 12 * UNIT)
+
+
+def test_a_map_that_cancels_is_folded_to_zero() -> None:
+    x = Input((2,))
+    eye = torch.eye(2, dtype=torch.float64)
+    graph = Graph(Affine(((Dense(eye), x), (Dense(-eye), Affine(((Dense(eye), x),))))))
+    found = sweeps(graph, 2.0)
+    assert float(found.forward[graph.output]) < 1e-5 and float(found.value) < 1e-5
