@@ -324,3 +324,29 @@ def test_a_map_that_cancels_is_folded_to_zero() -> None:
     graph = Graph(Affine(((Dense(eye), x), (Dense(-eye), Affine(((Dense(eye), x),))))))
     found = sweeps(graph, 2.0)
     assert float(found.forward[graph.output]) < 1e-5 and float(found.value) < 1e-5
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_forward_and_backward_meet_where_all_paths_do(folded: bool) -> None:
+    """Branches side by side join forwards, readers of different entries backwards; neither form does both."""
+    a, b, c, d = 2.0, 3.0, 5.0, 7.0
+    x = Input((1,))
+    middle = steep(1.5, concatenation([steep(1.5, times(weight, x)) for weight in (a, b)]))
+    halves = [steep(1.5, Affine(((Select(torch.tensor([k]), (2,), LIKE), middle),))) for k in range(2)]
+    last = Affine(tuple((Dense(vector(w).reshape(1, 1)), half) for w, half in zip((c, d), halves, strict=True)))
+    if folded:
+        same = Affine(((Identity((1,), (1,), LIKE), last),))
+        last = Affine(((Identity((1,), (1,), LIKE), last), (Scale(vector(-0.5)), same)))
+    expected = 1.5**3 * math.hypot(a, b) * math.hypot(c, d) * (0.5 if folded else 1.0)
+    assert float(constant(Graph(last), 2.0)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_functions_of_vectors_count_backwards_with_their_constant() -> None:
+    node = Vector(Maximum(torch.tensor([[0, 1]]), (2,)), steep(1.5, Input((2,))))
+    found = sweeps(Graph(node), 2.0)
+    for constant_of, slope in drawn(2):
+        found._vectors = {node: autolip._Changes(vector(constant_of)[0], ())}
+        found._steepest = {node.source: vector(slope)[0]}
+        exact = rational(constant_of) * rational(slope)
+        value = rational(float(found._backward({})[found._graph.input]))
+        assert exact <= value <= exact * (1 + 16 * UNIT)
