@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -17,10 +18,17 @@ from jacobound.domains import Domain
 from jacobound.errors import ShapeError, UnsupportedOpError
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node
 from jacobound.intervals import Interval
-from jacobound.methods import eclipse, seqlip_layers
+from jacobound.methods import eclipse, layered_solver, seqlip_layers
 from jacobound.methods.base import OutputMethod
 from jacobound.methods.layered_chain import LayeredChain, chain_bytes, layered_chain
-from jacobound.methods.layered_solver import by_closed_form, layered_problems, recheck_layers
+from jacobound.methods.layered_search import Sweep
+from jacobound.methods.layered_solver import (
+    LayeredSolver,
+    _is_worth_it,
+    by_closed_form,
+    layered_problems,
+    recheck_layers,
+)
 from jacobound.methods.lipschitz_method import ranges_of_one
 from jacobound.operator_kinds import Dense
 from jacobound.results import Status
@@ -191,3 +199,46 @@ def test_a_constant_is_of_one_set() -> None:
     with pytest.raises(ShapeError, match="one set at a time, not for 3"):
         ranges_of_one(IBP(), graph, several, Budget())
     assert ECLipsE().bytes_per_set(graph) > 0
+
+
+def test_certificates_of_another_norm_or_too_many_prove_nothing() -> None:
+    chain = LayeredChain((torch.diag(vector(1, 3, 2)),), (0.0,), (), ())
+    for asked, given in (((2.0, 2.0), (1.0, 2.0)), ((2.0, INF), (2.0, 2.0))):
+        other = by_closed_form(chain, given, lambda: False)["from the inputs"]
+        assert other.value < INF and recheck_layers(chain, asked, [other]) == INF
+    whole = by_closed_form(chain, (2.0, INF), lambda: False)["from the inputs"]
+    assert recheck_layers(chain, (2.0, INF), [whole] * 3) == recheck_layers(chain, (2.0, INF), []) == INF
+
+
+def test_chains_that_are_searched() -> None:
+    one, zero = torch.ones(2, 2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
+    chain = LayeredChain((one, one), (0.0, 0.0), (vector(1, 1),), (vector(0, 1),))
+    assert _is_worth_it(chain)
+    assert not _is_worth_it(replace(chain, matrices=(one, zero)))
+    assert not _is_worth_it(replace(chain, halves=(vector(0, INF),)))
+
+
+def test_what_a_search_begins_with_and_what_is_kept_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best closed form while there is time, the first one else; no search from what proves nothing."""
+    chain = LayeredChain((torch.eye(2).double(), torch.eye(2).double()), (0.0, 0.0), (vector(1, 1),), (vector(1, 1),))
+    first = Sweep.of(chain, (2.0, 2.0), False).closed_form(1.5)
+    best = (first[0] - 5.0, first[1])
+    moved = replace(first[1], neurons=tuple(part + 0.01 for part in first[1].neurons))
+    seen: list[float] = []
+
+    def improved(sweep: Sweep, start: tuple[float, Any], *rest: Any) -> tuple[float, Any]:
+        seen.append(start[0])
+        return start[0], moved
+
+    monkeypatch.setattr(layered_solver, "improved", improved)
+    monkeypatch.setattr(layered_solver, "best_closed_form", lambda *rest: best)
+    for limit, begun in ((INF, best[0]), (monotonic() + 1e-9, first[0])):
+        found = LayeredSolver(0.5, limit, Budget())._solve(chain, (2.0, 2.0), 0.0, 1)
+        assert seen.pop() == begun and found.value < INF
+        assert torch.equal(found.multipliers[0], moved.neurons[0].exp())
+    told: set[str] = set()
+    budget = Budget(progress=lambda done, total, what: told.add(what))
+    monkeypatch.setattr(layered_solver, "best_closed_form", lambda *rest: (INF, first[1]))
+    monkeypatch.setattr(Sweep, "closed_form", lambda *rest: (INF, first[1]))
+    LayeredSolver(0.5, INF, budget)._solve(chain, (2.0, 2.0), 0.0, 1)
+    assert not seen and "multipliers" in told
