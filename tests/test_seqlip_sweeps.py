@@ -12,9 +12,10 @@ from torch import Tensor
 from exact import rational
 from jacobound import Budget, WholeSpace
 from jacobound.activations import activation
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
+from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector
 from jacobound.intervals import Interval
 from jacobound.methods import seqlip
+from jacobound.methods.autolip import Sweeps
 from jacobound.methods.enclosures import Enclosures
 from jacobound.methods.seqlip import Pairs, PairSweeps, SeqLip, _key
 from jacobound.methods.seqlip_chain import Edge, State, Stretch
@@ -22,6 +23,7 @@ from jacobound.methods.seqlip_layers import Layer
 from jacobound.methods.seqlip_pairs import Pair, PairBound
 from jacobound.operator_kinds import Dense
 from jacobound.results import Status
+from jacobound.vector_functions import Maximum
 
 UNIT = fmpq(1, 2**53)
 
@@ -55,12 +57,12 @@ def chain_of(*widths: int, seed: int = 1) -> Graph:
 
 
 def sweeps(graph: Graph, pairs: Pairs = "dual", budget: Budget | None = None) -> PairSweeps:
-    (domain,), _ = WholeSpace().domains(graph)
+    (domain,), _ = WholeSpace().domains(graph.lowered())
     return PairSweeps(graph, Enclosures.of(graph, domain, None, Budget(), None), pairs, budget or Budget())
 
 
 def constant(graph: Graph, pairs: Pairs = "dual", budget: Budget | None = None) -> tuple[float, Status]:
-    (domain,), _ = WholeSpace().domains(graph)
+    (domain,), _ = WholeSpace().domains(graph.lowered())
     found = SeqLip(pairs).constant(graph, domain, (2.0, 2.0), budget or Budget())
     return float(found.value), found.status
 
@@ -175,3 +177,21 @@ def test_progress_is_told_of_pairs() -> None:
     told: set[str] = set()
     constant(chain_of(3, 4, 3), budget=Budget(progress=lambda done, total, what: told.add(what)))
     assert {"norms", "pairs of layers"} <= told
+
+
+@pytest.mark.parametrize("end", ["neurons", "neurons and a maximum", "a maximum", "two maxima"])
+def test_chains_end_where_something_else_reads_them(end: str) -> None:
+    """Two layers before the end of a graph, or before a function: their pair counts, not their norms."""
+    last = dense(drawn(4, 6, seed=6), steep(0.1, dense(drawn(6, 4, seed=5), Input((4,)))))
+    windows = torch.tensor([[0, 1], [2, 3]])
+    graph = {
+        "neurons": lambda: Graph(steep(0.1, last)),
+        "neurons and a maximum": lambda: Graph(Vector(Maximum(windows, (4,)), steep(0.1, last))),
+        "a maximum": lambda: Graph(Vector(Maximum(windows, (4,)), last)),
+        "two maxima": lambda: Graph(Vector(Maximum(windows[:1], (2,)), Vector(Maximum(windows, (4,)), last))),
+    }[end]()
+    found = sweeps(graph)
+    (domain,), _ = WholeSpace().domains(graph.lowered())
+    plain = Sweeps(graph, Enclosures.of(graph, domain, None, Budget(), None), 2.0, Budget())
+    assert float(found.forward[last]) < 0.98 * float(plain.forward[last])
+    assert len(found.details) == 1
