@@ -14,7 +14,7 @@ from jacobound import Budget, WholeSpace
 from jacobound.activations import activation
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector
 from jacobound.intervals import Interval
-from jacobound.methods import seqlip
+from jacobound.methods import seqlip, seqlip_layers
 from jacobound.methods.autolip import Sweeps
 from jacobound.methods.enclosures import Enclosures
 from jacobound.methods.seqlip import Pairs, PairSweeps, SeqLip, _key
@@ -166,7 +166,7 @@ def test_layers_are_not_decomposed_when_there_is_no_time_for_both(
     share: float, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Layer, "seconds", staticmethod(lambda chains: share * 1000.0))
-    graph = chain_of(3, 4, 4, 4, 3)
+    graph = chain_of(3, 4, 4, 4, 4, 3)
     assert constant(graph, budget=Budget(seconds=1000.0))[1] is status
     found = sweeps(graph, budget=Budget(seconds=1000.0))
     assert any("split" in name for name in found.details) or status is Status.TIME_LIMIT
@@ -195,3 +195,11 @@ def test_chains_end_where_something_else_reads_them(end: str) -> None:
     plain = Sweeps(graph, Enclosures.of(graph, domain, None, Budget(), None), 2.0, Budget())
     assert float(found.forward[last]) < 0.98 * float(plain.forward[last])
     assert len(found.details) == 1
+
+
+def test_layers_that_do_not_fit_have_no_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = chain_of(3, 4, 3)
+    assert sweeps(graph).details
+    assert not sweeps(graph, budget=Budget(memory=10)).details
+    monkeypatch.setattr(seqlip_layers, "LARGEST_SIDE", 3)
+    assert not sweeps(graph).details
