@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from drawing import drawn, vector
 from jacobound import IBP, Ball, Budget, ECLipsE, WholeSpace
 from jacobound.activations import activation
 from jacobound.domains import Domain
@@ -34,14 +35,6 @@ from jacobound.operator_kinds import Dense
 from jacobound.results import Status
 
 INF = math.inf
-
-
-def vector(*numbers: float) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
-
-
-def drawn(generator: Generator, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 # --- chains as matrices ----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 from flint import fmpq
 from torch import Generator, Tensor
 
+from drawing import drawn, number, symmetric, vector
 from exact import rational, rational_matrix, rationals
 from jacobound.methods import layered_certificate as certificate
 from jacobound.methods.layered_certificate import (
@@ -22,23 +23,6 @@ from jacobound.methods.layered_chain import LayeredChain
 from jacobound.methods.sdp_certificate import LARGEST, SMALLEST
 
 INF = math.inf
-
-
-def vector(*numbers: float) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
-
-
-def drawn(generator: Generator, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def number(x: float | Tensor) -> fmpq:
-    return rational(float(x))
-
-
-def symmetric(generator: Generator, size: int) -> Tensor:
-    part = drawn(generator, size, size)
-    return part @ part.T + torch.eye(size, dtype=torch.float64)
 
 
 # --- the constant ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 from flint import fmpq
 from torch import Generator, Tensor
 
+from drawing import drawn, number, symmetric, vector
 from exact import is_positive_semidefinite, rational, rational_matrix, rationals
 from jacobound.errors import InvalidOptionError
 from jacobound.methods import layered_certificate as certificate
@@ -30,23 +31,6 @@ from jacobound.rounding import gamma, unrounded
 INF = math.inf
 UNIT = fmpq(1, 2**53)
 CLOSE = 1 + 1e-5  # gamma itself is rounded up by 1e-6
-
-
-def vector(*numbers: float) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
-
-
-def drawn(generator: Generator, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def number(x: float | Tensor) -> fmpq:
-    return rational(float(x))
-
-
-def symmetric(generator: Generator, size: int) -> Tensor:
-    part = drawn(generator, size, size)
-    return part @ part.T + torch.eye(size, dtype=torch.float64)
 
 
 @pytest.fixture

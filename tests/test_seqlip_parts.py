@@ -9,6 +9,7 @@ import torch
 from flint import fmpq, fmpq_mat
 from torch import Generator, Tensor
 
+from drawing import drawn, drawn_pair, number, single, vector
 from exact import at_least, identity, is_positive_semidefinite, rational, rational_matrix, rationals
 from jacobound.errors import ShapeError
 from jacobound.linear_maps import LinearMap, largest_sums, mixed_norm
@@ -30,27 +31,6 @@ from jacobound.rounding import unrounded
 INF = math.inf
 UNIT = fmpq(1, 2**53)
 CLOSE = 1 + fmpq(1, 10**5)  # gamma itself is rounded up by 1e-6
-
-
-def vector(*numbers: float) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
-
-
-def drawn(generator: Generator, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def number(x: float | Tensor) -> fmpq:
-    return rational(float(x))
-
-
-def single(a: float, b: float, lower: float, upper: float) -> Pair:
-    return Pair(vector(a).reshape(1, 1), vector(b).reshape(1, 1), vector(lower), vector(upper))
-
-
-def drawn_pair(generator: Generator, p: int, n: int, q: int) -> Pair:
-    lower = drawn(generator, n)
-    return Pair(drawn(generator, p, n), drawn(generator, n, q), lower, lower + drawn(generator, n).abs())
 
 
 # --- pairs ---------------------------------------------------------------------------------------------------------
