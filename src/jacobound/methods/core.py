@@ -145,7 +145,8 @@ class _Builder:
                 error.setdefault(start, []).append(price)
         blocks = tuple(node for node in self._graph.nodes if isinstance(node, Elementwise) and node in self._unstable)
         slopes: dict[Node, Interval] = {block: self._slopes_of(block) for block in blocks}
-        matrices = {path: _side_by_side(parts, 1) for path, parts in transfer.items()}
+        # Parts are let go one path after the other, so that the matrices are never held twice.
+        matrices = {path: _side_by_side(transfer.pop(path), 1) for path in tuple(transfer)}
         errors = {start: _side_by_side(parts, 2) for start, parts in error.items()}
         return UnstableCore(self._graph, blocks, self._unstable, slopes, matrices, errors)
 
