@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from drawing import drawn, vector
 from jacobound import IBP, Ball, Budget, ECLipsE, WholeSpace
 from jacobound.activations import activation
 from jacobound.domains import Domain
@@ -33,6 +32,7 @@ from jacobound.methods.layered_solver import (
 from jacobound.methods.lipschitz_method import ranges_of_one
 from jacobound.operator_kinds import Dense
 from jacobound.results import Status
+from small_cases import drawn, vector
 
 INF = math.inf
 

@@ -11,7 +11,6 @@ import torch
 from flint import fmpq
 from torch import Generator, Tensor
 
-from drawing import drawn, number, symmetric, vector
 from exact import rational, rational_matrix, rationals
 from jacobound.methods import layered_certificate as certificate
 from jacobound.methods.layered_certificate import (
@@ -21,6 +20,7 @@ from jacobound.methods.layered_certificate import (
 )
 from jacobound.methods.layered_chain import LayeredChain
 from jacobound.methods.sdp_certificate import LARGEST, SMALLEST
+from small_cases import drawn, number, symmetric, vector
 
 INF = math.inf
 

@@ -10,7 +10,6 @@ import torch
 from flint import fmpq
 from torch import Generator, Tensor
 
-from drawing import drawn, number, symmetric, vector
 from exact import is_positive_semidefinite, rational, rational_matrix, rationals
 from jacobound.errors import InvalidOptionError
 from jacobound.methods import layered_certificate as certificate
@@ -27,6 +26,7 @@ from jacobound.methods.layered_certificate import (
 from jacobound.methods.layered_chain import LayeredChain
 from jacobound.methods.sdp_certificate import LARGEST, SMALLEST
 from jacobound.rounding import gamma, unrounded
+from small_cases import drawn, number, symmetric, vector
 
 INF = math.inf
 UNIT = fmpq(1, 2**53)

@@ -10,7 +10,6 @@ import torch
 from flint import fmpq
 from torch import Generator, Tensor
 
-from drawing import drawn, drawn_pair, number, single, vector
 from exact import identity, is_positive_semidefinite, rational, rational_matrix, rationals
 from jacobound.intervals import Interval
 from jacobound.methods import seqlip_branching, seqlip_truncated
@@ -26,6 +25,7 @@ from jacobound.methods.seqlip_search import dual_bound
 from jacobound.methods.seqlip_truncated import _largest_eigenvalue, _rank_one, _shrunken, truncated, truncated_bound
 from jacobound.operator_kinds import Dense
 from jacobound.rounding import unrounded
+from small_cases import drawn, drawn_pair, number, single, vector
 
 INF = math.inf
 UNIT = fmpq(1, 2**53)

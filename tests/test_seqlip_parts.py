@@ -9,7 +9,6 @@ import torch
 from flint import fmpq, fmpq_mat
 from torch import Generator, Tensor
 
-from drawing import drawn, drawn_pair, number, single, vector
 from exact import at_least, identity, is_positive_semidefinite, rational, rational_matrix, rationals
 from jacobound.errors import ShapeError
 from jacobound.linear_maps import LinearMap, largest_sums, mixed_norm
@@ -27,6 +26,7 @@ from jacobound.methods.seqlip_pairs import (
 )
 from jacobound.operator_kinds import Dense, Scale
 from jacobound.rounding import unrounded
+from small_cases import drawn, drawn_pair, number, single, vector
 
 INF = math.inf
 UNIT = fmpq(1, 2**53)
