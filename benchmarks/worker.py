@@ -86,10 +86,14 @@ def _network(task: Task) -> dict[str, Any]:
 
     one = problem(task.name)
     ball = one.ball(task.radii[0])
+
+    def sound() -> jb.JacobianBounds:
+        return jb.bound_jacobian(one.graph, ball)
+
     samples = measure.Samples()
-    result = samples.time(lambda: jb.bound_jacobian(one.graph, ball))
+    result = samples.time(sound)
     if max(samples.wall) < ENDLESS:
-        samples = measure.interleaved({"sound": lambda: jb.bound_jacobian(one.graph, ball)}, task.repetitions)["sound"]
+        samples = measure.interleaved({"sound": sound}, task.repetitions)["sound"]
     peak = measure.peak_megabytes()
     constants = {
         name: float(jb.lipschitz(one.graph, ball, jb.RecurJac(), norm=norm, search=None).upper)

@@ -34,3 +34,11 @@ def single(a: float, b: float, lower: float, upper: float) -> Pair:
 def drawn_pair(generator: Generator, p: int, n: int, q: int) -> Pair:
     lower = drawn(generator, n)
     return Pair(drawn(generator, p, n), drawn(generator, n, q), lower, lower + drawn(generator, n).abs())
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def numbers(values: object) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from flint import arb, fmpq
-from torch import Generator, Tensor
+from torch import Tensor
 
 from exact import ball, outside, rational, rationals
 from jacobound import vector_attention
@@ -16,19 +16,12 @@ from jacobound.intervals import Interval
 from jacobound.linalg import induced_norm_upper
 from jacobound.vector_attention import SCALE_UNITS, Attention
 from jacobound.vector_smooth import softmax_constants
+from small_cases import normal, numbers
 
 INF = math.inf
 EXPONENTS = (1.0, 2.0, INF)
 CAUSAL = torch.zeros(4, 4, dtype=torch.float64).masked_fill(torch.ones(4, 4).triu(1) > 0, -INF)
 BIAS = torch.tensor([[0.5, -1.0, 0.25, -INF, 1.0]] * 3, dtype=torch.float64)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def numbers(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 FUNCTIONS = {

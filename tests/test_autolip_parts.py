@@ -24,15 +24,12 @@ from jacobound.norms import LITTLE_WORK, MOST_WORK, Chain
 from jacobound.operator_kinds import Dense, Identity, Scale, Select
 from jacobound.operators import LinearOperator
 from jacobound.vector_functions import Maximum
+from small_cases import vector
 from zoo import concatenation
 
 INF = math.inf
 UNIT = fmpq(1, 2**53)
 EXPONENTS = (1.0, 2.0, INF)
-
-
-def vector(*numbers: float) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
 
 
 LIKE = vector(0.0)[0]

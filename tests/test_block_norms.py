@@ -7,18 +7,15 @@ import math
 import pytest
 import torch
 from flint import fmpq
-from torch import Generator, Tensor
+from torch import Tensor
 
 from exact import bounds_spectral_norm, rational, rational_matrix
 from jacobound import block_norms
 from jacobound.block_norms import Family, _definite, gram, largest_norm
 from jacobound.rounding import unrounded
+from small_cases import normal
 
 BELOW = 1 - 1e-13  # what a singular value of torch may be off by
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def number(x: float) -> Tensor:

@@ -20,12 +20,9 @@ from jacobound.estimates import estimate_spectral_norm
 from jacobound.norms import operator_norm
 from jacobound.operator_kinds import Convolution
 from jacobound.rounding import unrounded
+from small_cases import normal
 
 BELOW = 1 - 1e-13  # what a singular value of torch may be off by
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def true_norm(matrix: Tensor, p: float) -> float:

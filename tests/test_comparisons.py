@@ -14,12 +14,9 @@ from exact import rational
 from jacobound.graph import Affine, Elementwise, Graph, Input, Vector, VectorFunction
 from jacobound.intervals import Interval
 from jacobound.vector_functions import Chosen, Maximum, Sort
+from small_cases import numbers
 
 INF = math.inf
-
-
-def numbers(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def chosen(function: VectorFunction) -> list[Affine]:

@@ -7,17 +7,14 @@ import math
 import pytest
 import torch
 from flint import fmpq
-from torch import Generator, Tensor
+from torch import Tensor
 
 from exact import bounds_spectral_norm, rational, rational_matrix, rationals
 from jacobound import gram_iteration as module
 from jacobound.errors import ShapeError
 from jacobound.gram_iteration import gram_iteration
 from jacobound.rounding import gamma, unrounded
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
+from small_cases import normal
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-200, 1e200])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from jacobound import Executed
 from jacobound.activations import activation
@@ -16,12 +15,9 @@ from jacobound.operator_kinds import Dense, Identity, Scale, Select
 from jacobound.vector_functions import Maximum, Sort
 from jacobound.vector_normalising import Standardised
 from jacobound.vector_smooth import LogSumExp, Softmax
+from small_cases import numbers
 
 LIKE = torch.zeros((), dtype=torch.float64)
-
-
-def numbers(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def dense(weight: object, source: object, bias: object = None, name: str = "dense") -> Affine:

@@ -26,6 +26,7 @@ from jacobound.linear_maps import LinearMap, column_norm, doubt_norm, gram_norm,
 from jacobound.operator_kinds import Dense, Identity, Scale
 from jacobound.operators import LinearOperator
 from jacobound.rounding import gamma, unrounded
+from small_cases import normal
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
 
@@ -125,10 +126,6 @@ def test_a_proved_norm_covers_the_error_of_its_gram_matrix(error: float) -> None
 
 
 # --- counts by hand ---------------------------------------------------------------------------------------------------
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def number(x: float) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from flint import fmpq
-from torch import Generator, Tensor
+from torch import Tensor
 
 from exact import at_least, bounds_spectral_norm, rational, rational_matrix, rationals
 from jacobound import norms
@@ -17,13 +17,10 @@ from jacobound.norms import linear_norm, norms_of_rows, operator_norm
 from jacobound.operator_kinds import Blocks, Convolution, Dense, Identity, Scale, Scatter, Select, Sparse
 from jacobound.operators import LinearOperator
 from jacobound.rounding import unrounded
+from small_cases import normal
 
 EXPONENTS = (1.0, 2.0, math.inf)
 LIKE = torch.zeros((), dtype=torch.float64)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def number(x: float) -> Tensor:

@@ -22,13 +22,10 @@ from jacobound.linear_maps import LinearMap, gram_norm
 from jacobound.norms import linear_norm, norms_of_rows, operator_norm
 from jacobound.operator_kinds import Blocks, Convolution, Dense, Identity, Scale, Scatter, Select, Sparse
 from jacobound.operators import LinearOperator
+from small_cases import normal
 
 EXPONENTS = (1.0, 2.0, math.inf)
 BELOW = 1 - 1e-13  # what a singular value of torch may be off by
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def true_norm(matrix: Tensor, p: float) -> float:

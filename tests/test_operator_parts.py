@@ -5,17 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from flint import fmpq
-from torch import Generator, Tensor
 
 from exact import rational, rationals
 from jacobound.errors import ShapeError
 from jacobound.operator_kinds import Scale, Sparse
+from small_cases import normal
 
 CPU = torch.device("cpu")
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def test_radii_are_kept_where_nothing_is_rounded(seed: int) -> None:

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from flint import fmpq
-from torch import Generator, Tensor
+from torch import Generator
 
 from exact import random_floats, rational, rationals
 from jacobound.activations import activation
@@ -26,13 +26,10 @@ from jacobound.methods.sdp_core import (
 )
 from jacobound.operator_kinds import Dense, Scale, Select
 from jacobound.rounding import unrounded
+from small_cases import vector
 
 INF = math.inf
 UNIT = fmpq(1, 2**53)
-
-
-def vector(*numbers: float) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
 
 
 # --- the core --------------------------------------------------------------------------------------------------------

@@ -26,13 +26,10 @@ from jacobound.methods.sdp_core import (
     SdpCore,
 )
 from jacobound.rounding import unrounded
+from small_cases import vector
 
 INF = math.inf
 UNIT = fmpq(1, 2**53)
-
-
-def vector(*numbers: float) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def small_core(matrix: list[list[float]], radius: list[list[float]], outputs: int = 1, inputs: int = 1) -> SdpCore:

@@ -24,12 +24,9 @@ from jacobound.methods.seqlip_pairs import Pair, PairBound
 from jacobound.operator_kinds import Dense
 from jacobound.results import Status
 from jacobound.vector_functions import Maximum
+from small_cases import vector
 
 UNIT = fmpq(1, 2**53)
-
-
-def vector(*numbers: float) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def dense(weight: Tensor, source: Node) -> Affine:

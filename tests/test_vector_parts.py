@@ -21,17 +21,10 @@ from jacobound.vector_normalising import Dividing, Normalised, Standardised, lea
 from jacobound.vector_products import MatrixProduct, Product, Quotient
 from jacobound.vector_rows import RowFunction, flat_part, interval_matmul, joined, largest, longest, split, total
 from jacobound.vector_smooth import Length, LogSoftmax, LogSumExp, Softmax, softmax_constants, softmax_range
+from small_cases import normal, numbers
 
 INF = math.inf
 EXPONENTS = (1.0, 2.0, INF)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def numbers(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def around(middle: Tensor, width: float, seed: int = 1) -> Interval:
