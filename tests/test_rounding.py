@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import ctypes.util
 import math
+import platform
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import pytest
@@ -11,6 +16,7 @@ import torch
 from flint import fmpq
 from torch import Tensor
 
+import jacobound as jb
 from exact import DTYPE_NAMES, DTYPES, at_least, at_most, outside, random_floats, rational, rationals, special_numbers
 from jacobound import rounding
 from jacobound.errors import UnsafeArithmeticError
@@ -340,6 +346,49 @@ def test_strict_mode_switches_off_and_restores(dtype: torch.dtype) -> None:
         assert torch.get_float32_matmul_precision() == "highest"
     finally:
         cudnn.allow_tf32, cudnn.benchmark = before[:2]
+
+
+def rounding_modes() -> dict[str, int]:
+    """The directed modes by the numbers that the C library of this machine gives them."""
+    if platform.machine() in ("x86_64", "AMD64"):
+        return {"down": 0x400, "up": 0x800, "to zero": 0xC00}
+    if platform.machine() in ("aarch64", "arm64"):
+        return {"up": 0x400000, "down": 0x800000, "to zero": 0xC00000}
+    pytest.skip("the numbers of the rounding modes are not known for this processor")
+
+
+@contextlib.contextmanager
+def rounded(mode: str) -> Iterator[None]:
+    """The calling thread's arithmetic rounds in another direction inside."""
+    number, library = rounding_modes()[mode], ctypes.CDLL(ctypes.util.find_library("m"))
+    if library.fesetround(number):
+        pytest.skip("this machine has one rounding mode")
+    try:
+        yield
+    finally:
+        library.fesetround(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("mode", ["down", "up", "to zero"])
+def test_bounds_are_refused_unless_the_process_rounds_to_nearest(mode: str, dtype: torch.dtype) -> None:
+    """By every call, also after one that was fine; in the thread that calls."""
+    graph = jb.from_layers([torch.eye(2, dtype=dtype)])
+
+    def refused() -> bool:
+        with rounded(mode):
+            try:
+                jb.bound_output(graph, jb.Ball([0.0, 0.0], 1.0))
+            except UnsafeArithmeticError as error:
+                return "rounding mode" in str(error)
+        return False
+
+    for _ in range(2):
+        jb.bound_output(graph, jb.Ball([0.0, 0.0], 1.0))
+        assert refused()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(refused).result()
+    jb.bound_output(graph, jb.Ball([0.0, 0.0], 1.0))
 
 
 def test_strict_mode_refuses_autocast() -> None:

@@ -25,6 +25,9 @@ _RIGOROUS: ContextVar[bool] = ContextVar("jacobound_rigorous", default=True)
 SUPPORTED_DTYPES = (torch.float64, torch.float32)
 
 _FLUSHES = "subnormal numbers are flushed to zero"
+_DIRECTED = "the rounding mode is not to nearest"
+# torch gives a thread of its pool at least so many entries of an elementwise operation.
+_SHARE_OF_A_THREAD = 1 << 15
 
 
 def rigorous() -> bool:
@@ -146,14 +149,14 @@ def strict(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
         stack.enter_context(torch.backends.nnpack.flags(enabled=False))
         stack.callback(_set_reduced_precision, *reduced)
         _set_reduced_precision(False, False)
-        failures = probe(device, dtype, torch.get_num_threads()).failures
-        # Flushing is a switch of the thread that may have been thrown since the remembered probe.
-        if not failures and not _keeps_subnormals(dtype, device):
-            failures = (_FLUSHES,)
+        # Flushing and rounding are switches of each thread that may have been thrown since the remembered probe, which
+        # itself goes wrong (and would be remembered) when they are.
+        failures = _thread_failures(dtype, device)
+        failures = failures or probe(device, dtype, torch.get_num_threads()).failures
         if failures:
             raise UnsafeArithmeticError(
-                f"arithmetic on {device} in {dtype} breaks the rounding model ({'; '.join(failures)}); "
-                "unset fast-math flags of the process, or use float64 on the CPU"
+                f"arithmetic on {device} in {dtype} breaks the rounding model ({'; '.join(failures)}); unset fast-math "
+                "flags and the rounding mode (fesetround) of the process, or use float64 on the CPU"
             )
         yield
 
@@ -222,8 +225,7 @@ def probe(device: torch.device, dtype: torch.dtype, threads: int) -> ArithmeticR
         failures.append("products of mixed scale are not componentwise accurate (Strassen)")
     if not _cancels(dtype, device):
         failures.append("a sum of three terms lost what it must keep")
-    if not _keeps_subnormals(dtype, device):
-        failures.append(_FLUSHES)
+    failures.extend(_thread_failures(dtype, device))
     # On accelerators `Convolution` spells its products out and never asks the library.
     if device.type == "cpu" and not _classical_convolution(dtype, device):
         failures.append("convolution is not componentwise accurate (Winograd or FFT)")
@@ -237,11 +239,35 @@ def _cancels(dtype: torch.dtype, device: torch.device) -> bool:
     return bool((row.expand(32, 3) @ torch.ones(3, 32, dtype=dtype, device=device) == 1).all())
 
 
-def _keeps_subnormals(dtype: torch.dtype, device: torch.device) -> bool:
-    """By bit pattern: under denormals-are-zero the comparison ``0 == tiny`` would be true."""
-    integers = torch.int64 if dtype == torch.float64 else torch.int32
-    small = torch.full((16,), tiny(dtype), dtype=dtype, device=device) * 0.5
-    return bool((small.view(integers) != 0).all())
+def _thread_failures(dtype: torch.dtype, device: torch.device) -> tuple[str, ...]:
+    """What is wrong with the switches of the calling thread, or of a thread that torch would share its work with."""
+    large, small, bits = _switch_cases(dtype, device, torch.get_num_threads() if device.type == "cpu" else 1)
+    # By bit pattern: under denormals-are-zero the comparison ``0 == tiny`` would be true.
+    sums = (large + small).view(bits.dtype)
+    if torch.equal(sums, bits):
+        return ()
+    wrong = (sums != bits).any(0)
+    return tuple(name for name, failed in ((_FLUSHES, wrong[0]), (_DIRECTED, wrong[1:].any())) if bool(failed))
+
+
+@functools.cache
+def _switch_cases(dtype: torch.dtype, device: torch.device, threads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers, what is added to them, and the bits of the sums; rows of cases, enough for every thread to get some.
+
+    A sum below the normal range, and 1 and -1 beside which less than half a unit is lost on both sides; rounding in
+    another direction keeps a whole unit on one.
+    """
+    integers, mantissa = (torch.int64, 52) if dtype == torch.float64 else (torch.int32, 23)
+    step = unit(dtype) / 8
+    large = torch.tensor([[tiny(dtype), 1, 1, -1, -1, 1, 1, 1]], dtype=dtype)
+    small = torch.tensor([[0, step, -step, step, -step, 0, 0, 0]], dtype=dtype)
+    bits = large.view(integers).clone()
+    # Half of the smallest normal number, written as bits: this very thread may flush it.
+    bits[0, 0] = 1 << (mantissa - 1)
+    small.view(integers)[0, 0] = torch.iinfo(integers).min + (1 << (mantissa - 1))
+    rows = 2 if threads == 1 else threads * _SHARE_OF_A_THREAD // 8
+    large, small, bits = (x.view(integers).repeat(rows, 1).to(device) for x in (large, small, bits))
+    return large.view(dtype), small.view(dtype), bits
 
 
 def _classical_convolution(dtype: torch.dtype, device: torch.device) -> bool:
