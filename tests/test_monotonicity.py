@@ -99,6 +99,64 @@ def test_simple_signs() -> None:
     assert not bool(_shown(result.rising, result).any())  # none is needed where signs are certified
 
 
+def linear(*coefficients: float) -> jb.Graph:
+    return jb.from_layers([torch.tensor([coefficients], dtype=torch.float64)])
+
+
+@pytest.mark.parametrize("large", [1.0, 1e9, 1e15, 1e200])
+@pytest.mark.parametrize("small", [1e-200, -1e-3, -0.5, 0.5])
+def test_certified_signs_win_whatever_the_other_features_are(large: float, small: float) -> None:
+    result = jb.monotone_features(linear(large, small, -small), jb.Box([0.0] * 3, [1.0] * 3))
+    falls, rises = ("decreasing", "increasing") if small < 0 else ("increasing", "decreasing")
+    assert result.words() == ["increasing", falls, rises] and not bool(result.constant.any())
+    assert result.slack.shape == result.lower.shape
+    assert (result.slack <= 1e-8 * result.lower.abs()).all()  # of each feature's own size
+
+
+def test_signs_win_over_a_slack_that_is_wider_than_the_derivative() -> None:
+    result = jb.monotone_features(linear(1.0, -1.0), jb.Box([0.0] * 2, [1.0] * 2), negligible=0.99)
+    assert result.words() == ["increasing", "decreasing"]
+    # Many paths that nearly cancel: the scale is that of the paths, and still the strict sign is what is said.
+    near = [torch.tensor([[1e6], [1e6 - 0.5]], dtype=torch.float64), torch.tensor([[-1.0, 1.0]], dtype=torch.float64)]
+    result = jb.monotone_features(jb.from_layers(near, activation="identity"), jb.Box([0.0], [1.0]), negligible=0.5)
+    assert float(result.slack) == pytest.approx(1e6) and result.words() == ["decreasing"]
+
+
+def test_constant_is_said_only_within_the_slack_on_both_sides() -> None:
+    def wave(x: Tensor) -> Tensor:
+        cancelled = torch.exp(x[:, :1]) - torch.exp(x[:, :1])
+        return torch.cat((cancelled + 1e-6 * torch.sin(9 * x[:, 1:]), torch.sin(9 * x[:, 1:]) + cancelled), 1)
+
+    graph = jb.from_torch(wave, torch.zeros(1, 2, dtype=torch.float64))
+    result = jb.monotone_features(graph, jb.Box([0.0, 0.0], [1e-12, 2.0]), most=400)
+    # The first input cancels up to its width in both rows; the second one waves in both, however little it matters.
+    assert result.words() == ["constant", "both", "constant", "both"]
+    inside = (result.lower >= -result.slack) & (result.upper <= result.slack)
+    assert torch.equal(result.constant, inside) and torch.equal(result.constant[:, 0], torch.tensor([True, True]))
+    table = result.table()
+    assert [row["slack"] for row in table] == result.slack.flatten().tolist()
+    for row in table:
+        if row["answer"] == "constant":
+            assert (
+                -float(str(row["slack"]))
+                <= float(str(row["lower"]))
+                <= float(str(row["upper"]))
+                <= float(str(row["slack"]))
+            )
+
+
+def test_what_no_path_reaches_is_exactly_constant() -> None:
+    """Behind dead neurons and zero weights, also where everything underflows; strict signs need no slack then."""
+    rows = ([[1e-200, 0.0, 1.0], [0.0, 1e-200, -1.0]], [[1e-200, 0.0]])
+    weights = [torch.tensor(row, dtype=torch.float64) for row in rows]
+    graph = jb.from_layers(weights, [torch.full((2,), 5.0, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
+    result = jb.monotone_features(graph, jb.Box([-1.0] * 3, [1.0] * 3), negligible=0)
+    assert result.words()[1:] == ["constant", "increasing"]
+    assert float(result.lower[0, 1]) == float(result.upper[0, 1]) == 0.0
+    # The derivative by the first input is 1e-400 > 0: not constant.
+    assert result.words()[0] in ("increasing", "undecided")
+
+
 def test_limits_are_told_and_boxes_may_be_several() -> None:
     graph = trained(torch.Generator().manual_seed(1))
     boxes = jb.Box(torch.stack((-torch.ones(3), torch.zeros(3))), torch.stack((torch.ones(3), torch.full((3,), 0.01))))

@@ -22,6 +22,7 @@ def monotone(
     point: PointOptions = PointOptions(),  # noqa: B008
     radius: str | None = None,
     parts: int = 2000,
+    negligible: float = 1e-9,
     how: JacobianOptions = JacobianOptions(),  # noqa: B008
     run: RunOptions = RunOptions(),  # noqa: B008
     show: ShowOptions = ShowOptions(),  # noqa: B008
@@ -34,6 +35,7 @@ def monotone(
         net: The network, an .onnx or .onnx.gz file.
         radius: Radius of the ball; a decimal is rounded outward.
         parts: How many parts of the box are looked at.
+        negligible: What a derivative may miss a sign by (the slack), as a share of the input's own scale; 0 is strict.
     """
     refuse_figure(show)
     radii = wanted_radii(point, radius)
@@ -43,7 +45,8 @@ def monotone(
     graph = run.placed(network.read(net))
     asked, matrix = around(point, graph, radii, radius, "inf"), how.matrix(graph)
     with run.budget("monotone") as budget:
-        found = monotone_features(graph, asked.regions[0][1], matrix, method=method, budget=budget, most=parts)
+        limits = {"most": parts, "negligible": negligible}
+        found = monotone_features(graph, asked.regions[0][1], matrix, method=method, budget=budget, **limits)
     if show.json:
         say_json(found.to_dict())
     else:
@@ -59,12 +62,13 @@ def say_features(found: MonotoneFeatures, names: list[str]) -> None:
     table = sorted(found.table(), key=lambda row: (row["row"], -float(str(row["swing"]))))
     rows = []
     for row in table[:MOST_ROWS]:
-        lower, upper, swing = (float(str(row[name])) for name in ("lower", "upper", "swing"))
-        cells = (row["answer"], rounded_down(lower), rounded_up(upper), rounded_up(swing))
+        lower, upper, slack, swing = (float(str(row[name])) for name in ("lower", "upper", "slack", "swing"))
+        cells = (row["answer"], rounded_down(lower), rounded_up(upper), f"{slack:.1e}", rounded_up(swing))
         rows.append((names[int(str(row["row"]))], row["input"], *cells))
-    say_table(("row", "input", "<answer", "derivative >=", "derivative <=", "changes the row by <="), rows)
+    say_table(("row", "input", "<answer", "derivative >=", "derivative <=", "slack", "swing <="), rows)
     if len(table) > len(rows):
         say(f"... and {len(table) - len(rows)} more; all are in --json")
     words = found.words()
     say(", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)))
+    say("swing: what the input alone can change; slack: what a sign may be missed by")
     say_status(found.status)

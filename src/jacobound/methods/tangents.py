@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
+from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
 from jacobound.intervals import Interval
 from jacobound.methods.base import flat_indices
 from jacobound.operators import LinearOperator, positions, unit_rows
@@ -193,6 +193,32 @@ def reached_slopes(graph: Graph, slopes: Mapping[Node, Interval]) -> dict[Node, 
             found[node] = slope.map(lambda end, arrives=arrives: torch.where(arrives, end, 0.0))
             reached[node] = (arrives & can_differ(slope)).to(slope.lower)
     return found
+
+
+def path_sums(graph: Graph, slopes: Mapping[Node, Interval], kept: Callable[[Tensor], Tensor]) -> Tensor:
+    """Sums over all paths from each output to each input of the products of absolute weights and largest slopes.
+
+    Args:
+        slopes: derivative range of every elementwise node, shape (N, *node shape).
+        kept: what goes on of the sums at every node. ``(sums > 0)`` finds without rounding what no path reaches: the
+            derivative is exactly 0 there. The identity gives what the derivative could be if no two paths cancelled,
+            in plain arithmetic.
+
+    Returns:
+        Shape (N or 1, outputs, inputs).
+    """
+    count, output = size(graph.output), graph.output
+    found = {output: unit_rows(count, graph.example).reshape(1, count, *output.shape)}
+    for node in reversed(graph.nodes):
+        if isinstance(node, Elementwise):
+            images = [(node.source, found[node] * kept(slopes[node].magnitude()).unsqueeze(1))]
+        elif isinstance(node, Affine):
+            images = [(source, operator.transpose().abs().apply(found[node])) for operator, source in node.terms]
+        else:
+            images = []
+        for source, image in images:
+            found[source] = kept(found[source] + image if source in found else image)
+    return found[graph.input].flatten(2)
 
 
 def underflow_of(operator: LinearOperator, weight: Tensor) -> Tensor | float:

@@ -23,6 +23,7 @@ from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, JacobianMethod
 from jacobound.methods.ibp import IBP
 from jacobound.methods.recurjac import RecurJac
+from jacobound.methods.tangents import path_sums
 from jacobound.questions.common import runs, with_rows
 from jacobound.questions.landscape import gradients
 from jacobound.regions import Region
@@ -46,8 +47,9 @@ class MonotoneFeatures(Result):
             once the sign is certified.
         bases: shape (m, *input shape).
         swing: certified upper bound of how much the row can change when that input alone moves within the box.
-        slack: what a derivative may miss a sign by and still count, shape (*batch, rows): rounding leaves a derivative
-            that can be 0, as behind dead neurons, with a bound that is not quite 0.
+        slack: what a derivative may miss a sign by and still count, shape (*batch, rows, *input shape): rounding leaves
+            a derivative that can be 0 with a bound that is not quite 0. It is `negligible` times the feature's own
+            scale: the derivative that it could have over the box if no two paths of the network cancelled.
         boxes: parts that were bounded, shape (*batch).
         status: certified or why not; `TIME_LIMIT` also when the number of parts ended the search.
         seconds: wall-clock time.
@@ -70,14 +72,22 @@ class MonotoneFeatures(Result):
     def increasing(self) -> Tensor:
         """Where the derivative is certified to be at least -`slack`: with slack 0 the row never falls.
 
+        Not where it is certified to be negative, and not where the row was shown to fall, unless it is constant too.
         Shape (*batch, rows, *input shape), bool.
         """
-        return self.lower >= -_wide(self.slack, self.lower)
+        falls = (self.upper < 0) | (_shown(self.falling, self.lower.dim()) & ~self.constant)
+        return (self.lower >= -self.slack) & ~falls
 
     @property
     def decreasing(self) -> Tensor:
-        """Where the derivative is certified to be at most `slack`."""
-        return self.upper <= _wide(self.slack, self.upper)
+        """Where the derivative is certified to be at most `slack`; the mirror image of `increasing`."""
+        rises = (self.lower > 0) | (_shown(self.rising, self.lower.dim()) & ~self.constant)
+        return (self.upper <= self.slack) & ~rises
+
+    @property
+    def constant(self) -> Tensor:
+        """Where the derivative is certified to be within `slack` of 0 on both sides, and its sign is not certified."""
+        return (self.lower >= -self.slack) & (self.upper <= self.slack) & ~((self.lower > 0) | (self.upper < 0))
 
     def pair(self, kind: Literal["rising", "falling"], place: tuple[int, ...]) -> Tensor:
         """The two points (2, *input shape) at one place of `rising` or `falling`; NaN where there are none."""
@@ -102,17 +112,22 @@ class MonotoneFeatures(Result):
         return ~(self.increasing | self.decreasing | self.neither)
 
     def table(self) -> list[dict[str, object]]:
-        """One plain row per box, output row and input; `pandas.DataFrame(result.table())` makes a frame of it."""
+        """One plain row per box, output row and input; `pandas.DataFrame(result.table())` makes a frame of it.
+
+        Columns: box, row, input, answer, and in units of the row per unit of the input lower, upper and slack; swing in
+        units of the row.
+        """
         rows = self.boxes.numel()
         inputs = self.lower.numel() // max(1, rows) if rows else 0
         words = self.words()
-        lower, upper, swing = (one.flatten().tolist() for one in (self.lower, self.upper, self.swing))
+        names = ("lower", "upper", "slack", "swing")
+        columns = {name: getattr(self, name).flatten().tolist() for name in names}
         outputs = self.lower.shape[self.boxes.dim()]
         per_row = inputs // outputs
         table: list[dict[str, object]] = []
         for k, word in enumerate(words):
             place: dict[str, object] = {"box": k // inputs, "row": k % inputs // per_row, "input": k % per_row}
-            table.append(place | {"answer": word, "lower": lower[k], "upper": upper[k], "swing": swing[k]})
+            table.append(place | {"answer": word} | {name: column[k] for name, column in columns.items()})
         return table
 
     def words(self) -> list[str]:
@@ -126,10 +141,6 @@ def _word(increasing: bool, decreasing: bool, both: bool) -> str:
     if increasing and decreasing:
         return "constant"
     return "increasing" if increasing else "decreasing" if decreasing else "both" if both else "undecided"
-
-
-def _wide(slack: Tensor, like: Tensor) -> Tensor:
-    return slack.reshape(*slack.shape, *[1] * (like.dim() - slack.dim()))
 
 
 def _shown(pairs: Tensor, axes: int) -> Tensor:
@@ -159,7 +170,7 @@ def monotone_features(
         method: `RecurJac()` (the default) or `FastLip()`.
         budget: time, memory and progress, for all boxes together.
         most: how many parts of each box are bounded at most.
-        negligible: `slack` as a share of the row's largest derivative bound over the whole box; 0 for strict signs.
+        negligible: `slack` as a share of the feature's own scale, see `MonotoneFeatures`; 0 for strict signs.
 
     Raises:
         ShapeError, InvalidRegionError: when box or rows do not fit the network, or the set is no box.
@@ -189,7 +200,7 @@ def monotone_features(
             torch.stack([_renumbered(one.falling, first) for one, first in numbered]).reshape(pairs),
             _side_by_side([base for one in found for base in one.bases]).reshape(-1, *graph.in_shape),
             torch.stack([one.swing for one in found]).reshape(shape),
-            torch.stack([one.slack for one in found]).reshape(*lead, size(target.output)),
+            torch.stack([one.slack for one in found]).reshape(shape),
             torch.tensor([one.bounded for one in found]).reshape(lead),
             _cut(Status.of(in_time(Status.CERTIFIED, budget), lower, upper), [one.cut for one in found]),
             clock(),
@@ -221,8 +232,8 @@ class _Branching:
     def run(self, negligible: float) -> _Branching:
         parts = self._box.map(lambda end: end.unsqueeze(0))
         bounds = self._enclose(parts)
-        largest = bounds.magnitude()[0].to(torch.float64).amax(1)
-        self.slack = torch.where(largest.isfinite(), negligible * largest, 0.0)
+        scale = negligible * self._scale
+        self.slack = torch.where(scale.isfinite(), scale, 0.0)
         self._witness(parts, bounds)
         while True:
             doubt = self._doubt(bounds)
@@ -255,16 +266,19 @@ class _Branching:
         count = len(parts.lower)
         for some in runs(count, self._graph, self._method.bytes_per_set(self._graph), self._budget):
             domain = Domain(parts[some].map(lambda end: end.reshape(-1, *shape)))
-            entries = self._method.enclose(self._graph, domain, quiet).entries
-            found.append(entries)
+            enclosure = self._method.enclose(self._graph, domain, quiet).over(len(domain))
+            # Underflow leaves even what no path reaches with bounds that are not quite 0.
+            reached = path_sums(self._graph, enclosure.slopes, lambda sums: (sums > 0).to(sums)) > 0
+            found.append(enclosure.entries.map(lambda end, reached=reached: torch.where(reached, end, 0.0)))
+            if not self.bounded:  # the whole box
+                self._scale = path_sums(self._graph, enclosure.slopes, lambda sums: sums)[0].to(torch.float64)
         self.bounded += count
         return Interval(torch.cat([one.lower for one in found]), torch.cat([one.upper for one in found]))
 
     def _doubt(self, bounds: Interval) -> Tensor:
         """Which derivatives over which parts keep an open question open, bool (parts, rows, inputs)."""
         rises, falls = _shown(self.rising, 2), _shown(self.falling, 2)
-        low, high = bounds.lower.amin(0), bounds.upper.amax(0)
-        slack = self.slack.unsqueeze(1)
+        low, high, slack = bounds.lower.amin(0), bounds.upper.amax(0), self.slack
         is_open = (low < -slack) & (high > slack) & ~(rises & falls)
         return is_open & (((bounds.lower < -slack) & ~falls) | ((bounds.upper > slack) & ~rises))
 
@@ -292,7 +306,7 @@ class _Branching:
         middle = (parts.lower[finite] / 2 + parts.upper[finite] / 2).clamp(self._box.lower, self._box.upper)
         if not len(middle):
             return
-        slopes, slack = gradients(self._graph, middle.reshape(-1, *self._graph.in_shape)), self.slack.unsqueeze(1)
+        slopes, slack = gradients(self._graph, middle.reshape(-1, *self._graph.in_shape)), self.slack
         is_open = (bounds.lower.amin(0) < -slack) & (bounds.upper.amax(0) > slack)
         first = sum(map(len, self.bases))
         self.bases.append(middle.to(torch.float64))
