@@ -13,7 +13,8 @@ import torch
 
 import jacobound as jb
 from jacobound import methods
-from jacobound.cli import options, text
+from jacobound import words as text
+from jacobound.cli import options
 from jacobound.cli.grammar import parse_clip, parse_fraction, parse_radii, parse_rows, row_matrix, row_names
 from jacobound.cli.summaries import certain_signs, row_sum
 from jacobound.methods import Best

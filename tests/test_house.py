@@ -17,7 +17,10 @@ PACKAGE = REPOSITORY / "src" / "jacobound"
 # A module may import only from lines above its own. Modules that share a line ("methods.*") may import each
 # other without a circle. The bare name of a package is its __init__.py; "__init__" is that of jacobound.
 LAYERS = (
+    "version",
     "errors",
+    "words",
+    "source",
     "files",
     "vnnlib_syntax",
     "vnnlib",
@@ -39,6 +42,9 @@ LAYERS = (
     "activations",
     "execution",
     "nodes",
+    "units",
+    "node_copies",
+    "node_tables",
     "graph",
     "vector_functions",
     "vector_rows",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zlib
 from pathlib import Path
@@ -62,3 +63,16 @@ def unpacked(data: bytes, limit: int, wrong: type[InvalidModelError | InvalidReg
     if rest.strip(b"\0"):
         raise wrong(f"{name}: gzip-compressed, with something else behind; compress it again")
     return b"".join(parts)
+
+
+def name_of(source: str | os.PathLike[str] | bytes) -> str:
+    """The name of a file without its folder, for answers that others read; bytes have none."""
+    return "bytes in memory" if isinstance(source, bytes) else Path(os.fspath(source)).name
+
+
+def sha256_of(source: str | os.PathLike[str] | bytes) -> str:
+    """SHA-256 of bytes, or of a file that has been read before."""
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    with open(source, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -8,7 +8,6 @@ Nodes compare by identity; a node used twice is one node.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,14 +17,19 @@ import torch
 from torch import Tensor
 
 from jacobound.errors import InvalidModelError, ShapeError
-from jacobound.execution import Execution
+from jacobound.execution import Executed, Execution
+from jacobound.node_copies import flattened, moved_choice, on_sources, restored
+from jacobound.node_tables import fingerprint, rows, totals, weights_of, whole_text
 from jacobound.nodes import Affine, Choice, Elementwise, Input, Node, Part, Vector, VectorFunction, no_expansion, size
 from jacobound.operator_kinds import Dense, Identity, convert_exactly, with_shapes
+from jacobound.source import UNKNOWN, Source
+from jacobound.units import postprocessing, preprocessing, weighting
+from jacobound.words import printable
 
 __all__ = ["Affine", "Choice", "Elementwise", "Graph", "Input", "Node", "Part", "Vector", "VectorFunction", "size"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Graph:
     """A network: everything that `output` depends on.
 
@@ -33,6 +37,7 @@ class Graph:
         output: the last node.
         checked: nodes whose weights are known to be finite, because another graph holds them.
         execution: which nodes stand for rounded values of an inference engine; None for real numbers throughout.
+        source: the user's network that it came from.
 
     Raises:
         InvalidModelError: when a weight is NaN or infinite, there is not exactly one input, or weights are spread
@@ -42,6 +47,7 @@ class Graph:
     output: Node
     checked: frozenset[Node] = frozenset()
     execution: Execution | None = None
+    source: Source = UNKNOWN
 
     def __post_init__(self) -> None:
         inputs = [node for node in self.nodes if isinstance(node, Input)]
@@ -52,7 +58,7 @@ class Graph:
             )
         kinds = set()
         for node in self.nodes:
-            for tensor in _tensors(node):
+            for tensor in weights_of(node):
                 kinds.add((tensor.device, tensor.dtype))
                 if node not in self.checked and not torch.isfinite(tensor).all():
                     raise InvalidModelError(
@@ -169,14 +175,14 @@ class Graph:
                 )
             weight = convert_exactly(rows, self.device, self.dtype, "a row combination")
             output = Affine(((Dense(weight), output),), name="rows")
-        return Graph(output, frozenset(self.nodes), self.execution)
+        return Graph(output, frozenset(self.nodes), self.execution, self.source)
 
     def with_affine_output(self) -> Graph:
         """The same network with an affine last node: derivatives start from there."""
         if isinstance(self.output, Affine):
             return self
         last = Identity(self.output.shape, self.output.shape, self.example)
-        return Graph(Affine(((last, self.output),), name="output"), frozenset(self.nodes), self.execution)
+        return Graph(Affine(((last, self.output),), name="output"), frozenset(self.nodes), self.execution, self.source)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Graph:
         """A copy elsewhere; refuses a dtype that cannot hold the weights exactly.
@@ -191,14 +197,58 @@ class Graph:
             if isinstance(node, Affine):
                 terms = tuple((operator.to(device, dtype), moved[source]) for operator, source in node.terms)
                 bias = None if node.bias is None else convert_exactly(node.bias, device, dtype, "a bias")
-                moved[node] = Affine(terms, bias, node.name, _choice(node, moved, device))
+                moved[node] = Affine(terms, bias, node.name, moved_choice(node, moved, device))
             elif isinstance(node, Elementwise):
                 moved[node] = Elementwise(node.activation.to(device, dtype), moved[node.source], node.name)
             elif isinstance(node, Vector):
                 moved[node] = Vector(node.function.to(device, dtype), moved[node.source], node.name)
             else:
                 moved[node] = node
-        return Graph(moved[self.output], execution=None if self.execution is None else self.execution.on(moved))
+        execution = None if self.execution is None else self.execution.on(moved)
+        return Graph(moved[self.output], execution=execution, source=self.source)
+
+    def with_preprocessing(self, mean: object = 0.0, std: object = 1.0) -> Graph:
+        """The network behind ``(x - mean) / std``: regions, Jacobians and constants are then in the units of this x.
+
+        Both steps are affine layers of the question: the division is enclosed, so that what is certified holds for
+        exact division by the numbers given.
+
+        Args:
+            mean: what is subtracted: one number, one per channel (the first axis), or one per entry; exact floats.
+            std: what is divided by, above 0, likewise; a `Fraction` or a string such as "1/255" is exact.
+
+        Raises:
+            ShapeError, InvalidOptionError: when the numbers do not fit the input, or are not finite, or not positive.
+            UnsafeArithmeticError: when the graph's dtype can not hold a mean.
+        """
+        first, unit = preprocessing(self.input, self.example, mean, std)
+        return self._behind(first, self.source.told_with(unit))
+
+    def with_postprocessing(self, scale: object = 1.0, shift: object = 0.0) -> Graph:
+        """The network followed by ``y * scale + shift``: outputs in other units.
+
+        Args:
+            scale: what every output is multiplied by: one number or one per entry; a `Fraction` or "1/3" is exact.
+            shift: what is added afterwards; exact floats.
+
+        Raises:
+            ShapeError, InvalidOptionError: when the numbers do not fit the output, or are not finite.
+            UnsafeArithmeticError: when the graph's dtype can not hold a number.
+        """
+        last, unit = postprocessing(self.output, self.example, scale, shift)
+        return Graph(last, frozenset(self.nodes), self.execution, self.source.told_with(unit))
+
+    def in_input_weights(self, weights: Tensor) -> Graph:
+        """The network as a function of ``u = weights * x``, for norms of x with these weights (above 0)."""
+        return self._behind(weighting(self.input, self.example, weights), self.source)
+
+    def _behind(self, first: Affine, source: Source) -> Graph:
+        """The same network reading another node in place of its input."""
+        moved: dict[Node, Node] = {self.input: first}
+        for node in self.nodes:
+            if node is not self.input:
+                moved[node] = on_sources(node, moved, self.device)
+        return Graph(moved[self.output], frozenset(moved.values()) - {first}, self.execution, source)
 
     @cached_property
     def single(self) -> Graph:
@@ -282,59 +332,42 @@ class Graph:
                 moved[node] = _with_axis(found, found.sources) if isinstance(found, Affine) else found
             elif isinstance(node, Affine) and () in (node.shape, *(source.shape for source in node.sources)):
                 moved[node] = _with_axis(node, [moved[source] for source in node.sources])
-            elif all(moved[source] is source for source in node.sources):
-                moved[node] = node
-            elif isinstance(node, Affine):
-                terms = tuple((operator, moved[source]) for operator, source in node.terms)
-                moved[node] = Affine(terms, node.bias, node.name, _choice(node, moved, self.device))
-            elif isinstance(node, Elementwise):
-                moved[node] = Elementwise(node.activation, moved[node.source], node.name)
-            elif isinstance(node, Vector):
-                moved[node] = Vector(node.function, moved[node.source], node.name)
+            else:
+                moved[node] = on_sources(node, moved, self.device)
         return moved
 
     def table(self) -> Iterator[dict[str, object]]:
         """One row per node: name, kind, operators or activation, shape, parameters, sources."""
-        for node in self.nodes:
-            detail = ""
-            if isinstance(node, Affine):
-                detail = " + ".join(type(operator).__name__ for operator, _ in node.terms)
-            elif isinstance(node, Elementwise | Vector):
-                detail = node.activation.name if isinstance(node, Elementwise) else node.function.name
-            yield {
-                "name": node.name,
-                "kind": type(node).__name__,
-                "detail": detail,
-                "shape": node.shape,
-                "parameters": sum(tensor.numel() for tensor in _tensors(node)),
-                "sources": tuple(source.name for source in node.sources),
-            }
+        return rows(self.nodes)
+
+    def totals(self) -> dict[str, object]:
+        """Sizes of the network, and its fingerprint."""
+        return totals(self.nodes, self.input, self.output) | {"fingerprint": self.fingerprint}
+
+    def __str__(self) -> str:
+        """Every node, the sizes, and the fingerprint: what `jacobound inspect` prints."""
+        parts = (whole_text(self.nodes, self.input, self.output), printable(f"from {self.source}"))
+        return "\n".join((*parts, f"SHA-256 of structure and weights: {self.fingerprint}"))
+
+    def named(self, source: Source) -> Graph:
+        """The same network with a note where it came from."""
+        return Graph(self.output, frozenset(self.nodes), self.execution, source)
+
+    def __repr__(self) -> str:
+        return f"Graph({self.in_shape} -> {self.out_shape}, {len(self.nodes)} nodes, from {printable(self.source)})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """For worker processes and copies: nodes as a flat list, so that no chain is too long."""
+        place = {node: k for k, node in enumerate(self.nodes)}
+        run = None
+        if self.execution is not None:
+            run = self.execution.arithmetic, [place[node] for node in self.nodes if node in self.execution.nodes]
+        return _restored, (flattened(self.nodes, self.device), place[self.output], run, self.source)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over structure and weights: names the network in a certificate."""
-        digest = hashlib.sha256()
-        position = {node: k for k, node in enumerate(self.nodes)}
-        for node, row in zip(self.nodes, self.table(), strict=True):
-            digest.update(repr((row["kind"], row["detail"], row["shape"])).encode())
-            digest.update(repr([position[source] for source in node.sources]).encode())
-            for operator, _ in node.terms if isinstance(node, Affine) else ():
-                digest.update(operator.structure())
-                # A radius is told from a bias that follows.
-                digest.update(repr(len(operator.parameters())).encode())
-            if isinstance(node, Vector):
-                digest.update(node.function.structure())
-            for tensor in _tensors(node):
-                digest.update(tensor.detach().to("cpu", torch.float64).contiguous().numpy().tobytes())
-        return digest.hexdigest()
-
-
-def _tensors(node: Node) -> tuple[Tensor, ...]:
-    """The weights of one node."""
-    if isinstance(node, Affine):
-        weights = tuple(tensor for operator, _ in node.terms for tensor in operator.parameters())
-        return weights if node.bias is None else (*weights, node.bias)
-    return node.activation.parameters if isinstance(node, Elementwise) else ()
+        return fingerprint(self.nodes)
 
 
 def _with_axis(node: Affine, sources: Sequence[Node]) -> Affine:
@@ -349,10 +382,10 @@ def _with_axis(node: Affine, sources: Sequence[Node]) -> Affine:
     return Affine(terms, None if node.bias is None else node.bias.reshape(shape), node.name)
 
 
-def _choice(node: Affine, moved: Mapping[Node, Node], device: torch.device) -> Choice | None:
-    """The choice of a node in a copy of the graph."""
-    if node.choice is None:
-        return None
-    gate = moved[node.choice.gate]
-    assert isinstance(gate, Elementwise)
-    return node.choice.rebuilt(moved[node.choice.source], gate, device)
+def _restored(
+    flat: Sequence[tuple[object, ...]], output: int, run: tuple[Executed, list[int]] | None, source: Source
+) -> Graph:
+    """The graph of `Graph.__reduce__`."""
+    nodes = restored(flat)
+    execution = None if run is None else Execution(run[0], frozenset(nodes[k] for k in run[1]))
+    return Graph(nodes[output], execution=execution, source=source)

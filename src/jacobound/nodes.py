@@ -79,7 +79,10 @@ class Elementwise:
     source: Node
     name: str = ""
 
-    @property
+    def __post_init__(self) -> None:
+        _ = self.shape  # kept at once: asked for later, a long chain would recurse
+
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         return self.source.shape
 

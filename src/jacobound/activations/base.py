@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from fractions import Fraction
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -62,7 +63,8 @@ class Activation:
         reduce: for a periodic function, how an interval is moved by a multiple of the period; pieces, breaks and turns
             then describe the function where the moved intervals lie.
         parameters: tensors of the function, broadcastable to the node's shape without batch.
-        rebuild: makes the same activation from moved parameters; needed when there are parameters.
+        rebuild: makes the same activation from moved parameters; needed when there are parameters, or when `activation`
+            does not read the name. A function of a module, perhaps with first arguments (`functools.partial`).
     """
 
     name: str
@@ -76,6 +78,10 @@ class Activation:
     reduce: Reduction | None = None
     parameters: tuple[Tensor, ...] = ()
     rebuild: Callable[..., Activation] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its name or from its parameters: functions are not copied into other processes, they are there already."""
+        return (activation, (self.name,)) if self.rebuild is None else (self.rebuild, self.parameters)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Activation:
         """The same function with its parameters elsewhere.
@@ -228,7 +234,7 @@ def families() -> tuple[Family, ...]:
 
 
 def activation(text: str) -> Activation:
-    """The activation that `text` names: "relu", "leaky_relu:0.3", "elu:1.0,1.05,1.0".
+    """The activation that `text` names: "relu", "leaky_relu:0.3", "leaky_relu:1/3", "elu:1.0,1.05,1.0".
 
     Raises:
         UnsupportedOpError: when the name is unknown or the numbers do not fit it.
@@ -237,11 +243,13 @@ def activation(text: str) -> Activation:
     for family in families():
         if name.lower() in (family.name, *family.aliases):
             try:
-                numbers = [float(part) for part in arguments.split(",") if part.strip()]
+                numbers = [
+                    Fraction(part) if "/" in part else float(part) for part in arguments.split(",") if part.strip()
+                ]
                 if not all(math.isfinite(one) for one in numbers):
                     raise ValueError("numbers must be finite")
                 return family.make(*numbers)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, ZeroDivisionError) as error:
                 raise UnsupportedOpError(
                     f"activation '{text}': the numbers after ':' do not fit '{family.name}' ({error}); write them as "
                     f"'{family.name}:0.5' with commas between several, or leave them out for the defaults"

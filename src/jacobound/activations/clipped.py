@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -34,7 +35,12 @@ def clip(low: End = None, high: End = None) -> Activation:
     if isinstance(low, Tensor) or isinstance(high, Tensor):
         return _clip_per_entry(low, high)
     if low is not None and high is not None and low >= high:
-        return Activation(f"clip:{low!r},{high!r}", lambda z: z.clamp(low, high), (linear_piece(0.0, high),))
+        return Activation(
+            f"clip:{low!r},{high!r}",
+            lambda z: z.clamp(low, high),
+            (linear_piece(0.0, high),),
+            rebuild=partial(clip, low, high),
+        )
     pieces = [linear_piece(0.0, low)] if low is not None else []
     pieces += [linear_piece(1.0), *([linear_piece(0.0, high)] if high is not None else [])]
     return Activation(
@@ -43,6 +49,7 @@ def clip(low: End = None, high: End = None) -> Activation:
         tuple(pieces),
         breaks=tuple(end for end in (low, high) if end is not None),
         choose=envelope if len(pieces) == 3 else bent(low is not None),
+        rebuild=partial(clip, low, high),
     )
 
 
@@ -64,7 +71,7 @@ def _clip_per_entry(low: float | Tensor | None, high: float | Tensor | None) -> 
         breaks=given,
         choose=envelope if both else bent(first is not None),
         parameters=given,
-        rebuild=clip if both or last is None else lambda end: clip(None, end),
+        rebuild=clip if both or last is None else partial(clip, None),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -99,6 +100,7 @@ def hard_sigmoid(alpha: float | Fraction = Fraction(1, 6), beta: float | Fractio
         (linear_piece(0.0, 0.0), linear_piece(alpha, beta), linear_piece(0.0, 1.0)),
         breaks=(_as_turn(low), _as_turn(high)),
         choose=envelope,
+        rebuild=partial(hard_sigmoid, alpha, beta),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -52,6 +53,7 @@ def gelu_by_tanh(low: float, high: float) -> Activation:
         pieces,
         breaks=((-inflection[1], -inflection[0]), inflection),
         turns=(_around(MINIMUM, apart),),
+        rebuild=partial(gelu_by_tanh, low, high),
     )
 
 

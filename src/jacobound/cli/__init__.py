@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import sys
 import traceback
@@ -13,6 +12,7 @@ import cyclopts
 from jacobound.cli import bound, demo, inspect, landscape, lipschitz, methods, monotone, radius
 from jacobound.cli.text import say
 from jacobound.errors import JacoboundError
+from jacobound.version import VERSION
 
 ERROR = 2
 
@@ -22,7 +22,7 @@ def application() -> cyclopts.App:
     app = cyclopts.App(
         name="jacobound",
         help="Certified bounds of neural-network Jacobians and Lipschitz constants, sound in floating point.",
-        version=importlib.metadata.version("jacobound"),
+        version=VERSION,
         default_parameter=cyclopts.Parameter(negative=()),
         suppress_keyboard_interrupt=False,
         help_format="plaintext",

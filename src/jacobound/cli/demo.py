@@ -17,13 +17,14 @@ from jacobound.cli.inspect import summary
 from jacobound.cli.lipschitz import joined
 from jacobound.cli.options import FIGURES, check_target, cpu_threads
 from jacobound.cli.summaries import certain_signs, say_files, say_outputs, say_status, short, told_gap
-from jacobound.cli.text import Table, nearest, rounded_down, rounded_up, say, say_json, say_table
+from jacobound.cli.text import say, say_json, say_table
 from jacobound.errors import JacoboundError, MissingExtraError
 from jacobound.graph import Graph
 from jacobound.importers import from_onnx
 from jacobound.regions import Ball
 from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds
 from jacobound.solve import bound_jacobian, bound_output, lipschitz
+from jacobound.words import Table, nearest, rounded_down, rounded_up
 
 NETWORK = "mnist_4layer_relu_64.onnx"
 IMAGES = "mnist_images.npz"

@@ -10,8 +10,9 @@ from jacobound.cli.networks import NetworkOptions
 from jacobound.cli.options import JacobianOptions, Norm, PointOptions, RunOptions, ShowOptions
 from jacobound.cli.radius import refuse_figure
 from jacobound.cli.summaries import say_status
-from jacobound.cli.text import nearest, rounded_down, rounded_up, say, say_json, say_table
+from jacobound.cli.text import say, say_json, say_table
 from jacobound.questions import StationaryFreeRadius, stationary_free_radius
+from jacobound.words import nearest, rounded_down, rounded_up
 
 
 def landscape(

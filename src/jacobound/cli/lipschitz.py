@@ -14,12 +14,13 @@ from jacobound.cli.inspect import say_network
 from jacobound.cli.networks import NetworkOptions
 from jacobound.cli.options import ConstantOptions, Norm, PointOptions, RunOptions, ShowOptions
 from jacobound.cli.summaries import CONSTANTS, constants_row, say_candidates, say_files
-from jacobound.cli.text import rounded_up, say, say_json
+from jacobound.cli.text import say, say_json
 from jacobound.errors import InvalidRegionError
 from jacobound.methods import Best, Sampling
 from jacobound.methods.best import SECONDS
 from jacobound.results import LipschitzBound
 from jacobound.solve import lipschitz as find_constant
+from jacobound.words import rounded_up
 
 INTERRUPTED = 130
 

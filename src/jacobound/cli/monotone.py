@@ -10,8 +10,9 @@ from jacobound.cli.networks import NetworkOptions
 from jacobound.cli.options import JacobianOptions, PointOptions, RunOptions, ShowOptions, one_radius
 from jacobound.cli.radius import refuse_figure
 from jacobound.cli.summaries import MOST_ROWS, say_status
-from jacobound.cli.text import rounded_down, rounded_up, say, say_json, say_table
+from jacobound.cli.text import say, say_json, say_table
 from jacobound.questions import MonotoneFeatures, monotone_features
+from jacobound.words import rounded_down, rounded_up
 
 
 def monotone(

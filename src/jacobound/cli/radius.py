@@ -13,11 +13,12 @@ from jacobound.cli.inspect import say_network
 from jacobound.cli.networks import NetworkOptions
 from jacobound.cli.options import Norm, PointOptions, RunOptions, ShowOptions
 from jacobound.cli.summaries import say_status
-from jacobound.cli.text import nearest, rounded_down, rounded_up, say, say_json, say_table
+from jacobound.cli.text import say, say_json, say_table
 from jacobound.errors import JacoboundError
 from jacobound.methods import CROWN, FastLip, LipSDP, RecurJac
 from jacobound.questions import PGD, RobustRadius, robust_radius
 from jacobound.questions.robustness import Method
+from jacobound.words import nearest, rounded_down, rounded_up
 
 METHODS: dict[str, Method | None] = {
     "all": None,

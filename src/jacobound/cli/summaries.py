@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from jacobound.cli.text import Table, nearest, rounded_down, rounded_up, say, say_table
+from jacobound.cli.text import say, say_table
 from jacobound.graph import Graph
 from jacobound.regions import Ball
 from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds, Status
+from jacobound.words import Table, nearest, rounded_down, rounded_up
 
 MOST_ROWS = 20  # of a printed table; JSON and arrays hold all
 

@@ -14,6 +14,7 @@ from jacobound.errors import ShapeError
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node
 from jacobound.importers.common import exact_weight
 from jacobound.operator_kinds import Dense
+from jacobound.source import Source
 
 Array = Any
 """A tensor, a numpy array or nested lists of numbers."""
@@ -56,7 +57,7 @@ def from_layers(
         if k:
             node = Elementwise(hidden[k - 1].to(matrix.device, torch.float64), node, f"layer{k}.activation")
         node = Affine(((Dense(matrix), node),), vector, f"layer{k + 1}")
-    return Graph(node)
+    return Graph(node, source=Source("layers", "from_layers"))
 
 
 def _array(values: Array, name: str) -> Tensor:

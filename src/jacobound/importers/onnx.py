@@ -13,8 +13,10 @@ from math import prod
 import torch
 
 from jacobound.errors import MissingExtraError
+from jacobound.files import name_of, sha256_of
 from jacobound.graph import Graph
 from jacobound.importers.common import verify
+from jacobound.source import Source
 
 MANY = 2**22  # entries of all nodes
 AGREEMENT = 1e-4  # relative to the largest output: float32 rounding of a deep network, with room to spare
@@ -59,7 +61,9 @@ def from_onnx(
     from jacobound.importers.onnx_safety import read_model
     from jacobound.importers.onnx_walk import select, walk
 
-    program = select(read_model(source), until)
+    model = read_model(source)
+    origin = Source("onnx", name_of(source), sha256_of(source), until)
+    program = select(model, until)
     graph = walk(program, variance_floor)
     check = original(program)
     example = torch.zeros(1, *graph.in_shape, dtype=torch.float64)
@@ -67,4 +71,4 @@ def from_onnx(
     subject = f"{file} (as run by {check.engine})"
     points = 3 if sum(prod(node.shape) for node in graph.nodes) <= MANY else 1  # the values of all nodes are held
     verify(graph, check, example=example, tolerance=AGREEMENT, subject=subject, dtype=check.dtype, points=points)
-    return graph
+    return graph.named(origin)

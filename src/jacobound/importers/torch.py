@@ -27,6 +27,7 @@ from jacobound.importers.torch_lowering import lower
 from jacobound.importers.torch_places import step_names
 from jacobound.importers.torch_trace import trace
 from jacobound.importers.torch_until import Cut, ended_at, find_cut, unknown_name
+from jacobound.source import Source, called
 
 BATCH = 3
 """Length of the batch that modules are traced with: more than one, so that operations that mix points show."""
@@ -82,7 +83,7 @@ def from_torch(
             give the module's values.
         ShapeError: the example is not a batch of points of real numbers, or the module does not take it.
     """
-    module = as_module(module)
+    module, origin = as_module(module), Source("torch", called(module), until=until)
     with torch.no_grad(), warnings.catch_warnings(), deep(module):
         warnings.simplefilter("ignore")
         refuse_training(module)
@@ -91,7 +92,7 @@ def from_torch(
         refuse_arguments(module)
         own = copied(module)
         own = module if own is None else open_attention(own)
-        return _imported(module, own, example, batched, until, variance_floor)
+        return _imported(module, own, example, batched, until, variance_floor).named(origin)
 
 
 def _imported(
