@@ -66,6 +66,9 @@ class Affine:
     def shape(self) -> tuple[int, ...]:
         return self.terms[0][0].out_shape
 
+    def __repr__(self) -> str:
+        return _told(self, " + ".join(type(operator).__name__ for operator, _ in self.terms))
+
     @property
     def sources(self) -> tuple[Node, ...]:
         return tuple(source for _, source in self.terms)
@@ -85,6 +88,9 @@ class Elementwise:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         return self.source.shape
+
+    def __repr__(self) -> str:
+        return _told(self, self.activation.name)
 
     @property
     def sources(self) -> tuple[Node, ...]:
@@ -204,6 +210,9 @@ class Vector:
                 f"but its source '{self.source.name}' has shape {self.source.shape}"
             )
 
+    def __repr__(self) -> str:
+        return _told(self, self.function.name)
+
     @property
     def shape(self) -> tuple[int, ...]:
         return self.function.out_shape
@@ -248,6 +257,12 @@ class Choice(ABC):
 
 
 Node = Input | Affine | Elementwise | Vector
+
+
+def _told(node: Node, what: str) -> str:
+    """One line; sources by their names, which keeps long chains short."""
+    sources = ", ".join(repr(source.name) for source in node.sources)
+    return f"{type(node).__name__}({what}, {node.shape}, name={node.name!r}, of {sources})"
 
 
 def size(node: Node) -> int:
