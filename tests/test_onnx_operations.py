@@ -122,11 +122,11 @@ FUNCTIONS = {
 }  # fmt: skip
 
 MOVEMENTS = {
-    "gather elements": ([node("GatherElements", "x i", axis=1)], POINT, {"i": np.array([[3, 0, 0]])}, 13),
+    "gather elements": ([node("GatherElements", "x i", axis=1)], (1, 7), {"i": np.array([[3, 0, 0]])}, 13),
     "gather places": ([node("GatherND", "x i")], (1, 3, 4), {"i": np.array([[0, 2], [0, 0]])}, 13),
     "lower triangle": ([node("Trilu", "x k", upper=0)], (1, 3, 4), {"k": np.array(1)}, 14),
     "column row depth": ([node("DepthToSpace", "x", blocksize=2, mode="CRD")], (1, 8, 2, 3), {}, 13),
-    "scatter": ([node("ScatterElements", "x i u", axis=1)], POINT, {"i": np.array([[1, 5]]), "u": weight(1, 2)}, 18),
+    "scatter": ([node("ScatterElements", "x i u", axis=1)], (1, 7), {"i": np.array([[1, 5]]), "u": weight(1, 2)}, 18),
     "scatter places": ([node("ScatterND", "c i x")], (1, 3), {"c": weight(4, 3), "i": np.array([[2]])}, 18),
     **{f"pad {mode}": ([node("Pad", "x p", mode=mode)], IMAGE, {"p": whole(0, 0, 2, 1, 0, 0, 1, 2)}, 19)
        for mode in ("constant", "reflect", "edge", "wrap")},

@@ -277,12 +277,18 @@ def test_the_check_at_the_door_sees_a_wrong_import(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_onnxruntime_the_evaluator_of_onnx_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacobound.importers import onnx_runtime
+    from jacobound.importers import onnx_engines
 
     asked = []
-    by_reference = onnx_runtime._by_reference
-    monkeypatch.setattr(onnx_runtime, "_by_onnxruntime", lambda model: None)
-    monkeypatch.setattr(onnx_runtime, "_by_reference", lambda model: asked.append(1) or by_reference(model))
+    (_, by_onnxruntime), (name, by_reference) = onnx_engines.ENGINES
+
+    def counted(*arguments: Any) -> Any:
+        asked.append(1)
+        return by_reference(*arguments)
+
+    engines = (("onnxruntime", by_onnxruntime), (name, counted))
+    monkeypatch.setattr("jacobound.importers.onnx_runtime.ENGINES", engines)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert from_onnx(model([node("MatMul", "x w")], (1, 4), W)).out_shape == (4,)
     for case in ("batch norm", "batch norm of features"):
         nodes, shape, weights, opset = CASES[case]

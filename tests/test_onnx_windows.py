@@ -116,7 +116,7 @@ RESIZED = {
     "resize 10 linear": ([node("Resize", "x s", mode="linear")], IMAGE, {"s": scales(1.5, 2)}, 10),
     "sizes 11": ([node("Resize", "x r r z", mode="linear")], IMAGE,
                  {"r": np.zeros(0, np.float32), "z": whole(1, 2, 9, 4)}, 11),
-    "sizes 13": ([node("Resize", "x - - z", mode="nearest")], IMAGE, {"z": whole(1, 2, 9, 4)}, 13),
+    "sizes 13": ([node("Resize", "x - - z", mode="nearest")], (1, *IMAGE[1:]), {"z": whole(1, 2, 9, 4)}, 13),
     "axes 18": ([node("Resize", "x - s", mode="linear", axes=[3, 2])], IMAGE, {"s": scales(2, 1.5)[2:]}, 18),
     "not larger 18": (
         [node("Resize", "x - - z", mode="linear", axes=[2, 3], keep_aspect_ratio_policy="not_larger")],

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+import stat
 import zlib
 from pathlib import Path
 
@@ -23,17 +23,58 @@ def read_file(path: str | os.PathLike[str], limit: int, wrong: type[InvalidModel
         wrong: the error to raise.
 
     Raises:
-        wrong: when the file can not be read, is too large or is damaged gzip.
+        wrong: when the file can not be read, is too large, is no plain file or is damaged gzip.
     """
+    return unpacked(stored_bytes(path, limit, wrong), limit, wrong, f"'{os.fspath(path)}'")
+
+
+def stored_bytes(
+    path: str | os.PathLike[str], limit: int, wrong: type[InvalidModelError | InvalidRegionError]
+) -> bytes:
+    """The bytes of a file as they are; never more than its size says, and nothing of a device, pipe or socket.
+
+    Raises:
+        wrong: as `read_file` does.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise wrong(f"a path is a text or a pathlib.Path, not {type(path).__name__}; content is given as bytes")
     name = f"'{os.fspath(path)}'"
     try:
-        size = os.stat(path).st_size
-        data = Path(path).read_bytes() if size <= limit else b""
+        require_plain(os.stat(path), name, wrong)
+        # Whatever takes the file's place meanwhile is not waited for either.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as stream:
+            found = os.fstat(descriptor)
+            require_plain(found, name, wrong)
+            size = found.st_size
+            data = stream.read(size + 1) if 0 < size <= limit else b""
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        if isinstance(error, wrong):
+            raise
         raise wrong(f"{name}: can not be read ({error}); check the path") from error
     if size > limit:
         raise wrong(f"{name}: {size} bytes; at most {limit} are read")
-    return unpacked(data, limit, wrong, name)
+    if len(data) != size:
+        raise wrong(f"{name}: changed while it was read; wait until it is written")
+    return data
+
+
+def require_plain(found: os.stat_result, name: str, wrong: type[InvalidModelError | InvalidRegionError]) -> None:
+    """Refuse what is no plain file before it is opened: some are endless, some wait for ever.
+
+    Raises:
+        wrong: with what it is.
+    """
+    kinds = (
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISFIFO, "a pipe"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    )
+    if not stat.S_ISREG(found.st_mode):
+        what = next((kind for test, kind in kinds if test(found.st_mode)), "something else")
+        raise wrong(f"{name}: can not be read: it is {what}, no plain file. Save its content to a file first")
 
 
 def unpacked(data: bytes, limit: int, wrong: type[InvalidModelError | InvalidRegionError], name: str) -> bytes:
@@ -68,11 +109,3 @@ def unpacked(data: bytes, limit: int, wrong: type[InvalidModelError | InvalidReg
 def name_of(source: str | os.PathLike[str] | bytes) -> str:
     """The name of a file without its folder, for answers that others read; bytes have none."""
     return "bytes in memory" if isinstance(source, bytes) else Path(os.fspath(source)).name
-
-
-def sha256_of(source: str | os.PathLike[str] | bytes) -> str:
-    """SHA-256 of bytes, or of a file that has been read before."""
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).hexdigest()
-    with open(source, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -13,7 +13,7 @@ from math import prod
 import torch
 
 from jacobound.errors import MissingExtraError
-from jacobound.files import name_of, sha256_of
+from jacobound.files import name_of
 from jacobound.graph import Graph
 from jacobound.importers.common import verify
 from jacobound.source import Source
@@ -61,14 +61,15 @@ def from_onnx(
     from jacobound.importers.onnx_safety import read_model
     from jacobound.importers.onnx_walk import select, walk
 
-    model = read_model(source)
-    origin = Source("onnx", name_of(source), sha256_of(source), until)
-    program = select(model, until)
+    file = read_model(source)
+    origin = Source("onnx", name_of(source), file.sha256, until)
+    program = select(file, until)
     graph = walk(program, variance_floor)
-    check = original(program)
+    check = original(file, program, until)
     example = torch.zeros(1, *graph.in_shape, dtype=torch.float64)
-    file = "the ONNX model" if isinstance(source, bytes) else f"'{os.fspath(source)}'"
-    subject = f"{file} (as run by {check.engine})"
+    name = "the ONNX model" if isinstance(source, bytes) else file.subject
+    subject = f"{name} (as run by {check.engine})"
     points = 3 if sum(prod(node.shape) for node in graph.nodes) <= MANY else 1  # the values of all nodes are held
-    verify(graph, check, example=example, tolerance=AGREEMENT, subject=subject, dtype=check.dtype, points=points)
+    for run, count in ((check, points), (check.together, points))[: 1 + check.batched]:
+        verify(graph, run, example=example, tolerance=AGREEMENT, subject=subject, dtype=check.dtype, points=count)
     return graph.named(origin)

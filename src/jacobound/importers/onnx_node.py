@@ -8,13 +8,14 @@ from math import prod
 
 import numpy as np
 import onnx
-from onnx import GraphProto, NodeProto
+from onnx import NodeProto
 
 from jacobound.errors import InvalidModelError, ShapeError, UnsupportedOpError
 from jacobound.graph import Node
 from jacobound.importers.common import unsupported
 from jacobound.importers.onnx_call import Call, Traced, Value
 from jacobound.importers.onnx_evaluate import FOLDABLE, attributes, describe, evaluate, result_shapes
+from jacobound.importers.onnx_names import branches, outer_names
 from jacobound.importers.onnx_ops import LOWERINGS, activation
 from jacobound.importers.onnx_refusals import advice, refuse_by_name
 from jacobound.importers.onnx_safety import BYTES, array, check_numbers, wrong_type
@@ -54,21 +55,6 @@ class Place:
             )
 
 
-def outer_names(node: NodeProto) -> set[str]:
-    """The tensors that an operation reads, also those that its inner graphs read from outside."""
-    return {name for name in node.input if name}.union(*(_read_by(graph) for graph in _branches(node)))
-
-
-def _read_by(graph: GraphProto) -> set[str]:
-    read = {entry.name for entry in graph.output}.union(*(outer_names(node) for node in graph.node))
-    own = {name for node in graph.node for name in node.output} | {tensor.name for tensor in graph.initializer}
-    return read - own - {entry.name for entry in graph.input}
-
-
-def _branches(node: NodeProto) -> list[GraphProto]:
-    return [graph for a in node.attribute for graph in (*([a.g] if a.HasField("g") else []), *a.graphs)]
-
-
 def check_node(node: NodeProto, position: int, version: int, made: Collection[str]) -> None:
     """Refuse operations that ONNX does not define, or whose attributes or inputs are not as it defines them.
 
@@ -90,7 +76,7 @@ def check_node(node: NodeProto, position: int, version: int, made: Collection[st
     plain.domain = ""
     try:
         # It knows no names from outside of an inner graph; those are checked when used.
-        if not _branches(node) and (node.op_type, version) not in SUPERSEDED:
+        if not branches(node) and (node.op_type, version) not in SUPERSEDED:
             onnx.checker.check_node(plain, context)
     except (onnx.checker.ValidationError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), "")

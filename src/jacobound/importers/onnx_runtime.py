@@ -1,168 +1,155 @@
-"""Running the file itself, for the check at the door: by onnxruntime when installed, else by onnx's own evaluator."""
+"""The file itself as a function of points, for the check at the door: its own bytes in a second engine.
+
+Operations that the output does not need are left out (an engine would run them all), and an output is added where the
+file is cut; functions, operator sets and everything else stay as they are in the file.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
-import onnx
 import torch
-from onnx import ModelProto, TensorProto, helper
-from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
+from onnx import ModelProto, NodeProto, TensorProto, helper
 from torch import Tensor
 
 from jacobound.errors import InvalidModelError
 from jacobound.importers.onnx_call import point_shape
-from jacobound.importers.onnx_walk import Program, input_shape
-
-Run = Callable[[np.ndarray], np.ndarray]
+from jacobound.importers.onnx_engines import ENGINES, Run, UnableError, by_onnxruntime
+from jacobound.importers.onnx_names import needed
+from jacobound.importers.onnx_safety import File
+from jacobound.importers.onnx_types import check_types
+from jacobound.importers.onnx_walk import Program, input_shape, open_batch
 
 
 @dataclass(frozen=True, eq=False)
 class Original:
-    """The file as a function of points (n, *in_shape) in its own number format, run one point at a time."""
+    """The file as a function of points (n, *in_shape) in its own number format.
+
+    Args:
+        run: maps one input tensor of the file to its output.
+        engine: what runs it.
+        dtype: of the points.
+        shape: of the input tensor for one point.
+        batched: whether the file takes several points at once.
+    """
 
     run: Run
     engine: str
     dtype: torch.dtype
     shape: tuple[int, ...]
+    batched: bool
 
     def __call__(self, points: Tensor) -> Tensor:
+        """One point at a time."""
         outputs = [self.run(point.numpy().reshape(self.shape)) for point in points]
         return torch.stack([torch.tensor(output).reshape(point_shape(output.shape)) for output in outputs])
 
+    def together(self, points: Tensor) -> Tensor:
+        """All points at once, as one batch.
 
-def original(program: Program) -> Original:
-    """What was imported, to be run by the engine at hand."""
+        Raises:
+            InvalidModelError: when the output is not one entry for each point.
+        """
+        output = self.run(points.numpy().reshape(len(points), *self.shape[1:]))
+        single = self.run(points[:1].numpy().reshape(self.shape))
+        if not output.ndim or output.shape[0] % len(points) or output.size != len(points) * single.size:
+            raise InvalidModelError(
+                f"the file maps one point to an output of shape {single.shape}, and {len(points)} points to one of "
+                f"{output.shape}: it does not treat the points of a batch alike. Export it for a batch of one"
+            )
+        return torch.tensor(output).reshape(len(points), *point_shape(single.shape))
+
+
+def original(file: File, program: Program, until: str | None) -> Original:
+    """What was imported, to be run by the engine at hand.
+
+    Raises:
+        InvalidModelError: when onnxruntime refuses the file, or no engine can run it.
+    """
+    if until is None:
+        _require_valid(file, program)
     kind, shape = program.input.type.tensor_type.elem_type, input_shape(program)
-    model = _model(program, kind, shape)
+    data = _data(file, program, until)
+    run, engine = _loaded(data, program)
     dtype = torch.float32 if kind == TensorProto.FLOAT else torch.float64
-    run = _by_onnxruntime(model)
-    if run is not None:
-        return Original(run, "onnxruntime", dtype, shape)
-    return Original(
-        _by_reference(model), "onnx.reference, whose own errors onnxruntime may not share: install that", dtype, shape
+    batched = open_batch(program) and _takes_batches(run, shape, dtype)
+    if program.output not in _tensors(file.model):
+        _require_same(file, program, shape, dtype)
+    return Original(run, engine, dtype, shape, batched)
+
+
+def _require_valid(file: File, program: Program) -> None:
+    """Refuse what onnxruntime refuses; without it, what the definitions of the operations tell."""
+    try:
+        by_onnxruntime(file.data, program.input.name, program.output)
+    except UnableError:
+        check_types(file.flat, file.subject)
+
+
+def _loaded(data: bytes, program: Program) -> tuple[Run, str]:
+    reasons: list[str] = []
+    for name, load in ENGINES:
+        try:
+            return load(data, program.input.name, program.output), name
+        except UnableError as error:
+            reasons.append(str(error))
+    raise InvalidModelError(
+        f"no engine at hand can run the model, so it can not be checked: {'; '.join(reasons)}. Install onnxruntime"
     )
 
 
-def _model(program: Program, kind: int, shape: tuple[int, ...]) -> ModelProto:
-    """The imported part of the file as a model of its own, for one point."""
-    graph = helper.make_graph(
-        [node for _, node in program.nodes],
-        "imported",
-        [helper.make_tensor_value_info(program.input.name, kind, shape)],
-        [helper.make_empty_tensor_value_info(program.output)],
-        list(program.weights.values()),
-    )
-    # Before version 4 stored tensors had to be listed as inputs too.
-    version = min(max(program.ir_version, 4), onnx.IR_VERSION)
-    return helper.make_model(graph, ir_version=version, opset_imports=[helper.make_opsetid("", program.version)])
+def _tensors(model: ModelProto) -> set[str]:
+    return {name for node in model.graph.node for name in node.output}
 
 
-def _by_onnxruntime(model: ModelProto) -> Run | None:
-    """None when onnxruntime is absent or does not know the operations in this version and number format."""
-    if importlib.util.find_spec("onnxruntime") is None:
-        return None
-    import onnxruntime
+def _data(file: File, program: Program, until: str | None) -> bytes:
+    """The bytes of the file when its output needs all of them, else of the part that is needed."""
+    model = file.model if program.output in _tensors(file.model) else file.flat
+    nodes = list(model.graph.node)
+    kept = needed(nodes, program.output)
+    part = ModelProto()
+    part.CopyFrom(model)
+    entry = next(entry for entry in part.graph.input if entry.name == program.input.name)
+    first = entry.type.tensor_type.shape.dim[0]
+    nothing = first.HasField("dim_value") and first.dim_value == 0  # how some exporters leave the batch open
+    if until is None and len(kept) == len(nodes) and not nothing:
+        return file.data
+    if nothing:
+        first.Clear()
+    copies = [NodeProto.FromString(nodes[k].SerializeToString()) for k in kept]
+    del part.graph.node[:], part.graph.output[:]
+    part.graph.node.extend(copies)
+    part.graph.output.append(helper.make_empty_tensor_value_info(program.output))
+    return part.SerializeToString()
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    # The model as it stands: rewriting it fails for some (padding before a pool is merged into the pool).
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+def _takes_batches(run: Run, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
+    """Whether several points are taken at once: some files write the length 1 into a shape."""
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception:  # its exceptions share no base; the reference evaluator then decides
-        return None
-    name = model.graph.input[0].name
-
-    def run(x: np.ndarray) -> np.ndarray:
-        try:
-            return np.asarray(session.run(None, {name: x})[0])
-        except Exception as error:
-            raise InvalidModelError(f"onnxruntime can not run the model for one point: {error}") from error
-
-    return run
+        run(torch.zeros(2, *shape[1:], dtype=dtype).numpy())
+    except InvalidModelError:
+        return False
+    return True
 
 
-def _by_reference(model: ModelProto) -> Run:
-    known: list[type[OpRun]] = [BatchNormalization]
-    if model.opset_import[0].version < 13:
-        known += [Softmax, LogSoftmax]
-        model = _with_axes(model)
-    try:
-        evaluator = ReferenceEvaluator(model, new_ops=known)
-    except Exception as error:  # an operation that it does not know, in a branch that is not taken
-        raise InvalidModelError(f"no engine at hand can run the model, so it can not be checked: {error}") from error
-    name = model.graph.input[0].name
+def _require_same(file: File, program: Program, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Compare the file with what was made of it by inserting functions, where the cut is inside of one.
 
-    def run(x: np.ndarray) -> np.ndarray:
-        try:
-            with np.errstate(all="ignore"):
-                return np.asarray(next(iter(evaluator.run(None, {name: x}))))
-        except Exception as error:
-            raise InvalidModelError(f"the model can not be run for one point: {error}") from error
-
-    return run
-
-
-class BatchNormalization(OpRun):
-    """Inference as every opset defines it; onnx's own evaluator updates the statistics below opset 14."""
-
-    op_domain = ""
-
-    def _run(
-        self,
-        x: np.ndarray,
-        scale: np.ndarray,
-        bias: np.ndarray,
-        mean: np.ndarray,
-        variance: np.ndarray,
-        epsilon: float = 1e-5,
-        **unused: object,
-    ) -> tuple[np.ndarray, ...]:
-        del unused
-
-        def per_channel(parameter: np.ndarray) -> np.ndarray:
-            return parameter.reshape(-1, *(1 for _ in x.shape[2:]))
-
-        factor = per_channel(scale) / np.sqrt(per_channel(variance) + np.asarray(epsilon, x.dtype))
-        return ((x - per_channel(mean)) * factor + per_channel(bias),)
-
-
-def _with_axes(model: ModelProto) -> ModelProto:
-    """With the axis 1 written into Softmax where it is left out: the evaluator would take the default of today."""
-    found = ModelProto()
-    found.CopyFrom(model)
-    for node in found.graph.node:
-        if node.op_type in ("Softmax", "LogSoftmax") and not any(entry.name == "axis" for entry in node.attribute):
-            node.attribute.append(helper.make_attribute("axis", 1))
-    return found
-
-
-class Softmax(OpRun):
-    """Before opset 13, where an axis and all behind it are one; onnx's own evaluator takes that axis alone."""
-
-    op_domain = ""
-
-    def _run(self, x: np.ndarray, axis: int = 1) -> tuple[np.ndarray, ...]:
-        return (np.exp(_log_softmax(x, axis)),)
-
-
-class LogSoftmax(OpRun):
-    """The same for its logarithm."""
-
-    op_domain = ""
-
-    def _run(self, x: np.ndarray, axis: int = 1) -> tuple[np.ndarray, ...]:
-        return (_log_softmax(x, axis),)
-
-
-def _log_softmax(x: np.ndarray, axis: int) -> np.ndarray:
-    """Along an axis and all behind it together."""
-    rows = x.reshape(*x.shape[: axis % x.ndim], -1)
-    rows = rows - rows.max(-1, keepdims=True)
-    return (rows - np.log(np.exp(rows).sum(-1, keepdims=True))).reshape(x.shape)
+    Raises:
+        InvalidModelError: when they differ, or can not be run.
+    """
+    if len(file.model.graph.output) == 0:
+        raise InvalidModelError(f"{file.subject}: declares no output")
+    output = file.model.graph.output[0].name
+    x = np.random.default_rng(0).standard_normal(prod(shape)).reshape(shape)
+    x = x.astype(np.float32 if dtype == torch.float32 else np.float64)
+    found: list[np.ndarray] = []
+    for data in (file.data, file.flat.SerializeToString()):
+        part = Program(program.version, program.input, program.nodes, program.weights, output)
+        found.append(_loaded(data, part)[0](x))
+    if not np.array_equal(*found, equal_nan=True):
+        raise InvalidModelError(
+            f"{file.subject}: with its functions inserted it has other values; cut it at a tensor of its main graph"
+        )

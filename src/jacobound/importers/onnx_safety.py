@@ -6,8 +6,10 @@ with an `InvalidModelError` that says what is wrong with it.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -17,8 +19,9 @@ from google.protobuf.message import DecodeError, Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from jacobound.errors import InvalidModelError
-from jacobound.files import read_file, unpacked
+from jacobound.files import stored_bytes, unpacked
 from jacobound.importers.onnx_functions import inlined
+from jacobound.importers.onnx_names import in_order
 
 LARGEST_FILE = 2**31 - 1  # the limit of protobuf itself
 LARGEST_TENSOR = 2**28  # entries of a stored tensor: 2 GiB in float64
@@ -65,20 +68,37 @@ def element_type(number: int) -> str:
     return next((name for name, value in names if value == number), f"type number {number}")
 
 
-def read_model(source: str | os.PathLike[str] | bytes) -> ModelProto:
-    """The model in a file or in bytes, after all checks that need no knowledge of its operations.
+@dataclass(frozen=True, eq=False)
+class File:
+    """An ONNX file that was read and checked as far as that needs no knowledge of its operations.
 
-    gzip is read, and calls of the model's own functions are replaced by what they stand for.
+    Args:
+        subject: what it is called in messages.
+        sha256: of the bytes as they were given, compressed or not.
+        data: its bytes, decompressed.
+        model: the same as it is in the file.
+        flat: with its own functions inserted, in an order in which nothing is read before it is made.
+    """
+
+    subject: str
+    sha256: str
+    data: bytes
+    model: ModelProto
+    flat: ModelProto
+
+
+def read_model(source: str | os.PathLike[str] | bytes) -> File:
+    """The model in a file or in bytes, after all checks that need no knowledge of its operations; gzip is read.
 
     Raises:
         InvalidModelError: when it is no ONNX model, is truncated, lies about sizes, or keeps weights elsewhere.
     """
-    folder = None if isinstance(source, bytes) else Path(source).parent
-    subject = "these bytes" if isinstance(source, bytes) else f"'{os.fspath(source)}'"
     if isinstance(source, bytes):
-        data = unpacked(source, LARGEST_FILE, InvalidModelError, subject)
+        given, folder, subject = source, None, "these bytes"
     else:
-        data = read_file(source, LARGEST_FILE, InvalidModelError)
+        given = stored_bytes(source, LARGEST_FILE, InvalidModelError)
+        folder, subject = Path(source).parent, f"'{os.fspath(source)}'"
+    data = unpacked(given, LARGEST_FILE, InvalidModelError, subject)
     if not data:
         raise InvalidModelError(f"{subject}: empty, not an ONNX model. Export it again")
     for start, what, advice in IMPOSTORS:
@@ -93,10 +113,10 @@ def read_model(source: str | os.PathLike[str] | bytes) -> ModelProto:
         ) from error
     _check_texts(model, subject)
     _check_model(model, subject, folder)
-    flat = inlined(model, subject)
+    flat = in_order(inlined(model, subject), subject)
     if flat is not model:
         _check_model(flat, subject, folder)
-    return flat
+    return File(subject, hashlib.sha256(given).hexdigest(), data, model, flat)
 
 
 def opset(model: ModelProto) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,9 @@ from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 from jacobound.errors import InvalidModelError
 from jacobound.graph import Graph, Input
 from jacobound.importers.onnx_call import Traced, Value, point_shape
-from jacobound.importers.onnx_node import Place, check_node, outer_names, run_node
-from jacobound.importers.onnx_safety import FLOATS, LARGEST_RESULT, array, check_size, element_type, opset
+from jacobound.importers.onnx_names import needed, outer_names
+from jacobound.importers.onnx_node import Place, check_node, run_node
+from jacobound.importers.onnx_safety import FLOATS, LARGEST_RESULT, File, array, check_size, element_type, opset
 from jacobound.importers.steps import AffineSteps
 
 
@@ -24,7 +25,6 @@ class Program:
 
     Args:
         version: of the operator set.
-        ir_version: of the file.
         input: the only input.
         nodes: with their positions in the file, in file order.
         weights: the stored tensors in use, by name.
@@ -32,42 +32,65 @@ class Program:
     """
 
     version: int
-    ir_version: int
     input: ValueInfoProto
     nodes: tuple[tuple[int, NodeProto], ...]
     weights: Mapping[str, TensorProto]
     output: str
 
 
-def select(model: ModelProto, until: str | None) -> Program:
+def select(file: File, until: str | None) -> Program:
     """The operations that one output needs, all of them known to ONNX and well-formed.
 
     Raises:
         InvalidModelError: when the file contradicts itself, or has not one input and one output.
         UnsupportedOpError: when an operation is from another domain or unknown.
     """
+    model = file.flat
     version = opset(model)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     output = _output(model, until)
-    wanted, nodes, made = {output}, [], set(weights)
-    for position, node in reversed(list(enumerate(model.graph.node))):
-        if wanted.intersection(node.output):
-            nodes.append((position, node))
-            wanted.update(outer_names(node))
-    nodes.reverse()
+    kept = needed(model.graph.node, output)
+    nodes = [(position, model.graph.node[position]) for position in kept]
+    wanted = {output}.union(*(outer_names(node) for _, node in nodes))
     inputs = [entry for entry in model.graph.input if entry.name not in weights and entry.name in wanted]
     if len(inputs) != 1:
-        names = ", ".join(f"'{entry.name}'" for entry in inputs) or "the output depends on none"
-        raise InvalidModelError(
-            f"the model has {len(inputs)} inputs ({names}); a network with one input is needed. "
-            "Store the others in the file as constants"
-        )
-    made.add(inputs[0].name)
+        raise InvalidModelError(_inputs(model, output, [entry.name for entry in inputs]))
+    made = {*weights, inputs[0].name}
     for position, node in nodes:
         check_node(node, position, version, made)
         made.update(name for name in node.output if name)
+    if until is None:
+        _check_rest(model, version, kept)
     used = {name: tensor for name, tensor in weights.items() if name in wanted}
-    return Program(version, model.ir_version, inputs[0], tuple(nodes), used, output)
+    return Program(version, inputs[0], tuple(nodes), used, output)
+
+
+def _check_rest(model: ModelProto, version: int, kept: Sequence[int]) -> None:
+    """Refuse a file that no engine loads for operations that the output does not need."""
+    made = {entry.name for entry in (*model.graph.initializer, *model.graph.input)}
+    for position, node in enumerate(model.graph.node):
+        if position not in kept:
+            check_node(node, position, version, made)
+        made.update(name for name in node.output if name)
+
+
+def _inputs(model: ModelProto, output: str, found: Sequence[str]) -> str:
+    """Why there is not one input."""
+    names = ", ".join(map(repr, found))
+    if found:
+        return (
+            f"the model has {len(found)} inputs ({names}); a network with one input is needed. "
+            "Store the others in the file as constants"
+        )
+    stored = {tensor.name for tensor in model.graph.initializer}
+    declared = [entry.name for entry in model.graph.input]
+    fixed = ", ".join(repr(name) for name in declared if name in stored)
+    given = ", ".join(map(repr, declared)) or "none is declared"
+    why = f"; for {fixed} the file stores values, which makes them constants" if fixed else ""
+    return (
+        f"the output '{output}' depends on none of the model's inputs ({given}){why}. Choose another output with "
+        "from_onnx(path, until='NAME'), or export the model again"
+    )
 
 
 def _output(model: ModelProto, until: str | None) -> str:
@@ -94,7 +117,7 @@ def walk(program: Program, variance_floor: float | None = None) -> Graph:
     """The graph of a program, for one point; `variance_floor` is what the user claims about normalisations."""
     first = _input(program.input)
     steps = AffineSteps(torch.zeros((), dtype=torch.float64), None, variance_floor)
-    place = Place(program.version, steps, open_batch=_lengths(program.input)[:1] == [None])
+    place = Place(program.version, steps, open_batch=open_batch(program))
     values: dict[str, Value] = {name: array(tensor, name) for name, tensor in program.weights.items()}
     values[program.input.name] = first
     for position, node in program.nodes:
@@ -108,6 +131,11 @@ def walk(program: Program, variance_floor: float | None = None) -> Graph:
 def input_shape(program: Program) -> tuple[int, ...]:
     """The shape of the input tensor for one point, as the file's own operations see it."""
     return _input(program.input).shape
+
+
+def open_batch(program: Program) -> bool:
+    """Whether the input's axis 0 has no fixed length, so that it holds a batch."""
+    return _lengths(program.input)[:1] == [None]
 
 
 def _lengths(entry: ValueInfoProto) -> list[int | None]:

@@ -1,0 +1,253 @@
+"""`from_onnx`: functions of the model's own, with both engines: right values, or a refusal that names the function."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("onnx")
+
+from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from jacobound.errors import InvalidModelError, JacoboundError, UnsupportedOpError
+from jacobound.importers.onnx import from_onnx
+from onnx_models import node
+
+FLOAT = AttributeProto.FLOAT
+X = np.array([[-1.0, -2.0, 3.0, 0.5]], dtype=np.float32)
+
+
+@pytest.fixture(params=["onnxruntime", "onnx"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The engine that judges; without onnxruntime it is onnx's own."""
+    if request.param == "onnx":
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    elif importlib.util.find_spec("onnxruntime") is None:
+        pytest.skip("onnxruntime is not installed")
+    return request.param
+
+
+def referring(op: str, inputs: str, outputs: str, **references: str) -> NodeProto:
+    """A node whose attributes are those of the function that it stands in: attribute="its name there"."""
+    made = helper.make_node(op, inputs.split(), outputs.split(), domain="my" if len(op) == 1 else "")
+    for name, reference in references.items():
+        made.attribute.add(name=name, ref_attr_name=reference, type=FLOAT)
+    return made
+
+
+def function(
+    name: str,
+    nodes: Sequence[NodeProto],
+    attributes: Sequence[str] = (),
+    *,
+    inputs: str = "a",
+    outputs: str = "b",
+    domain: str = "my",
+    opset: int = 17,
+    overload: str = "",
+    **defaults: float,
+) -> FunctionProto:
+    """A function; keywords are attributes with their defaults."""
+    protos = [helper.make_attribute(key, value) for key, value in defaults.items()]
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("my", 1)]
+    made = helper.make_function(
+        domain, name, inputs.split(), outputs.split(), list(nodes), imports, list(attributes), protos
+    )
+    made.overload = overload
+    return made
+
+
+def program(
+    calls: Sequence[NodeProto], functions: Sequence[FunctionProto], *, opset: int = 17, domains: Sequence[str] = ("my",)
+) -> ModelProto:
+    """A model from x (1, 4) to y."""
+    made_of = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", (1, 4)), ("y", None))
+    )
+    graph = helper.make_graph(list(calls), "test", [next(made_of)], [next(made_of)])
+    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
+    return helper.make_model(graph, ir_version=10, opset_imports=imports, functions=list(functions))
+
+
+def call(name: str, inputs: str = "x", outputs: str = "y", domain: str = "my", **attributes: Any) -> NodeProto:
+    return helper.make_node(
+        name, [one.replace("-", "") for one in inputs.split()], outputs.split(), domain=domain, **attributes
+    )
+
+
+def value(made: ModelProto) -> list[float]:
+    graph = from_onnx(made.SerializeToString())
+    return graph(torch.tensor(X[0], dtype=torch.float64)).flatten().tolist()
+
+
+def leaky(slope: float) -> list[float]:
+    return [float(entry) if entry >= 0 else slope * float(entry) for entry in X[0]]
+
+
+SLOPE = referring("LeakyRelu", "a", "b", alpha="slope")
+INNER = function("G", [referring("LeakyRelu", "a", "b", alpha="inner")], inner=0.25)
+
+
+def branching() -> list[NodeProto]:
+    """An If on a constant, whose branch reads an attribute of the function, and a name that the function makes."""
+    given = helper.make_tensor_value_info
+    twice = helper.make_node("Add", ["a", "a"], ["c"])
+    scaled = referring("LeakyRelu", "c", "p", alpha="slope")
+    then = helper.make_graph([scaled], "then", [], [given("p", TensorProto.FLOAT, None)])
+    other = helper.make_graph(
+        [helper.make_node("Neg", ["a"], ["q"])], "else", [], [given("q", TensorProto.FLOAT, None)]
+    )
+    yes = helper.make_node("Constant", [], ["t"], value=numpy_helper.from_array(np.array(True)))
+    return [twice, yes, helper.make_node("If", ["t"], ["b"], then_branch=then, else_branch=other)]
+
+
+RIGHT = {
+    "default": (program([call("F")], [function("F", [SLOPE], slope=0.5)]), leaky(0.5)),
+    "given": (program([call("F", slope=3.0)], [function("F", [SLOPE], slope=0.5)]), leaky(3.0)),
+    "required": (program([call("F", slope=0.75)], [function("F", [SLOPE], ["slope"])]), leaky(0.75)),
+    "default of an inner function": (
+        program([call("F")], [function("F", [referring("G", "a", "b")]), INNER]), leaky(0.25)),
+    "default handed on": (
+        program([call("F")], [function("F", [referring("G", "a", "b", inner="slope")], slope=0.5), INNER]), leaky(0.5)),
+    "given handed on": (
+        program([call("F", slope=2.0)], [function("F", [referring("G", "a", "b", inner="slope")], slope=0.5), INNER]),
+        leaky(2.0)),
+    "twice with different attributes": (
+        program([call("F", "x", "h", slope=2.0), call("F", "h", "y", slope=0.125)],
+                [function("F", [SLOPE], slope=0.5)]),
+        leaky(0.25)),
+    "names of the function are its own": (
+        program([call("F", "x", "h"), node("Add", "h x", "y")],
+                [function("F", [node("Neg", "a", "x"), node("Relu", "x", "b")])]),
+        [0.0, 0.0, 3.0, 0.5]),
+    "overloads": (
+        program([call("F", overload="two")],
+                [function("F", [node("Neg", "a", "b")], overload="one"),
+                 function("F", [SLOPE], overload="two", slope=0.5)]),
+        leaky(0.5)),
+    "input that is left out": (
+        program([node("Constant", "", "hi", value=numpy_helper.from_array(np.float32(1.0))), call("F", "x - hi")],
+                [function("F", [helper.make_node("Clip", ["a", "lo", "hi"], ["b"])], inputs="a lo hi")]),
+        [-1.0, -2.0, 1.0, 0.5]),
+    "second result only": (
+        program([call("F", "x", "unused y")],
+                [function("F", [node("Neg", "a", "b"), node("Relu", "a", "c")], outputs="b c")]),
+        [0.0, 0.0, 3.0, 0.5]),
+    "older opset of the same definition": (
+        program([call("F")], [function("F", [referring("LeakyRelu", "a", "b", alpha="slope")], opset=13, slope=0.5)]),
+        leaky(0.5)),
+    "not called, with the name of a built-in": (
+        program([node("Neg", "x", "y")], [function("Relu", [node("Neg", "a", "b")], domain="")]),
+        [1.0, 2.0, -3.0, -0.5]),
+    "required but not given": (
+        program([call("F")], [function("F", [SLOPE], ["slope"])]), leaky(float(np.float32(0.01)))),
+    "attribute inside of a branch": (
+        program([call("F")], [function("F", branching(), slope=0.5)]), [2 * entry for entry in leaky(0.5)]),
+    "fewer inputs": (
+        program([call("F")], [function("F", [node("Clip", "a lo hi", "b")], inputs="a lo hi")]), X[0].tolist()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_a_call_is_what_the_function_says(case: str, engine: str) -> None:
+    made, expected = RIGHT[case]
+    assert value(made) == expected
+
+
+def softmax(opset: int, **axis: int) -> ModelProto:
+    return program([call("F")], [function("F", [node("Softmax", "a", "b", **axis)], opset=opset)])
+
+
+RELU_IS_NEG = function("Relu", [node("Neg", "a", "b")], domain="")
+NEG = function("F", [node("Neg", "a", "b")])
+REFUSED = {
+    "built-in": (program([node("Relu", "x", "y")], [RELU_IS_NEG]), "'Relu' has the name and domain.*built-in"),
+    "built-in, other spelling": (
+        program([node("Relu", "x", "y")], [function("Relu", [node("Neg", "a", "b")], domain="ai.onnx")]), "built-in"),
+    "built-in of the machine-learning domain": (
+        program([call("Binarizer", domain="ai.onnx.ml")],
+                [function("Binarizer", [node("Neg", "a", "b")], domain="ai.onnx.ml")], domains=("ai.onnx.ml",)),
+        "built-in"),
+    "new name in the domain of built-ins": (
+        program([node("Twice", "x", "y")], [function("Twice", [node("Add", "a a", "b")], domain="")]), "built-in"),
+    "domain of an engine": (
+        program([call("Gelu", domain="com.microsoft")],
+                [function("Gelu", [node("Neg", "a", "b")], domain="com.microsoft")], domains=("com.microsoft",)),
+        "an engine defines itself"),
+    "older softmax": (softmax(11), "'F' calls 'Softmax' as ONNX opset 11 defines it.*opset 17"),
+    "older softmax with its axis": (softmax(12, axis=1), "'F' calls 'Softmax' as ONNX opset 12"),
+    "older reduction": (
+        program([call("F")], [function("F", [node("ReduceSum", "a", "b", axes=[1])], opset=11)]),
+        "'ReduceSum' as ONNX opset 11"),
+    "newer operation than the model": (
+        program([call("F")], [function("F", [node("Gelu", "a", "b")], opset=20)]), "'Gelu' as ONNX opset 20"),
+    "domain not imported by the model": (program([call("F")], [NEG], domains=()), "which the model does not import"),
+    "reads what it is not given": (
+        program([call("F")], [function("F", [node("Add", "a x", "b")])]), "'F' reads 'x' before it has it"),
+    "out of order": (
+        program([call("F")], [function("F", [node("Relu", "t", "b"), node("Neg", "a", "t")])]), "'F' reads 't' before"),
+    "does not make its output": (
+        program([call("F")], [function("F", [node("Neg", "a", "c")])]), "compute its output 'b'"),
+    "reference to nothing": (
+        program([call("F")], [function("F", [SLOPE])]), "refers to 'slope', which is no attribute"),
+    "unknown attribute": (
+        program([call("F", slope=0.5, other=1.0)], [function("F", [SLOPE], ["slope"])]), "attribute 'other'"),
+    "attribute of another type": (
+        program([call("F", slope=2)], [function("F", [SLOPE], ["slope"])]), "of another type"),
+    "too many inputs": (program([call("F", "x x")], [NEG]), "'F' .* has 2 inputs, the function 1"),
+    "too many outputs": (program([call("F", "x", "y z")], [NEG]), "'F' .* has 2 outputs, the function 1"),
+    "missing overload": (
+        program([call("F")], [function("F", [node("Neg", "a", "b")], overload="one")]), "domain 'my'"),
+    "twice": (program([call("F")], [NEG, NEG]), "defines the function 'F' twice"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_engines_read_differently_or_refuse_is_refused_by_name(case: str, engine: str) -> None:
+    made, message = REFUSED[case]
+    with pytest.raises((InvalidModelError, UnsupportedOpError), match=message):
+        value(made)
+
+
+def test_functions_that_double_at_every_level_are_refused_at_once() -> None:
+    chain = [function("F0", [node("Neg", "a", "b")])]
+    for k in range(1, 60):
+        body = [call(f"F{k - 1}", "a", "c"), call(f"F{k - 1}", "c", "b")]
+        chain.append(function(f"F{k}", body))
+    with pytest.raises(InvalidModelError, match="that is too much"):
+        value(program([call("F59")], chain))
+
+
+def test_functions_that_call_each_other_in_a_long_row() -> None:
+    chain = [function("F0", [SLOPE], slope=0.5)]
+    chain += [function(f"F{k}", [call(f"F{k - 1}", "a", "b")]) for k in range(1, 1500)]
+    assert value(program([call("F80")], chain[::-1])) == leaky(0.5)
+    with pytest.raises(InvalidModelError, match="no engine at hand can run the model"):
+        value(program([call("F1499")], chain[::-1]))
+
+
+def test_a_cut_inside_of_a_function_is_compared_as_well(engine: str) -> None:
+    made = program([call("F"), ], [function("F", [node("Neg", "a", "c"), node("Exp", "c", "b")])])  # fmt: skip
+    graph = from_onnx(made.SerializeToString(), until="y/c")
+    assert graph(torch.tensor([[1.0, -2, 3, 0]])).tolist() == [[-1.0, 2.0, -3.0, 0.0]]
+
+
+def test_a_default_that_were_dropped_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    from jacobound.importers import onnx_functions
+
+    given = onnx_functions._Inserter.attributes
+
+    def without_defaults(self: Any, call: NodeProto, function: FunctionProto) -> dict[str, AttributeProto]:
+        named = {attribute.name for attribute in call.attribute}
+        return {name: found for name, found in given(self, call, function).items() if name in named}
+
+    monkeypatch.setattr(onnx_functions._Inserter, "attributes", without_defaults)
+    with pytest.raises(JacoboundError, match=r"outputs differ|is not the ONNX model"):
+        value(RIGHT["default"][0])
