@@ -19,8 +19,8 @@ from jacobound.methods import autolip
 from jacobound.methods.autolip import AutoLip, Sweeps
 from jacobound.methods.enclosures import Enclosures
 from jacobound.methods.folding import MOST_CHAINS, Folding, direct_parts, groups_of, rows_alone, touched_entries
-from jacobound.methods.lipschitz_method import conversion
-from jacobound.norms import LITTLE_WORK, MOST_WORK, Chain
+from jacobound.methods.lipschitz_method import LITTLE_PART, conversion
+from jacobound.norms import LITTLE_WORK, MOST_WORK, PRODUCTS, Chain
 from jacobound.operator_kinds import Dense, Identity, Scale, Select
 from jacobound.operators import LinearOperator
 from jacobound.vector_functions import Maximum
@@ -167,15 +167,20 @@ def test_lengths_of_numbers() -> None:
 
 
 def test_work_of_norms_follows_the_time_that_is_left() -> None:
-    graph = Graph(times(1.0, Input((1,))))
-    assert sweeps(graph, 2.0)._work() == MOST_WORK
-    late = sweeps(graph, 2.0, Budget(seconds=0.0))
-    assert late._work() == LITTLE_WORK
-    for left, expected in ((10.0, 1 << int(math.log2(10 * autolip.PRODUCTS))), (1e-12, LITTLE_WORK)):
-        object.__setattr__(late, "_budget", type("Left", (), {"remaining": left})())
-        assert late._work() == max(LITTLE_WORK, expected)
-    object.__setattr__(late, "_budget", type("Left", (), {"remaining": autolip.PLENTY * 1.001})())
-    assert late._work() == MOST_WORK
+    """A cheap certificate first; a dear one where there is time, in powers of two."""
+    graph, asked = Graph(times(1.0, Input((1,)))), []
+
+    def found(budget: Budget) -> list[int]:
+        asked.clear()
+        sweeps(graph, 2.0, budget)._certified(lambda work: asked.append(work) or torch.ones(()))
+        return list(asked)
+
+    assert found(Budget()) == [LITTLE_WORK, MOST_WORK]
+    assert found(Budget(seconds=0.0)) == [LITTLE_WORK]
+    work = found(Budget(seconds=10.0))[-1]
+    assert LITTLE_WORK < work <= 10 * PRODUCTS and work & (work - 1) == 0
+    hurried = found(Budget(seconds=1e-3).started_now())
+    assert hurried == [int(LITTLE_PART * 1e-3 * PRODUCTS)]
 
 
 @pytest.mark.parametrize("norm", [(p, q) for p in EXPONENTS for q in EXPONENTS])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import signal
 
 import pytest
 import torch
 
 from jacobound import Budget, FastLip, RecurJac
 from jacobound.activations import activation
+from jacobound.budget import Interrupt, OutOfTimeError, alarmed, checkpoint, interruptible, unalarmed
 from jacobound.errors import InvalidOptionError, InvalidRegionError
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node
 from jacobound.intervals import Interval
@@ -35,11 +37,13 @@ def network(name: str = "relu", dtype: torch.dtype = torch.float64) -> Graph:
 
 @pytest.mark.parametrize("memory", [0, -1])
 def test_a_budget_has_some_memory_and_no_negative_time(memory: int) -> None:
-    with pytest.raises(InvalidOptionError, match=f"memory > 0 bytes and seconds >= 0, not {memory} and None"):
+    with pytest.raises(InvalidOptionError, match=f"memory > 0 bytes, not {memory}"):
         Budget(memory=memory)
     for seconds in (-1e-9, math.nan):
-        with pytest.raises(InvalidOptionError):
+        with pytest.raises(InvalidOptionError, match="needs seconds >= 0"):
             Budget(seconds=seconds)
+        with pytest.raises(InvalidOptionError, match="needs cpu_seconds >= 0"):
+            Budget(cpu_seconds=seconds)
     assert Budget(seconds=0.0, memory=1).memory == 1
 
 
@@ -59,10 +63,10 @@ def test_what_is_as_large_as_the_memory_fits() -> None:
 
 def test_time_runs_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(base, "monotonic", lambda: now[0])
+    monkeypatch.setattr("jacobound.budget.monotonic", lambda: now[0])
     free, tight = Budget(), Budget(seconds=2.0, started=100.0)
     assert free.remaining == math.inf and not free.is_over
-    for moment, left, over in ((100.0, 2.0, False), (101.5, 0.5, False), (102.0, 0.0, False), (103.0, -1.0, True)):
+    for moment, left, over in ((100.0, 2.0, False), (101.5, 0.5, False), (102.0, 0.0, True), (103.0, -1.0, True)):
         now[0] = moment
         assert tight.remaining == left and tight.is_over is over and not free.is_over
     now[0] = 101.0
@@ -72,6 +76,59 @@ def test_time_runs_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     assert free.within(3.0).remaining == 3.0
     now[0] = 110.0
     assert tight.within(1.0) is tight and tight.within(-math.inf).seconds == 0.0
+
+
+def test_time_of_the_processor_passes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall, cpu = [100.0], [5.0]
+    monkeypatch.setattr("jacobound.budget.monotonic", lambda: wall[0])
+    monkeypatch.setattr("jacobound.budget.process_time", lambda: cpu[0])
+    busy, both = (Budget(s, cpu_seconds=2.0, started=100.0, cpu_started=5.0) for s in (None, 10.0))
+    wall[0] = 109.0
+    assert busy.remaining == 2.0 and both.remaining == 1.0 and busy.spent == 0.0 and both.spent == 9.0
+    cpu[0] = 6.5
+    assert busy.remaining == both.remaining == 0.5 and busy.limit == both.limit == 2.0
+    share = busy.within(0.25)
+    assert (share.seconds, share.cpu_seconds, share.remaining) == (None, 0.25, 0.25)
+    cpu[0] = 6.75
+    assert share.is_over and not busy.is_over and both.within(0.1).remaining == pytest.approx(0.1)
+    assert busy.unlimited().remaining == math.inf and busy.started_now().cpu_started == 6.75
+
+
+def test_an_interrupt_ends_all_parts_of_a_call() -> None:
+    call = Budget(seconds=50.0).started_now()
+    part, other = call.within(20.0), Budget(seconds=50.0).started_now()
+    assert not part.is_over
+    call.interrupt.ask()
+    assert call.is_over and part.is_over and part.within(5.0).is_over and call.unlimited().is_over
+    assert not other.is_over and not call.started_now().is_over
+
+
+def test_work_is_given_up_at_the_alarm_alone() -> None:
+    over = Budget(seconds=0.0)
+    checkpoint()
+    with pytest.raises(OutOfTimeError), alarmed(over, grace=0.0):
+        with unalarmed():
+            checkpoint()  # what has to come to its end
+        checkpoint()
+    with alarmed(Budget(), grace=0.0), alarmed(over, grace=1000.0):
+        checkpoint()
+    with pytest.raises(OutOfTimeError), alarmed(over, grace=0.0), alarmed(Budget(), grace=0.0):
+        checkpoint()  # an inner alarm does not silence the outer one
+    checkpoint()
+
+
+def test_a_first_interrupt_ends_a_call_with_what_it_has_and_a_second_one_raises() -> None:
+    interrupt = Interrupt()
+    with interruptible(interrupt):
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.is_asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with interruptible(Interrupt()):
+        pass
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_progress_is_passed_on() -> None:

@@ -22,6 +22,7 @@ LAYERS = (
     "words",
     "source",
     "files",
+    "budget",
     "vnnlib_syntax",
     "vnnlib",
     "rounding",

@@ -137,7 +137,7 @@ def test_shared_certificates_bound_every_increment(p: float, generator: Generato
     here = graph(point) @ rows.T
     with strictly(graph, None) as (budget, _):
         balls, _ = jb.Ball(point, 0.0, p).balls(graph)
-        shared = Shared(Around(graph, balls, torch.tensor([0]), rows, budget), math.inf)
+        shared = Shared(Around(graph, balls, torch.tensor([0]), rows, budget), budget)
         for radius in (0.1, 0.5, 2.0):
             for margins in (torch.tensor([0.01, 1.0, 300.0]), torch.full((3,), 1e9), torch.full((3,), 1e-9)):
                 constants = shared(0, radius, torch.arange(3), margins.double())
@@ -155,7 +155,7 @@ def test_polished_multipliers_are_tighter(generator: Generator) -> None:
     rows = torch.eye(4, dtype=torch.float64)[0] - torch.eye(4, dtype=torch.float64)[1:]
     with strictly(graph, None) as (budget, _):
         balls, _ = jb.Ball(torch.randn(1, 8, generator=generator, dtype=torch.float64), 0.0).balls(graph)
-        shared = Shared(Around(graph, balls, torch.tensor([0]), rows, budget), math.inf)
+        shared = Shared(Around(graph, balls, torch.tensor([0]), rows, budget), budget)
         plain, better = (shared(0, 0.5, torch.arange(3), torch.full((3,), m).double()) for m in (2.0**40, 2.0**-40))
     assert (better < plain).all() and (better >= 0.3 * plain).all()
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from time import monotonic
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from jacobound.budget import Budget, interruptible
 from jacobound.errors import ShapeError
 from jacobound.graph import Graph, size
-from jacobound.methods.base import Budget, sets_worth
+from jacobound.methods.base import sets_worth
 from jacobound.results import Provenance, Status
 from jacobound.rounding import strict
 
@@ -22,10 +22,14 @@ Rows = Tensor | np.ndarray | Sequence[Sequence[float]]
 
 @contextlib.contextmanager
 def strictly(graph: Graph, budget: Budget | None) -> Iterator[tuple[Budget, Callable[[], float]]]:
-    """The budget with its clock started, and the clock, inside strict arithmetic without gradients."""
+    """The budget with its clock started, and the clock, inside strict arithmetic without gradients.
+
+    A first Ctrl-C ends the call with what is certified by then.
+    """
     started = monotonic()
-    with strict(graph.device, graph.dtype), torch.no_grad():
-        yield replace(Budget() if budget is None else budget, started=started), lambda: monotonic() - started
+    own = (Budget() if budget is None else budget).started_now()
+    with strict(graph.device, graph.dtype), torch.no_grad(), interruptible(own.interrupt):
+        yield own, lambda: monotonic() - started
 
 
 def row_matrix(rows: Rows | None, graph: Graph) -> Tensor | None:
@@ -52,6 +56,8 @@ def sets_together(count: int, graph: Graph, bytes_each: int, budget: Budget) -> 
 
 def in_time(status: Status, budget: Budget) -> Status:
     """Past the time limit methods leave refinements out, so a better answer may exist."""
+    if budget.interrupt.is_asked and status in (Status.CERTIFIED, Status.TIME_LIMIT):
+        return Status.INTERRUPTED
     return Status.TIME_LIMIT if status is Status.CERTIFIED and budget.is_over else status
 
 

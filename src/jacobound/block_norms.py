@@ -16,6 +16,7 @@ from math import inf
 import torch
 from torch import Tensor
 
+from jacobound.budget import checkpoint
 from jacobound.linalg import psd_upper_shift, vector_norm_upper
 from jacobound.operators import CHUNK_ENTRIES
 from jacobound.rounding import down, gamma, inflate, rigorous, underflow, up
@@ -84,6 +85,7 @@ def _proved(family: Family, order: Tensor, frobenius: Tensor, estimate: float, c
     slack = _first_slack(family)
     bound = frobenius.new_tensor(_above(estimate, slack))
     for part in order.split(family.step):
+        checkpoint()
         pending = part[frobenius[part] > bound]
         while len(pending):
             if not bound < ceiling or slack > WIDEST_SLACK:
@@ -114,6 +116,7 @@ def _sizes(family: Family, numbers: Tensor) -> tuple[Tensor, Tensor]:
     sizes, rough = [], []
     start = torch.randn(family.columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for part in numbers.split(family.step):
+        checkpoint()
         matrices = family.matrices(part)
         sizes.append(vector_norm_upper(matrices.flatten(1), 2))
         if family.rows == 1:

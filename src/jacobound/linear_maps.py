@@ -17,6 +17,7 @@ from math import inf, prod
 import torch
 from torch import Tensor
 
+from jacobound.budget import checkpoint
 from jacobound.errors import ShapeError
 from jacobound.estimates import lanczos
 from jacobound.linalg import psd_upper_shift
@@ -157,6 +158,7 @@ class LinearMap:
         widest = max(operator.in_size + operator.out_size for chain in self.chains for operator in chain)
         numbers = positions(self.in_size, self.like)
         for part in numbers.split(max(1, CHUNK_ENTRIES // max(1, widest))):
+            checkpoint()
             total = None
             for chain in self.chains:
                 # The first operator moves exact columns.

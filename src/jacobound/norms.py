@@ -38,6 +38,8 @@ from jacobound.rounding import inflate, rigorous, up
 
 # Products of one certificate when there is little time: about a second on one core.
 LITTLE_WORK = 1 << 32
+# Products of a certificate in a second on one core, about.
+PRODUCTS = 2e10
 # Products for the norm of some rows alone, which is asked anew for every region.
 MOST_WORK_FOR_ROWS = 1 << 34
 # Products for column sums of sums and products of operators, which gain what cancels.
@@ -386,4 +388,4 @@ def _channel_factors(scale: Scale) -> Interval | None:
     )
 
 
-__all__ = ["LITTLE_WORK", "MOST_WORK", "Chain", "linear_norm", "norms_of_rows", "operator_norm"]
+__all__ = ["LITTLE_WORK", "MOST_WORK", "PRODUCTS", "Chain", "linear_norm", "norms_of_rows", "operator_norm"]

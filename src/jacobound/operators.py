@@ -15,6 +15,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from jacobound.budget import checkpoint
 from jacobound.errors import UnsafeArithmeticError
 from jacobound.intervals import Interval
 from jacobound.rounding import gamma, inflate, rigorous, smallest, underflow, up
@@ -140,6 +141,7 @@ class LinearOperator(ABC):
         Returns:
             Interval of shape (*lead, *out_shape); entries that overflow are unbounded, never NaN.
         """
+        checkpoint()
         if self.terms == 0:
             return x.map(self.apply)  # only moves entries: no rounding, and no negative weights
         centre, radius = x.midpoint_and_radius()
@@ -179,7 +181,10 @@ class LinearOperator(ABC):
         def push(x: Tensor) -> Tensor:
             # A few vectors at a time: only what is wanted of an image is kept.
             flat = x.reshape(prod(x.shape[:-1]), x.shape[-1])
-            parts = [self._pushed(part, inputs, outputs) for part in flat.split(step)]
+            parts = []
+            for part in flat.split(step):
+                checkpoint()
+                parts.append(self._pushed(part, inputs, outputs))
             image = parts[0] if len(parts) == 1 else torch.cat(parts)
             return image.reshape(*x.shape[:-1], image.shape[-1])
 

@@ -30,16 +30,18 @@ class Status(enum.Enum):
 
     CERTIFIED = "certified: holds for the real-number network with the stored weights, rounding included"
     TIME_LIMIT = "certified, but stopped by the time limit: a tighter bound may exist"
+    INTERRUPTED = "certified, but interrupted by the user: a tighter bound may exist"
     MEMORY_LIMIT = "certified, but a cheaper method was used to stay within the memory limit: raise Budget.memory"
     INCOMPLETE = "certified, but the search for a tighter bound broke down on these numbers: one may exist"
     OVERFLOW = "nothing certified: a bound overflowed or is unbounded; use a smaller region or float64"
     NOT_RIGOROUS = "not certified: rounding errors were left out by request"
     ESTIMATE = "an estimate: neither an upper nor a lower bound"
+    FAILED = "nothing certified: the method could not answer; its note says why"
 
     @property
     def certified(self) -> bool:
         """Whether the bound holds."""
-        return self in (Status.CERTIFIED, Status.TIME_LIMIT, Status.MEMORY_LIMIT, Status.INCOMPLETE)
+        return self not in (Status.OVERFLOW, Status.NOT_RIGOROUS, Status.ESTIMATE, Status.FAILED)
 
     @staticmethod
     def of(status: Status, *bounds: Tensor) -> Status:
@@ -164,16 +166,19 @@ class Candidate:
         status: whether it is certified, or why it is looser than its method could do.
         seconds: what it took; 0 for those that come along with another one.
         certificates: for methods that prove by multipliers what they proved, set by set; else empty.
+        note: what there is to say besides: why a method failed, or that it was given up.
     """
 
     value: Tensor
     status: Status
     seconds: float = 0.0
     certificates: tuple[tuple[Any, ...], ...] = ()
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Value, status and seconds as plain numbers and strings."""
-        return {"value": _plain(self.value), "status": _plain(self.status), "seconds": self.seconds}
+        """Value, status, seconds and note as plain numbers and strings."""
+        plain = {"value": _plain(self.value), "status": _plain(self.status), "seconds": self.seconds}
+        return plain | ({"note": self.note} if self.note else {})
 
 
 @dataclass(frozen=True, eq=False)

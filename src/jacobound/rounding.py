@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -132,23 +133,58 @@ def safe_interval(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     return lower, upper
 
 
+class _StrictSettings:
+    """The settings of the process that strict arithmetic switches off; the last of its users switches them on again.
+
+    They are the process's, not a thread's: while any call works in strict arithmetic none of them may come back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._users = 0
+        self._restore = contextlib.ExitStack()
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._restore = self._switched_off()
+            self._users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._restore.close()
+
+    @staticmethod
+    def _switched_off() -> contextlib.ExitStack:
+        matmul = torch.backends.cuda.matmul
+        reduced = (matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(
+                torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, benchmark=False, allow_tf32=False)
+            )
+            stack.enter_context(torch.backends.nnpack.flags(enabled=False))
+            stack.callback(_set_reduced_precision, *reduced)
+            _set_reduced_precision(False, False)
+            return stack.pop_all()
+
+
+_SETTINGS = _StrictSettings()
+
+
 @contextlib.contextmanager
 def strict(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Classical arithmetic inside: TF32, reduced precision, autocast, cuDNN search and NNPACK off; restored on exit.
+
+    Calls may be nested and may run in several threads; settings are restored when the last of them leaves.
 
     Raises:
         UnsafeArithmeticError: when an active setting can not be switched off here, or when the probe fails.
     """
     _refuse_active_settings(device)
-    matmul = torch.backends.cuda.matmul
-    reduced = (matmul.allow_fp16_reduced_precision_reduction, matmul.allow_bf16_reduced_precision_reduction)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(
-            torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, benchmark=False, allow_tf32=False)
-        )
-        stack.enter_context(torch.backends.nnpack.flags(enabled=False))
-        stack.callback(_set_reduced_precision, *reduced)
-        _set_reduced_precision(False, False)
+    _SETTINGS.enter()
+    try:
         # Flushing and rounding are switches of each thread that may have been thrown since the remembered probe, which
         # itself goes wrong (and would be remembered) when they are.
         failures = _thread_failures(dtype, device)
@@ -159,6 +195,8 @@ def strict(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
                 "flags and the rounding mode (fesetround) of the process, or use float64 on the CPU"
             )
         yield
+    finally:
+        _SETTINGS.leave()
 
 
 def _set_reduced_precision(half: bool | str, brain: bool | str) -> None:

@@ -17,22 +17,30 @@ import torch
 from torch import Tensor
 
 from jacobound.asking import Rows, in_time, provenance, row_matrix, sets_together, strictly
+from jacobound.budget import Budget, OutOfTimeError, alarmed, unalarmed
 from jacobound.domains import Domain, Domains
 from jacobound.errors import InvalidOptionError, InvalidRegionError, ShapeError
 from jacobound.execution import Executed
 from jacobound.graph import Elementwise, Graph, size
 from jacobound.intervals import Interval, concatenated
-from jacobound.methods.base import Budget, JacobianMethod, OutputMethod
-from jacobound.methods.best import SECONDS, Best
+from jacobound.methods.base import JacobianEnclosure, JacobianMethod, OutputMethod
+from jacobound.methods.best import SECONDS, Best, cheapest
 from jacobound.methods.candidates import Candidates, candidates, unstable_neurons, worst
 from jacobound.methods.crown import CROWN
 from jacobound.methods.executed import executed, execution_error
+from jacobound.methods.fastlip import FastLip
+from jacobound.methods.ibp import IBP
+from jacobound.methods.increments import narrowed_by_constant
+from jacobound.methods.intersection import Intersection
+from jacobound.methods.linear_slopes import LinearSlopes, smooth
 from jacobound.methods.lipschitz_method import LipschitzMethod
 from jacobound.methods.recurjac import RecurJac
 from jacobound.methods.sampling import Sampling, Witness
 from jacobound.regions import Ball, Region
 from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds, Status
 
+# The part of a call's time that is for the upper bound; the rest is for the lower one.
+OF_METHODS = 0.85
 # An accelerator that can not give this much has no room to work in.
 LEAST_MEMORY = 1 << 22
 
@@ -54,9 +62,10 @@ def bound_output(
     Args:
         graph: the network.
         region: where the input is.
-        method: `IBP`, `FastLin` or `CROWN` (the default).
+        method: `IBP()`, `FastLin()` or `CROWN()`; None takes `CROWN`, and where its bounds are wider than a Lipschitz
+            constant may allow, the output at the middle of the region plus or minus radius times constant as well.
         rows: combinations of the flattened outputs, shape (k, outputs); None for the outputs as they are.
-        budget: time, memory and progress.
+        budget: time, memory and progress; None gives such a constant 10 seconds.
         semantics: "real" for the exact network with the stored weights; "executed" (float32) or `Executed(dtype)` for
             what an inference engine computes, inputs rounded first, sums in any order; rows are then exact
             combinations of the executed outputs.
@@ -65,6 +74,8 @@ def bound_output(
         ShapeError, InvalidRegionError: when region or rows do not fit the network.
         UnsafeArithmeticError: when the machine's settings break the rounding model.
     """
+    # What a user claims about normalisations is for constants: ranges do without it.
+    by_constant = method is None and semantics == "real" and not graph.assumptions
     method = CROWN() if method is None else method
     meant = _meant(graph, semantics)
     matrix = row_matrix(rows, graph)
@@ -72,7 +83,8 @@ def bound_output(
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> Interval:
-            return _output_range(method, target, domain, budget)
+            found = _output_range(method, target, domain, budget)
+            return narrowed_by_constant(target, domain, found, budget) if by_constant else found
 
         found = concatenated(_in_runs(work, domains, target, budget, method.bytes_per_set(target)), 0)
         shape = (*lead, *(graph.out_shape if rows is None else target.out_shape))
@@ -84,14 +96,19 @@ def bound_output(
 def _output_range(method: OutputMethod, graph: Graph, domain: Domain, budget: Budget) -> Interval:
     """Enclosure of the output; functions whose expansion is not defined on the set keep a range of their own."""
     lowered = graph.lowered()
-    if graph.expands:
-        expanded = graph.expanded()
-        try:
-            return method.ranges(expanded, domain, budget)[expanded.output]
-        except InvalidRegionError:
-            if lowered is expanded:
-                raise
-    return method.ranges(lowered, domain, budget)[lowered.output]
+    try:
+        with alarmed(budget):
+            if graph.expands:
+                expanded = graph.expanded()
+                try:
+                    return method.ranges(expanded, domain, budget)[expanded.output]
+                except InvalidRegionError:
+                    if lowered is expanded:
+                        raise
+            return method.ranges(lowered, domain, budget)[lowered.output]
+    except OutOfTimeError:
+        with unalarmed():
+            return IBP().ranges(lowered, domain, budget)[lowered.output]
 
 
 def bound_jacobian(
@@ -107,7 +124,8 @@ def bound_jacobian(
     Args:
         graph: the network.
         region: where the input is.
-        method: `RecurJac` (the default) or `FastLip`.
+        method: `RecurJac()`, `FastLip()`, `LinearSlopes()`; None takes `RecurJac`, and where activations are smooth
+            the intersection with `LinearSlopes`.
         rows: combinations of the flattened outputs, shape (k, outputs): one class, a margin e_c - e_t; None for all.
         budget: time, memory and progress.
 
@@ -118,12 +136,13 @@ def bound_jacobian(
         ShapeError, InvalidRegionError: when region or rows do not fit the network.
         UnsafeArithmeticError: when the machine's settings break the rounding model.
     """
-    method = RecurJac() if method is None else method
     target = graph.with_rows(row_matrix(rows, graph)).expanded()
+    if method is None:
+        method = Intersection(RecurJac(), LinearSlopes()) if smooth(target) else RecurJac()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> tuple[Interval, Tensor, Status]:
-            enclosure = method.enclose(target, domain, budget)
+            enclosure = _enclosed(method, target, domain, budget)
             return enclosure.entries, unstable_neurons(enclosure.slopes, len(domain)), enclosure.status
 
         found = _in_runs(work, domains, target, budget, method.bytes_per_set(target))
@@ -133,6 +152,16 @@ def bound_jacobian(
         unstable = torch.cat([one for _, one, _ in found]).reshape(lead)
         status = Status.of(in_time(worst([one for _, _, one in found]), budget), lower, upper)
     return JacobianBounds(lower, upper, status, provenance(graph, method, clock()), unstable, _activations(target))
+
+
+def _enclosed(method: JacobianMethod, graph: Graph, domain: Domain, budget: Budget) -> JacobianEnclosure:
+    """What a method knows of the Jacobian; intervals alone where it was given up."""
+    try:
+        with alarmed(budget):
+            return method.enclose(graph, domain, budget)
+    except OutOfTimeError:
+        with unalarmed():
+            return replace(FastLip(IBP()).enclose(graph, domain, budget), status=Status.TIME_LIMIT)
 
 
 def lipschitz(
@@ -172,8 +201,9 @@ def lipschitz(
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> tuple[Candidates, Witness | None]:
-            witness = None if search is None else search.search(expanded, domain, exponents, budget)
-            return _above(method, target, domain, exponents, budget), witness
+            part = 1.0 if search is None else OF_METHODS
+            above = _above(method, target, domain, exponents, budget.within(part * budget.remaining))
+            return above, None if search is None else search.search(expanded, domain, exponents, budget)
 
         runs = _in_runs(work, domains, expanded, budget, method.bytes_per_set(expanded))
         found, witness = Candidates.joined([one for one, _ in runs]), _joined([one for _, one in runs])
@@ -214,10 +244,14 @@ def _above(
     norm: tuple[float, float],
     budget: Budget,
 ) -> Candidates:
-    """What a method knows of the constants of a run of sets."""
+    """What a method knows of the constants of a run of sets; what is cheapest where it was given up."""
     if isinstance(method, Best):
         return method.candidates(graph, domain, norm, budget)
-    return candidates(method, graph, domain, norm, budget)
+    try:
+        with alarmed(budget):
+            return candidates(method, graph, domain, norm, budget)
+    except OutOfTimeError:
+        return cheapest(graph, domain, norm, budget)
 
 
 def _joined(runs: list[Witness | None]) -> Witness | None:

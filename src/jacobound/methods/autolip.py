@@ -8,26 +8,29 @@ folding and certified norms are ours (ARCHITECTURE.md).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from jacobound.budget import Budget, OutOfTimeError, alarmed
 from jacobound.domains import Domain
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Part, Vector
 from jacobound.intervals import Interval
-from jacobound.methods.base import Budget, OutputMethod
+from jacobound.methods.base import OutputMethod
 from jacobound.methods.enclosures import Enclosures
 from jacobound.methods.folding import Folding, Parts, direct_parts, groups_of, rows_alone, touched_entries
-from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod, conversion
-from jacobound.norms import LITTLE_WORK, MOST_WORK, linear_norm, operator_norm
+from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod, conversion, little_work
+from jacobound.norms import MOST_WORK, PRODUCTS, linear_norm, operator_norm
 from jacobound.results import Status
 from jacobound.rounding import inflate, up
 
 EXPONENTS = (2.0, math.inf, 1.0)
 PLENTY = 120.0  # seconds that must be left for the dearest certificates of norms
-PRODUCTS = 2e10  # of a certificate in a second on one core, about
+PART = 0.25  # of the time that is left, for the next certificate
+WORTH = 2.0  # times the work of a cheap certificate, below which a better one is not worth a second attempt
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Sweeps:
 
     def __init__(self, graph: Graph, known: Enclosures, p: float, budget: Budget) -> None:
         self.p = p
-        self._graph, self._budget = graph, budget
+        self._graph, self._budget, self._little = graph, budget, little_work(graph, budget)
         self._folding = Folding(graph)
         self._one = torch.ones((), dtype=torch.float64)
         self._slopes = known.of_activations
@@ -117,7 +120,18 @@ class Sweeps:
         left = self._budget.remaining
         if left > PLENTY:
             return MOST_WORK
-        return max(LITTLE_WORK, 1 << int(math.log2(max(1.0, left * PRODUCTS))))
+        return 1 << int(math.log2(max(1.0, PART * left * PRODUCTS)))
+
+    def _certified(self, find: Callable[[int], Tensor]) -> Tensor:
+        """A norm by so much work as there is time for, the cheap one first: a proof that is given up leaves nothing."""
+        cheap, most_work = find(self._little), self._work()
+        if most_work <= WORTH * self._little:
+            return cheap
+        try:
+            with alarmed(self._budget, grace=0.0):
+                return torch.minimum(cheap, find(most_work))
+        except OutOfTimeError:
+            return cheap
 
     def _largest(self, slope: Interval) -> Tensor:
         """The steepest slope of an activation."""
@@ -160,7 +174,7 @@ class Sweeps:
         if not alone or any(chains is None for chains in alone.values()):
             return found
         sizes = [
-            up(linear_norm(chains, self.p, self._work()) * self.forward[root])
+            up(self._certified(partial(linear_norm, chains, self.p)) * self.forward[root])
             for root, chains in alone.items()
             if chains
         ]
@@ -201,11 +215,11 @@ class Sweeps:
         """Norm of what an affine node does with one of the nodes it reads."""
         chains = parts[root]
         if kept is not None:
-            rows = (operator_norm(chain[0], self.p, kept, self._work()).to(self._one) for chain in chains)
+            rows = (self._certified(partial(operator_norm, chain[0], self.p, kept)).to(self._one) for chain in chains)
             return torch.minimum(self._added(rows), self._norm(node, root, parts))
         key = (parts is self._folding.parts.get(node), node, root)
         if key not in self._norms:
-            self._norms[key] = linear_norm(chains, self.p, self._work())
+            self._norms[key] = self._certified(partial(linear_norm, chains, self.p))
         return self._norms[key]
 
     def _best(self) -> Tensor:

@@ -1,19 +1,17 @@
-"""What a method is: `OutputMethod` (ranges), `JacobianMethod` (derivative enclosures), and `Budget`."""
+"""What a method is: `OutputMethod` (ranges) and `JacobianMethod` (derivative enclosures)."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from math import inf
-from time import monotonic
 
 import torch
 from torch import Tensor
 
+from jacobound.budget import Budget
 from jacobound.domains import Domain
-from jacobound.errors import InvalidOptionError
 from jacobound.graph import Affine, Elementwise, Graph, Node, size
 from jacobound.intervals import Interval
 from jacobound.results import Status
@@ -21,58 +19,6 @@ from jacobound.results import Status
 # Products in one evaluation of the network, over all sets that go together, beyond which more sets do not pay.
 SHARED_PRODUCTS = 1 << 22
 SHARED_PRODUCTS_ACCELERATOR = 1 << 34
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a call may use.
-
-    Args:
-        seconds: soft time limit of one call, in seconds; None for no limit. When it is over the remaining refinements
-            are left out, and what is known by then is returned with `Status.TIME_LIMIT`: certified, only looser.
-        memory: working memory in bytes; work is cut into chunks that fit. The network and copies of its weights
-            (absolute values, parts) come on top.
-        progress: called with (work done, work in total, what is being done); it may raise to interrupt.
-    """
-
-    seconds: float | None = None
-    memory: int = 1 << 31
-    progress: Callable[[float, float, str], None] | None = None
-    started: float = field(default_factory=monotonic)
-
-    def __post_init__(self) -> None:
-        if not self.memory > 0 or (self.seconds is not None and not self.seconds >= 0):
-            raise InvalidOptionError(
-                f"a budget needs memory > 0 bytes and seconds >= 0, not {self.memory} and {self.seconds}"
-            )
-
-    def chunks(self, count: int, bytes_each: int) -> Iterator[slice]:
-        """Slices of range(count) whose work fits the memory, at least one item each."""
-        step = max(1, min(count, self.memory // max(1, bytes_each)))
-        for start in range(0, count, step):
-            yield slice(start, min(count, start + step))
-
-    def fits(self, size_in_bytes: int) -> bool:
-        return size_in_bytes <= self.memory
-
-    @property
-    def is_over(self) -> bool:
-        return self.seconds is not None and monotonic() - self.started > self.seconds
-
-    @property
-    def remaining(self) -> float:
-        """Seconds until the time limit; negative when it is over, infinite without one."""
-        return inf if self.seconds is None else self.seconds - (monotonic() - self.started)
-
-    def within(self, seconds: float) -> Budget:
-        """The same budget with at most so many seconds from now; no limit stays none when seconds is inf."""
-        limit = min(self.remaining, seconds)
-        return self if limit == self.remaining else replace(self, seconds=max(0.0, limit), started=monotonic())
-
-    def tell(self, done: float, total: float, what: str) -> None:
-        """Report progress."""
-        if self.progress is not None:
-            self.progress(done, total, what)
 
 
 class OutputMethod(ABC):

@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from math import inf
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from math import inf, isfinite
 
+import torch
+from torch import Tensor
+
+from jacobound.budget import PRODUCTS, Budget, OutOfTimeError, alarmed, unalarmed
 from jacobound.domains import Domain
-from jacobound.errors import InvalidOptionError, InvalidRegionError, JacoboundError, UnsupportedOpError
+from jacobound.errors import (
+    InvalidOptionError,
+    InvalidRegionError,
+    JacoboundError,
+    SolverError,
+    UnsupportedOpError,
+)
 from jacobound.graph import Graph, Vector
 from jacobound.methods.autolip import AutoLip
-from jacobound.methods.base import Budget, JacobianMethod
-from jacobound.methods.candidates import Candidates, Norm, Ranges, converted, of_jacobian, of_sets
+from jacobound.methods.base import JacobianEnclosure, JacobianMethod, derivative_ranges
+from jacobound.methods.candidates import Candidates, Norm, Ranges, converted, failed, of_enclosure, of_sets
 from jacobound.methods.crown import CROWN
 from jacobound.methods.fastlip import FastLip
+from jacobound.methods.groups import only
 from jacobound.methods.ibp import IBP
+from jacobound.methods.intersection import intersected
 from jacobound.methods.linear_slopes import LinearSlopes, smooth
 from jacobound.methods.lipschitz_method import LipschitzMethod
 from jacobound.methods.lipsdp import LipSDP
+from jacobound.methods.operations import recursion_operations
 from jacobound.methods.recurjac import RecurJac
 from jacobound.methods.seqlip import SeqLip
-from jacobound.results import Status
+from jacobound.methods.tangents import is_unstable
+from jacobound.regions import WholeSpace
+from jacobound.results import Candidate, Status
 
 SECONDS = 10.0
 """Time limit of a call that chooses its methods itself and was given no budget."""
+
+# What is expected to take less than this part of a call's time comes to its end however slow the machine is.
+CHEAP = 0.15
+# The part of the time that is left which the ranges of all neurons may take where they are dear.
+OF_RANGES = 0.35
+# Certified norms are improved only where their product is at most so many times the best constant.
+HOPEFUL = 100.0
 
 Method = JacobianMethod | LipschitzMethod
 
@@ -30,10 +54,11 @@ Method = JacobianMethod | LipschitzMethod
 class Best:
     """Several methods, of whose certified constants the smallest counts.
 
-    Without methods it chooses them: `RecurJac` (`FastLip` on unbounded regions) with products of norms, `LinearSlopes`
-    for smooth activations, `AutoLip`, `LipSDP`, and `SeqLip` where the one before it was cut short or where it sees
-    more (functions such as max-pooling). Constants for other norms are converted. Each method gets a part of the time
-    that is left, the last one all of it.
+    Without methods it chooses them: products of cheaply certified norms, `RecurJac` (`FastLip` on unbounded regions)
+    with products of norms, `LinearSlopes` for smooth activations, `LipSDP`, and `AutoLip` and `SeqLip` where the one
+    before was cut short or where they see more (functions such as max-pooling). Constants for other norms are
+    converted. What is cheap runs to its end; of the others each gets a part of the time that is left, the last one all
+    of it. A method that fails is a row of the details that says why.
 
     Args:
         methods: in the order in which they are asked.
@@ -59,78 +84,226 @@ class Best:
 
         Raises:
             UnsupportedOpError, InvalidRegionError: when no method can take the network on this region.
+            SolverError: when all methods failed, with what each said.
         """
-        methods = self.methods or _chosen(bool(domain.bounded.all()), graph)
-        ranges = _ranges(graph, domain, budget)
-        found: dict[str, Candidates] = {}
-        refused: list[JacoboundError] = []
-        for k, method in enumerate(methods):
-            if not self.methods and isinstance(method, SeqLip) and not _worth_pairs(graph, found):
-                continue
-            share = budget.within(budget.remaining * (1.0 if k == len(methods) - 1 else _part(method, norm)))
-            name = type(method).__name__
-            try:
-                one = _asked(method, graph, domain, norm, share, ranges)
-            except (InvalidRegionError, UnsupportedOpError) as error:
-                if self.methods:
-                    raise
-                refused.append(
-                    error
-                )  # another method may see more: the length of a vector has a constant, its root not
-                continue
-            found[name if name not in found else f"{name} {k}"] = one
-        if not found:
-            raise refused[0]
-        known = {}
-        for called, one in found.items():
-            known |= {name if name not in known else f"{called}: {name}": value for name, value in one.known.items()}
-        return Candidates(known, next(iter(found.values())).unstable)
+        return _Plan(self.methods, graph, domain, norm, budget).run()
 
 
-def _chosen(bounded: bool, graph: Graph) -> tuple[Method, ...]:
-    """The methods of a call that names none."""
-    if not graph.expands:
-        return AutoLip(), SeqLip()
-    entries: tuple[Method, ...] = (FastLip(),)
-    if bounded:
-        entries = (RecurJac(), LinearSlopes()) if smooth(graph.expanded()) else (RecurJac(),)
-    return *entries, AutoLip(), LipSDP(), SeqLip()
+@dataclass(eq=False)
+class _Plan:
+    """The candidates of one call, asked one after the other; lives for one call.
+
+    Args:
+        chosen: the methods that the user named, in order; none lets the plan choose.
+    """
+
+    chosen: tuple[Method, ...]
+    graph: Graph
+    domain: Domain
+    norm: Norm
+    budget: Budget
+    found: dict[str, Candidates] = field(default_factory=dict)
+    errors: list[Exception] = field(default_factory=list)
+    enclosures: list[JacobianEnclosure] = field(default_factory=list)
+
+    def run(self) -> Candidates:
+        if self.chosen:
+            for k, method in enumerate(self.chosen):
+                self._ask(method, 1.0 if k == len(self.chosen) - 1 else 0.5)
+        else:
+            self._ask_own_choice()
+        if self._smallest() is None and any(part.is_late for part in self.found.values()):
+            self._ask_for_anything()
+        return self._joined()
+
+    def _ask_own_choice(self) -> None:
+        """Cheap and strong methods before dear and weak ones; none that can not win any more."""
+        bounded = bool(self.domain.bounded.all())
+        if bounded and isfinite(self.budget.of_call):
+            self._ask_whole_space()
+        if self.graph.expands:
+            self._ask(RecurJac() if bounded else FastLip(), 0.4, whole=self._recursion_is_cheap)
+            if bounded and smooth(self.graph.expanded()):
+                self._ask(LinearSlopes(), 0.5)
+            self._ask(LipSDP(), 0.7 if self.norm == (2, 2) else 0.95)  # pairs know other norms by conversion only
+        if self._norms_may_win():
+            if not self._has(LipSDP, Status.MEMORY_LIMIT):  # which has asked for products of norms itself
+                self._ask(AutoLip(), 0.5)
+            self._ask(SeqLip(), 1.0)
+
+    def _ask_whole_space(self) -> None:
+        """Products of norms that hold everywhere: found once for all regions of a network, and never lost."""
+        name, sets, cheap = "AutoLip over the whole space", len(self.domain), self.budget.within(0.0)
+        domain = WholeSpace().domains(self.graph)[0][:1]
+
+        def find() -> Candidates:
+            found = of_sets(AutoLip(), name, self.graph, domain, self.norm, cheap)
+            known = {name: replace(one, value=one.value.expand(sets)) for name, one in found.known.items()}
+            return Candidates(known, torch.zeros(sets, dtype=torch.int64))
+
+        errors = len(self.errors)
+        self._attempt(name, find, self.budget)
+        if any(isinstance(error, JacoboundError) for error in self.errors[errors:]):
+            del self.found[name]  # some function has no constant everywhere: that is no answer to the user's question
+        del self.errors[errors:]
+
+    def _ask_for_anything(self) -> None:
+        """What is left when all was given up: intervals and the cheapest norms, whatever the clock says."""
+        self.found["AutoLip(IBP())"] = cheapest(self.graph, self.domain, self.norm, self.budget)
+
+    def _ask(self, method: Method, part: float, *, whole: bool = False) -> None:
+        """Ask one method; whatever it raises becomes a row of the details.
+
+        Args:
+            part: of the time that is left.
+            whole: it is sure to be cheap, so nothing stops it but the end of the call.
+        """
+        name, budget = self._name_of(method), self.budget
+        share = budget.within(part * budget.remaining)
+        if whole:
+            self._attempt(name, lambda: self._asked(method, name, budget.unlimited()), budget)
+        else:
+            self._attempt(name, lambda: self._asked(method, name, share), share, budget)
+
+    def _attempt(self, name: str, find: Callable[[], Candidates], *budgets: Budget) -> None:
+        """Rows from what `find` returns, or the row that says why there are none."""
+        began = self.budget.spent
+        row = partial(failed, name, len(self.domain), self.graph.example)
+        try:
+            with alarmed(*budgets):
+                self.found[name] = find()
+        except OutOfTimeError:
+            found = row(Status.TIME_LIMIT, self.budget.spent - began, "given up when its time was over")
+            self.found.setdefault(name, found)
+        except torch.OutOfMemoryError:
+            raise  # of an accelerator: the caller takes fewer sets together
+        except Exception as error:
+            if error is self.budget.interrupt.raised:
+                raise  # by the user's own progress function
+            self.errors.append(error)
+            found = row(Status.FAILED, self.budget.spent - began, f"{type(error).__name__}: {error}")
+            self.found.setdefault(name, found)
+
+    def _name_of(self, method: Method) -> str:
+        """Its class; methods that the user named twice are told apart."""
+        name = type(method).__name__
+        return f"{name} {len(self.found)}" if self.chosen and name in self.found else name
+
+    def _asked(self, method: Method, name: str, budget: Budget) -> Candidates:
+        """What one method knows, for norms that it does not know by conversion."""
+        graph, domain, norm = self.graph, self.domain, self.norm
+        if isinstance(method, JacobianMethod):
+            through = (norm[0], 2.0) if norm[0] == inf else (norm[0],)
+            target, sets, began = graph.expanded(), len(domain), budget.spent
+            enclosure = method.enclose(target, domain, budget, self._ranges_of_expanded)
+            self.enclosures.append(enclosure)
+            own = of_enclosure(enclosure, name, target, sets, norm, budget, through, began)
+            if len(self.enclosures) == 1:
+                return own
+            both = intersected(self.enclosures)
+            joint = of_enclosure(both, "all enclosures together", target, sets, norm, budget, ())
+            return replace(own, known={**own.known, **joint.known})
+        ranges = self._ranges_of_lowered
+        if self.graph.expands and self._ranges_of_expanded is not None:
+            ranges = {**(ranges or {}), **self._ranges_of_expanded}  # each method reads the nodes that it looks at
+        if not isinstance(method, SeqLip) or norm == (2, 2):
+            return of_sets(method, name, graph, domain, norm, budget, ranges)
+        found = of_sets(method, name, graph, domain, (2.0, 2.0), budget, ranges)
+        return replace(found, known={f"{name} from l2 to l2": converted(found.known[name], graph, (2.0, 2.0), norm)})
+
+    @cached_property
+    def _ranges_of_expanded(self) -> Ranges | None:
+        """Enclosures of all nodes of the expanded graph, found once for all methods; None where there are none."""
+        return self._ranges(self.graph.expanded())
+
+    @cached_property
+    def _ranges_of_lowered(self) -> Ranges | None:
+        lowered = self.graph.lowered()
+        if self.graph.expands and lowered is self.graph.expanded():
+            return self._ranges_of_expanded
+        return self._ranges(lowered)
+
+    def _ranges(self, graph: Graph) -> Ranges | None:
+        """By linear bounds within a part of the time, else by intervals; None where a method has to say why not."""
+        share = self.budget.within(OF_RANGES * self.budget.remaining)
+        try:
+            method = CROWN() if bool(self.domain.bounded.all()) else IBP()
+            with alarmed(share, self.budget):
+                return method.ranges(graph, self.domain, share, with_output=False)
+        except OutOfTimeError:
+            with unalarmed():
+                return IBP().ranges(graph, self.domain, share.within(0.0), with_output=False)
+        except (InvalidRegionError, UnsupportedOpError):
+            return None
+
+    @cached_property
+    def _recursion_is_cheap(self) -> bool:
+        """Whether the recursion is sure to take a small part of the time, counted by operations."""
+        ranges, graph = self._ranges_of_expanded, self.graph.expanded().with_affine_output()
+        if ranges is None:
+            return False
+        try:
+            slopes = derivative_ranges(graph, ranges)
+        except InvalidRegionError:
+            return False
+        # Counted for the set with the most unstable neurons.
+        unstable = torch.stack([is_unstable(slope).flatten(1).sum(1) for slope in slopes.values()] or [torch.zeros(1)])
+        widest = unstable.sum(0).argmax().reshape(1)
+        operations = len(self.domain) * recursion_operations(graph, only(slopes, widest))
+        return operations <= CHEAP * self.budget.of_call * PRODUCTS
+
+    def _norms_may_win(self) -> bool:
+        """Whether products of norms, or of pairs, may still be smaller than what is known.
+
+        A finished semidefinite certificate of the same graph implies both, but for functions such as max-pooling, whose
+        constants their expansion does not show.
+        """
+        if self._has(LipSDP, Status.CERTIFIED) and not any(isinstance(node, Vector) for node in self.graph.nodes):
+            return False
+        norms, best = self.found.get("AutoLip over the whole space"), self._smallest()
+        return best is None or norms is None or not bool((norms.upper > HOPEFUL * best.to(norms.upper)).all())
+
+    def _has(self, method: type[Method], status: Status) -> bool:
+        """Whether a method ended with a status."""
+        part = self.found.get(method.__name__)
+        return part is not None and part.known[method.__name__].status is status
+
+    def _smallest(self) -> Tensor | None:
+        """The smallest constants so far; None where one of them is infinite."""
+        values = [one.value for part in self.found.values() for one in part.known.values() if one.status.certified]
+        best = torch.stack(values).amin(0) if values else None
+        return best if best is not None and bool(torch.isfinite(best).all()) else None
+
+    def _joined(self) -> Candidates:
+        """All rows of all methods.
+
+        Raises:
+            JacoboundError: when every method failed; of the first, with what it said.
+        """
+        rows = [one for part in self.found.values() for one in part.known.values()]
+        if all(one.status is Status.FAILED for one in rows):
+            raise _refusal(self.errors)
+        known: dict[str, Candidate] = {}
+        for called, part in self.found.items():
+            known |= {name if name not in known else f"{called}: {name}": one for name, one in part.known.items()}
+        return Candidates(known, torch.stack([part.unstable for part in self.found.values()]).amax(0))
 
 
-def _part(method: Method, norm: Norm) -> float:
-    """The part of the time that is left which a method may take while others wait."""
-    if isinstance(method, LipSDP):
-        return 0.7 if norm == (2, 2) else 0.95  # pairs of layers know other norms by conversion only
-    return 0.25 if isinstance(method, LinearSlopes) else 0.5
+def cheapest(graph: Graph, domain: Domain, norm: Norm, budget: Budget) -> Candidates:
+    """Intervals and the cheapest norms, whatever the clock says: what is left when everything else was given up."""
+    method = AutoLip(IBP())
+    with unalarmed():
+        found = of_sets(method, repr(method), graph, domain, norm, budget.within(0.0))
+    return replace(found, known={name: replace(one, status=Status.TIME_LIMIT) for name, one in found.known.items()})
 
 
-def _worth_pairs(graph: Graph, found: dict[str, Candidates]) -> bool:
-    """Whether pairs of layers can gain: a finished `LipSDP` on the same graph implies them."""
-    solved = found.get(LipSDP.__name__)
-    finished = solved is not None and solved.known[LipSDP.__name__].status is Status.CERTIFIED
-    return not finished or any(isinstance(node, Vector) for node in graph.nodes)
-
-
-def _ranges(graph: Graph, domain: Domain, budget: Budget) -> Ranges | None:
-    """Enclosures of all nodes of the expanded graph, found once for all methods; None when there are none."""
-    method = CROWN() if bool(domain.bounded.all()) else IBP()
-    try:
-        return method.ranges(graph.expanded(), domain, budget, with_output=False)
-    except (InvalidRegionError, UnsupportedOpError):
-        return None
-
-
-def _asked(
-    method: Method, graph: Graph, domain: Domain, norm: Norm, budget: Budget, ranges: Ranges | None
-) -> Candidates:
-    """What one method knows, for norms that it does not know by conversion."""
-    name = type(method).__name__
-    if isinstance(method, JacobianMethod):
-        through = (norm[0], 2.0) if norm[0] == inf else (norm[0],)
-        return of_jacobian(method, name, graph.expanded(), domain, norm, budget, ranges, through)
-    if not graph.expands or graph.lowered() is not graph.expanded():
-        ranges = None  # the method looks at other nodes
-    if not isinstance(method, SeqLip) or norm == (2, 2):
-        return of_sets(method, name, graph, domain, norm, budget, ranges)
-    found = of_sets(method, name, graph, domain, (2.0, 2.0), budget, ranges)
-    return replace(found, known={f"{name} from l2 to l2": converted(found.known[name], graph, (2.0, 2.0), norm)})
+def _refusal(errors: list[Exception]) -> Exception:
+    """What to raise when every method failed: the reason in the user's question, else what broke."""
+    for kind in (InvalidRegionError, JacoboundError, MemoryError):
+        for error in errors:
+            if isinstance(error, kind):
+                return error
+    said = "; ".join(dict.fromkeys(f"{type(error).__name__}: {error}" for error in errors))
+    refusal = SolverError(f"no method could bound this constant ({said}); name one method alone, or report this")
+    refusal.__cause__ = errors[0]
+    return refusal

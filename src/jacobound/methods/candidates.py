@@ -9,17 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from time import monotonic
 
 import torch
 from torch import Tensor
 
+from jacobound.budget import Budget, OutOfTimeError
 from jacobound.domains import Domain
 from jacobound.graph import Graph, Node
 from jacobound.intervals import Interval
-from jacobound.methods.base import Budget, JacobianMethod
+from jacobound.methods.base import JacobianEnclosure, JacobianMethod
 from jacobound.methods.constants import from_entries, split_products
-from jacobound.methods.lipschitz_method import LipschitzMethod, conversion
+from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod, conversion, little_work
 from jacobound.methods.tangents import is_unstable
 from jacobound.results import Candidate, Status
 from jacobound.rounding import up
@@ -57,13 +57,17 @@ class Candidates:
         upper = self.upper
         # An infinite value of one set says nothing of the others, and the caller looks at what is infinite.
         winners = [one.status for one in self._trusted.values() if bool((one.value == upper).any())]
-        found = worst([status for status in winners if status is not Status.OVERFLOW])
-        late = any(one.status is Status.TIME_LIMIT for one in self.known.values())
-        return Status.TIME_LIMIT if found is Status.CERTIFIED and late else found
+        found = worst([status for status in winners if status not in (Status.OVERFLOW, Status.FAILED)])
+        return Status.TIME_LIMIT if found is Status.CERTIFIED and self.is_late else found
 
     @property
     def _trusted(self) -> Mapping[str, Candidate]:
         return {name: one for name, one in self.known.items() if one.status is not Status.ESTIMATE} or self.known
+
+    @property
+    def is_late(self) -> bool:
+        """Whether time was over before something had come to its end."""
+        return any(one.status is Status.TIME_LIMIT for one in self.known.values())
 
     @staticmethod
     def joined(runs: list[Candidates]) -> Candidates:
@@ -81,7 +85,15 @@ def _side_by_side(name: str, runs: list[Candidates]) -> Candidate:
         if one is not None:
             statuses.append(one.status)
             seconds += one.seconds
-    return Candidate(torch.cat(values), worst(statuses), seconds, tuple(certificates) if any(certificates) else ())
+    proofs = tuple(certificates) if any(certificates) else ()
+    note = "; ".join(dict.fromkeys(run.known[name].note for run in runs if name in run.known and run.known[name].note))
+    return Candidate(torch.cat(values), worst(statuses), seconds, proofs, note)
+
+
+def failed(name: str, sets: int, like: Tensor, status: Status, seconds: float, note: str) -> Candidates:
+    """The row of a method that gave no constant of any set."""
+    nothing = Candidate(torch.full((sets,), math.inf).to(like), status, seconds, note=note)
+    return Candidates({name: nothing}, torch.zeros(sets, dtype=torch.int64))
 
 
 def worst(statuses: list[Status]) -> Status:
@@ -124,17 +136,39 @@ def of_jacobian(
         graph: without `Vector` nodes.
         through: exponents of the norms in which products of norms are taken; None for that of the input.
     """
-    (p, q), started = norm, monotonic()
+    started = budget.spent
     enclosure = method.enclose(graph, domain, budget, ranges)
+    return of_enclosure(enclosure, name, graph, len(domain), norm, budget, through, started)
+
+
+def of_enclosure(
+    enclosure: JacobianEnclosure,
+    name: str,
+    graph: Graph,
+    sets: int,
+    norm: Norm,
+    budget: Budget,
+    through: Sequence[float] | None = None,
+    started: float | None = None,
+) -> Candidates:
+    """Constants from what is known of the Jacobian over some sets.
+
+    Args:
+        through: as for `of_jacobian`.
+        started: when the work began, by `Budget.spent`; now, when None.
+    """
+    (p, q), began = norm, budget.spent if started is None else started
     values = {name: from_entries(enclosure, p, q)}
     for exponent in (p,) if through is None else through:
-        split = split_products(graph, enclosure, exponent, q)
+        try:
+            split = split_products(graph, enclosure, exponent, q, little_work(graph, budget))
+        except OutOfTimeError:
+            break
         if exponent != p:
             factor = conversion(graph, (exponent, q), norm)
             split = {f"{called} in l_{exponent:g}": up(value * factor) for called, value in split.items()}
         values |= split
-    sets = len(domain)
-    seconds = {name: monotonic() - started}
+    seconds = {name: budget.spent - began}
     known = {
         called: Candidate(value.expand(sets), Status.of(enclosure.status, value), seconds.get(called, 0.0))
         for called, value in values.items()
@@ -152,18 +186,25 @@ def of_sets(
     ranges: Ranges | None = None,
 ) -> Candidates:
     """Constants of the sets one by one; the time that is left is shared by those that are left."""
-    started, sets = monotonic(), len(domain)
-    found = []
+    started, sets = budget.spent, len(domain)
+    found: list[ConstantBound] = []
     for k in range(sets):
         known = None if ranges is None else {node: x[k] for node, x in ranges.items()}
         share = budget.within(budget.remaining / (sets - k))
-        found.append(method.constant(graph, domain[k : k + 1], norm, share, known))
+        try:
+            found.append(method.constant(graph, domain[k : k + 1], norm, share, known))
+        except OutOfTimeError:
+            if not found:
+                raise
+            nothing = torch.full_like(found[0].value, math.inf)
+            found += [replace(found[0], value=nothing, status=Status.TIME_LIMIT, certificates=())] * (sets - k)
+            break
     slopes = [{node: slope[None] for node, slope in one.slopes.items()} for one in found]
     values = torch.stack([one.value for one in found])
     moved = values.to(graph.example)
     moved = torch.where(moved.to(values) < values, up(moved).to(values), moved.to(values)).to(graph.example)
     status, certificates = worst([one.status for one in found]), tuple(one.certificates for one in found)
-    one = Candidate(moved, status, monotonic() - started, certificates if any(certificates) else ())
+    one = Candidate(moved, status, budget.spent - started, certificates if any(certificates) else ())
     return Candidates({name: one}, torch.cat([unstable_neurons(slope, 1) for slope in slopes]))
 
 

@@ -76,14 +76,19 @@ def from_entries(enclosure: JacobianEnclosure, p: float, q: float) -> Tensor:
     return plain
 
 
-def split_products(graph: Graph, enclosure: JacobianEnclosure, p: float, q: float) -> dict[str, Tensor]:
+def split_products(
+    graph: Graph, enclosure: JacobianEnclosure, p: float, q: float, most_work: int = LITTLE_WORK
+) -> dict[str, Tensor]:
     """For every node that all paths cross: norm of the derivative behind it times a product of norms before it.
+
+    Args:
+        most_work: products that the certificate of one norm may take.
 
     Returns:
         Certified constants by description, shapes (N or 1,); splitting right before the last layer is the product of
         norms with local slopes, and for p = q the plain product over the whole graph is there too.
     """
-    before = norms_before(graph, enclosure.slopes, p)
+    before = norms_before(graph, enclosure.slopes, p, most_work)
     found = {"product of norms": before[graph.output]} if p == q else {}
     for node in graph.crossings:
         behind = enclosure.adjoints[node].map(lambda end: end.flatten(2))
@@ -93,7 +98,9 @@ def split_products(graph: Graph, enclosure: JacobianEnclosure, p: float, q: floa
     return found
 
 
-def norms_before(graph: Graph, slopes: Mapping[Node, Interval], p: float) -> dict[Node, Tensor]:
+def norms_before(
+    graph: Graph, slopes: Mapping[Node, Interval], p: float, most_work: int = LITTLE_WORK
+) -> dict[Node, Tensor]:
     """Certified l_p Lipschitz constants of every node as a function of the input, by sums and products of norms.
 
     Returns:
@@ -107,7 +114,7 @@ def norms_before(graph: Graph, slopes: Mapping[Node, Interval], p: float) -> dic
         elif isinstance(node, Affine):
             total = like.new_zeros(1)
             for operator, source in node.terms:
-                total = up(total + up(_norms(operator, p, _gate(graph, node, slopes)) * found[source]))
+                total = up(total + up(_norms(operator, p, _gate(graph, node, slopes), most_work) * found[source]))
             found[node] = total
         else:
             steepest = slopes[node].magnitude().flatten(1)
@@ -124,8 +131,8 @@ def _gate(graph: Graph, node: Affine, slopes: Mapping[Node, Interval]) -> Tensor
     return slopes[readers[0]].magnitude() != 0
 
 
-def _norms(operator: LinearOperator, p: float, kept: Tensor | None) -> Tensor:
+def _norms(operator: LinearOperator, p: float, kept: Tensor | None, most_work: int) -> Tensor:
     """Norms of the rows that count in every set, (N,), or (1,) of all rows; dear certificates are left to `AutoLip`."""
     if kept is None:
-        return operator_norm(operator, p, None, LITTLE_WORK).reshape(1)
-    return norms_of_rows(operator, p, kept, LITTLE_WORK)
+        return operator_norm(operator, p, None, most_work).reshape(1)
+    return norms_of_rows(operator, p, kept, most_work)

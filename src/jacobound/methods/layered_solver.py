@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from time import monotonic
 
 import torch
 
-from jacobound.methods.base import Budget
+from jacobound.budget import Budget
 from jacobound.methods.layered_certificate import LayeredCertificate, layered_constant
 from jacobound.methods.layered_chain import LayeredChain
 from jacobound.methods.layered_search import Multipliers, Sweep, best_closed_form, improved
@@ -18,8 +17,8 @@ from jacobound.methods.sdp_certificate import LARGEST, SMALLEST
 # Factors by which multipliers are raised until a proof succeeds.
 RAISED = (1.0, 1 + 1e-6, 1 + 1e-3, 1.5, 4.0)
 
-# A certificate is not begun when it is expected to take so many times what is left of the time, and a second.
-LATE = 2.0
+# A certificate is not begun when it is expected to take so many times what is left of the time.
+LATE = 1.5
 
 Norm = tuple[float, float]
 LayeredProblems = dict[str, tuple[LayeredChain, Norm]]
@@ -69,12 +68,11 @@ class LayeredSolver:
 
     Args:
         tolerance: relative, of the constant.
-        limit: monotonic time at which it should have ended.
+        budget: its time and progress.
         interrupted: whether a search was cut short.
     """
 
     tolerance: float
-    limit: float
     budget: Budget
     interrupted: bool = False
 
@@ -93,20 +91,19 @@ class LayeredSolver:
         turned = norm[0] == 1 or chain.outputs < chain.inputs
         if not _is_worth_it(chain):
             return proved(chain, norm, turned, None)
-        began = monotonic()
-        if chain.seconds > 1 + LATE * max(0.0, (self.limit - began) / left):
+        share = self.budget.within(self.budget.remaining / left)
+        began = share.spent
+        if chain.seconds > LATE * max(0.0, share.remaining):
             self.interrupted = True
             return proved(chain, norm, turned, None)
         sweep = Sweep.of(chain, norm, turned)
         first = sweep.closed_form(1.5)
-        # The proof takes about as long as two sweeps.
-        deadline = began + max(0.0, (self.limit - began) / left) - 3 * (monotonic() - began)
-        late = False
+        reserved, late = 3 * (share.spent - began), False  # the proof takes about as long as two sweeps
 
         def over() -> bool:
             nonlocal late
             self.budget.tell(0, 1, "multipliers")
-            late = late or monotonic() > deadline
+            late = late or share.remaining < reserved
             return late
 
         enough = 2 * math.log(largest) - 1e-6 if 0 < largest < math.inf else -math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +13,15 @@ from torch import Tensor
 
 from jacobound.domains import Domain
 from jacobound.errors import ShapeError
-from jacobound.graph import Graph, Node, size
+from jacobound.graph import Affine, Graph, Node, size
 from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, OutputMethod, ranges_bytes
+from jacobound.norms import LITTLE_WORK, PRODUCTS
 from jacobound.results import Status
 from jacobound.rounding import inflate
+
+# The part of a call's time that the cheap norms of all layers may take together.
+LITTLE_PART = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +82,14 @@ def ranges_of_one(method: OutputMethod, graph: Graph, domain: Domain, budget: Bu
         raise ShapeError(f"a constant is bounded for one set at a time, not for {len(domain)}; take them one by one")
     found = method.ranges(graph, domain, budget, with_output=False)
     return {node: x[0] for node, x in found.items()}
+
+
+def little_work(graph: Graph, budget: Budget) -> int:
+    """Products for the certificate of one norm, so that those of all layers take a part of a call's time together."""
+    layers = sum(len(node.terms) for node in graph.nodes if isinstance(node, Affine))
+    if math.isinf(budget.of_call):
+        return LITTLE_WORK
+    return max(1, min(LITTLE_WORK, int(LITTLE_PART * budget.of_call * PRODUCTS / max(1, layers))))
 
 
 def conversion(graph: Graph, known: tuple[float, float], wanted: tuple[float, float]) -> float:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from time import monotonic
 
 import torch
 
+from jacobound.budget import Budget, stopping
 from jacobound.domains import Domain
 from jacobound.errors import InvalidOptionError, UnsupportedOpError
 from jacobound.graph import Graph, Node, size
 from jacobound.intervals import Interval
 from jacobound.linalg import dual_exponent
 from jacobound.methods.autolip import AutoLip
-from jacobound.methods.base import Budget, OutputMethod, derivative_ranges
+from jacobound.methods.base import OutputMethod, derivative_ranges
 from jacobound.methods.crown import CROWN
 from jacobound.methods.layered_certificate import LayeredCertificate
 from jacobound.methods.layered_chain import LayeredChain, chain_bytes, layered_chain
@@ -76,12 +76,11 @@ class LipSDP(LipschitzMethod):
         budget: Budget,
         ranges: Mapping[Node, Interval] | None = None,
     ) -> ConstantBound:
-        started, graph = monotonic(), graph.expanded()
+        graph, own = graph.expanded(), budget.within(math.inf if self.seconds is None else self.seconds)
         if ranges is None:
             ranges = ranges_of_one(self.preactivation, graph, domain, budget)
         slopes = derivative_ranges(graph, ranges)
-        limit = min(started + (math.inf if self.seconds is None else self.seconds), monotonic() + budget.remaining)
-        found, status = self._certificates(graph, slopes, norm, budget, limit)
+        found, status = self._certificates(graph, slopes, norm, own)
         values = {name: torch.tensor(part.value, dtype=torch.float64) for name, part in found.items()}
         value = torch.stack(list(values.values())).max() if values else torch.zeros((), dtype=torch.float64)
         certificates = tuple(found.values())
@@ -93,20 +92,20 @@ class LipSDP(LipschitzMethod):
         return ConstantBound(value, Status.of(status, value), values, certificates, slopes, ranges)
 
     def _certificates(
-        self, graph: Graph, slopes: Mapping[Node, Interval], norm: tuple[float, float], budget: Budget, limit: float
+        self, graph: Graph, slopes: Mapping[Node, Interval], norm: tuple[float, float], budget: Budget
     ) -> tuple[Mapping[str, SdpCertificate] | Mapping[str, LayeredCertificate], Status]:
         """Certificates of all parts by name, and whether the search came to its end; none where it does not fit."""
         fits, chain = budget.fits(sdp_bytes(graph, slopes)), None
         if not fits or unstable_count(graph, slopes) >= MANY:
             chain = _chain(graph, slopes, budget)
-        parts = _in_time(graph, slopes, norm, limit) if chain is not None and fits else None
+        parts = _in_time(graph, slopes, norm, budget) if chain is not None and fits else None
         if chain is not None and parts is None:
-            layers = LayeredSolver(self.tolerance, limit, budget)
+            layers = LayeredSolver(self.tolerance, budget)
             found = layers.solve(layered_problems(chain, norm))
             return found, Status.TIME_LIMIT if layers.interrupted else Status.CERTIFIED
         if not fits:
             return {}, Status.MEMORY_LIMIT
-        solver = _Solver(self.tolerance, limit, budget)
+        solver = _Solver(self.tolerance, budget)
         solved = solver.solve(parts or problems(sdp_core(graph, slopes), norm))
         return solved, Status.TIME_LIMIT if solver.interrupted else Status.CERTIFIED
 
@@ -120,17 +119,19 @@ def _chain(graph: Graph, slopes: Mapping[Node, Interval], budget: Budget) -> Lay
     return layered_chain(graph, slopes) if needed is not None and budget.fits(needed) else None
 
 
-def _in_time(graph: Graph, slopes: Mapping[Node, Interval], norm: tuple[float, float], limit: float) -> Problems | None:
+def _in_time(
+    graph: Graph, slopes: Mapping[Node, Interval], norm: tuple[float, float], budget: Budget
+) -> Problems | None:
     """The problems on the core, if Newton's method is likely to solve them all in time, by how long a start takes."""
-    limit = min(limit, monotonic() + LONGEST)
-    if RATE * (size(graph.input) + unstable_count(graph, slopes)) ** 3 > limit - monotonic():
+    own = budget.within(LONGEST)
+    if RATE * (size(graph.input) + unstable_count(graph, slopes)) ** 3 > own.remaining:
         return None
     parts = problems(sdp_core(graph, slopes), norm)
-    began = monotonic()
+    began = own.spent
     for core, kind in list(parts.values())[:1]:
         if core.is_finite and core.inputs and core.outputs:
             feasible_start(_barrier(core, kind))
-    return parts if STARTS * len(parts) * (monotonic() - began) <= limit - monotonic() else None
+    return parts if STARTS * len(parts) * (own.spent - began) <= own.remaining else None
 
 
 def _barrier(core: SdpCore, norm: tuple[float, float]) -> Barrier:
@@ -191,13 +192,12 @@ class _Solver:
 
     Args:
         tolerance: of the largest part; smaller parts stop once they are below the largest.
-        limit: monotonic time at which it should have ended.
+        budget: its time and progress.
         interrupted: whether a search was cut short or broke down.
         before: multipliers of the part solved last.
     """
 
     tolerance: float
-    limit: float
     budget: Budget
     interrupted: bool = False
     before: Weights | None = None
@@ -214,7 +214,8 @@ class _Solver:
 
     def _solve(self, core: SdpCore, norm: tuple[float, float], largest: float, left: int) -> SdpCertificate:
         barrier = _barrier(core, norm)
-        began = monotonic()
+        share = self.budget.within(self.budget.remaining / left)
+        began = share.spent
         if not (core.is_finite and core.inputs and core.outputs):
             return certify(barrier, None, None, norm)
         warm = None if self.before is None else warm_start(barrier, self.before)
@@ -223,22 +224,10 @@ class _Solver:
             self.interrupted = True  # what is certified is weaker than it could be
             return certify(barrier, None, None, norm)
         # Each proof at the end takes about as long as the start, and two may be tried.
-        deadline = began + max(0.0, (self.limit - began) / left) - 2 * (monotonic() - began)
+        over = stopping(share, 2 * (share.spent - began), lambda: self.budget.tell(0, 1, "multipliers"))
         enough = 2 * math.log(largest) - 1e-6 if 0 < largest < math.inf else -math.inf
         first = FIRST if warm is None else WARM
-        result = search(barrier, start, self.tolerance, enough, self._over(deadline), first)
+        result = search(barrier, start, self.tolerance, enough, over, first)
         self.interrupted |= not result.converged
         self.before = barrier.weights(result.point)
         return certify(barrier, self.before, barrier.weights(start), norm)
-
-    def _over(self, deadline: float) -> Callable[[], bool]:
-        before, longest = monotonic(), 0.0
-
-        def over() -> bool:
-            nonlocal before, longest
-            self.budget.tell(0, 1, "multipliers")
-            now = monotonic()
-            longest, before = max(longest, now - before), now
-            return now + longest > deadline  # the next step takes about as long as the longest so far
-
-        return over

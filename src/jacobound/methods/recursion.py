@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import inf
 
 import torch
 from torch import Tensor
 
+from jacobound.budget import PRODUCTS
 from jacobound.graph import Elementwise, Graph, Node, size
 from jacobound.intervals import Interval, concatenated, interval_dot
 from jacobound.methods.base import Budget, Deferred, JacobianEnclosure, flat_indices
@@ -22,6 +24,7 @@ from jacobound.methods.core import LEAST_COLUMNS, UnstableCore, build_core, core
 from jacobound.methods.defects import defect_weights
 from jacobound.methods.fastlip import by_intervals, interval_adjoints
 from jacobound.methods.groups import grouped, joined, one_by_one, only
+from jacobound.methods.operations import recursion_operations
 from jacobound.methods.product_relaxation import ProductLines, ProductRelaxation
 from jacobound.operators import positions
 from jacobound.results import Status
@@ -29,6 +32,8 @@ from jacobound.rounding import down, gamma, inflate, rigorous, underflow, unit, 
 
 # Sums over outputs are merged for at most so many directions at once, each of which costs what one output does.
 MOST_ROWS = 8
+# How many times faster than expected the recursion would have to be before it is not begun.
+HOPEFUL = 4.0
 # Bytes for one chunk of columns on a CPU: more do not stay in its caches, and every temporary is mapped anew.
 CHUNK = 1 << 25
 
@@ -77,7 +82,7 @@ def _recur_together(
     if not budget.fits(needed):
         return by_intervals(graph, slopes, ranges, adjoints, Status.MEMORY_LIMIT)
     core = None
-    if not budget.is_over:
+    if not budget.is_over and _is_hopeful(graph, slopes, budget):
         core = build_core(graph, slopes, defect_weights(graph, slopes, adjoints), budget)
     if core is None:
         return by_intervals(graph, slopes, ranges, adjoints, Status.TIME_LIMIT)
@@ -100,6 +105,15 @@ def _recur_together(
         return sums_across(graph, slopes, entries, directions, rows, budget)
 
     return JacobianEnclosure(entries, recursion.along, Deferred(refined), slopes, ranges, across=across)
+
+
+def _is_hopeful(graph: Graph, slopes: Mapping[Node, Interval], budget: Budget) -> bool:
+    """Whether the recursion may come to an end in the time that is left: it is of no use before."""
+    if budget.remaining == inf:
+        return True
+    sets = max((len(slope.lower) for slope in slopes.values()), default=1)
+    operations = sets * recursion_operations(graph, only(slopes, torch.zeros(1, dtype=torch.int64)))
+    return operations <= HOPEFUL * budget.remaining * PRODUCTS
 
 
 def sums_across(

@@ -17,11 +17,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic
 
 import torch
 from torch import Tensor
 
+from jacobound.budget import Budget, stopping
 from jacobound.methods.base import secant_ranges
 from jacobound.methods.crown import CROWN
 from jacobound.methods.sdp_barrier import Barrier, Weights
@@ -50,11 +50,11 @@ class Shared:
 
     Args:
         around: the margins and points.
-        deadline: monotonic time at which a search is cut short; what it has found by then is proved.
+        budget: when its time is over a search is cut short; what it has found by then is proved.
     """
 
     around: Around
-    deadline: float
+    budget: Budget
 
     def __call__(self, point: int, radius: float, rows: Tensor, margins: Tensor) -> Tensor:
         """Constants (k,) of some margins from a point to its ball; inf where nothing is proved.
@@ -87,25 +87,12 @@ class Shared:
         start = feasible_start(joint)
         if start is None:
             return nothing
-        point = search(joint, start, TOLERANCE, over=self._over(self.deadline)).point
+        point = search(joint, start, TOLERANCE, over=stopping(self.budget)).point
         proved = []
         for j in range(core.outputs):
-            left = self.deadline - monotonic()
-            over = self._over(monotonic() + max(0.0, left) / (core.outputs - j))
-            proved.append(_of_row(core, j, point.logs, p, float(enough[j]), over))
+            share = self.budget.within(self.budget.remaining / (core.outputs - j))
+            proved.append(_of_row(core, j, point.logs, p, float(enough[j]), stopping(share)))
         return torch.tensor(proved, dtype=torch.float64)
-
-    @staticmethod
-    def _over(deadline: float) -> Callable[[], bool]:
-        before, longest = monotonic(), 0.0
-
-        def over() -> bool:
-            nonlocal before, longest
-            now = monotonic()
-            longest, before = max(longest, now - before), now
-            return now + longest > deadline
-
-        return over
 
 
 def _of_row(core: SdpCore, row: int, logs: Tensor, p: float, enough: float, over: Callable[[], bool]) -> float:
@@ -195,17 +182,17 @@ def refined(around: Around, start: Tensor, reached: Tensor, seconds: float, larg
     """
     found = torch.zeros_like(reached)
     for point in range(len(reached)):
-        deadline = monotonic() + min(seconds, around.budget.remaining / (len(reached) - point))
+        share = around.budget.within(min(seconds, around.budget.remaining / (len(reached) - point)))
         chase, price = Chase(start[point], reached[point], largest), 0.0
         for _ in range(MOST):
             wanted = chase.next()
             if wanted is None or seconds <= 0:
                 break
-            began, (radius, rows) = monotonic(), wanted
-            if began + DEARER * price * radius**2 > deadline:
+            began, (radius, rows) = share.spent, wanted
+            if share.is_over or DEARER * price * radius**2 > share.remaining:
                 break
-            shared = Shared(around, began + RESERVED * (deadline - began))
+            shared = Shared(around, share.within(RESERVED * share.remaining))
             chase.put(radius, rows, shared(point, radius, rows, start[point, rows]))
-            price = (monotonic() - began) / radius**2  # more neurons become unstable in larger balls
+            price = (share.spent - began) / radius**2  # more neurons become unstable in larger balls
         found[point] = chase.found
     return found

@@ -1,0 +1,88 @@
+"""Outputs from their value at one point and a Lipschitz constant: ``|f_j(y) - f_j(x)| <= L |y - x|_p``.
+
+Linear bounds of the outputs may be far wider than that, behind products and normalisations above all, where they are
+intervals. The point is a float of the domain (`Domain.anchor`), so nothing is lost there; the radius is the largest
+distance to any point of the domain, rounded up.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+import torch
+from torch import Tensor
+
+from jacobound.budget import Budget
+from jacobound.domains import Domain
+from jacobound.errors import JacoboundError
+from jacobound.graph import Graph
+from jacobound.intervals import Interval
+from jacobound.linalg import dual_exponent, vector_norm_upper
+from jacobound.methods.base import flat_indices
+from jacobound.methods.best import SECONDS, Best
+from jacobound.methods.crown import CROWN
+from jacobound.rounding import up
+
+# Widths are compared with the slope at the middle; so much wider is no reason to ask for a constant.
+CLOSE = 1.01
+
+
+def narrowed_by_constant(graph: Graph, domain: Domain, known: Interval, budget: Budget) -> Interval:
+    """The ranges of the outputs intersected with value plus or minus radius times constant, (N, *output shape).
+
+    Args:
+        known: certified ranges of the outputs over the sets.
+        budget: without a time limit the constant gets `best.SECONDS`.
+    """
+    radius, p = largest_distance(domain)
+    wide = domain.bounded & torch.isfinite(radius) & (radius > 0)
+    wide &= (known.lower < known.upper).flatten(1).any(1)
+    wide[wide.clone()] &= _wider_than_the_slope(graph, domain[flat_indices(wide)], known, radius, p, wide)
+    lower, upper = known.lower.clone(), known.upper.clone()
+    for k in flat_indices(wide).tolist():
+        own = domain[k : k + 1]
+        share = (budget if budget.remaining < inf else Budget(SECONDS).started_now()).within(
+            min(SECONDS, budget.remaining) / max(1, int(wide.sum()))
+        )
+        try:
+            constant = Best().candidates(graph, own, (p, inf), share).upper
+            point = Domain(Interval(own.anchor, own.anchor))
+            lowered = graph.lowered()
+            value = CROWN().ranges(lowered, point, share)[lowered.output]
+        except JacoboundError:
+            continue  # no constant is known there; the ranges are
+        reach = up(constant.to(radius) * radius[k]).reshape(-1, *[1] * (value.lower.dim() - 1)).to(value.lower)
+        around = Interval.outward(value.lower - reach, value.upper + reach).reshape(*known.shape[1:])
+        narrow = known[k].intersect(around)
+        lower[k], upper[k] = narrow.lower, narrow.upper
+    return Interval(lower, upper)
+
+
+def largest_distance(domain: Domain) -> tuple[Tensor, float]:
+    """An upper bound of the distance from the anchor to any point of each set, shape (N,), and its norm."""
+    anchor = domain.anchor
+    away = torch.maximum(up(domain.box.upper - anchor), up(anchor - domain.box.lower)).flatten(1)
+    if domain.centre is None or domain.radius is None:
+        return vector_norm_upper(away, inf), inf
+    moved = vector_norm_upper(up((anchor - domain.centre).abs()).flatten(1), domain.p)
+    return torch.minimum(vector_norm_upper(away, domain.p), up(domain.radius + moved)), domain.p
+
+
+def _wider_than_the_slope(
+    graph: Graph, domain: Domain, known: Interval, radius: Tensor, p: float, which: Tensor
+) -> Tensor:
+    """Whether some output varies more than the steepest slope at the anchor allows: only then a constant can say more.
+
+    No constant of all outputs is below that slope. A hint: it decides whether more work is done.
+    """
+    points = domain.anchor.detach().requires_grad_()
+    if not len(points):
+        return torch.zeros(0, dtype=torch.bool, device=which.device)
+    width = (known.upper - known.lower)[which].flatten(1)
+    with torch.enable_grad():
+        outputs = graph(points).reshape(len(points), -1)
+        steepest = radius.new_zeros(len(points))
+        for j in range(outputs.shape[1]):
+            slope = torch.autograd.grad(outputs[:, j].sum(), points, retain_graph=True, materialize_grads=True)[0]
+            steepest = torch.maximum(steepest, torch.linalg.vector_norm(slope.flatten(1), ord=dual_exponent(p), dim=1))
+    return ~(width.amax(1) <= CLOSE * 2 * radius[which] * steepest)

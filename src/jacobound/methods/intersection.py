@@ -1,0 +1,114 @@
+"""`Intersection`: the Jacobian bounds of several methods at once; entry by entry the narrowest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from jacobound.budget import Budget, OutOfTimeError
+from jacobound.domains import Domain
+from jacobound.errors import InvalidOptionError
+from jacobound.graph import Graph, Node
+from jacobound.intervals import Interval
+from jacobound.methods.base import JacobianEnclosure, JacobianMethod, OutputMethod
+from jacobound.methods.crown import CROWN
+from jacobound.results import Status
+
+
+@dataclass(frozen=True, init=False)
+class Intersection(JacobianMethod):
+    """Certified Jacobian bounds as the intersection of those of several methods, which share the ranges of the neurons.
+
+    A method that runs out of time is left out, unless it is the only one.
+
+    Args:
+        methods: at least one.
+        preactivation: how the ranges of the nodes are found.
+    """
+
+    methods: tuple[JacobianMethod, ...]
+    preactivation: OutputMethod
+
+    def __init__(self, *methods: JacobianMethod, preactivation: OutputMethod | None = None) -> None:
+        if not methods:
+            raise InvalidOptionError("an intersection needs at least one method")
+        object.__setattr__(self, "methods", methods)
+        object.__setattr__(self, "preactivation", CROWN() if preactivation is None else preactivation)
+
+    def __repr__(self) -> str:
+        return f"Intersection({', '.join(map(repr, self.methods))})"
+
+    def enclose(
+        self,
+        graph: Graph,
+        domain: Domain,
+        budget: Budget,
+        ranges: Mapping[Node, Interval] | None = None,
+        slopes: Mapping[Node, Interval] | None = None,
+    ) -> JacobianEnclosure:
+        graph = graph.with_affine_output()
+        if ranges is None:
+            ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
+        found: list[JacobianEnclosure] = []
+        for k, method in enumerate(self.methods):
+            share = budget.within(budget.remaining / (len(self.methods) - k))
+            try:
+                found.append(method.enclose(graph, domain, share, ranges, slopes))
+            except OutOfTimeError:
+                if not found:
+                    raise
+                found[0] = replace(found[0], status=Status.TIME_LIMIT)
+        return intersected(found)
+
+    def bytes_per_set(self, graph: Graph) -> int:
+        """Working memory for each set in bytes."""
+        return max(method.bytes_per_set(graph) for method in self.methods)
+
+
+def intersected(found: Sequence[JacobianEnclosure]) -> JacobianEnclosure:
+    """What several enclosures of one Jacobian know together; derivatives by inner nodes are those of the first."""
+    first, *others = found
+    if not others:
+        return first
+    entries = first.entries
+    for one in others:
+        entries = entries.intersect(one.entries)
+
+    def along(directions: Tensor) -> Interval:
+        sums = [one.along(directions) for one in found]
+        best = sums[0]
+        for other in sums[1:]:
+            best = best.intersect(other)
+        return best
+
+    known = [one.rows for one in found if one.rows is not None]
+
+    def rows(p: float) -> Tensor:
+        return torch.stack([bound(p) for bound in known]).amin(0)
+
+    statuses = [one.status for one in found if one.status is not Status.CERTIFIED]
+    return replace(
+        first,
+        entries=entries,
+        along=along,
+        status=statuses[0] if statuses else Status.CERTIFIED,
+        across=_across([one.across for one in found if one.across is not None]),
+        rows=rows if known else None,
+    )
+
+
+def _across(known: Sequence[Callable[[Tensor], Interval]]) -> Callable[[Tensor], Interval] | None:
+    """Sums of columns by all that know any."""
+    if not known:
+        return None
+
+    def across(directions: Tensor) -> Interval:
+        best = known[0](directions)
+        for other in known[1:]:
+            best = best.intersect(other(directions))
+        return best
+
+    return across
