@@ -180,8 +180,7 @@ def lipschitz(
     Args:
         graph: the network.
         region: where the input is.
-        method: a Jacobian method (with products of norms), a Lipschitz method such as `LipSDP()`, or `Best(a, b)` for
-            the smallest of several; None takes `Best()`, which chooses. `details` lists every candidate.
+        method: a Jacobian method, a Lipschitz method, or `Best(a, b)`, the smallest of several; None takes `Best()`.
         norm: (p, q) with p, q in {1, 2, inf}: ``||f(x) - f(y)||_q <= L ||x - y||_p``.
         rows: combinations of the flattened outputs, shape (k, outputs); None for all outputs.
         budget: time, memory and progress; None gives a call without a method 10 seconds, and others all they need.
@@ -201,8 +200,8 @@ def lipschitz(
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> tuple[Candidates, Witness | None]:
-            part = 1.0 if search is None else OF_METHODS
-            above = _above(method, target, domain, exponents, budget.within(part * budget.remaining))
+            share = budget if search is None else budget.within(OF_METHODS * budget.remaining)
+            above = _above(method, target, domain, exponents, share)
             return above, None if search is None else search.search(expanded, domain, exponents, budget)
 
         runs = _in_runs(work, domains, expanded, budget, method.bytes_per_set(expanded))
