@@ -77,7 +77,7 @@ def _wider_than_the_slope(
     """
     points = domain.anchor.detach().requires_grad_()
     if not len(points):
-        return torch.zeros(0, dtype=torch.bool, device=which.device)
+        return which[which]
     width = (known.upper - known.lower)[which].flatten(1)
     with torch.enable_grad():
         outputs = graph(points).reshape(len(points), -1)
