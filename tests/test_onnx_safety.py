@@ -102,8 +102,8 @@ def change(attribute: str, value: Any) -> Any:
 
 
 INVALID = {
-    "nan": (with_entry(np.nan), r"tensor 'w' has a NaN or infinite entry"),
-    "infinite": (with_entry(-np.inf), r"tensor 'w' has a NaN or infinite entry"),
+    "nan": (with_entry(np.nan), r"tensor 'w' has a NaN entry.*training run"),
+    "infinite": (with_entry(-np.inf), r"tensor 'w' has an infinite entry, which is no weight. If it is a mask"),
     "half": (with_type(np.float16), r"tensor 'w' is FLOAT16.*float32"),
     "int8": (with_type(np.int8), r"tensor 'w' is INT8.*unquantised"),
     "negative": (with_dims(-1, 4), r"tensor 'w' has shape \(-1, 4\) with a negative length"),

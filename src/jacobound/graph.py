@@ -24,7 +24,7 @@ from jacobound.nodes import Affine, Choice, Elementwise, Input, Node, Part, Vect
 from jacobound.operator_kinds import Dense, Identity, convert_exactly, with_shapes
 from jacobound.source import UNKNOWN, Source
 from jacobound.units import postprocessing, preprocessing, weighting
-from jacobound.words import printable
+from jacobound.words import not_finite, printable
 
 __all__ = ["Affine", "Choice", "Elementwise", "Graph", "Input", "Node", "Part", "Vector", "VectorFunction", "size"]
 
@@ -61,10 +61,7 @@ class Graph:
             for tensor in weights_of(node):
                 kinds.add((tensor.device, tensor.dtype))
                 if node not in self.checked and not torch.isfinite(tensor).all():
-                    raise InvalidModelError(
-                        f"node '{node.name}' has a NaN or infinite weight; nothing can be certified for this model. "
-                        "Check the training run or the file"
-                    )
+                    raise InvalidModelError(not_finite(f"node '{node.name}'", nan=bool(tensor.isnan().any())))
         if len(kinds) > 1:
             raise InvalidModelError(
                 f"weights live in {sorted(map(str, kinds))}; move the model to one device and dtype"

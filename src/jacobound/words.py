@@ -32,6 +32,16 @@ def _decimal(value: float, rounding: str, digits: int) -> str:
     return f"{found:f}" if -5 <= found.adjusted() < 7 or not found else f"{found:.{digits - 1}e}"
 
 
+def not_finite(what: str, *, nan: bool) -> str:
+    """Why a weight with NaN, or with infinite entries only, is refused."""
+    if nan:
+        return f"{what} has a NaN entry; nothing can be certified for this model. Check the training run or the file"
+    return (
+        f"{what} has an infinite entry, which is no weight. If it is a mask, as before a softmax, write a large finite "
+        "number such as -1e9 in its place; if it is a limit that never holds, leave it out"
+    )
+
+
 def printable(text: object) -> str:
     """Text without control characters: names in a file that somebody sent must not steer the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from jacobound.errors import InvalidModelError, UnsupportedOpError
 from jacobound.graph import Graph, Node
+from jacobound.words import not_finite
 
 
 def unsupported(op: str, place: str, reason: str, advice: str) -> UnsupportedOpError:
@@ -51,10 +52,7 @@ def exact_weight(weight: Tensor, name: str) -> Tensor:
     """
     check_storage(weight, name)
     if not torch.isfinite(weight).all():
-        raise InvalidModelError(
-            f"'{name}' has a NaN or infinite entry; nothing can be certified for this model. "
-            "Check the training run or the file"
-        )
+        raise InvalidModelError(not_finite(f"'{name}'", nan=bool(weight.isnan().any())))
     return weight.detach().to(torch.float64)
 
 

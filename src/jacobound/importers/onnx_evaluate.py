@@ -7,8 +7,8 @@ of values; and the shape of every result comes from the operator's own definitio
 from __future__ import annotations
 
 import copy
+import math
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -105,8 +105,7 @@ def evaluate(node: NodeProto, version: int, arrays: Sequence[np.ndarray | None])
         [helper.make_empty_tensor_value_info(name) for name in results],
     )
     try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with np.errstate(all="ignore"):
             found = ReferenceEvaluator(graph, opsets={"": version}).run(None, feeds)
     except Exception as error:  # whatever a foreign file makes the evaluator stumble over
         raise InvalidModelError(f"{describe(node)}: can not be evaluated ({_short(error)})") from error
@@ -143,7 +142,12 @@ def attributes(node: NodeProto, version: int) -> Mapping[str, object]:
     for attribute in node.attribute:
         if attribute.ref_attr_name:
             raise InvalidModelError(f"{describe(node)}: attribute '{attribute.name}' refers to a function's argument")
-        found[attribute.name] = helper.get_attribute_value(attribute)
+        value = helper.get_attribute_value(attribute)
+        if any(
+            math.isnan(entry) for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, float)
+        ):
+            raise InvalidModelError(f"{describe(node)}: attribute '{attribute.name}' is NaN; check the file")
+        found[attribute.name] = value
     return {
         name: value.decode(errors="replace") if isinstance(value, bytes) else value for name, value in found.items()
     }

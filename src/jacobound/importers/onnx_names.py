@@ -8,6 +8,8 @@ from onnx import GraphProto, ModelProto, NodeProto
 
 from jacobound.errors import InvalidModelError
 
+LONG = "ai.onnx"
+
 
 def branches(node: NodeProto) -> list[GraphProto]:
     """The inner graphs of an operation."""
@@ -55,16 +57,20 @@ def needed(nodes: Sequence[NodeProto], output: str) -> list[int]:
 def in_order(model: ModelProto, subject: str) -> ModelProto:
     """The model with each operation behind what it reads, also inside of inner graphs; itself if it is so.
 
-    ONNX wants files sorted, and engines sort them.
+    ONNX wants files sorted, and engines sort them. The default domain, which has two names, gets its short one.
 
     Raises:
         InvalidModelError: when operations wait for each other in a circle.
     """
-    if _is_sorted(model.graph, subject):
+    named = any(node.domain == LONG for node in all_nodes(model.graph.node))
+    named = named or any(entry.domain == LONG for entry in model.opset_import)
+    if _is_sorted(model.graph, subject) and not named:
         return model
     found = ModelProto()
     found.CopyFrom(model)
     _sort(found.graph, subject)
+    for thing in (*all_nodes(found.graph.node), *found.opset_import):
+        thing.domain = "" if thing.domain == LONG else thing.domain
     return found
 
 

@@ -21,6 +21,7 @@ from jacobound.importers.onnx_refusals import advice, refuse_by_name
 from jacobound.importers.onnx_safety import BYTES, array, check_numbers, wrong_type
 from jacobound.importers.steps import AffineSteps
 
+MOST_FOLDED = 2**32  # multiplications of constants with each other
 MOST_ENTRIES = 2**26  # of all results together; VGG-16 has 2^25
 # What the checker refuses because a later opset gave it another form.
 SUPERSEDED = tuple(("GroupNormalization", version) for version in (18, 19, 20))
@@ -36,6 +37,7 @@ class Place:
         steps: builds the nodes.
         open_batch: the input's axis 0 has no fixed length, so that it holds a batch.
         entries: of all results so far.
+        folded: multiplications of constants with each other so far.
         made: for the nodes so far the operation that each is the result of.
     """
 
@@ -43,6 +45,7 @@ class Place:
     steps: AffineSteps
     open_batch: bool
     entries: int = 0
+    folded: int = 0
     made: dict[Node, Call] = field(default_factory=dict)
 
     def hold(self, shape: tuple[int, ...]) -> None:
@@ -52,6 +55,14 @@ class Place:
             raise InvalidModelError(
                 f"the results of all operations have more than {MOST_ENTRIES} entries together; "
                 "nothing of that size is imported"
+            )
+
+    def fold(self, products: int) -> None:
+        """Count products of constants, and refuse what a small file makes of little."""
+        self.folded += products
+        if self.folded > MOST_FOLDED:
+            raise InvalidModelError(
+                f"its constants are multiplied over {MOST_FOLDED} times; store the result in the file"
             )
 
 
@@ -127,7 +138,7 @@ def _results(node: NodeProto, position: int, place: Place, inputs: tuple[Value |
     constant = tuple(None if isinstance(value, Traced) else value for value in inputs)
     try:
         if not any(isinstance(value, Traced) for value in inputs):
-            return _folded(node, place.version, constant)
+            return _folded(node, place, constant)
         if node.op_type not in LOWERINGS:
             refuse_by_name(node)
         types = [None if value is None else (value.dtype, tuple(value.shape)) for value in inputs]
@@ -154,16 +165,18 @@ def _cut(node: NodeProto, inputs: tuple[Value | None, ...]) -> str | None:
     return next((name for name, value in zip(node.input, inputs, strict=True) if isinstance(value, Traced)), None)
 
 
-def _folded(node: NodeProto, version: int, inputs: tuple[np.ndarray | None, ...]) -> tuple[np.ndarray, ...]:
+def _folded(node: NodeProto, place: Place, inputs: tuple[np.ndarray | None, ...]) -> tuple[np.ndarray, ...]:
     """The results of an operation on constants; they count as weights."""
     if node.op_type == "Constant":
         results = (_stored(node),)
     elif node.op_type in FOLDABLE:
         types = [None if value is None else (value.dtype, value.shape) for value in inputs]
-        shapes = result_shapes(node, version, types, inputs)
+        shapes = result_shapes(node, place.version, types, inputs)
         if None in shapes and node.op_type != "NonZero":  # which gives at most its input's size times its axes
             raise UnsupportedOpError("The size of its result depends on values.")
-        results = evaluate(node, version, inputs)
+        if node.op_type in ("MatMul", "Gemm") and inputs[0] is not None and shapes[0] is not None:
+            place.fold(prod(shapes[0]) * max(inputs[0].shape, default=1))
+        results = evaluate(node, place.version, inputs)
     else:
         refuse_by_name(node)
         raise UnsupportedOpError("It stands between constants, and is not among the operations evaluated there.")

@@ -124,19 +124,31 @@ def _source_of_centred(call: Call, value: Traced, axes: Sequence[int]) -> Node |
 
 
 def _same(call: Call, one: Node, two: Node) -> bool:
-    """Whether two nodes are the same function: one node, or the same mean, or the same difference computed twice."""
-    if one is two:
-        return True
-    left, right = call.made.get(one), call.made.get(two)
-    if left is None or right is None or left.proto.op_type != right.proto.op_type or left.shape != right.shape:
-        return False
-    if left.proto.op_type == "ReduceMean":
-        return left.reduced_axes() == right.reduced_axes() and left.traced().node is right.traced().node
-    operands = [(left.get(k), right.get(k)) for k in (0, 1)]
-    return left.proto.op_type == "Sub" and all(
-        isinstance(a, Traced) and isinstance(b, Traced) and a.shape == b.shape and _same(call, a.node, b.node)
-        for a, b in operands
-    )
+    """Whether two nodes are the same function: one node, or the same mean, or the same difference computed twice.
+
+    Each pair is looked at once: differences of differences would double the work at every level.
+    """
+    waiting, seen = [(one, two)], set[tuple[Node, Node]]()
+    while waiting:
+        pair = waiting.pop()
+        left, right = (call.made.get(node) for node in pair)
+        if pair[0] is pair[1] or pair in seen:
+            continue
+        seen.add(pair)
+        if left is None or right is None or left.proto.op_type != right.proto.op_type or left.shape != right.shape:
+            return False
+        if left.proto.op_type == "ReduceMean":
+            if left.reduced_axes() != right.reduced_axes() or left.traced().node is not right.traced().node:
+                return False
+            continue
+        if left.proto.op_type != "Sub":
+            return False
+        for k in (0, 1):
+            a, b = left.get(k), right.get(k)
+            if not isinstance(a, Traced) or not isinstance(b, Traced) or a.shape != b.shape:
+                return False
+            waiting.append((a.node, b.node))
+    return True
 
 
 def _maker(call: Call, value: Traced, *operations: str) -> Call | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from math import prod
 
 import numpy as np
@@ -14,7 +15,9 @@ from jacobound.graph import Elementwise, Node
 from jacobound.importers.fusions import product
 from jacobound.importers.onnx_call import Call, Traced, Value, point_shape
 from jacobound.importers.onnx_normalising import normalised
+from jacobound.importers.onnx_safety import LARGEST_TENSOR, check_size, check_work
 from jacobound.importers.steps import MIXED
+from jacobound.importers.steps_products import einsum_labels
 from jacobound.intervals import Interval
 
 TWO_VALUES = (
@@ -81,7 +84,7 @@ def _multiple(call: Call, node: Node, factor: Tensor) -> Node:
 def gemm(call: Call) -> tuple[Value, ...]:
     """alpha A' B' + beta C."""
     a, b = call.get(0), call.get(1)
-    alpha, beta = float(call.number("alpha", 1.0)), float(call.number("beta", 1.0))
+    alpha, beta = (_finite(call, name) for name in ("alpha", "beta"))
     if isinstance(a, Traced) == isinstance(b, Traced):
         raise UnsupportedOpError(TWO_VALUES if isinstance(a, Traced) else "It multiplies two constants here.")
     added = call.get(2)
@@ -105,6 +108,14 @@ def gemm(call: Call) -> tuple[Value, ...]:
         node = call.steps.reshape(node, point_shape(call.shape), name)
         node = call.steps.add([(1.0, node), (beta, call.widened(added))], None, call.name)
     return call.result(node)
+
+
+def _finite(call: Call, name: str) -> float:
+    """A factor that is a number."""
+    factor = float(call.number(name, 1.0))
+    if not math.isfinite(factor):
+        raise UnsupportedOpError(f"Its {name} is {factor}, which is no finite number.")
+    return factor
 
 
 def _scaled(weight: Tensor, factor: float, name: str) -> Tensor:
@@ -138,6 +149,7 @@ def matmul(call: Call) -> tuple[Value, ...]:
     """Of a value and a matrix, in which axes of length one in front change nothing; or of two values."""
     a, b = call.get(0), call.get(1)
     if isinstance(a, Traced) and isinstance(b, Traced):
+        check_work(prod(call.shape) * a.shape[-1], f"the product '{call.name}'")
         return call.result(_of_values(call, a, b))
     weight = call.needed(1 if isinstance(a, Traced) else 0)
     if prod(weight.shape[:-2]) != 1:
@@ -167,6 +179,7 @@ def _of_values(call: Call, a: Traced, b: Traced) -> Node:
 def einsum(call: Call) -> tuple[Value, ...]:
     equation = str(call.attributes.get("equation", "")).replace(" ", "")
     values = [value for value in call.inputs if isinstance(value, Traced)]
+    _check_contraction(call, equation)
     if len(values) == len(call.inputs) == 2:
         left, right = (call.full(value) for value in values)
         return call.result(call.steps.contraction(equation, left, right, call.name))
@@ -176,3 +189,15 @@ def einsum(call: Call) -> tuple[Value, ...]:
         call.full(value) if isinstance(value, Traced) else call.needed(k) for k, value in enumerate(call.inputs)
     ]
     return call.result(call.steps.einsum(equation, operands, call.name))
+
+
+def _check_contraction(call: Call, equation: str) -> None:
+    """Refuse an Einsum with more products, or larger ones on the way, than can be held."""
+    shapes = [value.shape for value in call.inputs if value is not None]
+    labels, _ = einsum_labels(equation, [len(shape) for shape in shapes])
+    lengths = {
+        label: n for given, shape in zip(labels, shapes, strict=True) for label, n in zip(given, shape, strict=True)
+    }
+    check_work(prod(lengths.values()), f"the contraction '{call.name}'")
+    if len(shapes) > 2:
+        check_size(tuple(lengths.values()), f"the contraction '{call.name}'", LARGEST_TENSOR)

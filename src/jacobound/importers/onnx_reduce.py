@@ -11,6 +11,9 @@ from jacobound.errors import UnsupportedOpError
 from jacobound.graph import Node
 from jacobound.importers.onnx_call import Call, Traced, Value
 from jacobound.importers.onnx_products import elementwise
+from jacobound.importers.onnx_safety import check_size
+
+LARGEST_MATRIX = 2**24  # entries of what a running sum multiplies with
 
 Step = Callable[[Call, Node, list[int], str], Node]
 
@@ -101,6 +104,8 @@ def running_sum(call: Call) -> tuple[Value, ...]:
         if exclusive:
             raise UnsupportedOpError("It is zero: nothing of its input is left in the result.")
         return (value,)
+    length = value.node.shape[axes[0]]
+    check_size((length, length), f"the matrix of '{call.name}'", LARGEST_MATRIX)
     return call.result(call.steps.cumsum(value.node, axes[0], call.name, exclusive=exclusive, reverse=reverse))
 
 

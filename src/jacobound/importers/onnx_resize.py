@@ -13,6 +13,7 @@ from jacobound.importers.onnx_call import Call, Value
 from jacobound.importers.resampling import interpolation
 
 HALF = Fraction(1, 2)
+LONGEST = 1 << 13  # entries along an axis, each with its weights as fractions
 RULES = (
     "half_pixel",
     "pytorch_half_pixel",
@@ -41,6 +42,8 @@ def resize(call: Call) -> tuple[Value, ...]:
             continue
         if axis < dropped:
             raise UnsupportedOpError("It resizes the batch axis.")
+        if max(before, after) > LONGEST:
+            raise UnsupportedOpError(f"It resizes {before} entries to {after}; up to {LONGEST} are weighted exactly.")
         matrices[axis - dropped] = interpolation(
             before,
             after,

@@ -22,10 +22,13 @@ from jacobound.errors import InvalidModelError
 from jacobound.files import stored_bytes, unpacked
 from jacobound.importers.onnx_functions import inlined
 from jacobound.importers.onnx_names import in_order
+from jacobound.words import not_finite
 
 LARGEST_FILE = 2**31 - 1  # the limit of protobuf itself
 LARGEST_TENSOR = 2**28  # entries of a stored tensor: 2 GiB in float64
 LARGEST_RESULT = 2**22  # entries of what an operation makes of little; a layer of 224 x 224 x 64 has 2^21.6
+MOST_WORK = 2**35  # multiplications of one evaluation; VGG-16 has 2^34
+LARGEST_WINDOWS = 2**28  # entries of the windows of a convolution or an average, together; channels are summed fast
 OLDEST_OPSET = 7  # the first with numpy-style broadcasting
 
 # Element types that an imported network may hold, and how many bytes one entry has in the file.
@@ -171,20 +174,17 @@ def wrong_type(name: str, number: int) -> str:
 def check_numbers(values: np.ndarray, name: str) -> None:
     """Refuse what no constant may hold: NaN and plus infinity. Minus infinity is refused where it is no mask."""
     if values.dtype.kind == "f" and not (values < np.inf).all():
-        raise _not_finite(name)
+        raise _not_finite(values, name)
 
 
 def check_finite(values: np.ndarray, name: str) -> None:
     """Refuse NaN and infinity by the name of the tensor."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise _not_finite(name)
+        raise _not_finite(values, name)
 
 
-def _not_finite(name: str) -> InvalidModelError:
-    return InvalidModelError(
-        f"tensor '{name}' has a NaN or infinite entry; nothing can be certified for this model. "
-        "Check the training run or the file"
-    )
+def _not_finite(values: np.ndarray, name: str) -> InvalidModelError:
+    return InvalidModelError(not_finite(f"tensor '{name}'", nan=bool(np.isnan(values).any())))
 
 
 def check_size(shape: tuple[int, ...], what: str, limit: int = LARGEST_TENSOR) -> None:
@@ -193,6 +193,12 @@ def check_size(shape: tuple[int, ...], what: str, limit: int = LARGEST_TENSOR) -
         raise InvalidModelError(f"{what} has shape {shape} with a negative length; the file is damaged")
     if prod(shape) > limit:
         raise InvalidModelError(f"{what} has shape {shape}: more than {limit} entries are not accepted here")
+
+
+def check_work(count: int, what: str) -> None:
+    """Refuse what would take minutes to evaluate once."""
+    if count > MOST_WORK:
+        raise InvalidModelError(f"{what} takes {count} multiplications; more than {MOST_WORK} are not accepted here")
 
 
 def _check_texts(message: Message, subject: str) -> None:

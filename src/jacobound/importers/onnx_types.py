@@ -29,6 +29,10 @@ def check_types(model: ModelProto, subject: str) -> None:
         raise InvalidModelError(
             f"{subject}: its types or shapes do not fit ({_told(error)}); export it again"
         ) from error
+    names = [node.name for node in model.graph.node if node.name]
+    if len(set(names)) < len(names):
+        twice = next(name for k, name in enumerate(names) if name in names[:k])
+        raise InvalidModelError(f"{subject}: two operations are called '{twice}'; export it again")
     version = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     types = {entry.name: entry.type for entry in (*found.graph.value_info, *found.graph.input, *found.graph.output)}
     for tensor in found.graph.initializer:

@@ -11,12 +11,22 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from jacobound.errors import InvalidModelError
-from jacobound.graph import Graph, Input
+from jacobound.graph import Affine, Graph, Input
 from jacobound.importers.onnx_call import Traced, Value, point_shape
 from jacobound.importers.onnx_names import needed, outer_names
 from jacobound.importers.onnx_node import Place, check_node, run_node
-from jacobound.importers.onnx_safety import FLOATS, LARGEST_RESULT, File, array, check_size, element_type, opset
+from jacobound.importers.onnx_safety import (
+    FLOATS,
+    LARGEST_RESULT,
+    File,
+    array,
+    check_size,
+    check_work,
+    element_type,
+    opset,
+)
 from jacobound.importers.steps import AffineSteps
+from jacobound.methods.operations import products
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +135,10 @@ def walk(program: Program, variance_floor: float | None = None) -> Graph:
     output = values.get(program.output)
     if not isinstance(output, Traced):
         raise InvalidModelError(f"'{program.output}' does not depend on the input; choose another output")
-    return Graph(output.node)
+    graph = Graph(output.node)
+    terms = (operator for node in graph.nodes if isinstance(node, Affine) for operator, _ in node.terms)
+    check_work(sum(products(operator) for operator in terms), "the network")
+    return graph
 
 
 def input_shape(program: Program) -> tuple[int, ...]:

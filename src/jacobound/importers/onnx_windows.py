@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from jacobound.errors import UnsupportedOpError
 from jacobound.importers.onnx_call import Call, Traced, Value
-from jacobound.importers.onnx_safety import LARGEST_RESULT, check_size
+from jacobound.importers.onnx_safety import LARGEST_RESULT, LARGEST_WINDOWS, check_size
 
-LARGEST_WINDOWS = 2**25  # entries of all windows together
+LARGEST_COMPARED = 2**25  # entries of all windows of a maximum together
 PADDINGS = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
 Pads = list[tuple[int, int]]
 
@@ -71,6 +71,7 @@ def convolution(call: Call) -> tuple[Value, ...]:
         raise UnsupportedOpError(f"Its bias has shape {tuple(bias.shape)}; {(weight.shape[0],)} fits.")
     _check_kernel(call, kernel)
     stride, dilation, pads = _window(call, value.shape[2:], kernel)
+    check_size((*call.shape, *kernel), f"the windows of '{call.name}' together", LARGEST_WINDOWS)
     return call.result(
         call.steps.convolution(
             value.node, weight, bias, call.name, stride=stride, pads=pads, dilation=dilation, groups=_groups(call)
@@ -100,6 +101,7 @@ def transposed_convolution(call: Call) -> tuple[Value, ...]:
             raise UnsupportedOpError(f"Its output_shape {wanted} is larger than what its kernel reaches.")
         pads = [_halves(total, automatic == "SAME_UPPER") for total in totals]
     check_size((weight.shape[1] * groups, *call.shape[2:]), f"the result of '{call.name}'", LARGEST_RESULT)
+    check_size((weight.shape[1] * groups, *size, *kernel), f"the windows of '{call.name}' together", LARGEST_WINDOWS)
     return call.result(
         call.steps.transposed_convolution(
             value.node,
@@ -140,6 +142,7 @@ def _groups(call: Call) -> int:
 
 def average_pool(call: Call) -> tuple[Value, ...]:
     value, kernel, stride, dilation, pads = _pooling(call)
+    check_size((*call.shape, *kernel), f"the windows of '{call.name}' together", LARGEST_WINDOWS)
     return call.result(
         call.steps.average_pool(
             value.node,
@@ -160,7 +163,7 @@ def max_pool(call: Call) -> tuple[Value, ...]:
     if call.flag("storage_order"):
         raise UnsupportedOpError("storage_order=1 (column by column) is not understood.")
     value, kernel, stride, dilation, pads = _pooling(call)
-    check_size((*call.shape, *kernel), f"the windows of '{call.name}' together", LARGEST_WINDOWS)
+    check_size((*call.shape, *kernel), f"the windows of '{call.name}' together", LARGEST_COMPARED)
     return call.result(
         call.steps.max_pool(
             value.node, kernel, stride, pads, call.name, dilation=dilation, ceil_mode=call.flag("ceil_mode")
