@@ -44,4 +44,4 @@ bench: $(READY)  ## run the benchmarks
 
 soundness: $(READY)  ## attack every bound: exact cases by the million, damaged files, deliberate mistakes (hours)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m campaign --primitives 1000000 --exact 100000 --graphs 10000 --exchange 500 \
-		--files 100000 --mutants
+		--door 5000 --files 100000 --mutants

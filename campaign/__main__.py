@@ -1,6 +1,7 @@
 """`python -m campaign`: attack the library at full size, and write what came of it to ``campaign/results``.
 
-    python -m campaign --primitives 1000000 --exact 100000 --graphs 10000 --exchange 300 --files 100000 --mutants
+    python -m campaign --primitives 1000000 --exact 100000 --graphs 10000 --exchange 300 --door 3000
+    python -m campaign --files 100000 --mutants
 
 Only what is named is run. An interrupted run goes on where it stopped when it is started again with the same seed and
 unchanged sources. A violation is printed with its batch; ``--replay exact:17`` runs that batch again, alone.
@@ -19,18 +20,20 @@ from campaign.mutants import all_results, excuses, possible
 from campaign.report import outdated, render, unexcused
 from campaign.runner import Part, generator_of, read, run
 
+PARTS = ("primitives", "exact", "graphs", "exchange", "door", "files")
+
 
 def parts() -> dict[str, Part]:
     """All parts that count cases, by name."""
-    from campaign import claims, exchange, fuzzing, graphs, primitives
+    from campaign import claims, door, exchange, fuzzing, graphs, primitives
 
-    found = (primitives.PART, claims.PART, graphs.PART, exchange.PART, fuzzing.PART)
+    found = (primitives.PART, claims.PART, graphs.PART, exchange.PART, door.PART, fuzzing.PART)
     return {part.name: part for part in found}
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m campaign", description=(__doc__ or "").splitlines()[0])
-    for name in ("primitives", "exact", "graphs", "exchange", "files"):
+    for name in PARTS:
         parser.add_argument(f"--{name}", type=int, default=0, metavar="CASES", help=f"how many cases of '{name}'")
     parser.add_argument("--mutants", nargs="*", metavar="FILE", help="mutation tests of all or of these source files")
     parser.add_argument("--most", type=int, metavar="COUNT", help="at most this many mistakes of each file")
@@ -58,7 +61,7 @@ def main() -> int:
     if options.replay:
         return min(1, replay(options.replay, options.seed))
     wrong = 0
-    wanted = {name: getattr(options, name) for name in ("primitives", "exact", "graphs", "exchange", "files")}
+    wanted = {name: getattr(options, name) for name in PARTS}
     if any(wanted.values()):
         known = parts()
         for name, cases in wanted.items():

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from torch import Generator
 
 import jacobound as jb
 from campaign.door_recipes import OF_INTEGERS, OPERATIONS, Drawn, drawn
+from campaign.runner import Tally
 
 SCALES = (0.02, 0.3, 1.0, 4.0)
 ROUNDING = 3e-5  # relative to the largest value of the network: float32 sums of a few dozen products
-TOO_NEW = ("opset", "IR version", "ir_version")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Outcome:
     """What came of a model.
 
     Args:
-        kind: "imported", "refused", "unjudged" (onnxruntime has no implementation) or "invalid" (it refuses the file).
+        kind: "imported", "refused", or "unjudged" (imported, and onnxruntime has no implementation).
         wrong: what is wrong, or an empty text.
         said: the message of a refusal.
     """
@@ -342,6 +343,16 @@ def told(found: Drawn, model: ModelProto) -> str:
     )
 
 
+def check(generator: Generator, operations: Sequence[str] = OPERATIONS) -> Tally:
+    """One model of each operation."""
+    random, tally = Random(generator.initial_seed()), Tally()
+    for found, model in models(random, operations):
+        outcome = judged(found, model)
+        tally.add("ONNX models tried", 1, [])
+        tally.add(f"ONNX models {outcome.kind}", 1, [f"{told(found, model)}: {outcome.wrong}"] if outcome.wrong else [])
+    return tally
+
+
 def attributes_of(op: str) -> dict[str, set[int]]:
     """The attributes of an operation and the versions that have them, from opset 7 on."""
     known: dict[str, set[int]] = {}
@@ -353,5 +364,6 @@ def attributes_of(op: str) -> dict[str, set[int]]:
     return known
 
 
-def inner_graphs(model: ModelProto) -> list[GraphProto]:
-    return [a.g for node in model.graph.node for a in node.attribute if a.HasField("g")]
+def shape_of(model: ModelProto) -> tuple[int, ...]:
+    """The shape of the network's input, which stands last, for one point."""
+    return tuple(max(dim.dim_value, 1) for dim in model.graph.input[-1].type.tensor_type.shape.dim)

@@ -19,9 +19,17 @@ WHAT = {
     "exact": "tiny networks, every method, direction and norm, against exact values, Jacobians and slopes",
     "graphs": "random graphs of all operators and activations, against sampled points and autodiff",
     "exchange": "networks of PyTorch and ONNX, imported, against their own values and derivatives",
+    "door": "valid ONNX models of every operation, and modules, against their own values: equal, or refused",
     "files": "damaged ONNX, VNN-LIB, npz, npy, csv and image files: typed errors only",
 }
-UNITS = {"primitives": "numbers", "exact": "networks", "graphs": "graphs", "exchange": "networks", "files": "files"}
+UNITS = {
+    "primitives": "numbers",
+    "exact": "networks",
+    "graphs": "graphs",
+    "exchange": "networks",
+    "door": "networks",
+    "files": "files",
+}
 
 
 def campaign_table(results: Mapping[str, Any]) -> str:
