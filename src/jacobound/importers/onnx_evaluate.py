@@ -146,7 +146,9 @@ def attributes(node: NodeProto, version: int) -> Mapping[str, object]:
         if any(
             math.isnan(entry) for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, float)
         ):
-            raise InvalidModelError(f"{describe(node)}: attribute '{attribute.name}' is NaN; check the file")
+            raise InvalidModelError(
+                f"{describe(node)}: attribute '{attribute.name}' is NaN, which is no finite number; check the file"
+            )
         found[attribute.name] = value
     return {
         name: value.decode(errors="replace") if isinstance(value, bytes) else value for name, value in found.items()
