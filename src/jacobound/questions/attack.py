@@ -13,6 +13,7 @@ from math import inf
 import torch
 from torch import Tensor
 
+from jacobound.budget import checkpoint
 from jacobound.errors import InvalidOptionError
 from jacobound.graph import Graph, size
 from jacobound.methods.base import Budget
@@ -62,9 +63,9 @@ class PGD:
         best = torch.full_like(points, torch.nan)
         reached = torch.full_like(near, inf)
         failed, tried = near.clone(), near.clone()
-        first = _first_radii(graph, points, rows, balls.p).to(near)
+        first = linear_radii(graph, points, rows, balls.p).to(near)
         for round_ in range(self.rounds):
-            if budget.is_over:
+            if round_ and budget.is_over:
                 break
             budget.tell(round_, self.rounds, "attack")
             rising = torch.where(tried > 0, 2 * tried, first)
@@ -117,6 +118,7 @@ class PGD:
         lost = torch.full_like(centre[:, 0], torch.nan)
         lowest = torch.full_like(radii, inf).to(centre)
         for step in range(self.steps + 1):
+            checkpoint()
             margin, gradient = _margins(graph, x, rows)
             least, where = margin.min(1)
             hit = (least < -CLEARLY * scale) & (least < lowest)
@@ -137,7 +139,7 @@ def _margins(graph: Graph, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return margins.detach(), gradient
 
 
-def _first_radii(graph: Graph, points: Tensor, rows: Tensor, p: float) -> Tensor:
+def linear_radii(graph: Graph, points: Tensor, rows: Tensor, p: float) -> Tensor:
     """Where the margins would be lost if they were linear, shape (T,)."""
     margin, gradient = _margins(graph, points.unsqueeze(1), rows)
     steepness = _length(gradient[:, 0], {1: inf, 2: 2, inf: 1}[p])

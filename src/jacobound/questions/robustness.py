@@ -9,15 +9,16 @@ from math import inf
 import torch
 from torch import Tensor
 
-from jacobound.asking import provenance, strictly
+from jacobound.asking import in_time, provenance, strictly
+from jacobound.budget import Budget, OutOfTimeError, alarmed
 from jacobound.graph import Graph
 from jacobound.linalg import vector_norm_upper
-from jacobound.methods.base import Budget, JacobianMethod, OutputMethod
+from jacobound.methods.base import JacobianMethod, OutputMethod
 from jacobound.methods.crown import CROWN
 from jacobound.methods.ibp import IBP
 from jacobound.methods.lipschitz_method import LipschitzMethod
 from jacobound.methods.recurjac import RecurJac
-from jacobound.questions.attack import PGD
+from jacobound.questions.attack import PGD, linear_radii
 from jacobound.questions.certificates import refined
 from jacobound.questions.common import (
     around_points,
@@ -28,7 +29,7 @@ from jacobound.questions.common import (
 )
 from jacobound.questions.evaluators import Around, FromConstants, FromJacobian, Margins
 from jacobound.questions.global_constants import Known, by_global_constants
-from jacobound.questions.marching import March, march
+from jacobound.questions.marching import march
 from jacobound.questions.margins import Decisions, Labels, decisions
 from jacobound.regions import Balls, Points
 from jacobound.results import Provenance, Result, Status
@@ -37,6 +38,10 @@ Method = OutputMethod | JacobianMethod | LipschitzMethod
 
 RANGES, THEOREM, LEMMA, JOINED = "output bounds", "Theorem 2", "Lemma 1", "Theorem 2 from output bounds"
 CERTIFICATES, GLOBAL = "certificates of increments", "global constants"
+
+# Parts of the time that is left which the rounds of a search may take, one after the other.
+OF_RANGES, OF_ATTACKS, OF_MARCH, OF_CONSTANTS = 0.4, 0.4, 0.5, 0.2
+FIRST = 0.25  # of the radius where a linear margin would be lost: the first ball of linear bounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,9 +171,33 @@ def robust_radius(
         return search.answer(attack, lead, clip, clock)
 
 
+@dataclass(eq=False)
+class _Group:
+    """Points that share their margins, and what is known of them so far.
+
+    Args:
+        around: the points and margins.
+        margin: certified margins at the points (n, K).
+        radii: certified radii by argument, each (n, K).
+    """
+
+    around: Around
+    margin: Tensor
+    radii: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> Tensor:
+        """The largest certified radii, (n, K)."""
+        return torch.stack([torch.zeros_like(self.margin), *self.radii.values()]).amax(0)
+
+
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """One call; what it is about and how radii are found."""
+    """One call; what it is about and how radii are found.
+
+    In rounds over all points: what is cheap for every point first (the largest balls of linear bounds, then attacks),
+    so that no point waits for another one's refinements; then one argument after the other, with equal shares of time.
+    """
 
     graph: Graph
     balls: Balls
@@ -180,6 +209,7 @@ class _Search:
     seconds: float
     budget: Budget
     constants: Known = field(default_factory=dict)
+    statuses: list[Status] = field(default_factory=list)
 
     def answer(
         self,
@@ -189,9 +219,19 @@ class _Search:
         clock: Callable[[], float],
     ) -> RobustRadius:
         """Certified radii and attacks, arranged like the points."""
-        margin, details, statuses = self.run()
-        radius = torch.stack(list(details.values())).amax(0)
-        witness, distance = _attacked(self.graph, self.balls, self.asked, radius, margin, attack, self.budget)
+        groups = self._groups()
+        self._round(groups, "linear bounds", OF_RANGES, self._begin)
+        margin, radius = self._arranged(groups, lambda group: group.margin), self._arranged(groups, _reached)
+        attacks = self.budget.within(OF_ATTACKS * self.budget.remaining)
+        witness, distance = _attacked(self.graph, self.balls, self.asked, radius, margin, attack, attacks)
+        if not isinstance(self.method, OutputMethod):
+            self._round(groups, "integrals", OF_MARCH, self._march)
+        if self.method is None:
+            self._round(groups, "global constants", OF_CONSTANTS, self._by_global_constants)
+            self._round(groups, "certificates", 1.0, self._certify)
+        names = dict.fromkeys(name for group in groups for name in group.radii)
+        details = {name: self._arranged(groups, lambda group, name=name: group.radii.get(name)) for name in names}
+        radius = self._arranged(groups, _reached)
         shape = (*lead, self.asked.targets.shape[1])
         method, seed = self.method or "best of all", None if attack is None else attack.seed
         return RobustRadius(
@@ -201,7 +241,7 @@ class _Search:
             label=self.asked.labels.reshape(lead),
             targets=self.asked.targets.reshape(shape),
             details={name: value.reshape(shape) for name, value in details.items()},
-            status=Status.of(_worst(statuses, self.budget), radius),
+            status=Status.of(in_time(_worst(self.statuses), self.budget), radius),
             p=float(self.balls.p),
             clip=clip,
             witness=None if witness is None else witness.reshape(*shape, *self.graph.in_shape),
@@ -209,55 +249,74 @@ class _Search:
             provenance=provenance(self.graph, method, clock(), seed),
         )
 
-    def run(self) -> tuple[Tensor, dict[str, Tensor], list[Status]]:
-        """Margins (N, K), radii by argument (N, K), and what was not plainly certified."""
-        shape = self.asked.targets.shape
-        margin = self.balls.points.new_zeros(shape)
-        details: dict[str, Tensor] = {}
-        statuses: list[Status] = []
+    def _groups(self) -> list[_Group]:
+        """All points, in groups that share their margins."""
         quiet = replace(self.budget, progress=None)
-        done = 0
-        most = max(part.stop - part.start for part in runs(len(margin), self.graph, 1 << 20, quiet))
+        most = max(part.stop - part.start for part in runs(len(self.balls.points), self.graph, 1 << 20, quiet))
+        found = []
         for group in self.asked.groups(most):
-            self.budget.tell(done, len(margin), "points")
-            place = group.to(margin.device)
-            around = Around(self.graph, self.balls, place, self.asked.rows(int(group[0])), quiet, statuses)
-            start, found = self._radii(around)
-            margin[place] = start
-            for name, value in found.items():
-                details.setdefault(name, margin.new_zeros(shape))[place] = value
-            done += len(group)
-        self.budget.tell(done, len(margin), "points")
-        return margin, details, statuses
+            place, rows = group.to(self.balls.points.device), self.asked.rows(int(group[0]))
+            around = Around(self.graph, self.balls, place, rows, quiet, self.statuses)
+            found.append(_Group(around, self.balls.points.new_zeros(len(place), len(rows))))
+        return found
 
-    def _radii(self, around: Around) -> tuple[Tensor, dict[str, Tensor]]:
-        """Margins at the points and radii by argument, (n, K)."""
-        count, rows = len(around.points), torch.arange(len(around.rows))
-        which, zero = torch.arange(count), self.balls.points.new_zeros(count)
-        if isinstance(self.method, OutputMethod):
-            margins = Margins(around, self.method)
-            start = margins(which, zero, rows)
-            return start, {RANGES: self._by_ranges(margins, start, None)}
-        method = RecurJac() if self.method is None else self.method
+    def _arranged(self, groups: list[_Group], of: Callable[[_Group], Tensor | None]) -> Tensor:
+        """What is known of every group, (N, K); 0 where a group knows nothing."""
+        found = self.balls.points.new_zeros(self.asked.targets.shape)
+        for group in groups:
+            value = of(group)
+            if value is not None:
+                found[group.around.points] = value
+        return found
+
+    def _round(self, groups: list[_Group], what: str, part: float, work: Callable[[_Group, Around], None]) -> None:
+        """Do something for every group within a part of the time that is left; what was given up leaves them as is."""
+        end = self.budget.within(part * self.budget.remaining)
+        for done, group in enumerate(groups):
+            self.budget.tell(done, len(groups), what)
+            share = end.within(end.remaining / (len(groups) - done))
+            try:
+                with alarmed(share, self.budget):
+                    work(group, replace(group.around, budget=replace(share, progress=None)))
+            except OutOfTimeError:
+                self.statuses.append(Status.TIME_LIMIT)
+        self.budget.tell(len(groups), len(groups), what)
+
+    def _begin(self, group: _Group, around: Around) -> None:
+        """Margins at the points, and the largest balls over which linear bounds keep them positive."""
+        output = self.method if isinstance(self.method, OutputMethod) else CROWN()
+        margins = Margins(around, output)
+        which, rows = torch.arange(len(around.points)), torch.arange(len(around.rows))
+        group.margin = margins(which, group.margin.new_zeros(len(which)), rows)
+        if self.method is None or output is self.method:
+            group.radii[RANGES] = self._by_ranges(margins, group.margin, around.budget)
+
+    def _march(self, group: _Group, around: Around) -> None:
+        """Lemma 1 and Theorem 2; joined with linear bounds where the user left the method open."""
         joined = self.method is None
+        method = self.method or RecurJac()
         if isinstance(method, JacobianMethod):
             evaluate = FromJacobian(around, method, joined)
         else:
+            assert isinstance(method, LipschitzMethod)
             evaluate = FromConstants(around, method)
+        which, rows = torch.arange(len(around.points)), torch.arange(len(around.rows))
+        zero = group.margin.new_zeros(len(which))
         start = evaluate(which, zero, zero, rows)
-        state = march(evaluate, start, joined, self.steps, self.largest, self._over)
-        found = {LEMMA: state.lemma, THEOREM: state.theorem}
+        group.margin = torch.maximum(group.margin, start.margin)
+        state = march(evaluate, start, joined, self.steps, self.largest, lambda: around.budget.is_over)
+        group.radii |= {LEMMA: state.lemma, THEOREM: state.theorem}
         if joined:
-            found |= {JOINED: state.combined, RANGES: self._by_ranges(Margins(around, CROWN()), start.margin, state)}
-            found[GLOBAL] = by_global_constants(around, start.margin, self.largest, self.constants)
-            reached = torch.stack(list(found.values())).amax(0)
-            found[CERTIFICATES] = refined(around, start.margin, reached, self.seconds, self.largest)
-        return start.margin, found
+            held = group.radii.get(RANGES, torch.zeros_like(state.ranges))
+            group.radii |= {JOINED: state.combined, RANGES: torch.maximum(held, state.ranges)}
 
-    def _over(self) -> bool:
-        return self.budget.is_over
+    def _by_global_constants(self, group: _Group, around: Around) -> None:
+        group.radii[GLOBAL] = by_global_constants(around, group.margin, self.largest, self.constants)
 
-    def _by_ranges(self, margins: Margins, start: Tensor, state: March | None) -> Tensor:
+    def _certify(self, group: _Group, around: Around) -> None:
+        group.radii[CERTIFICATES] = refined(around, group.margin, group.reached, self.seconds, self.largest)
+
+    def _by_ranges(self, margins: Margins, start: Tensor, budget: Budget) -> Tensor:
         """The largest balls over which margins are certified to be positive, (n, K)."""
         right = start > 0
         points = right.any(1).nonzero().squeeze(1)
@@ -268,20 +327,28 @@ class _Search:
         def check(which: Tensor, radii: Tensor, rows: Tensor) -> Tensor:
             # A margin that is not positive at the point itself is no question: it counts as refused.
             asked = right[points[which].unsqueeze(1), rows]
-            return torch.where(asked, margins(points[which], radii, rows), -1.0)
+            try:
+                return torch.where(asked, margins(points[which], radii, rows), -1.0)
+            except OutOfTimeError:
+                return torch.full(asked.shape, -1.0).to(start)
 
-        known = None if state is None else (state.ranges[points], state.refused[points])
-        first = self._first(state, points)
-        found[points] = largest_verified(check, right.shape[1], first, self.largest, self.tolerance, self._over, known)
+        around = margins.around
+        first = FIRST * self._linear_radii(around.points[points], around.rows, right[points])
+        found[points] = largest_verified(
+            check, right.shape[1], first, self.largest, self.tolerance, lambda: budget.is_over
+        )
         return found
 
-    def _first(self, state: March | None, points: Tensor) -> Tensor:
-        """A radius to begin with: what the march reached, or a hundredth of the size of the inputs."""
-        size = self.balls.points.flatten(1).abs().amax(1).mean().clamp(min=1.0).expand(len(points)) / 100
-        if state is None:
-            return size.clone()
-        reached = torch.maximum(state.theorem, state.combined)[points].amax(1)
-        return torch.where(reached > 0, reached, size)
+    def _linear_radii(self, points: Tensor, rows: Tensor, right: Tensor) -> Tensor:
+        """Where the first of the positive margins would be lost if they were linear, shape (n,)."""
+        count, columns = right.shape
+        places = self.balls.points[points].to(self.graph.dtype).repeat_interleave(columns, 0)
+        found = linear_radii(self.graph, places, rows.to(places).repeat(count, 1), self.balls.p)
+        return torch.where(right, found.reshape(count, columns).to(self.balls.points), inf).amin(1)
+
+
+def _reached(group: _Group) -> Tensor:
+    return group.reached
 
 
 def _attacked(
@@ -297,7 +364,12 @@ def _attacked(
         rows = asked.rows(k)
         count = len(rows)
         own = Balls(balls.points[k : k + 1].expand(count, *graph.in_shape), balls.p, balls.dtype, balls.valid)
-        points = attack.nearest(graph, own, rows, radius[k], replace(budget, progress=None))
+        share = replace(budget.within(budget.remaining / (len(radius) - k)), progress=None)
+        try:
+            with alarmed(share, budget):
+                points = attack.nearest(graph, own, rows, radius[k], share)
+        except OutOfTimeError:
+            points = torch.full_like(own.points, torch.nan).to(graph.dtype)
         wrong = margin[k] <= 0  # the point itself may be adversarial already
         points = torch.where(wrong.reshape(-1, *[1] * len(graph.in_shape)), own.points.to(points), points)
         lost = _verified(graph, points, rows)
@@ -318,7 +390,5 @@ def _verified(graph: Graph, points: Tensor, rows: Tensor) -> Tensor:
     return usable & (upper.diagonal() < 0)
 
 
-def _worst(statuses: list[Status], budget: Budget) -> Status:
-    if budget.is_over:
-        return Status.TIME_LIMIT
+def _worst(statuses: list[Status]) -> Status:
     return next((status for status in statuses if not status.certified), statuses[-1] if statuses else Status.CERTIFIED)
