@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import tokenize
 import warnings
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from jacobound.cli.images import IMAGES, read_image
 from jacobound.errors import InvalidRegionError, ShapeError
+from jacobound.files import require_plain, stored_bytes
 
 LARGEST = 1 << 30  # bytes of one array
 
@@ -66,8 +68,9 @@ def read_point(
         ShapeError: when the numbers do not fit the network.
         MissingExtraError: when an image is given and pillow is not installed.
     """
-    if not path.is_file():
+    if not path.exists():
         raise InvalidRegionError(f"--input: there is no file '{path}'")
+    require_plain(path.stat(), f"--input: '{path}'", InvalidRegionError)
     suffix = path.suffix.lower()
     if key is not None and suffix != ".npz":
         raise InvalidRegionError(f"--key chooses an array of an .npz file, and '{path}' is none; leave it out")
@@ -184,11 +187,10 @@ def _read_array(stream: IO[bytes], size: int, what: str) -> np.ndarray:
 
 
 def _read_csv(path: Path) -> np.ndarray:
-    if path.stat().st_size > LARGEST:
-        raise InvalidRegionError(f"'{path}' is more than {LARGEST} bytes; save the one point by itself")
+    data = stored_bytes(path, LARGEST, InvalidRegionError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy warns of an empty file; it is refused later, by name
-            return np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float64)
+            return np.loadtxt(io.BytesIO(data), delimiter=",", ndmin=2, dtype=np.float64)
     except ValueError as error:
         raise InvalidRegionError(f"'{path}' is not a table of numbers separated by commas: {error}") from error
