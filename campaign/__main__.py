@@ -20,14 +20,14 @@ from campaign.mutants import all_results, excuses, possible
 from campaign.report import outdated, render, unexcused
 from campaign.runner import Part, generator_of, read, run
 
-PARTS = ("primitives", "exact", "graphs", "exchange", "door", "files")
+PARTS = ("primitives", "exact", "lower", "graphs", "exchange", "door", "files")
 
 
 def parts() -> dict[str, Part]:
     """All parts that count cases, by name."""
-    from campaign import claims, door, exchange, fuzzing, graphs, primitives
+    from campaign import claims, door, exchange, fuzzing, graphs, lower_ends, primitives
 
-    found = (primitives.PART, claims.PART, graphs.PART, exchange.PART, door.PART, fuzzing.PART)
+    found = (primitives.PART, claims.PART, lower_ends.PART, graphs.PART, exchange.PART, door.PART, fuzzing.PART)
     return {part.name: part for part in found}
 
 

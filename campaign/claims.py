@@ -181,7 +181,7 @@ def random_rows(graph: Graph, generator: Generator) -> Tensor | None:
     return torch.randint(-3, 4, (integer(1, 3, generator), size(graph.output)), generator=generator).to(graph.dtype)
 
 
-def _combined(rows: Tensor | None, truth: Truth) -> Truth:
+def combined(rows: Tensor | None, truth: Truth) -> Truth:
     """The truth of combinations of the outputs."""
     if rows is None:
         return truth
@@ -202,7 +202,7 @@ def check_outputs(graph: Graph, region: Region, truth: Truth, generator: Generat
     method = OUTPUT_METHODS[integer(0, len(OUTPUT_METHODS) - 1, generator)]
     rows, tally = random_rows(graph, generator), Tally()
     found = bound_output(graph, region, method, rows=rows, budget=random_budget(generator))
-    truth = _combined(rows, truth)
+    truth = combined(rows, truth)
     wrong = _denials(found.lower, found.upper, truth.values, truth.points)
     wrong += status_is_wrong(found.status, found.lower, found.upper)
     tally.add("outputs", sum(map(len, truth.values)), [f"{method}: {line}" for line in wrong])
@@ -213,7 +213,7 @@ def check_jacobian(graph: Graph, region: Region, truth: Truth, generator: Genera
     method = JACOBIAN_METHODS[integer(0, len(JACOBIAN_METHODS) - 1, generator)]
     rows, tally = random_rows(graph, generator), Tally()
     found = bound_jacobian(graph, region, method, rows=rows, budget=random_budget(generator))
-    truth = _combined(rows, truth)
+    truth = combined(rows, truth)
     known = [(p, [e for row in j for e in row]) for p, j in zip(truth.points, truth.jacobians, strict=True) if j]
     wrong = _denials(found.lower, found.upper, [entries for _, entries in known], [point for point, _ in known])
     wrong += status_is_wrong(found.status, found.lower, found.upper)
@@ -246,11 +246,11 @@ def steepest_slope(truth: Truth, p: float, q: float) -> fmpq:
     steepest = fmpq(0)
     for (x, f), (y, g) in itertools.combinations(zip(truth.points, truth.values, strict=True), 2):
         run = square_of_norm([a - b for a, b in zip(x, y, strict=True)], p)
-        rise = _middles([_least_size(a - b) for a, b in zip(f, g, strict=True)])
+        rise = middles([_least_size(a - b) for a, b in zip(f, g, strict=True)])
         if run and rise is not None:
             steepest = max(steepest, square_of_norm(rise, q) / run)
     for jacobian in truth.jacobians:
-        rows = [row for row in map(_middles, jacobian or []) if row is not None]
+        rows = [row for row in map(middles, jacobian or []) if row is not None]
         if not rows or jacobian is None or len(rows) < len(jacobian):
             continue
         for u in directions(len(truth.points[0])):
@@ -265,7 +265,7 @@ def _least_size(difference: Number) -> Number:
     return difference.abs_lower() if isinstance(difference, arb) else abs(difference)
 
 
-def _middles(numbers: Sequence[Number]) -> list[fmpq] | None:
+def middles(numbers: Sequence[Number]) -> list[fmpq] | None:
     """Exact numbers as they are, balls by their middle; None when a ball is wider than 200 bits."""
     found = []
     for number in numbers:

@@ -17,6 +17,7 @@ DOCUMENT = REPOSITORY / "docs" / "soundness.md"
 WHAT = {
     "primitives": "enclosed numbers of every primitive, float64 and float32, against rationals and balls",
     "exact": "tiny networks, every method, direction and norm, against exact values, Jacobians and slopes",
+    "lower": "lower ends of constants of tiny networks, for all pairs of norms, at the witnesses that they name",
     "graphs": "random graphs of all operators and activations, against sampled points and autodiff",
     "exchange": "networks of PyTorch and ONNX, imported, against their own values and derivatives",
     "door": "valid ONNX models of every operation, and modules, against their own values: equal, or refused",
@@ -25,6 +26,7 @@ WHAT = {
 UNITS = {
     "primitives": "numbers",
     "exact": "networks",
+    "lower": "networks",
     "graphs": "graphs",
     "exchange": "networks",
     "door": "networks",

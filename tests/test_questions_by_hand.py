@@ -35,22 +35,34 @@ def sets_of(count: int, graph: Graph) -> Any:
     return jb.Ball(torch.arange(2.0 * count).double().reshape(count, 2), 1.0).domains(graph)[0]
 
 
-# --- attained values -----------------------------------------------------------------------------------------------
+# --- lower ends --------------------------------------------------------------------------------------------------
 
 
-def test_attained_values_pass_the_bound_by_their_own_rounding_only() -> None:
-    upper = torch.tensor([2.0, 2.0, 1.0, 1.0, 1.0, 1.0]).double()
-    values = torch.tensor([1.5, 2.0, 1 + 5e-7, 1 + 8e-7, 1 * (1 + 1e-6), 1.001], dtype=torch.float64)
-    found = solve._attained(Witness(torch.zeros(6, 2), values), upper)
-    assert found.tolist() == [1.5, 2.0, 1.0, 1.0, 1.0, 1.001]
-    assert solve._attained(None, upper).tolist() == [0.0] * 6
+def witness(values: list[float], size: float = 0.0) -> Witness:
+    value = torch.tensor(values, dtype=torch.float64)
+    point = torch.full((len(values), 2), size, dtype=torch.float64)
+    return Witness(point, value, torch.full_like(point, math.nan), ("proved",) * len(values))
+
+
+def test_lower_ends_are_rounded_down_into_the_dtype_of_the_upper_ones() -> None:
+    values = [0.1, 1 / 3, 2.0, 1e-60, 0.0]
+    for dtype in (torch.float64, torch.float32):
+        found = witness(values).rounded(torch.ones(5, dtype=dtype), assumed=False).value
+        assert found.dtype == dtype and all(0 <= a <= b for a, b in zip(found.tolist(), values, strict=True))
+        assert float(found[2]) == 2.0 and float(found[0]) > 0.1 * (1 - 1e-6)
+
+
+def test_a_witness_above_a_bound_that_takes_something_for_granted_is_none() -> None:
+    upper = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    assert witness([2.0, 2.0]).rounded(upper, assumed=False).value.tolist() == [2.0, 2.0]
+    found = witness([2.0, 2.0]).rounded(upper, assumed=True)
+    assert found.value.tolist() == [0.0, 2.0] and "assumption" in found.reason[0] and found.reason[1] == "proved"
 
 
 def test_witnesses_of_runs_are_put_together() -> None:
-    parts = [Witness(torch.full((k, 2), float(k)), torch.full((k,), float(k))) for k in (1, 2)]
-    whole = solve._joined([parts[0], None, parts[1]])
-    assert whole is not None and whole.point.shape == (3, 2) and whole.value.tolist() == [1.0, 2.0, 2.0]
-    assert solve._joined([None, None]) is None
+    whole = Witness.joined([witness([1.0], 1.0), witness([2.0, 2.0], 2.0)])
+    assert whole.point.shape == whole.partner.shape == (3, 2) and whole.value.tolist() == [1.0, 2.0, 2.0]
+    assert whole.point[:, 0].tolist() == [1.0, 2.0, 2.0] and whole.reason == ("proved",) * 3
 
 
 # --- runs ----------------------------------------------------------------------------------------------------------

@@ -256,6 +256,11 @@ class Graph:
         """
         return self if self.dtype == torch.float32 else self.to(dtype=torch.float32)
 
+    @cached_property
+    def double(self) -> Graph:
+        """The same network in float64, made once."""
+        return self if self.dtype == torch.float64 else self.to(dtype=torch.float64)
+
     def lowered(self) -> Graph:
         """The same network with comparisons (maximum, sort) expanded, and with one axis where a node has none.
 

@@ -185,10 +185,17 @@ class Candidate:
 class LipschitzBound(Result):
     """A Lipschitz constant from l_p to l_q over a region, as a bracket ``lower <= true constant <= upper``.
 
+    The constant of a set with an inside is the largest ``||f(x) - f(y)||_q / ||x - y||_p``. In a set without, such as a
+    single point or a box with a fixed coordinate, changes out of the set count as well: it is the largest norm of the
+    Jacobian at points of the set. Where the network has a kink at all of them, `lower` is what every choice of slopes
+    at the kink reaches at least, and `upper` what none exceeds.
+
     Args:
         upper: certified when `status.certified`; shape (*radii, *batch), a 0-d tensor for one region.
-        lower: attained by the Jacobian at `witness` (evaluated in floating point); same shape.
-        witness: the points, shape (*radii, *batch, *input shape); None when no search was made.
+        lower: certified as well, rounding included, whatever the status says of `upper` (but for `NOT_RIGOROUS`); 0
+            where nothing could be proved; same shape.
+        witness: the points where it is proved, float64 and exactly in the set, shape (*radii, *batch, *input shape);
+            None when no search was made.
         status: certified or why not.
         norm: (p, q): ``||f(x) - f(y)||_q <= L ||x - y||_p``.
         method: the candidate that gave the smallest bound, for the first point.
@@ -200,6 +207,9 @@ class LipschitzBound(Result):
         provenance: how it was found.
         delta: for executed semantics how far executed outputs are from the exact ones at most (l_q norm, certified,
             same shape as `upper`): ``||F(x) - F(y)||_q <= upper ||x - y||_p + 2 delta``; None for real semantics.
+        partner: second points, like `witness`: where they are numbers, ``||f(witness) - f(partner)||_q`` is at least
+            `lower` times their distance; where they are NaN, the norm of the Jacobian at the witness is.
+        lower_reason: how `lower` is proved, or why it is 0; one sentence for each set, in row-major order.
     """
 
     upper: Tensor
@@ -215,6 +225,8 @@ class LipschitzBound(Result):
     radii: tuple[float, ...]
     provenance: Provenance
     delta: Tensor | None = None
+    partner: Tensor | None = None
+    lower_reason: tuple[str, ...] = ()
 
     @property
     def gap(self) -> Tensor:
@@ -222,7 +234,7 @@ class LipschitzBound(Result):
         return self.upper / self.lower
 
     def plot(self, ax: Any = None) -> Any:
-        """Bound and attained value over the radii, both axes logarithmic; returns the axes."""
+        """Upper and lower bound over the radii, both axes logarithmic; returns the axes."""
         return _figures().plot_lipschitz(self, ax)
 
 

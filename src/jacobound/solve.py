@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Literal, TypeVar
 
 import torch
@@ -35,7 +36,7 @@ from jacobound.methods.intersection import Intersection
 from jacobound.methods.linear_slopes import LinearSlopes, smooth
 from jacobound.methods.lipschitz_method import LipschitzMethod
 from jacobound.methods.recurjac import RecurJac
-from jacobound.methods.sampling import Sampling, Witness
+from jacobound.methods.sampling import NO_SEARCH, Sampling, Witness
 from jacobound.regions import Ball, Region
 from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds, Status
 
@@ -175,7 +176,7 @@ def lipschitz(
     search: Sampling | None = Sampling(),  # noqa: B008 - a frozen value
     semantics: Semantics = "real",
 ) -> LipschitzBound:
-    """A Lipschitz constant over a region, as a bracket: a certified upper bound and an attained lower one.
+    """A Lipschitz constant over a region, as a bracket of two certified bounds.
 
     Args:
         graph: the network.
@@ -184,7 +185,7 @@ def lipschitz(
         norm: (p, q) with p, q in {1, 2, inf}: ``||f(x) - f(y)||_q <= L ||x - y||_p``.
         rows: combinations of the flattened outputs, shape (k, outputs); None for all outputs.
         budget: time, memory and progress; None gives a call without a method 10 seconds, and others all they need.
-        search: how the lower bound is found; None leaves it out (0 is returned).
+        search: how the lower bound is found, within a seventh of the time at least; None leaves it out (0 is returned).
         semantics: "real" for the exact network; with "executed" (float32) or `Executed(dtype)` the result has a
             certified `delta` besides: ``||F(x) - F(y)||_q <= upper ||x - y||_p + 2 delta`` for the executed network F.
 
@@ -198,21 +199,20 @@ def lipschitz(
     target = graph.with_rows(matrix)
     expanded = target.expanded() if isinstance(method, JacobianMethod) else target.lowered()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
-
-        def work(domain: Domain, budget: Budget) -> tuple[Candidates, Witness | None]:
-            share = budget if search is None else budget.within(OF_METHODS * budget.remaining)
-            above = _above(method, target, domain, exponents, share)
-            return above, None if search is None else search.search(expanded, domain, exponents, budget)
-
-        runs = _in_runs(work, domains, expanded, budget, method.bytes_per_set(expanded))
-        found, witness = Candidates.joined([one for one, _ in runs]), _joined([one for _, one in runs])
+        time = budget if search is None else budget.within(OF_METHODS * budget.remaining)
+        above = partial(_above, method, target, exponents)
+        found = Candidates.joined(_in_runs(above, domains, expanded, time, method.bytes_per_set(expanded)))
+        met = in_time(found.status, time)
+        witness = _below(search, graph.double.with_rows(matrix), region, exponents, budget, found.upper)
         meant = _meant(graph, semantics).with_rows(matrix)
         delta = None if meant.execution is None else _distance(meant.expanded(), domains, budget, exponents[1])
-        status = Status.of(in_time(found.status, budget), found.upper, *([] if delta is None else [delta]))
+        status = Status.of(met, found.upper, *([] if delta is None else [delta]))
     return LipschitzBound(
         upper=found.upper.reshape(lead),
-        lower=_attained(witness, found.upper).reshape(lead),
-        witness=None if witness is None else witness.point.reshape(*lead, *graph.in_shape),
+        lower=witness.value.reshape(lead),
+        witness=None if search is None else witness.point.reshape(*lead, *graph.in_shape),
+        partner=None if search is None else witness.partner.reshape(*lead, *graph.in_shape),
+        lower_reason=witness.reason,
         status=status,
         norm=exponents,
         method=found.winner,
@@ -239,8 +239,8 @@ def _distance(run: Graph, domains: Domains, budget: Budget, q: float) -> Tensor:
 def _above(
     method: JacobianMethod | LipschitzMethod | Best,
     graph: Graph,
-    domain: Domain,
     norm: tuple[float, float],
+    domain: Domain,
     budget: Budget,
 ) -> Candidates:
     """What a method knows of the constants of a run of sets; what is cheapest where it was given up."""
@@ -253,19 +253,36 @@ def _above(
         return cheapest(graph, domain, norm, budget)
 
 
-def _joined(runs: list[Witness | None]) -> Witness | None:
-    """The witnesses of all sets side by side."""
-    found = [one for one in runs if one is not None]
-    points, values = [one.point for one in found], [one.value for one in found]
-    return Witness(torch.cat(points), torch.cat(values)) if found else None
+def _below(
+    search: Sampling | None,
+    graph: Graph,
+    region: Region,
+    norm: tuple[float, float],
+    budget: Budget,
+    upper: Tensor,
+) -> Witness:
+    """Certified lower ends, in the dtype of the upper ones; what a search for them finds in float64.
 
+    Args:
+        graph: in float64.
+        upper: certified upper ends, shape (N,).
+    """
+    domains, _ = region.domains(graph)
+    if search is None:
+        nothing = graph.example.new_full((len(domains), *graph.in_shape), torch.nan)
+        return Witness(nothing, torch.zeros_like(upper), nothing, (NO_SEARCH,) * len(domains))
+    plain = graph.expanded() if graph.expands else graph.lowered()
+    first = 0
 
-def _attained(witness: Witness | None, upper: Tensor) -> Tensor:
-    """The witnessed values; their own rounding (they are evaluated in floating point) may not pass the upper bound."""
-    if witness is None:
-        return torch.zeros_like(upper)
-    close = witness.value <= upper * (1 + 1e-6)
-    return torch.where(close, torch.minimum(witness.value, upper), witness.value)
+    def work(domain: Domain, budget: Budget) -> Witness:
+        nonlocal first
+        last = min(len(upper), first + len(domain))
+        found = search.search(plain, domain, norm, budget, upper[first:last])
+        first = last
+        return found
+
+    found = Witness.joined(_in_runs(work, domains, plain, budget, search.bytes_per_set(plain)))
+    return found.rounded(upper, bool(graph.assumptions))
 
 
 def _activations(graph: Graph) -> int:

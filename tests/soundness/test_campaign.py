@@ -70,7 +70,7 @@ def test_every_part_has_a_row_and_a_unit() -> None:
     assert "| 1,000 numbers | 1,000 | 62 | 2 |" in table
 
 
-@pytest.mark.parametrize("name", ["primitives", "exact", "graphs"])
+@pytest.mark.parametrize("name", ["primitives", "exact", "lower", "graphs"])
 def test_a_batch_of_every_part_holds(name: str) -> None:
     found = parts()[name].batch(generator_of(name, 1, 0))
     assert not found.violations and parts()[name].count(found.cases) > 0

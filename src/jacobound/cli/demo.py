@@ -37,7 +37,7 @@ LIMITS = (-0.5, 0.5)
 FIGURE = Path("jacobound-demo.png")
 
 TABLE = Table(
-    ("radius", "linf->linf <=", "attained", "gap", "l2->l2 <=", "attained", "gap", "unstable", "seconds", "<status"),
+    ("radius", "linf->linf <=", ">=", "gap", "l2->l2 <=", ">=", "gap", "unstable", "seconds", "<status"),
     (7, 13, 9, 6, 10, 9, 6, 8, 7, 9),
 )
 
@@ -182,7 +182,7 @@ def _constants(subject: Subject, quiet: bool) -> tuple[list[LipschitzBound], lis
         if not quiet:
             say(_line(radius, rows[-1], differences[-1]))
     if not quiet:
-        say("\ngap: certified / attained; 1 when the constant is known. unstable: slopes not known over the region.")
+        say("\ngap: upper / lower, both certified. unstable: slopes that are not known over the region.")
         say_status(rows[0].status)
     return rows, differences
 

@@ -1,4 +1,4 @@
-"""``jacobound lipschitz``: certified and attained Lipschitz constants over balls, radius by radius, or everywhere."""
+"""``jacobound lipschitz``: certified brackets of Lipschitz constants over balls, radius by radius, or everywhere."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def lipschitz(
 ) -> int:
     """Bracket the Lipschitz constant over balls, a VNN-LIB box, or the whole space.
 
-    L with ||f(x) - f(y)||_q <= L ||x - y||_p for all x, y of the set: a certified upper bound and an attained value.
+    L with ||f(x) - f(y)||_q <= L ||x - y||_p for all x, y of the set: certified upper and lower bounds.
     Exit code: 0 when every bound is certified, 1 when one is not, 2 for an error.
 
     Args:
@@ -102,6 +102,8 @@ def _close(found: list[LipschitzBound], show: ShowOptions) -> None:
     if found and len(found[-1].details) > 1:
         say(f"\ncandidates, {f'radius {found[-1].radii[0]:g}' if found[-1].radii else 'smallest first'}")
         say_candidates(found[-1])
+    for reason in dict.fromkeys(reason for bound in found for reason in bound.lower_reason):
+        say(f"\nlower: {reason}")
     for meaning in dict.fromkeys(bound.status.value for bound in found):
         say(f"\nstatus: {meaning}")
     if any(bound.delta is not None for bound in found):
@@ -117,6 +119,8 @@ def joined(bounds: list[LipschitzBound]) -> LipschitzBound:
         upper=torch.stack([bound.upper for bound in bounds]),
         lower=torch.stack([bound.lower for bound in bounds]),
         witness=None,
+        partner=None,
+        lower_reason=tuple(reason for bound in bounds for reason in bound.lower_reason),
         unstable=torch.stack([bound.unstable for bound in bounds]),
         details={},
         seconds=sum(bound.seconds for bound in bounds),

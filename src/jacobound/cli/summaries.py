@@ -18,7 +18,7 @@ from jacobound.words import Table, nearest, rounded_down, rounded_up
 MOST_ROWS = 20  # of a printed table; JSON and arrays hold all
 
 CONSTANTS = Table(
-    ("radius", "certified upper", "attained", "gap", "unstable", "seconds", "<status", "<method"),
+    ("radius", "upper", "lower", "gap", "unstable", "seconds", "<status", "<method"),
     (10, 15, 12, 9, 8, 8, 12, 20),
 )
 
@@ -107,7 +107,7 @@ def say_candidates(bound: LipschitzBound) -> None:
 
 
 def told_gap(bound: LipschitzBound) -> str:
-    """Certified over attained, of one region."""
+    """Upper over lower, of one region."""
     gap = float(bound.gap)
     return f"{gap:.3f}" if gap < 1000 else f"{gap:.3g}"
 

@@ -1,235 +1,219 @@
-"""`Sampling`: how sensitive the network is at least, by a search for the point with the largest Jacobian norm."""
+"""`Sampling`: how sensitive the network is at least, by a search for steep points (`climbing`) and proofs there."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from jacobound.budget import Budget, OutOfTimeError, alarmed
 from jacobound.domains import Domain
-from jacobound.errors import InvalidOptionError
-from jacobound.graph import Elementwise, Graph, Vector, size
-from jacobound.methods.base import Budget, flat_indices
+from jacobound.errors import InvalidOptionError, InvalidRegionError
+from jacobound.graph import Graph, Vector, size
+from jacobound.methods.ascents import At
+from jacobound.methods.attained import Proved, by_jacobian, by_pairs, dual_vector
+from jacobound.methods.base import OutputMethod, flat_indices
+from jacobound.methods.climbing import MOST_CORNERS, Climb, Plan
+from jacobound.methods.crown import CROWN
+from jacobound.methods.ibp import IBP
+from jacobound.methods.inner_sets import InnerSets
 from jacobound.operators import positions
 
-INWARD = 2.0**-18  # of the way to the inside; float32 can tell such points apart
+CLOSE = 1 - 1e-9  # share of the upper bound at which there is nothing left to win
+ENOUGH = 1 - 1e-6  # share of an estimate at which a proof is not repeated
+TRIED = 3  # points of every set that a proof is tried at
 
 
 @dataclass(frozen=True, eq=False)
 class Witness:
-    """A point of each of N sets, and the norm of the Jacobian there.
+    """A point of each of N sets, and what is proved there.
 
     Args:
         point: shape (N, *input shape).
-        value: attained norms, shape (N,), evaluated in floating point (estimates with a relative error near the unit
-            roundoff).
+        value: certified lower bounds of the constants, shape (N,), float64.
+        partner: the second points, shape (N, *input shape), where the outputs at two points are the proof; NaN where
+            it is the Jacobian at the point.
+        reason: for each set what the proof is, or why there is none.
     """
 
     point: Tensor
     value: Tensor
+    partner: Tensor
+    reason: tuple[str, ...]
+
+    @staticmethod
+    def joined(runs: list[Witness]) -> Witness:
+        """The witnesses of all sets side by side."""
+        points, values, partners = ([getattr(one, name) for one in runs] for name in ("point", "value", "partner"))
+        reasons = tuple(reason for one in runs for reason in one.reason)
+        return Witness(torch.cat(points), torch.cat(values), torch.cat(partners), reasons)
+
+    def rounded(self, upper: Tensor, assumed: bool) -> Witness:
+        """The values in the dtype of upper ends, rounded down.
+
+        Args:
+            assumed: whether the upper ends hold under assumptions. A value above its upper end then shows that one
+                fails at the witness, which is no witness for sets where it holds.
+        """
+        value = self.value.to(upper.dtype)
+        above = value.to(self.value.dtype) > self.value
+        value = torch.where(above, value.nextafter(torch.full_like(value, -torch.inf)), value).clamp(min=0.0)
+        if not assumed:
+            return replace(self, value=value)
+        broken = value > upper
+        reasons = [BROKEN if bad else reason for bad, reason in zip(broken.tolist(), self.reason, strict=True)]
+        return replace(self, value=torch.where(broken, 0.0, value), reason=tuple(reasons))
+
+
+NO_SEARCH = "no lower bound was searched for"
+BY_JACOBIAN = "proved: the Jacobian at the witness is at least so large"
+BY_PAIR = "proved: so much the outputs at the witness and its partner differ, per distance"
+BROKEN = "nothing proved: an assumption about the network does not hold at the witness, where outputs change faster"
+FLAT = "nothing proved: the Jacobian was zero at every point that was tried"
+KINKED = "nothing proved: the best points found lie within rounding of a kink of the network"
+ROUNDED = "nothing proved: rounding of the network's values outweighs what changes between points"
+LATE = "nothing proved: the time was over"
+SINGLE = "nothing proved: the set is a single point up to rounding, and this network needs two"
+OUTSIDE = "nothing proved: no point is certain to lie in the set, which is empty or a single point up to rounding"
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Lower bounds of a Lipschitz constant: the centre, random points, and a short projected ascent from the best.
+    """Lower bounds of a Lipschitz constant: the anchor, random points and corners, and ascents from the best.
 
     Args:
-        points: how many random points are tried (half on the boundary of the box).
-        steps: ascent steps.
+        points: how many random points are tried.
+        steps: ascent steps, spread over the stages of the smoothed network.
         ascents: how many of the points ascend.
         seed: of the random points.
+        effort: products that the search may take for each set at most; fewer steps and ascents are made in networks
+            where they would take more. The result depends on the seed alone, unless the time is over.
     """
 
     points: int = 64
-    steps: int = 8
-    ascents: int = 6
+    steps: int = 60
+    ascents: int = 16
     seed: int = 0
+    effort: float = 2.0**32
 
     def __post_init__(self) -> None:
-        if self.points < 0 or self.ascents < 1 or self.steps < 0:
+        if self.points < 0 or self.ascents < 1 or self.steps < 0 or not self.effort >= 0:
             raise InvalidOptionError(
-                f"a search needs points >= 0, steps >= 0 and ascents >= 1, not {self.points}, {self.steps} "
-                f"and {self.ascents}"
+                f"a search needs points >= 0, steps >= 0, ascents >= 1 and effort >= 0, not {self.points}, "
+                f"{self.steps}, {self.ascents} and {self.effort}"
             )
 
-    def search(self, graph: Graph, domain: Domain, norm: tuple[float, float], budget: Budget) -> Witness:
-        """The best points found; only the anchor is tried in sets that are unbounded or a single point.
+    def search(
+        self, graph: Graph, domain: Domain, norm: tuple[float, float], budget: Budget, upper: Tensor | None = None
+    ) -> Witness:
+        """The best points found, with proofs.
 
-        All sets try the same shares of their boxes, so a set's witness does not depend on the others.
+        Args:
+            graph: in float64, without comparisons (`Graph.lowered`, or `expanded` where there is).
+            domain: the sets in float64. All try the same shares of their boxes, so a set's witness does not depend on
+                the others.
+            budget: no more ascents are begun when its time is over; the anchor is always tried.
+            upper: known upper bounds of the constants, shape (N,): what reaches them is left alone.
         """
-        points = domain.anchor
-        values = _norms(graph, points, norm, budget)
-        spacious = domain.bounded & (domain.box.lower != domain.box.upper).flatten(1).any(1)
-        if bool(spacious.any()):
-            sets = flat_indices(spacious)
-            best = self._climb(graph, domain[sets], norm, budget)
-            points, values = points.index_copy(0, sets, best.point), values.index_copy(0, sets, best.value)
-        return Witness(points, values)
+        inner = InnerSets(domain)
+        target = upper if upper is None else upper.to(inner.anchor) * CLOSE
+        plan = Plan(self.points, self.steps, self.ascents, self.effort)
+        climb = Climb(plan, graph, inner, norm, budget, target, torch.Generator().manual_seed(self.seed))
+        climb.run()
+        return _Proofs(climb, self.effort).run()
 
-    def _climb(self, graph: Graph, domain: Domain, norm: tuple[float, float], budget: Budget) -> Witness:
-        """The search in sets with room: points (N, tries, *input shape), values (N, tries)."""
-        generator = torch.Generator().manual_seed(self.seed)
-        points = torch.cat((domain.anchor.unsqueeze(1), domain.sample(self.points, generator)), 1)
-        points = _inside(domain, points, generator)
-        values = _norms(graph, points.flatten(0, 1), norm, budget).reshape(points.shape[:2])
-        for step in range(self.steps if points.shape[1] > 1 else 0):
-            if budget.is_over:
+    def bytes_per_set(self, graph: Graph) -> int:
+        """Memory for what is kept of the points of one set, in bytes; work on them is cut to fit."""
+        kept = (self.points + 4 * self.ascents + MOST_CORNERS + 1) * (size(graph.input) + size(graph.output))
+        return 8 * (3 * kept + 4 * sum(map(size, graph.nodes)))
+
+
+class _Proofs:
+    """What can be proved at the best points of every set; lives for one call."""
+
+    def __init__(self, climb: Climb, effort: float) -> None:
+        self._climb = climb
+        self._index = climb.best(TRIED)
+        self._place = positions(len(climb.values), climb.values)
+        self._point = climb.points[self._place, self._index[:, 0]].clone()
+        self._value = torch.zeros_like(climb.values[:, 0])
+        self._kinked = torch.zeros_like(self._value, dtype=torch.bool)
+        self._partner = torch.full_like(self._point, torch.nan)
+        self._vectors = any(isinstance(node, Vector) for node in climb.graph.nodes)
+        # Linear bounds of every neuron where intervals are too wide, unless that costs more than the whole search.
+        dear = climb.work * sum(map(size, climb.graph.nodes)) > effort
+        self._methods: tuple[OutputMethod, ...] = (IBP(),) if dear else (IBP(), CROWN())
+
+    def run(self) -> Witness:
+        climb, estimate = self._climb, self._climb.values[self._place, self._index[:, 0]]
+        late = False
+        try:
+            with alarmed(climb.budget):
+                self._try_all(estimate)
+        except OutOfTimeError:
+            late = True
+        certain = climb.inner.holds(self._point.unsqueeze(1)).squeeze(1)
+        value = torch.where(certain, self._value, 0.0)
+        paired = (~self._partner.isnan()).flatten(1).any(1)
+        single = climb.inner.tight.flatten(1).all(1)
+        facts = (one.tolist() for one in (value, paired, estimate, self._kinked, certain, single))
+        reasons = tuple(LATE if late and known[0] == 0 else self._reason(*known) for known in zip(*facts, strict=True))
+        return Witness(self._point, value, self._partner, reasons)
+
+    def _try_all(self, estimate: Tensor) -> None:
+        """Proofs at the best points, cheap methods first, until they come close to the estimates."""
+        climb = self._climb
+        for method in self._methods:
+            for k in range(self._index.shape[1]):
+                there = climb.values[self._place, self._index[:, k]]
+                wanted = flat_indices((self._value < there * ENOUGH) | ((there == 0) & (k == 0)))
+                late = climb.budget.is_over and bool((self._value[wanted] > 0).all())
+                if len(wanted) and not late:
+                    self._tried(wanted, self._index[wanted, k], method)
+            if climb.budget.is_over or bool((self._value >= 0.5 * estimate).all()):
                 break
-            budget.tell(step, self.steps, "search for a witness")
-            best = _ranked(values, self.ascents)
-            points, values = _taken(points, best), values.gather(1, best)
-            moved = _ascended(graph, domain, points, norm, 0.5 ** (step // 2), generator, budget)
-            moved = _inside(domain, moved, generator)
-            there = _norms(graph, moved.flatten(0, 1), norm, budget).reshape(moved.shape[:2])
-            points, values = torch.cat((points, moved), 1), torch.cat((values, there), 1)
-        top = values.argmax(1, keepdim=True)
-        return Witness(_taken(points, top).squeeze(1), values.gather(1, top).squeeze(1))
 
+    def _reason(self, value: float, paired: bool, estimate: float, kinked: bool, certain: bool, single: bool) -> str:
+        if value > 0:
+            return BY_PAIR if paired else BY_JACOBIAN
+        if not certain:
+            return OUTSIDE
+        if kinked:
+            return KINKED
+        if estimate == 0:
+            return FLAT
+        return SINGLE if single and self._vectors else ROUNDED
 
-def _inside(domain: Domain, points: Tensor, generator: torch.Generator) -> Tensor:
-    """The points moved a little towards a point of the inside that nothing is special about.
+    def _tried(self, sets: Tensor, index: Tensor, method: OutputMethod) -> None:
+        """Proofs at one point of some sets; one by one where the network is not defined around one of the points."""
+        try:
+            self._prove(sets, index, method)
+        except InvalidRegionError:
+            if len(sets) > 1:
+                for k in range(len(sets)):
+                    self._tried(sets[k : k + 1], index[k : k + 1], method)
 
-    At a kink on the boundary, or one that several neurons share, automatic differentiation may choose a slope that the
-    network has nowhere in the set.
-    """
-    lower, upper = domain.box.lower, domain.box.upper
-    shares = 0.25 + 0.5 * torch.rand(lower.shape[1:], generator=generator, dtype=torch.float64).to(lower)
-    inner = domain.project((lower + shares * (upper - lower)).unsqueeze(1))
-    moved = points + INWARD * (inner - points)
-    return torch.minimum(torch.maximum(moved, lower.unsqueeze(1)), upper.unsqueeze(1))
-
-
-def _ranked(values: Tensor, count: int) -> Tensor:
-    """Positions of the largest values of every row, first ones first among equal ones (up to rounding)."""
-    return values.to(torch.float32).argsort(dim=1, descending=True, stable=True)[:, :count]
-
-
-def _taken(points: Tensor, index: Tensor) -> Tensor:
-    """Some points of every set: (N, tries, *shape) and (N, k) to (N, k, *shape)."""
-    return points[positions(len(points), points).unsqueeze(1), index]
-
-
-def _norms(graph: Graph, points: Tensor, norm: tuple[float, float], budget: Budget) -> Tensor:
-    """The attained norms at points (k, *input shape), shape (k,)."""
-    found = []
-    for chunk in budget.chunks(len(points), _bytes_per_point(graph)):
-        jacobian = _jacobian(graph, points[chunk].detach().requires_grad_())
-        with torch.no_grad():
-            found.append(attained_norm(jacobian, *norm))
-    return torch.cat(found)
-
-
-def _ascended(
-    graph: Graph,
-    domain: Domain,
-    points: Tensor,
-    norm: tuple[float, float],
-    scale: float,
-    generator: torch.Generator,
-    budget: Budget,
-) -> Tensor:
-    """Steps of `scale` times half the width of the box from points (N, k, *input shape): up the norm's gradient.
-
-    A piecewise linear network has none; its slopes change where the strongest output changes most, so there the steps
-    go up and down that output, and along random corners. Shape (N, steps k, *input shape).
-    """
-    flat = points.flatten(0, 1)
-    pieces = [piece for node in graph.nodes if isinstance(node, Elementwise) for piece in node.activation.pieces]
-    curved = any(piece.curvature != "linear" for piece in pieces)
-    curved |= any(isinstance(node, Vector) and not node.function.compares for node in graph.nodes)
-    parts = [
-        _directions(graph, flat[chunk], norm, curved)
-        for chunk in budget.chunks(len(flat), _bytes_per_point(graph) * (size(graph.output) if curved else 1))
-    ]
-    best = torch.cat(parts).reshape(points.shape)
-    directions = [best]
-    if not curved:
-        corners = torch.randn(points.shape[1:], generator=generator, dtype=torch.float64).to(points)
-        directions = [best, -best, best.sign() + corners, corners.expand_as(best)]
-    width = (domain.box.upper - domain.box.lower).unsqueeze(1)
-    return torch.cat([domain.project(points + 0.5 * scale * width * one.sign()) for one in directions], 1)
-
-
-def _directions(graph: Graph, points: Tensor, norm: tuple[float, float], curved: bool) -> Tensor:
-    """The gradient of the attained norm at every point; that of the strongest output where it is zero."""
-    points = points.detach().requires_grad_()
-    jacobian = _jacobian(graph, points, differentiable=curved)
-    strongest = jacobian.detach().abs().sum(2).argmax(1)
-    steepest = jacobian.detach()[positions(len(points), points), strongest].reshape(points.shape)
-    with torch.enable_grad():
-        total = attained_norm(jacobian, *norm).sum() if curved else None
-    if total is None or not total.requires_grad:
-        return steepest
-    gradient = torch.autograd.grad(total, points, allow_unused=True, materialize_grads=True)[0]
-    flat = (gradient == 0).flatten(1).all(1).reshape(-1, *[1] * (points.dim() - 1))
-    return torch.where(flat, steepest, gradient)
-
-
-def _bytes_per_point(graph: Graph) -> int:
-    """Memory for the Jacobian at one point, a small part of the whole: more points at once gain little."""
-    kept = 4 * size(graph.output) * size(graph.input) + 8 * sum(size(node) for node in graph.nodes)
-    return 16 * kept * graph.example.element_size()
-
-
-def _jacobian(graph: Graph, points: Tensor, differentiable: bool = False) -> Tensor:
-    """Jacobians at points that require gradients, shape (points, outputs, inputs)."""
-    with torch.enable_grad():
-        outputs = graph(points).reshape(len(points), -1)
-        rows = [
-            torch.autograd.grad(
-                outputs[:, j].sum(),
-                points,
-                create_graph=differentiable,
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )[0].reshape(len(points), -1)
-            for j in range(size(graph.output))
-        ]
-        return torch.stack(rows, 1)
-
-
-def attained_norm(jacobian: Tensor, p: float, q: float) -> Tensor:
-    """A value that the operator norm from l_p to l_q reaches; the norm itself except for (inf, 1), (inf, 2), (2, 1).
-
-    Those three are hard to compute; the value is then ``|J u|_q / |u|_p`` for a good u found by alternation.
-
-    Args:
-        jacobian: shape (points, outputs, inputs).
-
-    Returns:
-        Shape (points,).
-    """
-    if p == 1:
-        return torch.linalg.vector_norm(jacobian, ord=q, dim=1).amax(1)
-    if q == math.inf:
-        return torch.linalg.vector_norm(jacobian, ord=2 if p == 2 else 1, dim=2).amax(1)
-    if p == 2 and q == 2:
-        return torch.linalg.matrix_norm(jacobian, ord=2)
-    start = torch.linalg.vector_norm(jacobian, ord=1, dim=2).argmax(1)
-    direction = _unit_ball_point(jacobian.detach()[torch.arange(len(jacobian)), start], p)
-    for _ in range(5):
-        image = torch.einsum("pji,pi->pj", jacobian.detach(), direction)
-        direction = _unit_ball_point(torch.einsum("pji,pj->pi", jacobian.detach(), _dual_point(image, q)), p)
-    return torch.linalg.vector_norm(torch.einsum("pji,pi->pj", jacobian, direction), ord=q, dim=1)
-
-
-def _unit_ball_point(gradient: Tensor, p: float) -> Tensor:
-    """The point of the l_p unit ball (p = 2 or inf) that is farthest along the gradient."""
-    if p == math.inf:
-        return torch.where(gradient >= 0, 1.0, -1.0).to(gradient)
-    return _normalised(gradient)
-
-
-def _dual_point(image: Tensor, q: float) -> Tensor:
-    """Gradient of the l_q norm (q = 1 or 2)."""
-    if q == 1:
-        return torch.where(image >= 0, 1.0, -1.0).to(image)
-    return _normalised(image)
-
-
-def _normalised(x: Tensor) -> Tensor:
-    """x / |x|_2 for every point, and 0 for zero."""
-    return x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    def _prove(self, sets: Tensor, index: Tensor, method: OutputMethod) -> None:
+        """Try proofs at one point of some sets, and keep what is better in place."""
+        climb = self._climb
+        each = 64 * sum(map(size, climb.graph.nodes)) * 8
+        smooth = not self._vectors
+        for chunk in climb.budget.chunks(len(sets), each * 17):
+            some, at = sets[chunk], index[chunk]
+            places, rows, inner = climb.points[some, at], climb.rows[some, at], climb.inner[some]
+            proofs: list[Proved] = []
+            if smooth:
+                proofs.append(by_jacobian(climb.graph, inner, places, rows, climb.norm, method, climb.budget))
+            weak = not smooth or bool((proofs[0].value < 0.9 * climb.values[some, at]).any())
+            if weak:
+                gradient = At.of(climb.graph, places).gradient(rows)
+                direction = dual_vector(gradient, climb.norm[0])
+                proofs.append(by_pairs(climb.graph, inner, places, direction, climb.norm, method, climb.budget))
+            for proof in proofs:
+                better = flat_indices(proof.value > self._value[some])
+                where = some[better]
+                self._value[where], self._partner[where] = proof.value[better], proof.partner[better]
+                self._point[where] = proof.point[better]
+            if smooth:
+                self._kinked[some] |= proofs[0].kinked

@@ -117,7 +117,7 @@ def draw_half_width(lower: Tensor, upper: Tensor, ax: Axes) -> Any:
 
 
 def plot_lipschitz(bound: LipschitzBound, ax: Axes | None = None) -> Axes:
-    """Certified bound and attained value over the radii of the balls, both axes logarithmic.
+    """Certified upper and lower bounds over the radii of the balls, both axes logarithmic.
 
     A batch of points gives one curve each. Values that are infinite or, on a logarithmic axis, zero are left out.
 
@@ -136,7 +136,7 @@ def plot_lipschitz(bound: LipschitzBound, ax: Axes | None = None) -> Axes:
 
 
 def draw_bracket(bound: LipschitzBound, ax: Axes, colour: str, name: str) -> None:
-    """A certified curve, an attained one (dashed), and the gap between them shaded.
+    """Curves of the upper and the lower bound (dashed), and the gap between them shaded.
 
     Args:
         bound: one constant per radius and point.
@@ -152,9 +152,9 @@ def draw_bracket(bound: LipschitzBound, ax: Axes, colour: str, name: str) -> Non
         places = np.arange(1, len(upper) + 1)
     for point in range(upper.shape[1]):
         high, low = _visible(upper[:, point]), _visible(lower[:, point])
-        ax.plot(places, high, "o-", color=colour, markersize=4, label=f"{name}: certified" if point == 0 else None)
+        ax.plot(places, high, "o-", color=colour, markersize=4, label=f"{name}: upper" if point == 0 else None)
         if bool(np.isfinite(low).any()):
-            label = f"{name}: attained" if point == 0 else None
+            label = f"{name}: lower" if point == 0 else None
             ax.plot(places, low, "v--", color=colour, markersize=4, alpha=0.8, label=label)
             ax.fill_between(places, low, high, color=colour, alpha=0.12, lw=0)
 
