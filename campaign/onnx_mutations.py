@@ -188,6 +188,33 @@ def change_version(model: ModelProto, random: Random) -> None:
         model.ir_version = random.choice((-1, 0, 1, 3, 8, 13, 99, 2**40))
 
 
+def change_function(model: ModelProto, random: Random) -> None:
+    """What a function of the model's own takes, gives, imports and calls."""
+    if not model.functions:
+        return
+    function = random.choice(model.functions)
+    kind = random.randrange(6)
+    if kind == 0 and function.opset_import:
+        random.choice(function.opset_import).version = random.choice((*range(1, 30), -1, 0, 2**40, 2**62))
+    elif kind == 1:
+        side = random.choice((function.input, function.output, function.attribute))
+        name = random.choice(("", "a", "b", "slope", "x"))
+        if side and random.random() < 0.5:
+            side[random.randrange(len(side))] = name
+        else:
+            side.append(name)
+    elif kind == 2:
+        function.attribute_proto.append(helper.make_attribute("slope", random.choice((0.5, 2, "x", [1.0]))))
+    elif kind == 3:
+        function.name = random.choice(("F", "G", "Relu", "", "LeakyRelu"))
+        function.domain = random.choice(("my", "", "ai.onnx", "com.microsoft"))
+    elif kind == 4 and function.node:
+        node = random.choice(function.node)
+        node.op_type = random.choice(("F", "G", *OPERATIONS))
+    elif function.node and function.node[0].attribute:
+        random.choice(function.node[0].attribute).ref_attr_name = random.choice(("", "slope", "x"))
+
+
 def add_oddity(model: ModelProto, random: Random) -> None:
     """What a plain network does not have: inner graphs, sparse or external weights, functions."""
     kind, node = random.randrange(5), _node(model, random)
@@ -226,6 +253,8 @@ CHANGES: tuple[Callable[[ModelProto, Random], None], ...] = (
     change_order,
     change_interface,
     change_version,
+    change_function,
+    change_function,
     add_oddity,
 )
 

@@ -77,6 +77,8 @@ def _models() -> Iterator[bytes]:
             if isinstance(entry, tuple) and len(entry) == 4 and isinstance(entry[3], int):
                 nodes, shape, weights, opset = entry
                 yield model(nodes, shape, weights, opset=opset)
+    for made, _ in importlib.import_module("test_onnx_functions").RIGHT.values():
+        yield made.SerializeToString()
 
 
 @cache

@@ -122,7 +122,7 @@ def _definition(operation: str, version: int) -> object:
 
     Between versions that agree in these only the element types that are taken differ.
     """
-    if not onnx.defs.has(operation, version, ""):
+    if not 0 < version <= onnx.defs.onnx_opset_version() or not onnx.defs.has(operation, version, ""):
         return None
     schema = onnx.defs.get_schema(operation, version, "")
     sides = [[(formal.option, formal.is_homogeneous) for formal in side] for side in (schema.inputs, schema.outputs)]

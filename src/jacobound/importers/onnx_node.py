@@ -92,6 +92,8 @@ def check_node(node: NodeProto, position: int, version: int, made: Collection[st
     except (onnx.checker.ValidationError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise InvalidModelError(f"{describe(node)} at {where}: {reason}; export the model again") from error
+    if branches(node):
+        _check_branching(node, where, onnx.defs.get_schema(node.op_type, version, ""))
     for name in outer_names(node):
         if name not in made:
             raise InvalidModelError(
@@ -100,6 +102,23 @@ def check_node(node: NodeProto, position: int, version: int, made: Collection[st
     for name in node.output:
         if name and name in made:
             raise InvalidModelError(f"{describe(node)} at {where}: '{name}' exists already; the file is damaged")
+
+
+def _check_branching(node: NodeProto, where: str, schema: onnx.defs.OpSchema) -> None:
+    """What the checker would say of an operation with inner graphs, whose outer names it does not know."""
+    for attribute in node.attribute:
+        definition = schema.attributes.get(attribute.name)
+        held = {field.name for field, _ in attribute.ListFields()} - {"name", "type", "doc_string"}
+        if definition is None or definition.type.value != attribute.type or len(held) > 1:
+            raise InvalidModelError(
+                f"{describe(node)} at {where}: attribute '{attribute.name}' is not what it takes; export it again"
+            )
+    given = {attribute.name for attribute in node.attribute}
+    missing = [name for name, definition in schema.attributes.items() if definition.required and name not in given]
+    if missing or not schema.min_input <= len(node.input) <= schema.max_input:
+        raise InvalidModelError(
+            f"{describe(node)} at {where}: it lacks {missing or 'inputs, or has too many'}; export the model again"
+        )
 
 
 def run_node(node: NodeProto, position: int, place: Place, values: dict[str, Value]) -> None:
@@ -190,6 +209,8 @@ def _folded(node: NodeProto, place: Place, inputs: tuple[np.ndarray | None, ...]
 
 def _stored(node: NodeProto) -> np.ndarray:
     """The value of a Constant."""
+    if len(node.attribute) != 1:
+        raise InvalidModelError(f"{describe(node)}: a constant has one value, this one {len(node.attribute)}")
     attribute = node.attribute[0]
     if attribute.name == "value":
         return array(attribute.t, node.output[0])

@@ -73,6 +73,7 @@ def original(file: File, program: Program, until: str | None) -> Original:
     kind, shape = program.input.type.tensor_type.elem_type, input_shape(program)
     data = _data(file, program, until)
     run, engine = _loaded(data, program)
+    run(np.zeros(shape, dtype=np.float32 if kind == TensorProto.FLOAT else np.float64))  # what can not be run says so
     dtype = torch.float32 if kind == TensorProto.FLOAT else torch.float64
     batched = open_batch(program) and _takes_batches(run, shape, dtype)
     if program.output not in _tensors(file.model):

@@ -29,10 +29,7 @@ def check_types(model: ModelProto, subject: str) -> None:
         raise InvalidModelError(
             f"{subject}: its types or shapes do not fit ({_told(error)}); export it again"
         ) from error
-    names = [node.name for node in model.graph.node if node.name]
-    if len(set(names)) < len(names):
-        twice = next(name for k, name in enumerate(names) if name in names[:k])
-        raise InvalidModelError(f"{subject}: two operations are called '{twice}'; export it again")
+    _check_names(model, subject)
     version = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     types = {entry.name: entry.type for entry in (*found.graph.value_info, *found.graph.input, *found.graph.output)}
     for tensor in found.graph.initializer:
@@ -40,6 +37,23 @@ def check_types(model: ModelProto, subject: str) -> None:
     for node in found.graph.node:
         if node.domain in ("", "ai.onnx") and not branches(node) and onnx.defs.has(node.op_type, version, ""):
             _check(node, onnx.defs.get_schema(node.op_type, version, ""), types, subject)
+
+
+def _check_names(model: ModelProto, subject: str) -> None:
+    """Refuse operations of one name, and stored inputs of another shape than they are declared with."""
+    names = [node.name for node in model.graph.node if node.name]
+    if len(set(names)) < len(names):
+        twice = next(name for k, name in enumerate(names) if name in names[:k])
+        raise InvalidModelError(f"{subject}: two operations are called '{twice}'; export it again")
+    lengths = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    for entry in model.graph.input:
+        dims = entry.type.tensor_type.shape.dim
+        known = [dim.dim_value for dim in dims] if all(dim.HasField("dim_value") for dim in dims) else None
+        if known and entry.name in lengths and known != lengths[entry.name]:
+            raise InvalidModelError(
+                f"{subject}: input '{entry.name}' is declared with shape {known}, its stored value has "
+                f"{lengths[entry.name]}; export it again"
+            )
 
 
 def _without_shapes(model: ModelProto) -> ModelProto:
