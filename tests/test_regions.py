@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from exact import DTYPE_NAMES, DTYPES, random_floats, rational, rationals
-from jacobound import Ball, Box, Graph, InvalidRegionError, JacoboundError, ShapeError, WholeSpace, from_layers
+from jacobound import Ball, Box, Graph, InvalidRegionError, JacoboundError, Radii, ShapeError, WholeSpace, from_layers
 from jacobound.domains import ONE_SET, Domain
 from zoo import integer, normal
 
@@ -106,7 +106,7 @@ def test_a_clip_range_and_a_ball_may_touch_in_one_point() -> None:
 
 
 def test_radius_zero_beside_others_leaves_them_round() -> None:
-    domains, _ = Ball([0.0, 0.0], [0.0, 1.0], 2).domains(network(2))
+    domains, _ = Ball([0.0, 0.0], Radii([0.0, 1.0]), 2).domains(network(2))
     both = domains[0:2]
     assert both.centre is not None and both.radius is not None and both.radius.tolist() == [0.0, 1.0]
     assert domains[0:1].centre is None  # a single point is a box
@@ -295,7 +295,7 @@ def test_one_point_beside_the_valid_range_is_enough_to_refuse() -> None:
 
 
 def test_points_among_balls_leave_them_balls() -> None:
-    domains, _ = Ball([0.0, 0.0], [0.0, 1.0], 2).domains(network(2))
+    domains, _ = Ball([0.0, 0.0], Radii([0.0, 1.0]), 2).domains(network(2))
     every = domains[:]
     assert every.centre is not None
     assert radius_of(every).flatten().tolist() == [0.0, 1.0]

@@ -303,6 +303,21 @@ def _ball(p: float, size: float) -> Callable[[tuple[int, ...], Generator], Drawn
     return draw
 
 
+def _scaled(p: float, size: float) -> Callable[[tuple[int, ...], Generator], Drawn]:
+    """Units from a thousandth to ten; some inputs do not move at all."""
+    plain = _ball(p, size)
+
+    def draw(shape: tuple[int, ...], generator: Generator) -> Drawn:
+        ball, points = plain(shape, generator)
+        assert isinstance(ball, Ball)
+        scale = 10 ** (4 * torch.rand(shape, generator=generator, dtype=torch.float64) - 3)
+        scale = scale * (torch.rand(shape, generator=generator) < 0.8).to(scale)
+        assert isinstance(ball.center, Tensor)
+        return replace(ball, scale=scale), ball.center + scale * (points - ball.center) * (1 - 1e-12)
+
+    return draw
+
+
 def _clipped(shape: tuple[int, ...], generator: Generator) -> Drawn:
     centre = torch.rand(shape, generator=generator, dtype=torch.float64)
     points = centre + 0.4 * _directions(shape, 12, generator) * (1 - 1e-12)
@@ -342,6 +357,9 @@ REGIONS: dict[str, Callable[[tuple[int, ...], Generator], Drawn]] = {
     "l2": _ball(2, 0.5),
     "linf": _ball(math.inf, 0.3),
     "linf_small": _ball(math.inf, 0.02),
+    "l1_units": _scaled(1, 1.0),
+    "l2_units": _scaled(2, 0.5),
+    "linf_units": _scaled(math.inf, 0.3),
     "huge": _ball(math.inf, 1e3),
     "clipped": _clipped,
     "box": _box,

@@ -42,6 +42,7 @@ from jacobound.questions import (
     robust_radius,
     stationary_free_radius,
 )
+from jacobound.radii import Radii
 from jacobound.regions import Ball, Box, WholeSpace
 from jacobound.results import Candidate, JacobianBounds, LipschitzBound, OutputBounds, Provenance, Status
 from jacobound.solve import bound_jacobian, bound_output, lipschitz
@@ -73,6 +74,7 @@ __all__ = [
     "MonotoneFeatures",
     "OutputBounds",
     "Provenance",
+    "Radii",
     "RecurJac",
     "RobustRadius",
     "Sampling",

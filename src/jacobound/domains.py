@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jacobound.intervals import Interval, dot_slack
 from jacobound.linalg import dual_exponent, vector_norm_upper
-from jacobound.rounding import up
+from jacobound.rounding import down, up
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +27,15 @@ class Domain:
         centre: centres of the balls, same shape, or None when the sets are just the boxes.
         radius: radii of the balls, rounded up, shape (N,); not read without `centre`.
         p: 1 or 2; norm of the balls.
+        scale: units of the inputs, shape (*input shape), for balls ``|(x - centre) / scale|_p <= radius``; where it is
+            0 the box has no width. None when all are 1.
     """
 
     box: Interval
     centre: Tensor | None = None
     radius: Tensor | None = None
     p: float = math.inf
+    scale: Tensor | None = None
 
     def __len__(self) -> int:
         """How many sets there are."""
@@ -42,7 +45,7 @@ class Domain:
         """Some of the sets."""
         if self.centre is None or self.radius is None:
             return Domain(self.box[sets])
-        return Domain(self.box[sets], self.centre[sets], self.radius[sets], self.p)
+        return Domain(self.box[sets], self.centre[sets], self.radius[sets], self.p, self.scale)
 
     @cached_property
     def bounded(self) -> Tensor:
@@ -73,7 +76,8 @@ class Domain:
         if self.centre is None or self.radius is None:
             return found
         middle = self.centre.flatten(1)
-        norms = vector_norm_upper(coefficients, dual_exponent(self.p), dim=-1)
+        lengths = coefficients if self.scale is None else up(absolute * self.scale.flatten())
+        norms = vector_norm_upper(lengths, dual_exponent(self.p), dim=-1)
         error = dot_error(owners.dot(absolute, middle.abs()), coefficients.shape[-1])
         return found.intersect(_around(owners.dot(coefficients, middle), up(norms * owners.pick(self.radius)), error))
 
@@ -116,19 +120,34 @@ class Domain:
             return points
         anchor = self.anchor.unsqueeze(1)
         offset = points - anchor
-        length = torch.linalg.vector_norm(offset.flatten(2), ord=self.p, dim=2)
-        moved = torch.linalg.vector_norm((self.anchor - self.centre).flatten(1), ord=self.p, dim=1)
+        length = torch.linalg.vector_norm(self._in_units(offset).flatten(2), ord=self.p, dim=2)
+        moved = torch.linalg.vector_norm(self._in_units(self.anchor - self.centre).flatten(1), ord=self.p, dim=1)
         inside = (self.radius - moved).clamp(min=0.0).unsqueeze(1)
         shrink = (inside * (1 - 1e-9) / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(max=1.0)
         return anchor + offset * shrink.reshape(*shrink.shape, *[1] * (points.dim() - 2))
+
+    def _in_units(self, offset: Tensor) -> Tensor:
+        """Offsets from the centre in units of the inputs, in plain arithmetic."""
+        return offset if self.scale is None else torch.where(self.scale > 0, offset / self.scale, 0.0)
+
+    def times(self, weights: Tensor) -> Domain:
+        """The sets of all ``weights * x``, rounded outward; weights above 0 of the input's shape, in the same dtype."""
+        box = Interval.outward(self.box.lower * weights, self.box.upper * weights)
+        if self.centre is None or self.radius is None:
+            return Domain(box)
+        scale = up(weights if self.scale is None else weights * self.scale)
+        scale = scale if self.scale is None else torch.where(self.scale > 0, scale, 0.0)
+        centre = self.centre * weights
+        moved = torch.where(self.centre == 0, 0.0, up(up(centre) - down(centre)))
+        radius = up(self.radius + _moved_length(moved, self.p, scale))
+        return Domain(box, centre, radius, self.p, scale) if bool(radius.isfinite().all()) else Domain(box)
 
     def to(self, dtype: torch.dtype) -> Domain:
         """The sets in another dtype, rounded outward: nothing is lost."""
         box = rounded_outward(self.box.lower, self.box.upper, dtype)
         if self.centre is None or self.radius is None:
             return Domain(box)
-        centre, radius = moved_ball(self.centre, self.radius.to(torch.float64), self.p, dtype)
-        return Domain(box, centre, radius, self.p)
+        return ball_or_box(box, self.centre, self.radius.to(torch.float64), self.p, self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,13 +222,40 @@ class Domains:
         return (self.make(k, k + 1) for k in range(self.count))
 
 
-def moved_ball(exact: Tensor, radii: Tensor, p: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Centres in another dtype, and radii (N,) that are grown by as much as a centre had to move, rounded up."""
+def ball_or_box(box: Interval, exact: Tensor, radii: Tensor, p: float, scale: Tensor | None) -> Domain:
+    """Balls within boxes of any dtype; the boxes alone where a centre had to move along an input that is fixed."""
+    dtype = box.lower.dtype
+    centre, radius = moved_ball(exact, radii, p, dtype, scale)
+    if not bool(radius.isfinite().all()):
+        return Domain(box)
+    return Domain(box, centre, radius, p, None if scale is None else rounded_up_to(scale, dtype))
+
+
+def moved_ball(
+    exact: Tensor, radii: Tensor, p: float, dtype: torch.dtype, scale: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Centres in another dtype, and radii (N,) that are grown by as much as a centre had to move, rounded up.
+
+    Args:
+        scale: units of the inputs; a radius is infinite where a centre moved along an input of scale 0.
+    """
     centre = exact.to(dtype)
-    moved = vector_norm_upper((centre.to(exact.dtype) - exact).flatten(1), p, dim=-1).to(radii.dtype)
+    moved = _moved_length((centre.to(exact.dtype) - exact).abs(), p, scale).to(radii.dtype)
     grown = torch.where(moved > 0, up(radii + moved), radii)
-    rounded = grown.to(dtype)
-    return centre, torch.where(rounded.to(grown.dtype) < grown, _next_above(rounded), rounded)
+    return centre, rounded_up_to(grown, dtype)
+
+
+def _moved_length(moved: Tensor, p: float, scale: Tensor | None) -> Tensor:
+    """Upper bound of the l_p norm of moves (N, *shape) >= 0 in units of the inputs, shape (N,)."""
+    if scale is not None:
+        moved = torch.where(moved == 0, 0.0, up(moved / scale.to(moved.dtype)))
+    return vector_norm_upper(moved.flatten(1), p, dim=-1)
+
+
+def rounded_up_to(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The numbers in another dtype, the next larger ones where it does not hold them."""
+    rounded = x.to(dtype)
+    return torch.where(rounded.to(x.dtype) < x, _next_above(rounded), rounded)
 
 
 def _next_above(x: Tensor) -> Tensor:

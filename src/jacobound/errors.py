@@ -5,6 +5,7 @@
     ├── InvalidModelError      the model can not be certified as it is (NaN weights, training mode, ...)
     ├── InvalidRegionError     the region makes no sense (negative radius, crossed box, NaN)
     ├── InvalidOptionError     an option has a value that it can not have
+    ├── InvalidResultError     a stored result is damaged, contradicts itself, or is none
     ├── ShapeError             shapes or dtypes do not fit together
     ├── UnsafeArithmeticError  the machine's arithmetic breaks the rounding model (TF32, autocast, flushing, ...)
     ├── SolverError            a numerical solver gave nothing that can be certified
@@ -34,6 +35,10 @@ class InvalidRegionError(JacoboundError, ValueError):
 
 class InvalidOptionError(JacoboundError, ValueError):
     """An option of a method, of a budget or of a search has a value that it can not have."""
+
+
+class InvalidResultError(JacoboundError, ValueError):
+    """A stored result can not be read, or a result can not be stored."""
 
 
 class ShapeError(JacoboundError, ValueError):

@@ -11,21 +11,24 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from jacobound.domains import Domain, Domains, moved_ball, rounded_outward
-from jacobound.errors import InvalidRegionError, ShapeError
+from jacobound.domains import Domain, Domains, ball_or_box, moved_ball, rounded_outward
+from jacobound.errors import InvalidOptionError, InvalidRegionError, ShapeError
+from jacobound.exponents import exponent
 from jacobound.graph import Graph
 from jacobound.intervals import Interval
+from jacobound.radii import Number, Radii, outward_radius, owned_clip, owned_radius
 from jacobound.rounding import down, up
+from jacobound.units import real_tensor, spread
 from jacobound.vnnlib import InputSet, read_vnnlib
 
 Points = Tensor | np.ndarray | Sequence[float]
+Clip = tuple[Points | float, Points | float]
 
 
 class Region(ABC):
@@ -43,53 +46,74 @@ class Region(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Ball(Region):
-    """All points within `radius` of `center` in the l_p norm.
+    """All points within `radius` of `center` in the l_p norm; with `scale`, in units of each input.
+
+    The ball owns its numbers: what the caller does to arrays afterwards changes nothing.
 
     Args:
         center: one point, or a batch of points (*batch, *input shape); finite. Taken as exact numbers.
         radius: non-negative number, or a list of them: results then gain a leading axis. A decimal is rounded
-            outward: the float 0.1 is replaced by one that is not below the decimal number 0.1. Strings and
-            `decimal.Decimal` are accepted.
+            outward: the float 0.1 is replaced by one that is not below the decimal number 0.1. Strings such as "0.1"
+            and "8/255", `Decimal` and `Fraction` are accepted. A list with as many numbers as there are inputs could
+            mean either and is refused: `Radii(list)` are several balls, `scale=` gives each input its own radius.
         p: 1, 2 or inf.
         clip: optional (low, high), numbers or arrays: only points of the box low <= x <= high count.
+        scale: units of the inputs, finite and >= 0: one number, one per channel (the first axis) or one per input. The
+            ball is ``|(x - center) / scale|_p <= radius``; the division is not taken as exact, the set that is looked
+            at is never smaller. Inputs of scale 0 stay as they are. With radius=1 and p=inf these are the radii of the
+            inputs.
+
+    Raises:
+        InvalidRegionError: when a number is NaN, infinite or negative, the norm is another, or the list is ambiguous.
+        ShapeError: when something is no array of numbers.
     """
 
     center: Points
-    radius: float | str | Decimal | Sequence[float]
+    radius: Number | Sequence[Number] | Radii
     p: float = math.inf
-    clip: tuple[Points | float, Points | float] | None = None
+    clip: Clip | None = None
+    scale: Points | float | None = None
 
     def __post_init__(self) -> None:
-        if self.p not in (1, 2, math.inf):
-            raise InvalidRegionError(f"the norm of a ball must be 1, 2 or inf, not {self.p}")
+        center = real_tensor(self.center, "the centre")
+        _finite(center, "the centre")
+        object.__setattr__(self, "center", center)
+        object.__setattr__(self, "radius", owned_radius(self.radius))
+        try:
+            object.__setattr__(self, "p", exponent(self.p, "the norm of a ball"))
+        except InvalidOptionError as error:
+            raise InvalidRegionError(str(error)) from None
+        if center.dim() == 1:
+            _refuse_ambiguous(self.radius, tuple(center.shape))
         _ = self.radii
-        _finite(_tensor(self.center, "the centre"), "the centre")
-        if self.clip is not None:
-            low, high = (_tensor(end, "the clip range") for end in self.clip)
-            if not bool((low <= high).all()):
-                raise InvalidRegionError("clip=(low, high) needs low <= high everywhere, and no NaN")
+        object.__setattr__(self, "clip", owned_clip(self.clip))
+        if self.scale is not None:
+            scale = real_tensor(self.scale, "the scale")
+            if not bool(((scale >= 0) & scale.isfinite()).all()):
+                raise InvalidRegionError("a scale holds finite numbers >= 0; 0 keeps an input as it is")
+            object.__setattr__(self, "scale", scale)
 
     @property
     def _several(self) -> bool:
         """Whether a list of radii was given, so that results gain an axis."""
-        if isinstance(self.radius, np.ndarray | Tensor):
-            return self.radius.ndim > 0
-        return isinstance(self.radius, Sequence) and not isinstance(self.radius, str)
+        return isinstance(self.radius, tuple | Radii)
 
     @cached_property
     def radii(self) -> tuple[float, ...]:
         """The radii as floats that are not below the given numbers."""
-        given = list(self.radius) if self._several else [self.radius]  # type: ignore[arg-type]
-        if not given:
-            raise InvalidRegionError("the list of radii is empty; give at least one radius")
-        return tuple(_outward(radius) for radius in given)
+        given = self.radius.values if isinstance(self.radius, Radii) else self.radius
+        return tuple(outward_radius(one) for one in (given if isinstance(given, tuple) else (given,)))
 
     def balls(self, graph: Graph) -> tuple[Balls, tuple[int, ...]]:
         """Balls of any radius around the centres, in the graph's dtype, and the shape of the batch of centres."""
-        exact = _tensor(self.center, "the centre").to(graph.device)
+        exact = real_tensor(self.center, "the centre").to(graph.device)
         batch = _batch_shape(exact, graph, "the centre")
+        _refuse_ambiguous(self.radius, graph.in_shape)
         valid = None if self.clip is None else _valid_range(self.clip, graph)
-        return Balls(exact.reshape(-1, *graph.in_shape), self.p, graph.dtype, valid), batch
+        scale = self.scale
+        if scale is not None:
+            scale = spread(real_tensor(scale, "the scale").to(graph.device), graph.in_shape, "the scale")
+        return Balls(exact.reshape(-1, *graph.in_shape), self.p, graph.dtype, valid, scale), batch
 
     def domains(self, graph: Graph) -> tuple[Domains, tuple[int, ...]]:
         balls, batch = self.balls(graph)
@@ -113,12 +137,14 @@ class Balls:
         p: 1, 2 or inf.
         dtype: of the domains.
         valid: the box that counts, in that dtype, or None.
+        scale: units of the inputs, float64, shape (*input shape); None when all are 1.
     """
 
     points: Tensor
     p: float
     dtype: torch.dtype
     valid: Interval | None
+    scale: Tensor | None = None
 
     def domain(self, which: Tensor, radii: Tensor) -> Domain:
         """Balls around some of the points, with float64 radii of the same shape (n,).
@@ -127,21 +153,31 @@ class Balls:
             InvalidRegionError: when a ball does not meet the valid box.
         """
         exact = self.points[which]
-        centre, grown = moved_ball(exact, radii, self.p, self.dtype)
-        reach = grown.reshape(-1, *[1] * (exact.dim() - 1))
-        exactly = reach == 0
-        box = Interval(
-            torch.where(exactly, centre, down(centre - reach)), torch.where(exactly, centre, up(centre + reach))
-        )
+        box = self._box(exact, radii)
         if self.valid is not None:
             box = Interval(torch.maximum(box.lower, self.valid.lower), torch.minimum(box.upper, self.valid.upper))
             if not bool((box.lower <= box.upper).all()):
                 raise InvalidRegionError(
                     "the ball does not meet the valid range given by clip; check the input's scaling"
                 )
-        if self.p == math.inf or bool((grown == 0).all()):
+        if self.p == math.inf or bool((radii == 0).all()):
             return Domain(box)
-        return Domain(box, centre, grown, self.p)
+        return ball_or_box(box, exact, radii, self.p, self.scale)
+
+    def _box(self, exact: Tensor, radii: Tensor) -> Interval:
+        """The smallest boxes around the balls."""
+        axes = [1] * (exact.dim() - 1)
+        if self.scale is None:
+            centre, grown = moved_ball(exact, radii, math.inf, self.dtype)
+            reach = grown.reshape(-1, *axes)
+            exactly = reach == 0
+            low, high = down(centre - reach), up(centre + reach)
+            return Interval(torch.where(exactly, centre, low), torch.where(exactly, centre, high))
+        length = radii.reshape(-1, *axes)
+        still = (length == 0) | (self.scale == 0)
+        reach = torch.where(still, 0.0, up(length * self.scale))
+        low, high = (torch.where(still, exact, end) for end in (down(exact - reach), up(exact + reach)))
+        return rounded_outward(low, high, self.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +192,9 @@ class Box(Region):
     upper: Points
 
     def __post_init__(self) -> None:
-        lower, upper = _tensor(self.lower, "the lower end"), _tensor(self.upper, "the upper end")
+        lower, upper = real_tensor(self.lower, "the lower end"), real_tensor(self.upper, "the upper end")
+        object.__setattr__(self, "lower", lower)
+        object.__setattr__(self, "upper", upper)
         if lower.shape != upper.shape:
             raise ShapeError(f"a box has two ends of one shape, not {tuple(lower.shape)} and {tuple(upper.shape)}")
         if not bool((lower <= upper).all()):
@@ -202,8 +240,8 @@ class Box(Region):
         return _boxes(read_vnnlib(source), shape)
 
     def domains(self, graph: Graph) -> tuple[Domains, tuple[int, ...]]:
-        lower = _tensor(self.lower, "the lower end").to(graph.device)
-        upper = _tensor(self.upper, "the upper end").to(graph.device)
+        lower = real_tensor(self.lower, "the lower end").to(graph.device)
+        upper = real_tensor(self.upper, "the upper end").to(graph.device)
         batch = _batch_shape(lower, graph, "the box")
         low, high = lower.reshape(-1, *graph.in_shape), upper.reshape(-1, *graph.in_shape)
 
@@ -233,38 +271,25 @@ def _boxes(found: InputSet, shape: Sequence[int] | None) -> list[Box]:
     return [Box(lower, upper) for lower, upper in ends]
 
 
-def _outward(radius: object) -> float:
-    """The smallest float that is not below the number that was meant (a float means its shortest decimal)."""
-    try:
-        meant = Decimal(radius if isinstance(radius, Decimal | str) else repr(float(radius)))  # type: ignore[arg-type]
-    except (InvalidOperation, TypeError, ValueError) as error:
-        raise InvalidRegionError(f"the radius {radius!r} is not a number") from error
-    if not meant.is_finite() or meant < 0:
-        raise InvalidRegionError(f"the radius must be a finite number >= 0, not {radius}; use WholeSpace() for all")
-    nearest = float(meant)
-    if math.isinf(nearest):
-        raise InvalidRegionError(f"the radius {radius} is too large for a float; use WholeSpace()")
-    return nearest if Decimal(nearest) >= meant else math.nextafter(nearest, math.inf)
-
-
-def _valid_range(clip: tuple[Points | float, Points | float], graph: Graph) -> Interval:
+def _valid_range(clip: Clip, graph: Graph) -> Interval:
     """The box low <= x <= high in the graph's dtype, rounded outward."""
-    low, high = (_tensor(end, "the clip range").to(graph.device).expand(graph.in_shape) for end in clip)
+    ends = (real_tensor(end, "the clip range").to(graph.device) for end in clip)
+    low, high = (spread(end, graph.in_shape, "the clip range") for end in ends)
     return rounded_outward(low, high, graph.dtype)
 
 
-def _tensor(points: Points | float, what: str) -> Tensor:
-    """As float64 (exact for float32 and float64 data)."""
-    if isinstance(points, Tensor):
-        tensor = points.detach()
-    else:
-        try:
-            tensor = torch.as_tensor(np.asarray(points))
-        except (TypeError, ValueError) as error:
-            raise ShapeError(f"{what} is not an array of numbers: {error}") from error
-    if tensor.is_complex() or tensor.dtype == torch.bool:
-        raise ShapeError(f"{what} must hold real numbers, not {tensor.dtype}")
-    return tensor.to(torch.float64)
+def _refuse_ambiguous(radius: object, shape: tuple[int, ...]) -> None:
+    """Refuse a list of radii that could be one for each input.
+
+    Raises:
+        InvalidRegionError: when there are as many radii as inputs, and more than one.
+    """
+    if isinstance(radius, tuple) and len(radius) == math.prod(shape) > 1:
+        raise InvalidRegionError(
+            f"{len(radius)} radii for {len(radius)} inputs: one for each input, or that many balls? For radii of the "
+            "inputs write Ball(center, 1, scale=radii) or Box(center - radii, center + radii); for several balls "
+            "Ball(center, Radii([...]))"
+        )
 
 
 def _finite(points: Tensor, what: str) -> None:

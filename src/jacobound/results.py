@@ -1,110 +1,137 @@
-"""What the library returns: `Status`, `Provenance`, `OutputBounds`, `JacobianBounds`, `LipschitzBound`.
+"""What the library returns: `OutputBounds`, `JacobianBounds`, `LipschitzBound`, and what all results can do.
 
-Every number says whether it is certified. Floats go to JSON as their shortest round-trip decimal, constants and small
-results in hexadecimal too, so that a certificate loses nothing.
+Every number says whether it is certified, and every result holds what was asked. JSON has each result twice: in plain
+decimals to be read, and exactly (`exact_json.py`), from which `from_json` makes the same result, bit for bit.
 """
 
 from __future__ import annotations
 
-import enum
+import html
+import importlib
 import json
 import math
-import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Self
 
-import torch
 from torch import Tensor
 
-from jacobound.errors import MissingExtraError
+from jacobound.errors import InvalidResultError, MissingExtraError
+from jacobound.exact_json import encoded, strict_json
+from jacobound.exponents import Norm, plain_exponent, told_norm
 from jacobound.intervals import Interval
-from jacobound.rounding import rigorous
+from jacobound.provenance import Provenance as Provenance
+from jacobound.provenance import Status as Status
+from jacobound.question import Question
+from jacobound.words import printable, rounded_down, rounded_up
 
-# Larger results are written as decimals only.
-HEX_ENTRIES = 1000
-
-
-class Status(enum.Enum):
-    """Whether a bound may be relied upon; the value is what to tell the user."""
-
-    CERTIFIED = "certified: holds for the real-number network with the stored weights, rounding included"
-    TIME_LIMIT = "certified, but stopped by the time limit: a tighter bound may exist"
-    INTERRUPTED = "certified, but interrupted by the user: a tighter bound may exist"
-    MEMORY_LIMIT = "certified, but a cheaper method was used to stay within the memory limit: raise Budget.memory"
-    INCOMPLETE = "certified, but the search for a tighter bound broke down on these numbers: one may exist"
-    OVERFLOW = "nothing certified: a bound overflowed or is unbounded; use a smaller region or float64"
-    NOT_RIGOROUS = "not certified: rounding errors were left out by request"
-    ESTIMATE = "an estimate: neither an upper nor a lower bound"
-    FAILED = "nothing certified: the method could not answer; its note says why"
-
-    @property
-    def certified(self) -> bool:
-        """Whether the bound holds."""
-        return self not in (Status.OVERFLOW, Status.NOT_RIGOROUS, Status.ESTIMATE, Status.FAILED)
-
-    @staticmethod
-    def of(status: Status, *bounds: Tensor) -> Status:
-        """The status that a method reported, unless rounding was off or a bound is not a finite number."""
-        if not rigorous():
-            return Status.NOT_RIGOROUS
-        if not all(bool(torch.isfinite(bound).all()) for bound in bounds):
-            return Status.OVERFLOW
-        return status
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Under what circumstances a number was found.
-
-    Args:
-        method: the method with its options.
-        network: SHA-256 of the lowered graph, structure and weights.
-        device, dtype: where and in what precision bounds were computed.
-        seconds: wall-clock time of the call.
-        torch_version, python_version, cpu: versions and the processor's capability, on which kernels depend.
-        threads: number of torch threads.
-        seed: seed of the search for a lower bound, or None where nothing is random.
-        semantics: what the network means: "real" or "executed" with the dtype.
-        assumptions: what the user claims about the network (`from_torch(variance_floor=...)`), one sentence for each
-            node; Lipschitz constants hold under them.
-    """
-
-    method: str
-    network: str
-    device: str
-    dtype: str
-    seconds: float
-    torch_version: str = field(default_factory=lambda: str(torch.__version__))
-    python_version: str = field(default_factory=platform.python_version)
-    cpu: str = field(default_factory=torch.backends.cpu.get_cpu_capability)
-    threads: int = field(default_factory=torch.get_num_threads)
-    seed: int | None = None
-    semantics: str = "real"
-    assumptions: tuple[str, ...] = ()
+HEX_ENTRIES = 1000  # larger results stand in hexadecimal only as bytes
+FORMAT = 1  # of the exact part; a reader refuses others
+WIDEST = 116  # characters of a line of `repr`
+SHOWN = 10  # rows of a table in a notebook
 
 
 class Result:
-    """JSON for all results."""
+    """What all results can do: say themselves, go to JSON and come back, be drawn."""
+
+    status: Status
+    provenance: Provenance
+
+    @property
+    def question(self) -> Question | None:
+        """What was asked; None for results that were put together by hand."""
+        return self.provenance.question
+
+    def asked_by(self, command: tuple[str, ...]) -> Self:
+        """The same result with the words of the command line that asked."""
+        question = Question("?") if self.question is None else self.question
+        there = replace(self.provenance, question=replace(question, command=command))
+        return replace(self, provenance=there)  # type: ignore[type-var]
+
+    def headline(self) -> str:
+        """The answer in one line, numbers rounded to the safe side."""
+        raise NotImplementedError
+
+    def table(self) -> list[dict[str, object]]:
+        """Plain rows; `pandas.DataFrame(result.table())` makes a frame of them."""
+        raise NotImplementedError
+
+    def _said(self) -> dict[str, str]:
+        """Answer, question and status in a few lines, by what they are."""
+        asked = {} if self.question is None else self.question.told()
+        rest = ", ".join(f"{name} {asked[name]}" for name in ("rows", "norms", "budget") if name in asked)
+        found = {"answer": self.headline(), "model": asked.get("model", ""), "region": asked.get("region", "")}
+        found["region"] = "; ".join(part for part in (found["region"], rest) if part)
+        return found | {"status": self.status.value}
+
+    def __repr__(self) -> str:
+        """At most four lines: the answer, the model, the region, the status."""
+        said = {name: printable(text) for name, text in self._said().items() if text}
+        first = f"{type(self).__name__}: {said.pop('answer')}"
+        lines = [first, *(f"  {name}: {text}" for name, text in said.items())]
+        return "\n".join(line if len(line) <= WIDEST else f"{line[: WIDEST - 3]}..." for line in lines)
+
+    def _repr_html_(self) -> str:
+        """A small table for notebooks."""
+        table = self.table()
+        told = ((html.escape(name), html.escape(text)) for name, text in self._said().items())
+        said = "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in told)
+        rows = [tuple(table[0])] * bool(table) + [tuple(row.values()) for row in table[:SHOWN]]
+        body = "".join(f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
+        left = len(table) - SHOWN
+        more = f"<caption>{left} more rows in table()</caption>" if left > 0 else ""
+        return f"<table>{said}</table><table>{more}{body}</table>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, lists and strings; tensors as nested lists of shortest round-trip decimals (lossless).
+        """Plain numbers, lists and strings, tensors as nested lists; and under "exact" the result itself.
 
         Bounds of at most `HEX_ENTRIES` numbers also stand in hexadecimal, under their name with "_hex".
         """
-        plain = {name: _plain(value) for name, value in vars(self).items()}
+        return self._readable() | {"kind": type(self).__name__, "format": FORMAT, "exact": encoded(self)}
+
+    def _readable(self) -> dict[str, Any]:
+        found = {name: plain(value) for name, value in vars(self).items() if not name.startswith("_")}
         for name in ("lower", "upper"):
             bound = vars(self).get(name)
             if isinstance(bound, Tensor) and bound.numel() <= HEX_ENTRIES:
-                plain[f"{name}_hex"] = _hexadecimal(bound.detach().cpu().tolist())
-        return plain
+                found[f"{name}_hex"] = _hexadecimal(bound.detach().cpu().tolist())
+        return found
 
     def to_json(self, indent: int | None = 2) -> str:
         """Strict JSON of `to_dict`: infinities are the strings "inf" and "-inf"."""
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """The result that `to_json` wrote, bit for bit, with tensors on the CPU; here or in another process.
 
-@dataclass(frozen=True, eq=False)
+        It is a record, not a proof: whoever can write the file can write other numbers.
+
+        Raises:
+            InvalidResultError: when the text is damaged, contradicts itself, or is another kind of result.
+        """
+        return cls.from_dict(strict_json(text))
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        """The result that `to_dict` told of; see `from_json`."""
+        if not isinstance(stored, Mapping) or not {"kind", "format", "exact"} <= set(stored):
+            raise InvalidResultError("no stored result: the entries 'kind', 'format' and 'exact' are not there")
+        if stored["format"] != FORMAT or isinstance(stored["format"], bool):
+            raise InvalidResultError(
+                f"the result is stored in format {stored['format']!r}; this version reads {FORMAT}"
+            )
+        found = importlib.import_module("jacobound.reading").read(stored["exact"])
+        if not isinstance(found, cls):
+            raise InvalidResultError(f"this is a stored {type(found).__name__}, not a {cls.__name__}")
+        if json.dumps(found.to_dict(), sort_keys=True) != json.dumps(dict(stored), sort_keys=True, default=repr):
+            raise InvalidResultError("the readable part of the result contradicts the exact one; the text was changed")
+        return found
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class OutputBounds(Result):
     """Bounds of the network's outputs (or of chosen combinations of them) over a region.
 
@@ -121,12 +148,23 @@ class OutputBounds(Result):
     provenance: Provenance
     lead: tuple[int, ...] = ()
 
+    def headline(self) -> str:
+        return f"{_span(self.lower, self.upper)} for {self.lower.numel()} outputs"
+
+    def table(self) -> list[dict[str, object]]:
+        """One row per set (radius and point, in row-major order) and output: bounds."""
+        count = self.lower.numel() // max(1, math.prod(self.lead))
+        ends = zip(_listed(self.lower), _listed(self.upper), strict=True)
+        return [
+            {"set": k // count, "output": k % count, "lower": low, "upper": high} for k, (low, high) in enumerate(ends)
+        ]
+
     def plot(self, ax: Any = None) -> Any:
         """Bounds of every output at the first point and radius; returns the axes."""
         return _figures().plot_output(self, ax)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class JacobianBounds(Result):
     """Element-wise bounds of the Jacobian over a region.
 
@@ -151,6 +189,21 @@ class JacobianBounds(Result):
     @property
     def interval(self) -> Interval:
         return Interval(self.lower, self.upper)
+
+    def headline(self) -> str:
+        size = f"{self.lower.numel()} entries, {int(self.unstable.sum())} of {self.activations} slopes not known"
+        return f"{_span(self.lower, self.upper)} for {size}"
+
+    def table(self) -> list[dict[str, object]]:
+        """One row per set (radius and point, in row-major order), row and input: bounds."""
+        sets = self.unstable.numel()
+        rows = self.lower.shape[self.unstable.dim()]
+        inputs = self.lower.numel() // max(1, sets * rows)
+        ends = zip(_listed(self.lower), _listed(self.upper), strict=True)
+        return [
+            {"set": k // (rows * inputs), "row": k // inputs % rows, "input": k % inputs, "lower": low, "upper": high}
+            for k, (low, high) in enumerate(ends)
+        ]
 
     def plot(self, row: int = 0, ax: Any = None) -> Any:
         """Bounds of one row of the first point, entry by entry (an image where the input is one); returns the axes."""
@@ -177,11 +230,11 @@ class Candidate:
 
     def to_dict(self) -> dict[str, Any]:
         """Value, status, seconds and note as plain numbers and strings."""
-        plain = {"value": _plain(self.value), "status": _plain(self.status), "seconds": self.seconds}
-        return plain | ({"note": self.note} if self.note else {})
+        found = {"value": plain(self.value), "status": plain(self.status), "seconds": self.seconds}
+        return found | ({"note": self.note} if self.note else {})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LipschitzBound(Result):
     """A Lipschitz constant from l_p to l_q over a region, as a bracket ``lower <= true constant <= upper``.
 
@@ -197,7 +250,7 @@ class LipschitzBound(Result):
         witness: the points where it is proved, float64 and exactly in the set, shape (*radii, *batch, *input shape);
             None when no search was made.
         status: certified or why not.
-        norm: (p, q): ``||f(x) - f(y)||_q <= L ||x - y||_p``.
+        norm: (p, q): ``||f(x) - f(y)||_q <= L ||x - y||_p``; either may be `Weighted`.
         method: the candidate that gave the smallest bound, for the first point.
         seconds: wall-clock time.
         details: every `Candidate` by name.
@@ -216,7 +269,7 @@ class LipschitzBound(Result):
     lower: Tensor
     witness: Tensor | None
     status: Status
-    norm: tuple[float, float]
+    norm: tuple[Norm, Norm]
     method: str
     seconds: float
     details: Mapping[str, Candidate]
@@ -233,6 +286,29 @@ class LipschitzBound(Result):
         """upper / lower: 1 when the constant is known, large when the bound says little."""
         return self.upper / self.lower
 
+    def headline(self) -> str:
+        names = " -> ".join(map(told_norm, self.norm))
+        low, high = rounded_down(float(self.lower.min())), rounded_up(float(self.upper.max()))
+        many = "" if self.upper.numel() == 1 else f" over {self.upper.numel()} sets"
+        return f"{low} <= L ({names}) <= {high}{many}, by {self.method} in {self.seconds:.2f} s"
+
+    @property
+    def exponents(self) -> tuple[float, float]:
+        """p and q without weights."""
+        return plain_exponent(self.norm[0]), plain_exponent(self.norm[1])
+
+    def table(self) -> list[dict[str, object]]:
+        """One row per set (radius and point, in row-major order): the bracket and its gap."""
+        columns = {name: _listed(getattr(self, name)) for name in ("upper", "lower", "gap", "unstable")}
+        count = self.upper.numel() // max(1, len(self.radii))
+        rows: list[dict[str, object]] = []
+        for k in range(self.upper.numel()):
+            place: dict[str, object] = {"set": k}
+            if self.radii:
+                place |= {"radius": self.radii[k // count], "point": k % count}
+            rows.append(place | {name: column[k] for name, column in columns.items()})
+        return rows
+
     def plot(self, ax: Any = None) -> Any:
         """Upper and lower bound over the radii, both axes logarithmic; returns the axes."""
         return _figures().plot_lipschitz(self, ax)
@@ -240,8 +316,6 @@ class LipschitzBound(Result):
 
 def _figures() -> Any:
     """The drawing module, loaded only when a figure is wanted."""
-    import importlib
-
     try:
         return importlib.import_module("jacobound.reports.figures")
     except ImportError as error:
@@ -250,13 +324,25 @@ def _figures() -> Any:
         raise MissingExtraError("matplotlib", "report") from error
 
 
+def _listed(values: Tensor) -> list[Any]:
+    return values.detach().cpu().flatten().tolist()
+
+
+def _span(lower: Tensor, upper: Tensor) -> str:
+    """The least lower and the largest upper bound."""
+    if not lower.numel():
+        return "nothing"
+    return f"{rounded_down(float(lower.min()))} to {rounded_up(float(upper.max()))}"
+
+
 def _hexadecimal(value: Any) -> Any:
     return [_hexadecimal(item) for item in value] if isinstance(value, list) else float(value).hex()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Plain numbers, lists and strings for readers; infinities as text."""
     if isinstance(value, Tensor):
-        return _plain(value.detach().cpu().tolist())
+        return plain(value.detach().cpu().tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else repr(value)
     if isinstance(value, Candidate):
@@ -264,9 +350,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Status):
         return {"name": value.name.lower(), "certified": value.certified, "meaning": value.value}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Provenance):
-        return _plain(vars(value))
-    return value
+        return [plain(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: plain(getattr(value, one.name)) for one in fields(value) if one.init}
+    return str(value) if isinstance(value, Decimal | Fraction) else value

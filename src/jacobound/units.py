@@ -70,19 +70,17 @@ def spread(values: Tensor, shape: tuple[int, ...], what: str) -> Tensor:
         ShapeError: when the numbers can not be spread over the shape.
     """
     found = values
-    if values.dim() == 1 and len(shape) > 1 and len(values) == shape[0]:
-        if len(values) == shape[-1] != 1:
+    if values.dim() == 1 and len(shape) > 1:
+        if len(values) == shape[0] == shape[-1] != 1:
             raise ShapeError(
                 f"{what} of {len(values)} numbers for inputs of shape {shape}: is that one per channel of the first or "
                 f"of the last axis? Give the shape ({', '.join(['n', *'1' * (len(shape) - 1)])}) for the first, or "
                 f"({', '.join([*'1' * (len(shape) - 1), 'n'])}) for the last"
             )
         found = values.reshape(-1, *[1] * (len(shape) - 1))
-    if found.dim() not in (0, len(shape)):
-        found = None
     try:
-        return found.expand(shape).clone()  # type: ignore[union-attr]
-    except (RuntimeError, AttributeError):
+        return found.expand(shape).clone()
+    except RuntimeError:
         raise ShapeError(
             f"{what} of shape {tuple(values.shape)} does not fit {shape}: give one number, one per entry, or one per "
             "channel (the first axis)"

@@ -54,12 +54,14 @@ class Symbols:
         middle: the point that the input's offset is measured from, shape (N, inputs).
         half: no input differs from it by more, shape (N, inputs).
         radius, dual: the offset's l_p norm is at most `radius`, shape (N,), with the dual exponent of p; or None.
+        scale: units of the inputs in which that norm is taken, shape (inputs,); None when all are 1.
     """
 
     middle: Tensor
     half: Tensor
     radius: Tensor | None
     dual: float
+    scale: Tensor | None = None
 
     @staticmethod
     def of(domain: Domain) -> Symbols:
@@ -68,7 +70,8 @@ class Symbols:
             return Symbols(*box.midpoint_and_radius(), None, 1.0)
         middle = domain.centre.flatten(1)
         half = torch.maximum(up(box.upper - middle), up(middle - box.lower))
-        return Symbols(middle, half, domain.radius, dual_exponent(domain.p))
+        scale = None if domain.scale is None else domain.scale.flatten()
+        return Symbols(middle, half, domain.radius, dual_exponent(domain.p), scale)
 
     def input(self) -> Forms:
         """The input itself: one symbol per entry."""
@@ -90,7 +93,9 @@ class Symbols:
         if self.radius is None or not linear.shape[-2]:
             return found
         inputs = self.half.shape[1]
-        norms = vector_norm_upper(linear[..., :inputs, :], self.dual, dim=-2)
+        own = linear[..., :inputs, :]
+        own = own if self.scale is None else up(own.abs() * self.scale.unsqueeze(1))
+        norms = vector_norm_upper(own, self.dual, dim=-2)
         ball = up(norms * self.radius.reshape(-1, *[1] * (norms.dim() - 1)))
         further = inflate(linear[..., inputs:, :].abs().sum(-2), linear.shape[-2])
         return torch.minimum(found, up(ball + further))

@@ -57,10 +57,26 @@ def scaled_row_norms(symbols: Symbols, forms: Forms, budget: Budget, p: float) -
         if symbols.radius is not None:  # the Euclidean norm is at most that of l1
             sizes[1 : inputs + 1], tied[1 : inputs + 1] = symbols.radius[n].to("cpu", torch.float64), True
         further = vector_norm_upper(forms.error[n, j], dual_exponent(p)).to("cpu", torch.float64)
+        if symbols.radius is not None and symbols.scale is not None:
+            further = up(further + _in_units(matrix[1 : inputs + 1], symbols.scale, sizes[1:2]))
         value = up(_norm(matrix, sizes, tied, p, lambda share=share: share.is_over) + further)
         moved = value.to(found.dtype)
         found[n, j] = moved if bool(moved >= value) else up(moved)
     return found
+
+
+def _in_units(rows: Tensor, scale: Tensor, radius: Tensor) -> Tensor:
+    """Multiply rows of symbols by their units in place; what the rounding of that can cost, (1,).
+
+    Args:
+        rows: shape (inputs, entries).
+        scale: shape (inputs,).
+        radius: of the symbols' Euclidean norm in these units, shape (1,).
+    """
+    rows.mul_(scale.to("cpu", torch.float64).unsqueeze(1))
+    # Each product is off by half a unit; |u|_2 <= sqrt(entries) where |u|_inf <= 1.
+    missed = up(rows.abs() * unit(rows.dtype) + tiny(rows.dtype))
+    return up(up(vector_norm_upper(missed.flatten(), 2.0) * radius) * (math.sqrt(rows.shape[1]) + 1.0))
 
 
 def _norm(matrix: Tensor, sizes: Tensor, tied: Tensor, p: float, over: Callable[[], bool]) -> Tensor:

@@ -1,0 +1,188 @@
+"""Units: scaled balls, preprocessing and weighted norms hold for exact numbers, and mean what they say."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import jacobound as jb
+from jacobound.domains import Domain
+from jacobound.graph import Graph
+from jacobound.linalg import dual_exponent
+
+DOUBLE = torch.float64
+EXPONENTS = (1, 2, math.inf)
+RADII = ([0.1, 0.2, 0.3, 0.4], np.full(4, 0.1), torch.full((4,), 0.1), torch.ones(1, 4), (1, 2, 3, 4))
+HALVES = (np.float32(0.5), np.float64(0.5), torch.tensor(0.5), np.array(0.5), "0.5", Decimal("0.5"))
+
+
+def network(inputs: int = 4, outputs: int = 3, activation: str = "tanh", seed: int = 0) -> Graph:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = (inputs, 8, 8, outputs)
+    pairs = zip(sizes[1:], sizes[:-1], strict=True)
+    weights = [torch.randn(out, into, generator=generator, dtype=DOUBLE) for out, into in pairs]
+    return jb.from_layers(weights, [torch.zeros(out, dtype=DOUBLE) for out in sizes[1:]], activation)
+
+
+def only(region: jb.Ball, graph: Graph) -> Domain:
+    domains, _ = region.domains(graph)
+    (domain,) = domains
+    return domain
+
+
+def fractions(values: Tensor) -> list[Fraction]:
+    return [Fraction(value) for value in values.flatten().tolist()]
+
+
+# --- scaled balls ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("p", EXPONENTS)
+def test_a_scaled_ball_holds_its_farthest_points_exactly(p: float, dtype: torch.dtype) -> None:
+    """Along every axis ``center + radius scale`` in exact arithmetic, radius a decimal that is no float."""
+    generator = torch.Generator().manual_seed(1)
+    center = torch.randn(4, generator=generator, dtype=DOUBLE)
+    scale = torch.tensor([0.1, 3.0, 1e-3, 0.7], dtype=DOUBLE)
+    domain = only(jb.Ball(center, "0.3", p, scale=scale), network().to(dtype=dtype) if dtype == DOUBLE else single())
+    low, high = fractions(domain.box.lower), fractions(domain.box.upper)
+    for k, (middle, unit) in enumerate(zip(fractions(center), fractions(scale), strict=True)):
+        reach = Fraction("0.3") * unit
+        assert low[k] <= middle - reach and middle + reach <= high[k]
+        slack = Fraction(1, 10**5 if dtype == torch.float32 else 10**13)
+        assert high[k] - low[k] <= 2 * reach + slack
+
+
+def single() -> Graph:
+    return jb.from_layers([torch.ones(3, 4), torch.ones(2, 3)]).to(dtype=torch.float32)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_ranges_over_scaled_balls_are_dual_norms_of_scaled_coefficients(p: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    center, rows = (torch.randn(n, 4, generator=generator, dtype=DOUBLE) for n in (1, 5))
+    scale = torch.tensor([0.1, 3.0, 0.0, 0.7], dtype=DOUBLE)
+    found = jb.bound_output(jb.from_layers([rows]), jb.Ball(center[0], 0.5, p, scale=scale))
+    reach = 0.5 * torch.linalg.vector_norm(rows * scale, ord=dual_exponent(p), dim=1)
+    middle = rows @ center[0]
+    assert torch.allclose(found.upper, middle + reach, rtol=1e-12)
+    assert bool((found.upper >= middle + reach * (1 - 1e-15)).all())
+
+
+def test_with_radius_1_a_scale_holds_the_radii_of_the_inputs() -> None:
+    graph, center = network(), torch.tensor([0.1, 0.0, 0.0, 0.2], dtype=DOUBLE)
+    radii = torch.tensor([0.125, 0.25, 1.0, 0.5], dtype=DOUBLE)
+    ball = jb.lipschitz(graph, jb.Ball(center, 1, scale=radii), jb.RecurJac())
+    box = jb.lipschitz(graph, jb.Box(center - radii, center + radii), jb.RecurJac())
+    assert float(ball.upper) == pytest.approx(float(box.upper), rel=1e-9)
+
+
+METHODS = (
+    jb.RecurJac(),
+    jb.FastLip(),
+    jb.LinearSlopes(),
+    jb.AutoLip(),
+    jb.SeqLip(),
+    jb.LipSDP(),
+    jb.ECLipsE(),
+    jb.Best(),
+)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize("p", EXPONENTS)
+def test_constants_over_scaled_balls_hold_at_their_points(p: float, method: object) -> None:
+    graph, center = network(seed=3), torch.full((4,), 0.25, dtype=DOUBLE)
+    scale = torch.tensor([2.0, 0.1, 0.0, 0.5], dtype=DOUBLE)
+    found = jb.lipschitz(graph, jb.Ball(center, 0.3, p, scale=scale), method, budget=jb.Budget(20))  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(4)
+    offsets = torch.randn(200, 4, generator=generator, dtype=DOUBLE)
+    offsets /= torch.linalg.vector_norm(offsets, ord=p, dim=1, keepdim=True)
+    for point in center + 0.3 * scale * offsets:
+        jacobian = torch.func.jacrev(graph)(point)
+        assert float(torch.linalg.matrix_norm(jacobian, 2)) <= float(found.upper)
+
+
+def test_small_units_give_small_constants() -> None:
+    """A method that forgot the scale would give the constant of the large ball."""
+    graph, center = network(seed=5), torch.zeros(4, dtype=DOUBLE)
+    scale = torch.tensor([1.0, 1e-6, 1e-6, 1e-6], dtype=DOUBLE)
+    for method in (jb.RecurJac(), jb.LinearSlopes(), jb.LipSDP()):
+        plain = float(jb.lipschitz(graph, jb.Ball(center, 0.5, 2), method).upper)
+        scaled = float(jb.lipschitz(graph, jb.Ball(center, 0.5, 2, scale=scale), method).upper)
+        assert scaled < plain
+
+
+def test_questions_take_scaled_boxes_and_refuse_scaled_balls_that_are_none() -> None:
+    graph, center = network(outputs=1), torch.zeros(4, dtype=DOUBLE)
+    radii = torch.tensor([0.5, 0.0, 0.25, 0.125], dtype=DOUBLE)
+    found = jb.monotone_features(graph, jb.Ball(center, 1, scale=radii), most=20)
+    other = jb.monotone_features(graph, jb.Box(-radii, radii), most=20)
+    assert torch.allclose(found.lower, other.lower) and torch.allclose(found.upper, other.upper)
+    with pytest.raises(jb.InvalidRegionError, match="boxes"):
+        jb.monotone_features(graph, jb.Ball(center, 1, 2, scale=radii))
+
+
+@pytest.mark.parametrize(
+    ("scale", "error"),
+    [
+        (-1.0, jb.InvalidRegionError),
+        (math.nan, jb.InvalidRegionError),
+        (math.inf, jb.InvalidRegionError),
+        ("wide", jb.ShapeError),
+        ([1.0, 2.0, 3.0], jb.ShapeError),
+        (torch.ones(2, 4), jb.ShapeError),
+    ],
+)
+def test_scales_that_make_no_sense_are_refused(scale: object, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        jb.bound_output(network(), jb.Ball(torch.zeros(4), 0.1, scale=scale))  # type: ignore[arg-type]
+
+
+# --- radii -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("radii", RADII)
+def test_as_many_radii_as_inputs_are_refused_with_the_cure(radii: object) -> None:
+    with pytest.raises(jb.InvalidRegionError, match="scale="):
+        jb.bound_output(network(), jb.Ball(torch.zeros(4), radii))  # type: ignore[arg-type]
+    with pytest.raises(jb.InvalidRegionError, match="scale="):
+        jb.bound_output(network(), jb.Ball(torch.zeros(3, 4), radii))  # type: ignore[arg-type]
+
+
+def test_several_balls_are_asked_for_by_name() -> None:
+    several = jb.bound_output(network(), jb.Ball(torch.zeros(4), jb.Radii([0.1, 0.2, 0.3, 0.4])))
+    assert several.lower.shape == (4, 3)
+    assert jb.bound_output(network(), jb.Ball(torch.zeros(4), [0.1, 0.2])).lower.shape == (2, 3)
+
+
+@pytest.mark.parametrize("radius", ["8/255", Fraction(8, 255)])
+def test_a_fraction_is_rounded_outward(radius: object) -> None:
+    (found,) = jb.Ball([0.0], radius).radii  # type: ignore[arg-type]
+    assert Fraction(found) >= Fraction(8, 255) > Fraction(math.nextafter(found, 0))
+
+
+@pytest.mark.parametrize("radius", HALVES)
+def test_a_radius_may_be_any_number(radius: object) -> None:
+    assert jb.Ball([0.0], radius).radii == (0.5,)  # type: ignore[arg-type]
+
+
+def test_regions_own_their_numbers() -> None:
+    center, low, high, scale = (torch.full((4,), value, dtype=DOUBLE) for value in (0.0, -1.0, 1.0, 1.0))
+    array = np.zeros(4)
+    regions = (
+        jb.Ball(center, 0.1, clip=(low, high), scale=scale), jb.Ball(array, 0.1), jb.Box(low, high),
+    )  # fmt: skip
+    graph = network()
+    before = [jb.bound_output(graph, region) for region in regions]
+    for tensor in (center, low, high, scale):
+        tensor += 7
+    array += 7
+    for region, found in zip(regions, before, strict=True):
+        assert torch.equal(jb.bound_output(graph, region).upper, found.upper)
