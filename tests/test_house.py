@@ -19,6 +19,7 @@ PACKAGE = REPOSITORY / "src" / "jacobound"
 LAYERS = (
     "version",
     "errors",
+    "checks",
     "words",
     "source",
     "files",
@@ -65,6 +66,7 @@ LAYERS = (
     "methods.base",
     "methods.*",
     "methods",
+    "given",
     "asking",
     "solve",
     "questions.*",

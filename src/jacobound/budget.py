@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 from time import monotonic, process_time
 
+from jacobound.checks import seconds, whole
 from jacobound.errors import InvalidOptionError
 
 # What is left for putting results together after the limit, before the alarm: a share of the limit, and seconds.
@@ -80,11 +81,11 @@ class Budget:
     of_call: float = field(default=inf, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name, value in (("seconds", self.seconds), ("cpu_seconds", self.cpu_seconds)):
-            if value is not None and not value >= 0:
-                raise InvalidOptionError(f"a budget needs {name} >= 0, not {value}; None is no limit")
-        if not self.memory > 0:
-            raise InvalidOptionError(f"a budget needs memory > 0 bytes, not {self.memory}")
+        for name in ("seconds", "cpu_seconds"):
+            object.__setattr__(self, name, seconds(getattr(self, name), f"{name} of a budget (None is no limit)"))
+        object.__setattr__(self, "memory", whole(self.memory, "memory of a budget (bytes)", 1))
+        if self.progress is not None and not callable(self.progress):
+            raise InvalidOptionError("progress of a budget is a function of (work done, work in total, what is done)")
 
     def started_now(self) -> Budget:
         """The budget of a call that begins at this moment."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from jacobound.checks import shown
 from jacobound.errors import InvalidOptionError, UnsafeArithmeticError
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -42,8 +43,8 @@ class Executed:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.dtype not in _DTYPES:
-            raise InvalidOptionError(f"an execution has one of the dtypes {', '.join(_DTYPES)}, not {self.dtype!r}")
+        if not isinstance(self.dtype, str) or self.dtype not in _DTYPES:
+            raise InvalidOptionError(f"an execution has one of the dtypes {', '.join(_DTYPES)}, not {shown(self.dtype)}")
 
     @cached_property
     def torch_dtype(self) -> torch.dtype:

@@ -19,7 +19,7 @@ from jacobound.budget import Budget, OutOfTimeError, alarmed
 from jacobound.domains import Domain
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Part, Vector
 from jacobound.intervals import Interval
-from jacobound.methods.base import OutputMethod
+from jacobound.methods.base import OutputMethod, output_method
 from jacobound.methods.enclosures import Enclosures
 from jacobound.methods.folding import Folding, Parts, direct_parts, groups_of, rows_alone, touched_entries
 from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod, conversion, little_work
@@ -47,6 +47,10 @@ class AutoLip(LipschitzMethod):
     """
 
     preactivation: OutputMethod | None = None
+
+    def __post_init__(self) -> None:
+        if self.preactivation is not None:
+            object.__setattr__(self, "preactivation", output_method(self.preactivation))
 
     def constant(
         self,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from jacobound.budget import Budget
+from jacobound.checks import instance
 from jacobound.domains import Domain
 from jacobound.graph import Affine, Elementwise, Graph, Node, size
 from jacobound.intervals import Interval
@@ -37,6 +38,15 @@ class OutputMethod(ABC):
     def bytes_per_set(self, graph: Graph) -> int:
         """Working memory that `ranges` needs for each set, in bytes: a cautious estimate."""
         return ranges_bytes(graph)
+
+
+def output_method(method: object, what: str = "preactivation") -> OutputMethod:
+    """A method that bounds outputs; of a class an instance.
+
+    Raises:
+        InvalidOptionError: when it is something else.
+    """
+    return instance(method, OutputMethod, what, "it takes CROWN(), FastLin(), IBP() or SinglePrecision()")
 
 
 def ranges_bytes(graph: Graph) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from jacobound.budget import PRODUCTS, Budget, OutOfTimeError, alarmed, unalarmed
+from jacobound.checks import instance
 from jacobound.domains import Domain
 from jacobound.errors import (
     InvalidOptionError,
@@ -65,6 +66,8 @@ class Best:
     """
 
     def __init__(self, *methods: Method) -> None:
+        cure = "it takes methods that bound constants, such as RecurJac() or LipSDP()"
+        methods = tuple(instance(one, (JacobianMethod, LipschitzMethod), "a method of Best", cure) for one in methods)
         if any(isinstance(method, SeqLip) and method.pairs == "greedy" for method in methods):
             raise InvalidOptionError(
                 "SeqLip(pairs='greedy') is an estimate and can not take part in a minimum of certified constants; "

@@ -11,7 +11,7 @@ import torch
 from jacobound.domains import Domain
 from jacobound.graph import Graph, Node
 from jacobound.intervals import Interval
-from jacobound.methods.base import Budget, OutputMethod, derivative_ranges
+from jacobound.methods.base import Budget, OutputMethod, derivative_ranges, output_method
 from jacobound.methods.crown import CROWN
 from jacobound.methods.ibp import IBP
 from jacobound.methods.layered_chain import chain_bytes, layered_chain
@@ -35,6 +35,10 @@ class ECLipsE(LipschitzMethod):
     """
 
     preactivation: OutputMethod | None = None
+
+    def __post_init__(self) -> None:
+        if self.preactivation is not None:
+            object.__setattr__(self, "preactivation", output_method(self.preactivation))
 
     def constant(
         self,

@@ -12,7 +12,14 @@ from torch import Tensor
 from jacobound.domains import Domain
 from jacobound.graph import Affine, Elementwise, Graph, Node, size
 from jacobound.intervals import Interval, interval_dot
-from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod, derivative_ranges
+from jacobound.methods.base import (
+    Budget,
+    JacobianEnclosure,
+    JacobianMethod,
+    OutputMethod,
+    derivative_ranges,
+    output_method,
+)
 from jacobound.methods.crown import CROWN
 from jacobound.methods.tangents import reached_slopes
 from jacobound.operators import LinearOperator, positions, unit_rows
@@ -29,6 +36,9 @@ class FastLip(JacobianMethod):
     """
 
     preactivation: OutputMethod = field(default_factory=CROWN)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "preactivation", output_method(self.preactivation))
 
     def enclose(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor
 from jacobound.domains import Domain
 from jacobound.intervals import Interval
 from jacobound.linalg import vector_norm_upper
-from jacobound.rounding import tiny, unit
+from jacobound.rounding import tiny, unit, up
 
 # Ends and radii of a domain lie at most so many units outside what was asked for.
 UNITS_OUTSIDE = 32
@@ -74,7 +74,10 @@ class InnerSets:
         if self.domain.centre is None or self.domain.radius is None:
             return inside
         centre, units = self.domain.centre.unsqueeze(1), UNITS_OUTSIDE * unit(points.dtype)
-        distance = vector_norm_upper((points - centre).flatten(2), self.domain.p, dim=2)
+        away = (points - centre).abs()
+        if self.domain.scale is not None:
+            away = torch.where(away == 0, 0.0, up(away / self.domain.scale))
+        distance = vector_norm_upper(away.flatten(2), self.domain.p, dim=2)
         radius = self.domain.radius.unsqueeze(1)
         return inside & ((distance == 0) | (distance * (1 + units) <= radius * (1 - units)))
 

@@ -27,6 +27,7 @@ from jacobound.methods.base import (
     JacobianMethod,
     OutputMethod,
     derivative_ranges,
+    output_method,
 )
 from jacobound.methods.crown import CROWN
 from jacobound.methods.fastlip import by_intervals, interval_adjoints
@@ -51,6 +52,9 @@ class LinearSlopes(JacobianMethod):
     """
 
     preactivation: OutputMethod = field(default_factory=CROWN)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "preactivation", output_method(self.preactivation))
 
     def enclose(
         self,

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 import torch
 
 from jacobound.budget import Budget, stopping
+from jacobound.checks import real, seconds
 from jacobound.domains import Domain
 from jacobound.errors import InvalidOptionError, UnsupportedOpError
 from jacobound.graph import Graph, Node, size
 from jacobound.intervals import Interval
 from jacobound.linalg import dual_exponent
 from jacobound.methods.autolip import AutoLip
-from jacobound.methods.base import OutputMethod, derivative_ranges
+from jacobound.methods.base import OutputMethod, derivative_ranges, output_method
 from jacobound.methods.crown import CROWN
 from jacobound.methods.layered_certificate import LayeredCertificate
 from jacobound.methods.layered_chain import LayeredChain, chain_bytes, layered_chain
@@ -63,10 +64,10 @@ class LipSDP(LipschitzMethod):
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1 or (self.seconds is not None and not self.seconds >= 0):
-            raise InvalidOptionError(
-                f"LipSDP needs 0 < tolerance < 1 and seconds >= 0, not {self.tolerance} and {self.seconds}"
-            )
+        object.__setattr__(self, "preactivation", output_method(self.preactivation))
+        seconds(self.seconds, "seconds of LipSDP")
+        if not 0 < real(self.tolerance, "tolerance of LipSDP") < 1:
+            raise InvalidOptionError(f"LipSDP needs 0 < tolerance < 1, not {self.tolerance}")
 
     def constant(
         self,

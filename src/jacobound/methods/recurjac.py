@@ -6,11 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jacobound.checks import shown
 from jacobound.domains import Domain
 from jacobound.errors import InvalidOptionError
 from jacobound.graph import Graph, Node
 from jacobound.intervals import Interval
-from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod, derivative_ranges
+from jacobound.methods.base import (
+    Budget,
+    JacobianEnclosure,
+    JacobianMethod,
+    OutputMethod,
+    derivative_ranges,
+    output_method,
+)
 from jacobound.methods.crown import CROWN
 from jacobound.methods.directions import both
 from jacobound.methods.product_relaxation import chord, constant
@@ -41,12 +49,13 @@ class RecurJac(JacobianMethod):
     direction: Literal["backward", "forward", "forward-shifted", "both"] = "backward"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "preactivation", output_method(self.preactivation))
         for what, given, known in (
             ("relaxation", self.relaxation, _RELAXATIONS),
             ("direction", self.direction, _DIRECTIONS),
         ):
-            if given not in known:
-                raise InvalidOptionError(f"{what} must be one of {', '.join(known)}, not {given!r}")
+            if not isinstance(given, str) or given not in known:
+                raise InvalidOptionError(f"{what} must be one of {', '.join(known)}, not {shown(given)}")
 
     def enclose(
         self,

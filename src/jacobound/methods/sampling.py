@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from jacobound.budget import Budget, OutOfTimeError, alarmed
+from jacobound.checks import real, whole
 from jacobound.domains import Domain
-from jacobound.errors import InvalidOptionError, InvalidRegionError
+from jacobound.errors import InvalidRegionError
 from jacobound.graph import Graph, Vector, size
 from jacobound.methods.ascents import At
 from jacobound.methods.attained import Proved, by_jacobian, by_pairs, dual_vector
@@ -98,11 +99,10 @@ class Sampling:
     effort: float = 2.0**32
 
     def __post_init__(self) -> None:
-        if self.points < 0 or self.ascents < 1 or self.steps < 0 or not self.effort >= 0:
-            raise InvalidOptionError(
-                f"a search needs points >= 0, steps >= 0, ascents >= 1 and effort >= 0, not {self.points}, "
-                f"{self.steps}, {self.ascents} and {self.effort}"
-            )
+        for name, least in (("points", 0), ("steps", 0), ("ascents", 1)):
+            whole(getattr(self, name), f"{name} of a search", least)
+        whole(self.seed, "seed of a search", -(1 << 62))
+        real(self.effort, "effort of a search", 0.0)
 
     def search(
         self, graph: Graph, domain: Domain, norm: tuple[float, float], budget: Budget, upper: Tensor | None = None

@@ -15,12 +15,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from jacobound.checks import shown
 from jacobound.domains import Domain
 from jacobound.errors import InvalidOptionError
 from jacobound.graph import Affine, Elementwise, Graph, Node
 from jacobound.intervals import Interval
 from jacobound.methods.autolip import Sweeps
-from jacobound.methods.base import Budget, OutputMethod
+from jacobound.methods.base import Budget, OutputMethod, output_method
 from jacobound.methods.enclosures import Enclosures
 from jacobound.methods.folding import groups_of, touched_entries
 from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod
@@ -54,8 +55,10 @@ class SeqLip(LipschitzMethod):
     preactivation: OutputMethod | None = None
 
     def __post_init__(self) -> None:
-        if self.pairs not in KINDS:
-            raise InvalidOptionError(f"SeqLip bounds pairs by one of {', '.join(KINDS)}, not {self.pairs!r}")
+        if not isinstance(self.pairs, str) or self.pairs not in KINDS:
+            raise InvalidOptionError(f"SeqLip bounds pairs by one of {', '.join(KINDS)}, not {shown(self.pairs)}")
+        if self.preactivation is not None:
+            object.__setattr__(self, "preactivation", output_method(self.preactivation))
 
     def constant(
         self,

@@ -10,7 +10,7 @@ import torch
 from jacobound.domains import Domain
 from jacobound.graph import Graph, Node
 from jacobound.intervals import Interval
-from jacobound.methods.base import Budget, OutputMethod
+from jacobound.methods.base import Budget, OutputMethod, output_method
 from jacobound.methods.crown import CROWN
 from jacobound.rounding import strict
 
@@ -27,6 +27,9 @@ class SinglePrecision(OutputMethod):
     """
 
     method: OutputMethod = field(default_factory=CROWN)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "method", output_method(self.method, "method"))
 
     def ranges(
         self, graph: Graph, domain: Domain, budget: Budget, *, with_output: bool = True

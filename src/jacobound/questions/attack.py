@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from jacobound.budget import checkpoint
-from jacobound.errors import InvalidOptionError
+from jacobound.checks import whole
 from jacobound.graph import Graph, size
 from jacobound.methods.base import Budget
 from jacobound.regions import Balls
@@ -41,10 +41,9 @@ class PGD:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.restarts < 1 or self.steps < 1 or self.rounds < 1:
-            raise InvalidOptionError(
-                f"an attack needs restarts, steps and rounds >= 1, not {self.restarts}, {self.steps}, {self.rounds}"
-            )
+        for name in ("restarts", "steps", "rounds"):
+            whole(getattr(self, name), f"{name} of an attack", 1)
+        whole(self.seed, "seed of an attack", -(1 << 62))
 
     def nearest(self, graph: Graph, balls: Balls, rows: Tensor, near: Tensor, budget: Budget) -> Tensor:
         """The nearest adversarial points found.

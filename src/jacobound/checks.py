@@ -1,0 +1,91 @@
+"""Options as users write them: numbers of any library, classes in place of instances; everything else is refused."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any, TypeVar
+
+from jacobound.errors import InvalidOptionError
+
+Wanted = TypeVar("Wanted")
+
+
+def shown(value: object) -> str:
+    """A value for a message, however long it is and however it was made."""
+    try:
+        text = repr(value)
+    except Exception:  # the user's own __repr__
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def whole(value: Any, what: str, least: int, most: int = 1 << 62) -> int:
+    """A whole number of Python, numpy or torch.
+
+    Raises:
+        InvalidOptionError: when it is none, or too small or large.
+    """
+    try:
+        found = None if isinstance(value, bool) else operator.index(value)
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    if found is None or not least <= found <= most:
+        limit = f" and at most {most}" if most < 1 << 62 else ""
+        raise InvalidOptionError(f"{what} must be a whole number, at least {least}{limit}, not {shown(value)}")
+    return found
+
+
+def real(value: Any, what: str, least: float = -math.inf, most: float = math.inf) -> float:
+    """A number of Python, numpy or torch between two ends, which may be infinite; never NaN.
+
+    Raises:
+        InvalidOptionError: when it is none, or outside.
+    """
+    try:
+        found = math.nan if isinstance(value, bool | str | bytes) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        found = math.nan
+    if not least <= found <= most:
+        limits = [f"at least {least:g}"] * math.isfinite(least) + [f"at most {most:g}"] * math.isfinite(most)
+        raise InvalidOptionError(f"{what} must be a number{', '.join(['', *limits])}, not {shown(value)}")
+    return found
+
+
+def seconds(value: Any, what: str) -> float | None:
+    """A time limit, None for none.
+
+    Raises:
+        InvalidOptionError: when it is no number >= 0.
+    """
+    return None if value is None else real(value, what, 0.0)
+
+
+def text(value: Any, what: str) -> str:
+    """Text.
+
+    Raises:
+        InvalidOptionError: when it is none.
+    """
+    if not isinstance(value, str):
+        raise InvalidOptionError(f"{what} must be text, not {shown(value)}")
+    return value
+
+
+def instance(value: Any, kind: type[Wanted] | tuple[type[Any], ...], what: str, cure: str) -> Any:
+    """An instance of a kind; of a class that needs no arguments one is made.
+
+    Args:
+        cure: what to write instead, for the message.
+
+    Raises:
+        InvalidOptionError: when it is something else.
+    """
+    if isinstance(value, type) and issubclass(value, kind):
+        try:
+            value = value()
+        except TypeError:
+            raise InvalidOptionError(f"{what} is the class {value.__name__} itself; {cure}") from None
+    if not isinstance(value, kind):
+        raise InvalidOptionError(f"{what} can not be {shown(value)}; {cure}")
+    return value

@@ -1,0 +1,162 @@
+"""What users give to a question: graph, region, rows, method and budget, taken as they meant them or refused with a cure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from jacobound.budget import Budget
+from jacobound.checks import instance, real, shown
+from jacobound.errors import InvalidModelError, InvalidOptionError, InvalidRegionError, ShapeError
+from jacobound.graph import Graph, size
+from jacobound.methods.base import JacobianMethod, OutputMethod
+from jacobound.methods.best import Best
+from jacobound.methods.lipschitz_method import LipschitzMethod
+from jacobound.methods.sampling import Sampling
+from jacobound.regions import Region
+from jacobound.units import real_tensor
+
+Rows = int | Tensor | np.ndarray | Sequence[int] | Sequence[float] | Sequence[Sequence[float]]
+Limit = Budget | float
+
+JACOBIAN = "it takes RecurJac(), FastLip() or LinearSlopes()"
+OUTPUT = "it takes CROWN(), FastLin(), IBP() or SinglePrecision()"
+CONSTANT = "it takes RecurJac(), FastLip(), LinearSlopes(), AutoLip(), SeqLip(), LipSDP(), ECLipsE() or Best(...)"
+
+
+def graph_given(graph: object) -> Graph:
+    """A graph.
+
+    Raises:
+        InvalidModelError: when it is something else, such as the module itself; says how to import it.
+    """
+    if isinstance(graph, Graph):
+        return graph
+    cure = "import a network first: jb.from_torch(module, example), jb.from_onnx(path) or jb.from_layers(weights)"
+    if isinstance(graph, nn.Module):
+        cure = "write graph = jb.from_torch(module.eval(), example), where example is a batch of points, and give the graph"
+    elif isinstance(graph, str | os.PathLike):
+        cure = "write graph = jb.from_onnx(path) and give the graph"
+    raise InvalidModelError(f"the network must be a Graph, not a {type(graph).__name__}; {cure}")
+
+
+def region_given(region: object) -> Region:
+    """A region.
+
+    Raises:
+        InvalidRegionError: when it is something else, such as a point; says how to make one.
+    """
+    if isinstance(region, type) and issubclass(region, Region):
+        raise InvalidRegionError(f"the region is the class {region.__name__} itself; write {region.__name__}(...)")
+    if isinstance(region, Region):
+        return region
+    cure = "give jb.Ball(point, radius), jb.Box(lower, upper) or jb.WholeSpace()"
+    raise InvalidRegionError(f"the region can not be a {type(region).__name__}; {cure}")
+
+
+def budget_given(budget: Any) -> Budget | None:
+    """A budget; a number is its seconds.
+
+    Raises:
+        InvalidOptionError: when it is neither.
+    """
+    if budget is None or isinstance(budget, Budget):
+        return budget
+    if isinstance(budget, type):
+        return instance(budget, Budget, "the budget", "write Budget(seconds=30) or 30")
+    return Budget(real(budget, "the budget in seconds (or a Budget)", 0.0))
+
+
+def output_method_given(method: Any) -> OutputMethod | None:
+    """A method that bounds outputs, or None."""
+    return None if method is None else instance(method, OutputMethod, "the method for outputs", OUTPUT)
+
+
+def jacobian_method_given(method: Any) -> JacobianMethod | None:
+    """A method that bounds Jacobians, or None."""
+    return None if method is None else instance(method, JacobianMethod, "the method for Jacobians", JACOBIAN)
+
+
+def constant_method_given(method: Any) -> JacobianMethod | LipschitzMethod | Best | None:
+    """A method that bounds constants, or None."""
+    kinds = (JacobianMethod, LipschitzMethod, Best)
+    return None if method is None else instance(method, kinds, "the method for constants", CONSTANT)
+
+
+def radius_method_given(method: Any) -> OutputMethod | JacobianMethod | LipschitzMethod | None:
+    """A method that bounds outputs, Jacobians or constants, or None."""
+    kinds, cure = (OutputMethod, JacobianMethod, LipschitzMethod), "it takes CROWN(), RecurJac(), LipSDP() or another one"
+    return None if method is None else instance(method, kinds, "the method for radii", cure)
+
+
+def search_given(search: Any) -> Sampling | None:
+    """A search for attained values, or None."""
+    return None if search is None else instance(search, Sampling, "the search", "it takes Sampling() or None")
+
+
+def row_matrix(rows: Any, graph: Graph) -> Tensor | None:
+    """Row combinations as an exact float64 matrix, shape (k, outputs).
+
+    Args:
+        rows: None for the outputs as they are; a whole number or a list of whole numbers for outputs by their index; a
+            list of other numbers, one for every output, for one combination; a matrix (k, outputs) for several.
+
+    Raises:
+        ShapeError: when it is none of this, or there is no such output.
+    """
+    if rows is None:
+        return None
+    outputs = size(graph.output)
+    if isinstance(rows, str | bytes | dict | set | bool):
+        raise ShapeError(f"rows can not be {shown(rows)}; {_rows_help(outputs)}")
+    given = real_tensor(list(rows) if isinstance(rows, range) else rows, "rows")
+    if not bool(given.isfinite().all()) or not given.numel():
+        raise ShapeError(f"rows hold finite numbers, at least one; {_rows_help(outputs)}")
+    if given.dim() < 2 and _is_whole(rows):
+        chosen = given.reshape(-1).to(torch.int64)
+        if bool(((chosen < 0) | (chosen >= outputs)).any()):
+            raise ShapeError(
+                f"rows={shown(rows)}: whole numbers are outputs by their index, from 0 to {outputs - 1}; {_rows_help(outputs)}"
+            )
+        return torch.eye(outputs, dtype=torch.float64)[chosen.cpu()]
+    if given.dim() == 1 and len(given) == outputs:
+        given = given.unsqueeze(0)
+    if given.dim() != 2 or given.shape[1] != outputs:
+        raise ShapeError(f"rows of shape {tuple(given.shape)} do not fit {outputs} outputs; {_rows_help(outputs)}")
+    return given
+
+
+def _is_whole(rows: Any) -> bool:
+    """Whether numbers are whole by their type, as indices are."""
+    if isinstance(rows, Tensor):
+        return not rows.is_floating_point()
+    return np.asarray(list(rows) if isinstance(rows, range) else rows).dtype.kind in "iu"
+
+
+def _rows_help(outputs: int) -> str:
+    return (
+        "rows=3 is output 3, rows=[0, 2] are outputs 0 and 2, rows=[1.0, -1.0] is one combination of two outputs, and a "
+        f"matrix of shape (k, {outputs}) holds k combinations (whole numbers too)"
+    )
+
+
+def limits_of(budget: Budget | None) -> dict[str, float | None]:
+    """The limits that a budget sets, by name."""
+    if budget is None:
+        return {}
+    return {name: getattr(budget, name) for name in ("seconds", "cpu_seconds", "memory")}
+
+
+def check_choice(value: object, known: Sequence[str], what: str) -> None:
+    """Refuse a word that is none of the known ones.
+
+    Raises:
+        InvalidOptionError: when it is not.
+    """
+    if not isinstance(value, str) or value not in known:
+        raise InvalidOptionError(f"{what} is one of {', '.join(known)}, not {shown(value)}")
