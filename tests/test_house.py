@@ -67,6 +67,7 @@ LAYERS = (
     "methods.*",
     "methods",
     "given",
+    "weighted",
     "asking",
     "solve",
     "questions.*",

@@ -60,8 +60,13 @@ def upper(result: object) -> Tensor:
 @pytest.mark.parametrize(
     "rows",
     [
-        torch.ones(2),
+        torch.ones(3),
         torch.ones(1, 3),
+        2,
+        [0, -1],
+        [[]],
+        "0",
+        True,
         [[math.nan, 1.0]],
         [[math.inf, 1.0]],
         torch.ones(1, 1, 2),
@@ -173,7 +178,7 @@ def test_chunks_do_not_change_jacobians(method: RecurJac) -> None:
 def test_batches_and_radii_give_the_same_as_one_by_one(ask: object) -> None:
     graph, radii = network(2), [0.0, 0.05, 0.3]
     centres = torch.randn(2, 3, generator=Generator().manual_seed(0))
-    together = ask(graph, Ball(centres, radii, 2))  # type: ignore[operator]
+    together = ask(graph, Ball(centres, jb.Radii(radii), 2))  # type: ignore[operator]
     for r, radius in enumerate(radii):
         for k, centre in enumerate(centres):
             alone = ask(graph, Ball(centre, radius, 2))  # type: ignore[operator]
@@ -281,7 +286,7 @@ def test_lipschitz_methods_answer_for_every_set_and_say_what_they_are(method: jb
     weights = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((6, 3), (6, 6), (2, 6))]
     graph = jb.from_layers(weights, activation="tanh")
     centres = torch.randn(2, 3, generator=generator, dtype=torch.float64)
-    region = jb.Ball(centres, [0.01, 0.3, 3.0], 2)
+    region = jb.Ball(centres, jb.Radii([0.01, 0.3, 3.0]), 2)
     found = jb.lipschitz(graph, region, method, rows=[[1.0, -1.0]])
     assert found.upper.shape == (3, 2) and found.status is jb.Status.CERTIFIED
     assert found.method == type(method).__name__ and list(found.details) == [found.method]
@@ -307,3 +312,46 @@ def test_greedy_is_never_certified_also_through_lipschitz() -> None:
     certified = jb.lipschitz(graph, jb.WholeSpace(), jb.SeqLip())
     assert greedy.status is jb.Status.ESTIMATE and not greedy.status.certified
     assert certified.status is jb.Status.CERTIFIED and certified.lower <= certified.upper
+
+
+@questions
+def test_rows_are_outputs_by_index_or_combinations(ask: object) -> None:
+    """Whole numbers are outputs, other lists one combination, matrices several."""
+    graph, region = network(), Ball([0.1, 0.2, 0.3], 0.2)
+    same = (
+        (1, [[0.0, 1.0]]), ([1], [[0.0, 1.0]]), (range(2), torch.eye(2)), ([1, 0], [[0.0, 1.0], [1.0, 0.0]]),
+        ([1.0, -1.0], [[1.0, -1.0]]), (torch.tensor(1), [[0.0, 1.0]]), ([[1, -1]], [[1.0, -1.0]]),
+    )  # fmt: skip
+    for given, meant in same:
+        one, other = (ask(graph, region, rows=rows) for rows in (given, meant))  # type: ignore[operator]
+        assert torch.equal(one.upper, other.upper)
+
+
+@questions
+def test_mistakes_of_usage_work_or_say_the_cure(ask: object) -> None:
+    graph, region = network(), Ball([0.1, 0.2, 0.3], 0.2)
+    module = torch.nn.Linear(3, 2)
+    for wrong, error, cure in (
+        ((module, region), jb.InvalidModelError, "from_torch"),
+        (("net.onnx", region), jb.InvalidModelError, "from_onnx"),
+        ((graph, torch.zeros(3)), jb.InvalidRegionError, "Ball"), ((graph, Ball), jb.InvalidRegionError, "Ball"),
+        ((graph, region, "recurjac"), jb.InvalidOptionError, r"it takes"),
+        ((graph, region, jb.Budget), jb.InvalidOptionError, r"it takes"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=cure):
+            ask(*wrong)  # type: ignore[operator]
+    assert ask(graph, region, budget=30).status.certified  # type: ignore[operator]
+    for limit in ("30", True, -1, math.nan):
+        with pytest.raises(jb.InvalidOptionError, match="seconds"):
+            ask(graph, region, budget=limit)  # type: ignore[operator]
+
+
+def test_a_class_stands_for_its_default_instance_and_one_norm_for_both() -> None:
+    graph, region = network(), Ball([0.1, 0.2, 0.3], 0.2)
+    one, other = (lipschitz(graph, region, method) for method in (jb.RecurJac, jb.RecurJac()))
+    assert torch.equal(one.upper, other.upper) and one.provenance.method == other.provenance.method
+    one, other = (lipschitz(graph, region, jb.FastLip(), norm=norm) for norm in ("inf", (math.inf, math.inf)))
+    assert torch.equal(one.upper, other.upper) and one.norm == other.norm == (math.inf, math.inf)
+    for wrong in (3, "l2", (2,), (2, 3), True, None, jb.Weighted(2, [1.0])):
+        with pytest.raises(jb.ShapeError, match="norm"):
+            lipschitz(graph, region, norm=wrong)  # type: ignore[arg-type]

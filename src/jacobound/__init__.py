@@ -1,51 +1,63 @@
-"""jacobound: certified bounds of neural-network Jacobians and Lipschitz constants, sound in floating point."""
+"""jacobound: certified bounds of neural-network Jacobians and Lipschitz constants, sound in floating point.
+
+Names are loaded when they are first asked for, so that `jacobound --help` does not wait for torch.
+"""
 
 from __future__ import annotations
 
-from jacobound import training
-from jacobound.errors import (
-    InvalidModelError,
-    InvalidOptionError,
-    InvalidRegionError,
-    JacoboundError,
-    MissingExtraError,
-    ShapeError,
-    SolverError,
-    UnsafeArithmeticError,
-    UnsupportedOpError,
-)
-from jacobound.execution import Executed
-from jacobound.graph import Graph
-from jacobound.importers import from_layers, from_onnx, from_torch
-from jacobound.methods import (
-    CROWN,
-    IBP,
-    AutoLip,
-    Best,
-    Budget,
-    ECLipsE,
-    FastLin,
-    FastLip,
-    LinearSlopes,
-    LipSDP,
-    RecurJac,
-    Sampling,
-    SeqLip,
-    SinglePrecision,
-)
-from jacobound.questions import (
-    PGD,
-    MonotoneFeatures,
-    RobustRadius,
-    StationaryFreeRadius,
-    monotone_features,
-    robust_radius,
-    stationary_free_radius,
-)
-from jacobound.radii import Radii
-from jacobound.regions import Ball, Box, WholeSpace
-from jacobound.results import Candidate, JacobianBounds, LipschitzBound, OutputBounds, Provenance, Status
-from jacobound.solve import bound_jacobian, bound_output, lipschitz
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jacobound.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from jacobound import training
+    from jacobound.errors import (
+        InvalidModelError,
+        InvalidOptionError,
+        InvalidRegionError,
+        InvalidResultError,
+        JacoboundError,
+        MissingExtraError,
+        ShapeError,
+        SolverError,
+        UnsafeArithmeticError,
+        UnsupportedOpError,
+    )
+    from jacobound.execution import Executed
+    from jacobound.exponents import Weighted
+    from jacobound.graph import Graph
+    from jacobound.importers import from_layers, from_onnx, from_torch
+    from jacobound.methods import (
+        CROWN,
+        IBP,
+        AutoLip,
+        Best,
+        Budget,
+        ECLipsE,
+        FastLin,
+        FastLip,
+        LinearSlopes,
+        LipSDP,
+        RecurJac,
+        Sampling,
+        SeqLip,
+        SinglePrecision,
+    )
+    from jacobound.question import Question
+    from jacobound.questions import (
+        PGD,
+        MonotoneFeatures,
+        RobustRadius,
+        StationaryFreeRadius,
+        monotone_features,
+        robust_radius,
+        stationary_free_radius,
+    )
+    from jacobound.radii import Radii
+    from jacobound.regions import Ball, Box, WholeSpace
+    from jacobound.results import Candidate, JacobianBounds, LipschitzBound, OutputBounds, Provenance, Result, Status
+    from jacobound.solve import bound_jacobian, bound_output, lipschitz
 
 __all__ = [
     "CROWN",
@@ -65,6 +77,7 @@ __all__ = [
     "InvalidModelError",
     "InvalidOptionError",
     "InvalidRegionError",
+    "InvalidResultError",
     "JacobianBounds",
     "JacoboundError",
     "LinearSlopes",
@@ -74,8 +87,10 @@ __all__ = [
     "MonotoneFeatures",
     "OutputBounds",
     "Provenance",
+    "Question",
     "Radii",
     "RecurJac",
+    "Result",
     "RobustRadius",
     "Sampling",
     "SeqLip",
@@ -86,7 +101,9 @@ __all__ = [
     "Status",
     "UnsafeArithmeticError",
     "UnsupportedOpError",
+    "Weighted",
     "WholeSpace",
+    "__version__",
     "bound_jacobian",
     "bound_output",
     "from_layers",
@@ -98,3 +115,75 @@ __all__ = [
     "stationary_free_radius",
     "training",
 ]
+
+# The modules that define the names, for `__getattr__`; a test compares with the imports above.
+_HOMES = {
+    "AutoLip": "methods",
+    "Ball": "regions",
+    "Best": "methods",
+    "Box": "regions",
+    "Budget": "methods",
+    "CROWN": "methods",
+    "Candidate": "results",
+    "ECLipsE": "methods",
+    "Executed": "execution",
+    "FastLin": "methods",
+    "FastLip": "methods",
+    "Graph": "graph",
+    "IBP": "methods",
+    "InvalidModelError": "errors",
+    "InvalidOptionError": "errors",
+    "InvalidRegionError": "errors",
+    "InvalidResultError": "errors",
+    "JacobianBounds": "results",
+    "JacoboundError": "errors",
+    "LinearSlopes": "methods",
+    "LipSDP": "methods",
+    "LipschitzBound": "results",
+    "MissingExtraError": "errors",
+    "MonotoneFeatures": "questions",
+    "OutputBounds": "results",
+    "PGD": "questions",
+    "Provenance": "results",
+    "Question": "question",
+    "Radii": "radii",
+    "RecurJac": "methods",
+    "Result": "results",
+    "RobustRadius": "questions",
+    "Sampling": "methods",
+    "SeqLip": "methods",
+    "ShapeError": "errors",
+    "SinglePrecision": "methods",
+    "SolverError": "errors",
+    "StationaryFreeRadius": "questions",
+    "Status": "results",
+    "UnsafeArithmeticError": "errors",
+    "UnsupportedOpError": "errors",
+    "Weighted": "exponents",
+    "WholeSpace": "regions",
+    "bound_jacobian": "solve",
+    "bound_output": "solve",
+    "from_layers": "importers",
+    "from_onnx": "importers",
+    "from_torch": "importers",
+    "lipschitz": "solve",
+    "monotone_features": "questions",
+    "robust_radius": "questions",
+    "stationary_free_radius": "questions",
+    "training": "",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, loaded with its module."""
+    if name not in __all__:
+        raise AttributeError(f"jacobound has no {name!r}; public names are listed by dir(jacobound)")
+    module = importlib.import_module(f"jacobound.{_HOMES[name] or name}")
+    found = getattr(module, name) if _HOMES[name] else module
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """Public names alone, for tab completion."""
+    return sorted(__all__)

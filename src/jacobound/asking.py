@@ -1,23 +1,26 @@
-"""What every entry point does around a method: strict arithmetic, rows, runs of sets that fit, provenance."""
+"""What every entry point does around a method: strict arithmetic, runs of sets that fit, question and provenance."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from time import monotonic
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from jacobound.budget import Budget, interruptible
-from jacobound.errors import ShapeError
-from jacobound.graph import Graph, size
+from jacobound.exponents import Norm
+from jacobound.given import limits_of
+from jacobound.graph import Graph
 from jacobound.methods.base import sets_worth
+from jacobound.question import Question
+from jacobound.regions import Region
 from jacobound.results import Provenance, Status
 from jacobound.rounding import strict
 
-Rows = Tensor | np.ndarray | Sequence[Sequence[float]]
+KEPT = (bool, int, float, str, Tensor, type(None))
+"""Options that an answer holds as they are."""
 
 
 @contextlib.contextmanager
@@ -32,21 +35,18 @@ def strictly(graph: Graph, budget: Budget | None) -> Iterator[tuple[Budget, Call
         yield own, lambda: monotonic() - started
 
 
-def row_matrix(rows: Rows | None, graph: Graph) -> Tensor | None:
-    """Row combinations as an exact float64 matrix, shape (k, outputs).
-
-    Raises:
-        ShapeError: when the rows are no finite matrix with one column per output.
-    """
-    if rows is None:
-        return None
-    matrix = torch.as_tensor(np.asarray(rows) if not isinstance(rows, Tensor) else rows)
-    if matrix.dim() != 2 or not bool(torch.isfinite(matrix).all()):
-        raise ShapeError(
-            f"rows must be a finite matrix of shape (k, {size(graph.output)}), one column per output; "
-            f"got shape {tuple(matrix.shape)}. For the outputs a and b use torch.eye({size(graph.output)})[[a, b]]"
-        )
-    return matrix.to(torch.float64)
+def question(
+    asks: str,
+    graph: Graph,
+    region: Region,
+    rows: Tensor | None,
+    budget: Budget | None,
+    norm: tuple[Norm, Norm] | None = None,
+    **options: object,
+) -> Question:
+    """What was asked, as the answer will hold it; options are plain data or written out."""
+    kept = {name: value if isinstance(value, KEPT) else repr(value) for name, value in options.items()}
+    return Question(asks, graph.source, region, rows, norm, limits_of(budget), kept)
 
 
 def sets_together(count: int, graph: Graph, bytes_each: int, budget: Budget) -> int:
@@ -62,7 +62,12 @@ def in_time(status: Status, budget: Budget) -> Status:
 
 
 def provenance(
-    graph: Graph, method: object, seconds: float, seed: int | None = None, semantics: str = "real"
+    graph: Graph,
+    method: object,
+    seconds: float,
+    seed: int | None = None,
+    semantics: str = "real",
+    asked: Question | None = None,
 ) -> Provenance:
     """How an answer was found, and what it takes for granted."""
     return Provenance(
@@ -74,4 +79,5 @@ def provenance(
         seed=seed,
         semantics=semantics,
         assumptions=graph.assumptions,
+        question=asked,
     )

@@ -44,7 +44,8 @@ class Executed:
 
     def __post_init__(self) -> None:
         if not isinstance(self.dtype, str) or self.dtype not in _DTYPES:
-            raise InvalidOptionError(f"an execution has one of the dtypes {', '.join(_DTYPES)}, not {shown(self.dtype)}")
+            known = ", ".join(_DTYPES)
+            raise InvalidOptionError(f"an execution has one of the dtypes {known}, not {shown(self.dtype)}")
 
     @cached_property
     def torch_dtype(self) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""What users give to a question: graph, region, rows, method and budget, taken as they meant them or refused with a cure."""
+"""What users give to a question: graph, region, rows, method, budget; taken as they meant it or refused with a cure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def graph_given(graph: object) -> Graph:
         return graph
     cure = "import a network first: jb.from_torch(module, example), jb.from_onnx(path) or jb.from_layers(weights)"
     if isinstance(graph, nn.Module):
-        cure = "write graph = jb.from_torch(module.eval(), example), where example is a batch of points, and give the graph"
+        cure = "write graph = jb.from_torch(module.eval(), example) (example: a batch of points)"
     elif isinstance(graph, str | os.PathLike):
         cure = "write graph = jb.from_onnx(path) and give the graph"
     raise InvalidModelError(f"the network must be a Graph, not a {type(graph).__name__}; {cure}")
@@ -90,7 +90,7 @@ def constant_method_given(method: Any) -> JacobianMethod | LipschitzMethod | Bes
 
 def radius_method_given(method: Any) -> OutputMethod | JacobianMethod | LipschitzMethod | None:
     """A method that bounds outputs, Jacobians or constants, or None."""
-    kinds, cure = (OutputMethod, JacobianMethod, LipschitzMethod), "it takes CROWN(), RecurJac(), LipSDP() or another one"
+    kinds, cure = (OutputMethod, JacobianMethod, LipschitzMethod), "it takes CROWN(), RecurJac(), LipSDP() or others"
     return None if method is None else instance(method, kinds, "the method for radii", cure)
 
 
@@ -120,9 +120,8 @@ def row_matrix(rows: Any, graph: Graph) -> Tensor | None:
     if given.dim() < 2 and _is_whole(rows):
         chosen = given.reshape(-1).to(torch.int64)
         if bool(((chosen < 0) | (chosen >= outputs)).any()):
-            raise ShapeError(
-                f"rows={shown(rows)}: whole numbers are outputs by their index, from 0 to {outputs - 1}; {_rows_help(outputs)}"
-            )
+            known = f"whole numbers are outputs by their index, from 0 to {outputs - 1}"
+            raise ShapeError(f"rows={shown(rows)}: {known}; {_rows_help(outputs)}")
         return torch.eye(outputs, dtype=torch.float64)[chosen.cpu()]
     if given.dim() == 1 and len(given) == outputs:
         given = given.unsqueeze(0)
@@ -140,8 +139,8 @@ def _is_whole(rows: Any) -> bool:
 
 def _rows_help(outputs: int) -> str:
     return (
-        "rows=3 is output 3, rows=[0, 2] are outputs 0 and 2, rows=[1.0, -1.0] is one combination of two outputs, and a "
-        f"matrix of shape (k, {outputs}) holds k combinations (whole numbers too)"
+        "rows=3 is output 3, rows=[0, 2] are outputs 0 and 2, rows=[1.0, -1.0] is one combination of two outputs, and "
+        f"a matrix of shape (k, {outputs}) holds k combinations (of whole numbers, too)"
     )
 
 

@@ -65,7 +65,7 @@ def told_region(region: Region) -> str:
     if isinstance(region, WholeSpace):
         return "the whole space"
     if isinstance(region, Box):
-        return f"box of shape {_sides(torch.as_tensor(region.lower))}"
+        return f"box of {_sides(torch.as_tensor(region.lower))} inputs"
     assert isinstance(region, Ball)
     radii = region.radii
     size = (
@@ -75,7 +75,8 @@ def told_region(region: Region) -> str:
     )
     clip = "" if region.clip is None else ", clipped"
     scale = "" if region.scale is None else ", in units of each input"
-    return f"{told_norm(region.p)} ball, radius {size}, around {_sides(torch.as_tensor(region.center))}{clip}{scale}"
+    inputs = _sides(torch.as_tensor(region.center))
+    return f"{told_norm(region.p)} ball, radius {size}, around {inputs} inputs{clip}{scale}"
 
 
 def _sides(points: Tensor) -> str:

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,7 +102,7 @@ class Ball(Region):
     @cached_property
     def radii(self) -> tuple[float, ...]:
         """The radii as floats that are not below the given numbers."""
-        given = self.radius.values if isinstance(self.radius, Radii) else self.radius
+        given: Any = self.radius.values if isinstance(self.radius, Radii) else self.radius
         return tuple(outward_radius(one) for one in (given if isinstance(given, tuple) else (given,)))
 
     def balls(self, graph: Graph) -> tuple[Balls, tuple[int, ...]]:

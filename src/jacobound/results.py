@@ -44,11 +44,13 @@ class Result:
         """What was asked; None for results that were put together by hand."""
         return self.provenance.question
 
+    def asking(self, question: Question) -> Self:
+        """The same result with what was asked."""
+        return replace(self, provenance=replace(self.provenance, question=question))  # type: ignore[type-var]
+
     def asked_by(self, command: tuple[str, ...]) -> Self:
         """The same result with the words of the command line that asked."""
-        question = Question("?") if self.question is None else self.question
-        there = replace(self.provenance, question=replace(question, command=command))
-        return replace(self, provenance=there)  # type: ignore[type-var]
+        return self.asking(replace(Question("?") if self.question is None else self.question, command=command))
 
     def headline(self) -> str:
         """The answer in one line, numbers rounded to the safe side."""
@@ -161,7 +163,7 @@ class OutputBounds(Result):
 
     def plot(self, ax: Any = None) -> Any:
         """Bounds of every output at the first point and radius; returns the axes."""
-        return _figures().plot_output(self, ax)
+        return figures().plot_output(self, ax)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -207,7 +209,7 @@ class JacobianBounds(Result):
 
     def plot(self, row: int = 0, ax: Any = None) -> Any:
         """Bounds of one row of the first point, entry by entry (an image where the input is one); returns the axes."""
-        return _figures().plot_jacobian(self, row, ax)
+        return figures().plot_jacobian(self, row, ax)
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,10 +313,10 @@ class LipschitzBound(Result):
 
     def plot(self, ax: Any = None) -> Any:
         """Upper and lower bound over the radii, both axes logarithmic; returns the axes."""
-        return _figures().plot_lipschitz(self, ax)
+        return figures().plot_lipschitz(self, ax)
 
 
-def _figures() -> Any:
+def figures() -> Any:
     """The drawing module, loaded only when a figure is wanted."""
     try:
         return importlib.import_module("jacobound.reports.figures")

@@ -8,7 +8,6 @@ a Lipschitz constant.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,11 +16,25 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from jacobound.asking import Rows, in_time, provenance, row_matrix, sets_together, strictly
+from jacobound.asking import in_time, provenance, question, sets_together, strictly
 from jacobound.budget import Budget, OutOfTimeError, alarmed, unalarmed
+from jacobound.checks import shown
 from jacobound.domains import Domain, Domains
-from jacobound.errors import InvalidOptionError, InvalidRegionError, ShapeError
+from jacobound.errors import InvalidOptionError, InvalidRegionError
 from jacobound.execution import Executed
+from jacobound.exponents import Norm, Weighted, norm_pair, plain_exponent
+from jacobound.given import (
+    Limit,
+    Rows,
+    budget_given,
+    constant_method_given,
+    graph_given,
+    jacobian_method_given,
+    output_method_given,
+    region_given,
+    row_matrix,
+    search_given,
+)
 from jacobound.graph import Elementwise, Graph, size
 from jacobound.intervals import Interval, concatenated
 from jacobound.methods.base import JacobianEnclosure, JacobianMethod, OutputMethod
@@ -37,8 +50,11 @@ from jacobound.methods.linear_slopes import LinearSlopes, smooth
 from jacobound.methods.lipschitz_method import LipschitzMethod
 from jacobound.methods.recurjac import RecurJac
 from jacobound.methods.sampling import NO_SEARCH, Sampling, Witness
+from jacobound.question import Question
 from jacobound.regions import Ball, Region
 from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds, Status
+from jacobound.units import spread
+from jacobound.weighted import in_input_units, in_output_units, in_plain_units, inner_sets_in_units, sets_in_units
 
 # The part of a call's time that is for the upper bound; the rest is for the lower one.
 OF_METHODS = 0.85
@@ -55,7 +71,7 @@ def bound_output(
     method: OutputMethod | None = None,
     *,
     rows: Rows | None = None,
-    budget: Budget | None = None,
+    budget: Limit | None = None,
     semantics: Semantics = "real",
 ) -> OutputBounds:
     """Certified bounds of the network's outputs over a region.
@@ -65,21 +81,25 @@ def bound_output(
         region: where the input is.
         method: `IBP()`, `FastLin()` or `CROWN()`; None takes `CROWN`, and where its bounds are wider than a Lipschitz
             constant may allow, the output at the middle of the region plus or minus radius times constant as well.
-        rows: combinations of the flattened outputs, shape (k, outputs); None for the outputs as they are.
-        budget: time, memory and progress; None gives such a constant 10 seconds.
+        rows: 3 for output 3, [0, 2] for outputs 0 and 2, [1.0, -1.0] for one combination of two outputs, or a matrix of
+            combinations of the flattened outputs, shape (k, outputs); None for the outputs as they are.
+        budget: time, memory and progress, or seconds; None gives such a constant 10 seconds.
         semantics: "real" for the exact network with the stored weights; "executed" (float32) or `Executed(dtype)` for
             what an inference engine computes, inputs rounded first, sums in any order; rows are then exact
             combinations of the executed outputs.
 
     Raises:
         ShapeError, InvalidRegionError: when region or rows do not fit the network.
+        InvalidModelError, InvalidOptionError: when something else is given in place of a graph, method or budget.
         UnsafeArithmeticError: when the machine's settings break the rounding model.
     """
+    graph, region, budget = graph_given(graph), region_given(region), budget_given(budget)
+    method, semantics = output_method_given(method), _semantics(semantics)
     # What a user claims about normalisations is for constants: ranges do without it.
     by_constant = method is None and semantics == "real" and not graph.assumptions
     method = CROWN() if method is None else method
-    meant = _meant(graph, semantics)
-    matrix = row_matrix(rows, graph)
+    meant, matrix = _meant(graph, semantics), row_matrix(rows, graph)
+    asked = question("bound_output", graph, region, matrix, budget)
     target = meant if matrix is None else meant.with_rows(matrix)
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
 
@@ -91,7 +111,8 @@ def bound_output(
         shape = (*lead, *(graph.out_shape if rows is None else target.out_shape))
         lower, upper = found.lower.reshape(shape), found.upper.reshape(shape)
         status = Status.of(in_time(Status.CERTIFIED, budget), lower, upper)
-    return OutputBounds(lower, upper, status, provenance(graph, method, clock(), semantics=_meaning(semantics)), lead)
+        found_by = provenance(graph, method, clock(), semantics=_meaning(semantics), asked=asked)
+    return OutputBounds(lower, upper, status, found_by, lead)
 
 
 def _output_range(method: OutputMethod, graph: Graph, domain: Domain, budget: Budget) -> Interval:
@@ -118,7 +139,7 @@ def bound_jacobian(
     method: JacobianMethod | None = None,
     *,
     rows: Rows | None = None,
-    budget: Budget | None = None,
+    budget: Limit | None = None,
 ) -> JacobianBounds:
     """Certified element-wise bounds of the Jacobian over a region.
 
@@ -127,17 +148,21 @@ def bound_jacobian(
         region: where the input is.
         method: `RecurJac()`, `FastLip()`, `LinearSlopes()`; None takes `RecurJac`, and where activations are smooth
             the intersection with `LinearSlopes`.
-        rows: combinations of the flattened outputs, shape (k, outputs): one class, a margin e_c - e_t; None for all.
-        budget: time, memory and progress.
+        rows: outputs or combinations of them (one class, a margin e_c - e_t), as for `bound_output`; None for all.
+        budget: time, memory and progress; a number is a time limit in seconds.
 
     Returns:
         Bounds of shape (*radii, *batch, rows, *input shape).
 
     Raises:
         ShapeError, InvalidRegionError: when region or rows do not fit the network.
+        InvalidModelError, InvalidOptionError: when something else is given in place of a graph, method or budget.
         UnsafeArithmeticError: when the machine's settings break the rounding model.
     """
-    target = graph.with_rows(row_matrix(rows, graph)).expanded()
+    graph, region, budget = graph_given(graph), region_given(region), budget_given(budget)
+    method, matrix = jacobian_method_given(method), row_matrix(rows, graph)
+    asked = question("bound_jacobian", graph, region, matrix, budget)
+    target = graph.with_rows(matrix).expanded()
     if method is None:
         method = Intersection(RecurJac(), LinearSlopes()) if smooth(target) else RecurJac()
     with _prepared(target, region, budget) as (domains, lead, budget, clock):
@@ -152,7 +177,8 @@ def bound_jacobian(
         lower, upper = entries.lower.reshape(shape), entries.upper.reshape(shape)
         unstable = torch.cat([one for _, one, _ in found]).reshape(lead)
         status = Status.of(in_time(worst([one for _, _, one in found]), budget), lower, upper)
-    return JacobianBounds(lower, upper, status, provenance(graph, method, clock()), unstable, _activations(target))
+    found_by = provenance(graph, method, clock(), asked=asked)
+    return JacobianBounds(lower, upper, status, found_by, unstable, _activations(target))
 
 
 def _enclosed(method: JacobianMethod, graph: Graph, domain: Domain, budget: Budget) -> JacobianEnclosure:
@@ -170,9 +196,9 @@ def lipschitz(
     region: Region,
     method: JacobianMethod | LipschitzMethod | Best | None = None,
     *,
-    norm: tuple[float, float] = (2, 2),
+    norm: Norm | tuple[Norm, Norm] = (2, 2),
     rows: Rows | None = None,
-    budget: Budget | None = None,
+    budget: Limit | None = None,
     search: Sampling | None = Sampling(),  # noqa: B008 - a frozen value
     semantics: Semantics = "real",
 ) -> LipschitzBound:
@@ -182,46 +208,75 @@ def lipschitz(
         graph: the network.
         region: where the input is.
         method: a Jacobian method, a Lipschitz method, or `Best(a, b)`, the smallest of several; None takes `Best()`.
-        norm: (p, q) with p, q in {1, 2, inf}: ``||f(x) - f(y)||_q <= L ||x - y||_p``.
-        rows: combinations of the flattened outputs, shape (k, outputs); None for all outputs.
-        budget: time, memory and progress; None gives a call without a method 10 seconds, and others all they need.
+        norm: (p, q) with p, q in {1, 2, inf}: ``||f(x) - f(y)||_q <= L ||x - y||_p``; 2 means (2, 2). Either may be
+            `Weighted(p, weights)`: distances in units of the inputs, outputs in units of their own. Points of the
+            lower end are then the nearest floats.
+        rows: outputs or combinations of them, as for `bound_output`; None for all outputs.
+        budget: time, memory and progress, or seconds; None gives a call without a method 10 seconds.
         search: how the lower bound is found, within a seventh of the time at least; None leaves it out (0 is returned).
         semantics: "real" for the exact network; with "executed" (float32) or `Executed(dtype)` the result has a
             certified `delta` besides: ``||F(x) - F(y)||_q <= upper ||x - y||_p + 2 delta`` for the executed network F.
 
     Raises:
         ShapeError, InvalidRegionError: when region, rows or norm do not fit.
+        InvalidModelError, InvalidOptionError: when something else is given in place of a graph, method or budget.
         UnsafeArithmeticError: when the machine's settings break the rounding model.
     """
-    exponents, matrix = _norm(norm), row_matrix(rows, graph)
+    graph, region, budget = graph_given(graph), region_given(region), budget_given(budget)
+    method, search, semantics = constant_method_given(method), search_given(search), _semantics(semantics)
     if method is None:
         method, budget = Best(), Budget(SECONDS) if budget is None else budget
-    target = graph.with_rows(matrix)
+    asked = question("lipschitz", graph, region, row_matrix(rows, graph), budget, norm_pair(norm), search=search)
+    return _bracket(asked, graph, method, budget, search, semantics)
+
+
+def _bracket(
+    asked: Question,
+    graph: Graph,
+    method: JacobianMethod | LipschitzMethod | Best,
+    budget: Budget | None,
+    search: Sampling | None,
+    semantics: Semantics,
+) -> LipschitzBound:
+    """The answer to a question about a constant."""
+    region, matrix, norms = asked.region, asked.rows, asked.norm
+    assert region is not None and norms is not None
+    exponents = plain_exponent(norms[0]), plain_exponent(norms[1])
+    units = None if not isinstance(norms[0], Weighted) else spread(norms[0].weights, graph.in_shape, "weights")
+    target = in_input_units(in_output_units(graph.with_rows(matrix), norms[1]), units)
     expanded = target.expanded() if isinstance(method, JacobianMethod) else target.lowered()
-    with _prepared(target, region, budget) as (domains, lead, budget, clock):
+    with _prepared(graph, region, budget) as (places, lead, budget, clock):
+        domains = sets_in_units(places, units)
         time = budget if search is None else budget.within(OF_METHODS * budget.remaining)
         above = partial(_above, method, target, exponents)
         found = Candidates.joined(_in_runs(above, domains, expanded, time, method.bytes_per_set(expanded)))
         met = in_time(found.status, time)
-        witness = _below(search, graph.double.with_rows(matrix), region, exponents, budget, found.upper)
-        meant = _meant(graph, semantics).with_rows(matrix)
-        delta = None if meant.execution is None else _distance(meant.expanded(), domains, budget, exponents[1])
+        exact = in_input_units(in_output_units(graph.double.with_rows(matrix), norms[1]), units)
+        inner = inner_sets_in_units(region.domains(exact)[0], units)
+        witness = _below(search, exact, inner, exponents, budget, found.upper)
+        meant = in_output_units(_meant(graph, semantics).with_rows(matrix), norms[1])
+        delta = None if meant.execution is None else _distance(meant.expanded(), places, budget, exponents[1])
         status = Status.of(met, found.upper, *([] if delta is None else [delta]))
+    point, partner = (
+        in_plain_units(one, units).reshape(*lead, *graph.in_shape) for one in (witness.point, witness.partner)
+    )
     return LipschitzBound(
         upper=found.upper.reshape(lead),
         lower=witness.value.reshape(lead),
-        witness=None if search is None else witness.point.reshape(*lead, *graph.in_shape),
-        partner=None if search is None else witness.partner.reshape(*lead, *graph.in_shape),
+        witness=None if search is None else point,
+        partner=None if search is None else partner,
         lower_reason=witness.reason,
         status=status,
-        norm=exponents,
+        norm=norms,
         method=found.winner,
         seconds=clock(),
         details={name: replace(one, value=one.value.reshape(lead)) for name, one in found.known.items()},
         unstable=found.unstable.reshape(lead),
         activations=_activations(expanded),
         radii=region.radii if isinstance(region, Ball) else (),
-        provenance=provenance(graph, method, clock(), None if search is None else search.seed, _meaning(semantics)),
+        provenance=provenance(
+            graph, method, clock(), None if search is None else search.seed, _meaning(semantics), asked
+        ),
         delta=None if delta is None else delta.reshape(lead),
     )
 
@@ -256,7 +311,7 @@ def _above(
 def _below(
     search: Sampling | None,
     graph: Graph,
-    region: Region,
+    domains: Domains,
     norm: tuple[float, float],
     budget: Budget,
     upper: Tensor,
@@ -265,9 +320,9 @@ def _below(
 
     Args:
         graph: in float64.
+        domains: sets whose points are in those that were asked for, in float64.
         upper: certified upper ends, shape (N,).
     """
-    domains, _ = region.domains(graph)
     if search is None:
         nothing = graph.example.new_full((len(domains), *graph.in_shape), torch.nan)
         return Witness(nothing, torch.zeros_like(upper), nothing, (NO_SEARCH,) * len(domains))
@@ -324,20 +379,20 @@ def _in_runs(
     return found
 
 
-def _norm(norm: tuple[float, float]) -> tuple[float, float]:
-    p, q = (float(value) for value in norm)
-    if p not in (1, 2, math.inf) or q not in (1, 2, math.inf):
-        raise ShapeError(f"norm=(p, q) takes 1, 2 and inf, not {norm}")
-    return p, q
+def _semantics(semantics: object) -> Semantics:
+    """Which values of the network are meant, checked."""
+    if semantics is Executed:
+        return Executed()
+    if isinstance(semantics, Executed) or (isinstance(semantics, str) and semantics in ("real", "executed")):
+        return semantics  # type: ignore[return-value]
+    raise InvalidOptionError(f"semantics is 'real', 'executed' or Executed(dtype), not {shown(semantics)}")
 
 
 def _meant(graph: Graph, semantics: Semantics) -> Graph:
     """The graph whose values are meant: exact ones, or those of an execution."""
     if semantics == "real":
         return graph
-    if semantics != "executed" and not isinstance(semantics, Executed):
-        raise InvalidOptionError(f"semantics is 'real', 'executed' or Executed(dtype), not {semantics!r}")
-    return executed(graph, Executed() if semantics == "executed" else semantics)
+    return executed(graph, Executed() if isinstance(semantics, str) else semantics)
 
 
 def _meaning(semantics: Semantics) -> str:

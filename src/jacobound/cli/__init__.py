@@ -9,12 +9,22 @@ from collections.abc import Sequence
 
 import cyclopts
 
-from jacobound.cli import bound, demo, inspect, landscape, lipschitz, methods, monotone, radius
 from jacobound.cli.text import say
 from jacobound.errors import JacoboundError
 from jacobound.version import VERSION
 
-ERROR = 2
+ERROR, INTERRUPTED = 2, 130
+
+COMMANDS = {
+    "demo": "Certify the small network that comes with the package.",
+    "inspect": "Show the network as it was understood: affine maps and activations.",
+    "bound": "Bound the outputs and every Jacobian entry over a ball or a VNN-LIB box.",
+    "lipschitz": "Bracket the Lipschitz constant over balls, a VNN-LIB box, or the whole space.",
+    "radius": "Certify the radius within which a classifier's decision can not change.",
+    "landscape": "Certify the radius within which the gradient of an output does not vanish.",
+    "monotone": "Certify which inputs only raise or only lower an output.",
+    "methods": "List the methods: what they bound, for which networks, and what to cite.",
+}
 
 
 def application() -> cyclopts.App:
@@ -27,9 +37,8 @@ def application() -> cyclopts.App:
         suppress_keyboard_interrupt=False,
         help_format="plaintext",
     )
-    questions = (radius.radius, landscape.landscape, monotone.monotone)
-    for command in (demo.demo, inspect.inspect, bound.bound, lipschitz.lipschitz, *questions, methods.methods):
-        app.command(command)
+    for name, told in COMMANDS.items():  # loaded when they are used: help and version need no torch
+        app.command(f"jacobound.cli.{name}:{name}", name=name, help=told)
     return app
 
 
@@ -49,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ERROR  # it has been printed
     except KeyboardInterrupt:
         say("stopped before anything was finished", error=True)
-        return lipschitz.INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,11 +9,12 @@ from math import inf
 import torch
 from torch import Tensor
 
-from jacobound.asking import Rows, row_matrix, sets_together
+from jacobound.asking import sets_together
+from jacobound.checks import real, whole
 from jacobound.errors import InvalidOptionError
 from jacobound.graph import Graph
 from jacobound.methods.base import Budget
-from jacobound.regions import Ball, Balls, Points
+from jacobound.regions import Ball, Balls
 
 HALVINGS = 60  # of a radius that fails, before it counts as 0
 DOUBLINGS = 60  # of a radius that is verified, before it counts as large enough
@@ -21,27 +22,16 @@ MOST = 200  # tries per question
 NOTHING = 1e-30  # bounds of a derivative that is exactly 0 may reach this far, because they cover underflow
 
 
-def around_points(
-    graph: Graph, x: Points, p: float, clip: tuple[Points | float, Points | float] | None
-) -> tuple[Balls, tuple[int, ...]]:
-    """Balls around points, and how the points were arranged.
+def around_points(graph: Graph, region: Ball) -> tuple[Balls, tuple[int, ...]]:
+    """Balls of any radius around the points of a ball of radius 0, and how the points were arranged.
 
     Raises:
         ShapeError, InvalidRegionError: when the points do not fit the network or do not lie inside `clip`.
     """
-    balls, lead = Ball(x, 0.0, p, clip).balls(graph)
+    balls, lead = region.balls(graph)
     points = balls.points
     balls.domain(torch.arange(len(points), device=points.device), points.new_zeros(len(points)))
     return balls, lead
-
-
-def with_rows(graph: Graph, rows: Rows | None) -> Graph:
-    """The graph followed by combinations of its outputs, as the bound methods take it.
-
-    Raises:
-        ShapeError: when the rows are no finite matrix with one column per output.
-    """
-    return graph.with_rows(row_matrix(rows, graph)).expanded()
 
 
 def runs(count: int, graph: Graph, bytes_each: int, budget: Budget) -> Iterator[slice]:
@@ -51,16 +41,23 @@ def runs(count: int, graph: Graph, bytes_each: int, budget: Budget) -> Iterator[
         yield slice(start, min(count, start + step))
 
 
-def check_tolerance(tolerance: float, largest: float) -> None:
-    """Refuse what no bisection can work with."""
-    if not 0 < tolerance < 1 or not largest > 0:
-        raise InvalidOptionError(f"a search needs 0 < tolerance < 1 and largest > 0, not {tolerance} and {largest}")
+def check_tolerance(tolerance: float, largest: float) -> tuple[float, float]:
+    """Refuse what no bisection can work with.
+
+    Raises:
+        InvalidOptionError: when it is that.
+    """
+    found = real(tolerance, "tolerance"), real(largest, "largest")
+    if not 0 < found[0] < 1 or not 0 < found[1] < inf:
+        raise InvalidOptionError(
+            f"a search needs 0 < tolerance < 1 and a finite largest > 0, not {tolerance} and {largest}"
+        )
+    return found
 
 
-def check_steps(steps: int) -> None:
+def check_steps(steps: int) -> int:
     """Refuse a march without steps."""
-    if steps < 1:
-        raise InvalidOptionError(f"the integral needs steps >= 1, not {steps}")
+    return whole(steps, "steps of the integral", 1)
 
 
 @dataclass(eq=False)

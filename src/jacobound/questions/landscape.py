@@ -10,11 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import inf
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from jacobound.asking import Rows, in_time, provenance, strictly
+from jacobound.asking import in_time, provenance, question, strictly
+from jacobound.checks import whole
+from jacobound.exponents import told_norm
+from jacobound.given import Limit, Rows, budget_given, graph_given, jacobian_method_given, row_matrix
 from jacobound.graph import Graph, size
 from jacobound.linalg import vector_norm_upper
 from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod
@@ -26,16 +30,16 @@ from jacobound.questions.common import (
     check_tolerance,
     largest_verified,
     runs,
-    with_rows,
 )
-from jacobound.regions import Balls, Points
-from jacobound.results import Provenance, Result, Status
+from jacobound.regions import Ball, Balls, Points
+from jacobound.results import Provenance, Result, Status, figures
+from jacobound.words import rounded_down
 
 TRIES = 32  # random points per shell in the search for small gradients
 SHELLS = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)  # in radii that were certified
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StationaryFreeRadius(Result):
     """Radii within which the gradient of every row is certain not to vanish.
 
@@ -64,6 +68,18 @@ class StationaryFreeRadius(Result):
     seconds: float
     provenance: Provenance
 
+    def headline(self) -> str:
+        found, name = self.radius, told_norm(self.p)
+        if found.numel() == 1:
+            return f"no zero gradient within {name} {rounded_down(float(found))}"
+        return (
+            f"no zero gradients within {name} radii of {rounded_down(float(found.min()))} or more, {found.numel()} rows"
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Certified radius of every row at the first point, and where a gradient vanishes; returns the axes."""
+        return figures().plot_landscape(self, ax)
+
     def table(self) -> list[dict[str, object]]:
         """One plain row per point and row; `pandas.DataFrame(result.table())` makes a frame of it."""
         rows = self.radius.shape[-1]
@@ -82,7 +98,7 @@ def stationary_free_radius(
     p: float = 2.0,
     *,
     method: JacobianMethod | None = None,
-    budget: Budget | None = None,
+    budget: Limit | None = None,
     clip: tuple[Points | float, Points | float] | None = None,
     tolerance: float = 1e-3,
     largest: float = 10.0,
@@ -93,7 +109,7 @@ def stationary_free_radius(
     Args:
         graph: the network.
         x: one point, or a batch of points (*batch, *input shape); taken as exact numbers.
-        rows: combinations of the flattened outputs, shape (k, outputs): one class, a margin; None for all outputs.
+        rows: outputs or combinations of them (one class, a margin), as for `bound_output`; None for all outputs.
         p: norm of the distance, 1, 2 or inf.
         method: `RecurJac()` (the default) or `FastLip()`.
         budget: time, memory and progress, for all points together.
@@ -106,15 +122,18 @@ def stationary_free_radius(
         ShapeError, InvalidRegionError: when points or rows do not fit the network.
         InvalidOptionError: for options that make no sense.
     """
-    check_tolerance(tolerance, largest)
-    target = with_rows(graph, rows)
+    graph, budget = graph_given(graph), budget_given(budget)
+    method, matrix = jacobian_method_given(method) or RecurJac(), row_matrix(rows, graph)
+    tolerance, largest = check_tolerance(tolerance, largest)
+    seed, points = whole(seed, "seed", -(1 << 62)), Ball(x, 0.0, p, clip)
+    options = {"tolerance": tolerance, "largest": largest, "seed": seed}
+    asked = question("stationary_free_radius", graph, points, matrix, budget, **options)
+    target = graph.with_rows(matrix).expanded()
     with strictly(graph, budget) as (budget, clock):
-        balls, lead = around_points(graph, x, p, clip)
-        question = _Question(target, balls, RecurJac() if method is None else method, budget)
+        balls, lead = around_points(graph, points)
+        search = _Question(target, balls, method, budget)
         start = balls.points.new_full((len(balls.points),), 0.01 * min(1.0, largest))
-        radius = largest_verified(
-            question.scores, size(target.output), start, largest, tolerance, lambda: budget.is_over
-        )
+        radius = largest_verified(search.scores, size(target.output), start, largest, tolerance, lambda: budget.is_over)
         found = _smallest(target, balls, radius, largest, seed)
         vanishing = _vanishing(target, balls, *found.candidates)
         shape = (*lead, size(target.output))
@@ -124,9 +143,9 @@ def stationary_free_radius(
             found.share.reshape(shape),
             found.distance.reshape(shape),
             Status.of(in_time(Status.CERTIFIED, budget), radius),
-            float(p),
+            points.p,
             clock(),
-            provenance(graph, question.method, clock(), seed),
+            provenance(graph, method, clock(), seed, asked=asked),
         )
 
 

@@ -10,31 +10,33 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from jacobound.asking import Rows, in_time, provenance, strictly
+from jacobound.asking import in_time, provenance, question, strictly
+from jacobound.checks import real, whole
 from jacobound.domains import Domain
-from jacobound.errors import InvalidOptionError, InvalidRegionError
+from jacobound.errors import InvalidRegionError
+from jacobound.given import Limit, Rows, budget_given, graph_given, jacobian_method_given, region_given, row_matrix
 from jacobound.graph import Graph, size
 from jacobound.intervals import Interval
 from jacobound.methods.base import Budget, JacobianMethod
 from jacobound.methods.ibp import IBP
 from jacobound.methods.recurjac import RecurJac
 from jacobound.methods.tangents import path_sums
-from jacobound.questions.common import runs, with_rows
+from jacobound.questions.common import runs
 from jacobound.questions.landscape import gradients
 from jacobound.regions import Region
-from jacobound.results import Provenance, Result, Status
+from jacobound.results import Provenance, Result, Status, figures
 
 LENGTHS = (1.0, 0.1, 0.01, 1e-3, 1e-4)  # of a pair of points, as shares of the box
 PAIRS = 64  # that are proved together
 TOGETHER = 64  # parts that are halved in one round at most
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MonotoneFeatures(Result):
     """How every output depends on every input over a box.
 
@@ -111,6 +113,14 @@ class MonotoneFeatures(Result):
         """Everything else."""
         return ~(self.increasing | self.decreasing | self.neither)
 
+    def headline(self) -> str:
+        words = self.words()
+        return ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)) or "no inputs"
+
+    def plot(self, row: int = 0, ax: Any = None) -> Any:
+        """Bounds of the derivatives of one row over the first box, coloured by the answers; returns the axes."""
+        return figures().plot_features(self, row, ax)
+
     def table(self) -> list[dict[str, object]]:
         """One plain row per box, output row and input; `pandas.DataFrame(result.table())` makes a frame of it.
 
@@ -157,7 +167,7 @@ def monotone_features(
     rows: Rows | None = None,
     *,
     method: JacobianMethod | None = None,
-    budget: Budget | None = None,
+    budget: Limit | None = None,
     most: int = 2000,
     negligible: float = 1e-9,
 ) -> MonotoneFeatures:
@@ -166,7 +176,7 @@ def monotone_features(
     Args:
         graph: the network.
         box: a `Box` or an l_inf `Ball`, or several; bounded, unless no parts are wanted.
-        rows: combinations of the flattened outputs, shape (k, outputs); None for all outputs.
+        rows: outputs or combinations of them, as for `bound_output`; None for all outputs.
         method: `RecurJac()` (the default) or `FastLip()`.
         budget: time, memory and progress, for all boxes together.
         most: how many parts of each box are bounded at most.
@@ -176,9 +186,11 @@ def monotone_features(
         ShapeError, InvalidRegionError: when box or rows do not fit the network, or the set is no box.
         InvalidOptionError: for options that make no sense.
     """
-    if most < 1 or not 0 <= negligible < 1:
-        raise InvalidOptionError(f"features need most >= 1 and 0 <= negligible < 1, not {most} and {negligible}")
-    target = with_rows(graph, rows)
+    graph, box, budget = graph_given(graph), region_given(box), budget_given(budget)
+    method, matrix = jacobian_method_given(method) or RecurJac(), row_matrix(rows, graph)
+    most, negligible = whole(most, "most (parts of a box)", 1), real(negligible, "negligible", 0.0, 0.999999)
+    asked = question("monotone_features", graph, box, matrix, budget, most=most, negligible=negligible)
+    target = graph.with_rows(matrix).expanded()
     with strictly(graph, budget) as (budget, clock):
         domains, lead = box.domains(graph)
         found = []
@@ -187,7 +199,7 @@ def monotone_features(
             if domain.centre is not None:
                 raise InvalidRegionError("features are looked at over boxes; take a Box, or a Ball with p=inf")
             quiet = budget if len(domains) == 1 else replace(budget, progress=None)
-            branching = _Branching(target, domain.box, RecurJac() if method is None else method, quiet, most)
+            branching = _Branching(target, domain.box, method, quiet, most)
             found.append(branching.run(negligible))
         shape = (*lead, size(target.output), *graph.in_shape)
         lower, upper = (torch.stack([getattr(one, end) for one in found]).reshape(shape) for end in ("lower", "upper"))
@@ -204,7 +216,7 @@ def monotone_features(
             torch.tensor([one.bounded for one in found]).reshape(lead),
             _cut(Status.of(in_time(Status.CERTIFIED, budget), lower, upper), [one.cut for one in found]),
             clock(),
-            provenance(graph, RecurJac() if method is None else method, clock()),
+            provenance(graph, method, clock(), asked=asked),
         )
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from jacobound.asking import in_time, provenance, strictly
+from jacobound.asking import in_time, provenance, question, strictly
 from jacobound.budget import Budget, OutOfTimeError, alarmed
+from jacobound.checks import instance, real
+from jacobound.exponents import told_norm
+from jacobound.given import Limit, budget_given, graph_given, radius_method_given
 from jacobound.graph import Graph
 from jacobound.linalg import vector_norm_upper
 from jacobound.methods.base import JacobianMethod, OutputMethod
@@ -31,8 +35,9 @@ from jacobound.questions.evaluators import Around, FromConstants, FromJacobian, 
 from jacobound.questions.global_constants import Known, by_global_constants
 from jacobound.questions.marching import march
 from jacobound.questions.margins import Decisions, Labels, decisions
-from jacobound.regions import Balls, Points
-from jacobound.results import Provenance, Result, Status
+from jacobound.regions import Ball, Balls, Points
+from jacobound.results import Provenance, Result, Status, figures
+from jacobound.words import rounded_down, rounded_up
 
 Method = OutputMethod | JacobianMethod | LipschitzMethod
 
@@ -44,7 +49,7 @@ OF_RANGES, OF_ATTACKS, OF_MARCH, OF_CONSTANTS = 0.4, 0.4, 0.5, 0.2
 FIRST = 0.25  # of the radius where a linear margin would be lost: the first ball of linear bounds
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RobustRadius(Result):
     """Radii within which the decision of a classifier can not change, and adversarial points outside of them.
 
@@ -111,6 +116,18 @@ class RobustRadius(Result):
         right = (self.margin > 0).all(-1).flatten()
         return (right & (self.untargeted_attack.flatten() > wanted.unsqueeze(-1))).to(torch.float64).mean(-1)
 
+    def headline(self) -> str:
+        held, reached, name = self.untargeted, self.untargeted_attack, told_norm(self.p)
+        if held.numel() == 1:
+            attack = rounded_up(float(reached))
+            return f"class {int(self.label)} holds within {name} {rounded_down(float(held))}, attacked at {attack}"
+        sizes = f"{rounded_down(float(held.min()))} to {rounded_down(float(held.max()))}" if held.numel() else "none"
+        return f"{name} radii of {held.numel()} points: {sizes}; {int((held > 0).sum())} above 0"
+
+    def plot(self, ax: Any = None) -> Any:
+        """Certified radius and nearest attack: of every point, or of every target where there is one; the axes."""
+        return figures().plot_radius(self, ax)
+
     def table(self) -> list[dict[str, object]]:
         """One plain row per point and target; `pandas.DataFrame(result.table())` makes a frame of it."""
         count, rows = self.targets.shape[-1], []
@@ -130,7 +147,7 @@ def robust_radius(
     targets: Labels | None = None,
     *,
     method: Method | None = None,
-    budget: Budget | None = None,
+    budget: Limit | None = None,
     clip: tuple[Points | float, Points | float] | None = None,
     steps: int = 8,
     tolerance: float = 1e-3,
@@ -162,13 +179,19 @@ def robust_radius(
         ShapeError, InvalidRegionError: when points, labels or targets do not fit, or a point is not inside `clip`.
         InvalidOptionError: for options that make no sense.
     """
-    check_tolerance(tolerance, largest)
-    check_steps(steps)
+    graph, method, budget = graph_given(graph), radius_method_given(method), budget_given(budget)
+    tolerance, largest = check_tolerance(tolerance, largest)
+    steps, seconds, points = check_steps(steps), real(seconds, "seconds", 0.0), Ball(x, 0.0, p, clip)
+    attack = None if attack is None else instance(attack, PGD, "the attack", "it takes PGD() or None")
+    limits = budget
     with strictly(graph, budget) as (budget, clock):
-        balls, lead = around_points(graph, x, p, clip)
+        balls, lead = around_points(graph, points)
         asked = decisions(graph, balls.points, lead, label, targets)
         search = _Search(graph, balls, asked, method, steps, tolerance, largest, seconds, budget)
-        return search.answer(attack, lead, clip, clock)
+        found = search.answer(attack, lead, points.clip, clock)
+    options = {"label": found.label, "targets": found.targets, "steps": steps, "tolerance": tolerance}
+    options |= {"largest": largest, "seconds": seconds, "attack": attack}
+    return found.asking(question("robust_radius", graph, points, None, limits, **options))
 
 
 @dataclass(eq=False)

@@ -20,6 +20,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from torch import Tensor
 
 from jacobound.errors import ShapeError
+from jacobound.exponents import Norm, plain_exponent
+from jacobound.questions import MonotoneFeatures, RobustRadius, StationaryFreeRadius
+from jacobound.reports.question_figures import draw_features, draw_landscape, draw_radius
 from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds
 
 # Colours that people with any kind of colour vision can tell apart (Okabe and Ito).
@@ -85,6 +88,21 @@ def plot_output(bounds: OutputBounds, ax: Axes | None = None) -> Axes:
     ax.set_ylabel("value")
     ax.set_title("Certified bounds of the outputs")
     return ax
+
+
+def plot_radius(found: RobustRadius, ax: Axes | None = None) -> Axes:
+    """Certified radii and nearest attacks; a new figure without `ax`."""
+    return draw_radius(found, new_figure().add_subplot() if ax is None else ax)
+
+
+def plot_landscape(found: StationaryFreeRadius, ax: Axes | None = None) -> Axes:
+    """Radii without zero gradients; a new figure without `ax`."""
+    return draw_landscape(found, new_figure().add_subplot() if ax is None else ax)
+
+
+def plot_features(found: MonotoneFeatures, row: int = 0, ax: Axes | None = None) -> Axes:
+    """Bounds of the derivatives of a row; a new figure without `ax`."""
+    return draw_features(found, row, new_figure().add_subplot() if ax is None else ax)
 
 
 def row_bounds(bounds: JacobianBounds, row: int) -> tuple[Tensor, Tensor]:
@@ -176,10 +194,12 @@ def finish_bracket(ax: Axes, bound: LipschitzBound) -> None:
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize="small")
 
 
-def norm_name(norm: tuple[float, float]) -> str:
+def norm_name(norm: tuple[Norm, Norm]) -> str:
     """The pair of norms in mathematical signs."""
-    p, q = ("\\infty" if math.isinf(end) else f"{end:g}" for end in norm)
-    return f"$\\ell_{{{p}}} \\to \\ell_{{{q}}}$"
+    exponents = map(plain_exponent, norm)
+    p, q = ("\\infty" if math.isinf(end) else f"{end:g}" for end in exponents)
+    weighted = "" if norm == tuple(map(plain_exponent, norm)) else " (weighted)"
+    return f"$\\ell_{{{p}}} \\to \\ell_{{{q}}}${weighted}"
 
 
 def plot_demo(
