@@ -55,13 +55,13 @@ def subject() -> demo.Subject:
 
 def test_help_fits_a_screen_and_version_is_known(capsys: Capture) -> None:
     code, shown, _ = run(capsys, "--help")
-    assert code == 0 and len(shown.splitlines()) <= 24
+    assert code == 0 and len(shown.splitlines()) <= 32
     assert all(command in shown for command in ("demo", "inspect", "bound", "lipschitz", "methods"))
     code, shown, _ = run(capsys, "--version")
     assert code == 0 and shown.strip() == VERSION
     for command in ("demo", "inspect", "bound", "lipschitz"):
         code, shown, _ = run(capsys, command, "--help")
-        assert code == 0 and len(shown.splitlines()) <= 78 and "--debug" in shown
+        assert code == 0 and len(shown.splitlines()) <= 130 and "--debug" in shown and "Examples:" in shown
 
 
 def test_python_m_is_the_same_command() -> None:
@@ -281,7 +281,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "pairs of what": (("lipschitz", NET, "--global", "--method", "lipsdp", "--pairs", "dual"), "--pairs belongs"),
     "ranges of what": (("lipschitz", NET, "--global", "--preactivation", "ibp"), "choose one with --method"),
     "recursion of what": (("lipschitz", NET, "--global", "--method", "autolip", "--direction", "both"), "recurjac"),
-    "search": (("lipschitz", NET, *IMAGE, "--radius", "0.1", "--points", "-1"), "points >= 0"),
+    "search": (("lipschitz", NET, *IMAGE, "--radius", "0.1", "--points", "-1"), "points of a search"),
     "figure elsewhere": (("bound", NET, *IMAGE, "--radius", "0.1", "--plot", "nowhere/a.png"), "nowhere"),
     "figure of another kind": (("bound", NET, *IMAGE, "--radius", "0.1", "--plot", "a.txt"), "a.txt"),
     "arrays of another kind": (("bound", NET, *IMAGE, "--radius", "0.1", "--output", "a.csv"), "a.csv"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jacobound.nodes import Affine, Elementwise, Input, Node, Vector, size
-from jacobound.words import sizes_text, table_text, told
+from jacobound.words import SCREEN, sizes_text, table_text, told
 
 TITLES = ("<name", "<kind", "<detail", "<shape", "parameters", "<sources")
 
@@ -57,7 +57,7 @@ def totals(nodes: Sequence[Node], entry: Input, output: Node) -> dict[str, objec
 def whole_text(nodes: Sequence[Node], entry: Input, output: Node) -> str:
     """The table of all nodes, and the sizes below it."""
     cells = [[told(row[title.lstrip("<")]) for title in TITLES] for row in rows(nodes)]
-    return f"{table_text(TITLES, cells)}\n\n{sizes_text(totals(nodes, entry, output))}"
+    return f"{table_text(TITLES, cells, SCREEN)}\n\n{sizes_text(totals(nodes, entry, output))}"
 
 
 def fingerprint(nodes: Sequence[Node]) -> str:

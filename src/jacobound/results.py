@@ -60,6 +60,11 @@ class Result:
         """Plain rows; `pandas.DataFrame(result.table())` makes a frame of them."""
         raise NotImplementedError
 
+    def plot(self, *arguments: Any, **options: Any) -> Any:
+        """The result as a figure, on the axes `ax` or new ones; returns the axes."""
+        del arguments, options
+        raise NotImplementedError
+
     def _said(self) -> dict[str, str]:
         """Answer, question and status in a few lines, by what they are."""
         asked = {} if self.question is None else self.question.told()

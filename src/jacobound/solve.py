@@ -213,7 +213,7 @@ def lipschitz(
             lower end are then the nearest floats.
         rows: outputs or combinations of them, as for `bound_output`; None for all outputs.
         budget: time, memory and progress, or seconds; None gives a call without a method 10 seconds.
-        search: how the lower bound is found, within a seventh of the time at least; None leaves it out (0 is returned).
+        search: how the lower bound is found, within a seventh of the time at least; None leaves it out (it is 0).
         semantics: "real" for the exact network; with "executed" (float32) or `Executed(dtype)` the result has a
             certified `delta` besides: ``||F(x) - F(y)||_q <= upper ||x - y||_p + 2 delta`` for the executed network F.
 

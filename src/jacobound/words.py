@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 DIGITS = 6  # significant digits of a printed bound
+SCREEN = 80  # characters of a line
 
 
 def rounded_up(value: float) -> str:
@@ -73,13 +74,31 @@ class Table:
         return "  ".join(placed).rstrip()
 
 
-def table_text(titles: tuple[str, ...], rows: Iterable[Sequence[object]]) -> str:
-    """A table with columns as wide as their content."""
+def table_text(titles: tuple[str, ...], rows: Iterable[Sequence[object]], widest: int = 1 << 20) -> str:
+    """A table with columns as wide as their content.
+
+    Args:
+        widest: characters of a line; text (not numbers) is cut where it would be longer.
+    """
     lines = [[printable(cell) for cell in row] for row in rows]
     heads = [title.lstrip("<") for title in titles]
-    widths = tuple(max(map(len, column)) for column in zip(heads, *lines, strict=True))
-    table = Table(titles, widths)
+    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    text = [k for k, title in enumerate(titles) if title.startswith("<")]
+    while text and sum(widths) + 2 * len(widths) - 2 > widest:
+        longest = max(text, key=lambda k: widths[k] - len(heads[k]))
+        if widths[longest] <= max(len(heads[longest]), 6):
+            break
+        widths[longest] -= 1
+    for line in lines:
+        for k in text:
+            line[k] = cut(line[k], widths[k])
+    table = Table(titles, tuple(widths))
     return "\n".join([table.head(), *map(table.row, lines)])
+
+
+def cut(text: str, width: int) -> str:
+    """Text within a width, with dots where something is left out."""
+    return text if len(text) <= width else f"{text[: width - 2]}.."
 
 
 def told(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 from jacobound.cli.grammar import RADIUS_HELP, parse_radii
@@ -12,6 +13,7 @@ from jacobound.cli.points import Point
 from jacobound.cli.summaries import told_ball
 from jacobound.errors import InvalidRegionError
 from jacobound.graph import Graph
+from jacobound.radii import outward_radius
 from jacobound.regions import Ball, Box, WholeSpace
 
 PROPERTIES = (".vnnlib", ".vnnlib.gz")
@@ -32,6 +34,16 @@ class Around:
     story: str
 
 
+def units_above(text: str) -> float | list[float]:
+    """Units of the inputs as floats that are not below the decimals given.
+
+    Raises:
+        InvalidRegionError: when one is no number >= 0.
+    """
+    found = [outward_radius(part.strip()) for part in text.split(",")]
+    return found[0] if len(found) == 1 else found
+
+
 EVERYWHERE = Around((("all", WholeSpace()),), None, "the whole space")
 
 
@@ -40,21 +52,24 @@ def is_property(point: PointOptions) -> bool:
     return point.file.name.lower().endswith(PROPERTIES)
 
 
-def wanted_radii(point: PointOptions, radius: str | None, figure: Path | None = None) -> list[Decimal]:
+def wanted_radii(
+    point: PointOptions, radius: str | None, norm: Norm | None, units: str | None, figure: Path | None = None
+) -> list[Decimal | Fraction]:
     """The radii, none for a property; refused before any work when they are missing or too many.
 
     Args:
         point: the input.
-        radius: as given.
+        radius, norm, units: of the ball, as given.
         figure: where to draw something over the radii.
 
     Raises:
         InvalidRegionError: when a point has no radius, or a property has one or is to be drawn over radii.
     """
     if is_property(point):
-        if radius is not None or point.clip is not None or point.key is not None or point.index is not None:
+        if PointOptions(input=point.input) != point or not radius is norm is units is None:
             raise InvalidRegionError(
-                "a .vnnlib property holds its own box of inputs; leave out --radius, --clip, --key and --index"
+                "a .vnnlib property holds its own box of inputs; leave out --radius, --norm, --units, --clip, --key, "
+                "--index, --scale and --shift"
             )
         if figure is not None:
             raise InvalidRegionError("--plot draws constants over radii, and a .vnnlib property has none; leave it out")
@@ -64,7 +79,9 @@ def wanted_radii(point: PointOptions, radius: str | None, figure: Path | None = 
     return parse_radii(radius)
 
 
-def around(point: PointOptions, graph: Graph, radii: list[Decimal], radius: str | None, p: Norm) -> Around:
+def around(
+    point: PointOptions, graph: Graph, radii: list[Decimal | Fraction], radius: str | None, p: Norm, units: str | None
+) -> Around:
     """The regions for a network, once it is loaded.
 
     Raises:
@@ -76,5 +93,6 @@ def around(point: PointOptions, graph: Graph, radii: list[Decimal], radius: str 
         place = Point(centre, str(point.file), graph.in_shape)
         return Around((("box", box),), place, f"box of inputs of {point.file}")
     place = point.point(graph)
-    balls = [(f"{float(decimal):g}", Ball(place.values, decimal, float(p), point.limits)) for decimal in radii]
+    scale = None if units is None else units_above(units)
+    balls = [(f"{float(one):g}", Ball(place.values, one, float(p), point.limits, scale)) for one in radii]
     return Around(tuple(balls), place, told_ball(balls[0][1], radius, place.story))

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from cyclopts import Parameter
+from torch import Tensor
 
 from jacobound.cli.around import around, wanted_radii
 from jacobound.cli.inspect import say_network
 from jacobound.cli.networks import NetworkOptions
-from jacobound.cli.options import JacobianOptions, Norm, PointOptions, RunOptions, ShowOptions, check_target, one_radius
+from jacobound.cli.options import (
+    REGION,
+    ExecutedOptions,
+    JacobianOptions,
+    Norm,
+    PointOptions,
+    RunOptions,
+    ShowOptions,
+    check_target,
+    one_radius,
+)
 from jacobound.cli.points import Point
-from jacobound.cli.summaries import centre_values, say_files, say_jacobian, say_outputs
-from jacobound.cli.text import say, say_json
+from jacobound.cli.summaries import centre_values, say_answer, say_files, say_jacobian, say_outputs, say_status
+from jacobound.cli.text import COMMAND, say, say_fact, say_json
 from jacobound.results import JacobianBounds, OutputBounds
 from jacobound.solve import bound_jacobian, bound_output
 
@@ -24,10 +37,12 @@ def bound(
     *,
     network: NetworkOptions = NetworkOptions(),  # noqa: B008 - frozen values, here and below
     point: PointOptions = PointOptions(),  # noqa: B008
-    radius: str | None = None,
-    norm: Norm = "inf",
+    radius: Annotated[str | None, REGION] = None,
+    norm: Annotated[Norm | None, REGION] = None,
+    units: Annotated[str | None, REGION] = None,
     how: JacobianOptions = JacobianOptions(),  # noqa: B008
-    output: Path | None = None,
+    meant: ExecutedOptions = ExecutedOptions(),  # noqa: B008
+    output: Annotated[Path | None, Parameter(group="Output")] = None,
     run: RunOptions = RunOptions(),  # noqa: B008
     show: ShowOptions = ShowOptions(),  # noqa: B008
 ) -> int:
@@ -37,41 +52,53 @@ def bound(
 
     Args:
         net: The network, an .onnx or .onnx.gz file.
-        radius: Radius of the ball; a decimal is rounded outward.
-        norm: Norm of the ball.
+        radius: Radius of the ball; a decimal or a ratio is rounded outward.
+        norm: Norm of the ball. [default: inf]
+        units: Units of the inputs: distances are |x - point| / UNITS; one number, or one per channel or input.
         output: Save all bounds as arrays in this .npz file.
     """
     show.check()
     if output is not None:
         check_target(output, (".npz",), "--output")
-    radii = wanted_radii(point, radius)
+    radii = wanted_radii(point, radius, norm, units)
     if radius is not None:
         one_radius(radii, radius)
     method, _ = how.jacobian_method(), point.limits
     graph = run.placed(network.read(net))
-    asked, matrix = around(point, graph, radii, radius, norm), how.matrix(graph)
+    asked, matrix = around(point, graph, radii, radius, norm or "inf", units), how.matrix(graph)
     (_, region), place = asked.regions[0], asked.place
     assert place is not None
     with run.budget("bound") as budget:
-        outputs = bound_output(graph, region, how.output_method(), rows=matrix, budget=budget, semantics=how.semantics)
+        outputs = bound_output(
+            graph, region, how.output_method(), rows=matrix, budget=budget, semantics=meant.semantics
+        )
         jacobian = bound_jacobian(graph, region, method, rows=matrix, budget=budget)
+    outputs, jacobian = outputs.asked_by(COMMAND.get()), jacobian.asked_by(COMMAND.get())
+    names = how.names(graph)
     if output is not None:
         save(output, outputs, jacobian)
     if show.plot is not None:
-        _draw(show.plot, jacobian, f"output {how.names(graph)[0]}, {point.file.name}", place)
+        _draw(show.plot, jacobian, f"output {names[0]}, {place.story}", place)
     if show.json:
         say_json({"output": outputs.to_dict(), "jacobian": jacobian.to_dict()})
     else:
-        names = how.names(graph)
         say_network(net, graph)
-        say(f"region    {asked.story}")
-        say(f"method    {jacobian.provenance.method}\n")
-        if how.executed is not None:
-            say(f"outputs   as {outputs.provenance.semantics}; the Jacobian is that of the exact network")
-        say_outputs(outputs, names, centre_values(graph, place.values, matrix))
-        say_jacobian(jacobian, names)
+        say_fact("region", asked.story)
+        say_fact("method", f"{jacobian.provenance.method}\n")
+        _say(outputs, jacobian, names, centre_values(graph, place.values, matrix), show.most)
         say_files(output, show.plot)
+        say_status(outputs.status, jacobian.status)
+        say_answer(f"outputs {outputs.headline()}; Jacobian {jacobian.headline()}")
     return 0 if outputs.status.certified and jacobian.status.certified else 1
+
+
+def _say(outputs: OutputBounds, jacobian: JacobianBounds, names: list[str], centre: Tensor, most: int) -> None:
+    """Both tables."""
+    if outputs.provenance.semantics != "real":
+        say(f"outputs   as {outputs.provenance.semantics}; the Jacobian is that of the exact network")
+    say_outputs(outputs, names, centre, most)
+    say("")
+    say_jacobian(jacobian, names, most)
 
 
 def _draw(path: Path, jacobian: JacobianBounds, name: str, place: Point) -> None:

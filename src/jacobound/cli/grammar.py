@@ -14,17 +14,19 @@ from torch import Tensor
 from jacobound.errors import InvalidRegionError, ShapeError
 
 MOST_RADII = 10_000
-RADIUS_HELP = "give a number, a comma list, START:STOP:COUNT (even steps) or START:STOP:COUNTlog (even ratios)"
+MOST_DIGITS = 400  # before or behind the point; floats end before that
+RADIUS_HELP = "give a number, a ratio, a comma list, START:STOP:COUNT (even steps) or START:STOP:COUNTlog (even ratios)"
 ROWS_HELP = "give outputs and margins between commas: 3 is output 3, 3-5 is output 3 minus output 5"
 
 
-def parse_radii(text: str) -> list[Decimal]:
-    """Radii as exact decimals, for `Ball` to round outward.
+def parse_radii(text: str) -> list[Decimal | Fraction]:
+    """Radii as exact decimals and ratios, for `Ball` to round outward.
 
     The ends of a range are the numbers given; those between are rounded to 12 significant digits.
 
     Args:
-        text: "0.1", "0.1,0.2", "0.1:0.4:4" (even steps), "0.001:0.1:3log" (even ratios), or a comma list of these.
+        text: "0.1", "8/255", "0.1,0.2", "0.1:0.4:4" (even steps), "0.001:0.1:3log" (even ratios), or a comma list
+            of these.
 
     Raises:
         InvalidRegionError: when the text is none of this, or a radius is negative or not finite.
@@ -35,10 +37,10 @@ def parse_radii(text: str) -> list[Decimal]:
     return found
 
 
-def _radii(part: str, text: str) -> Iterator[Decimal]:
+def _radii(part: str, text: str) -> Iterator[Decimal | Fraction]:
     ends = part.split(":")
     if len(ends) == 1:
-        yield _radius(part, text)
+        yield _ratio(part, text) if "/" in part else _radius(part, text)
         return
     match = re.fullmatch(r"([0-9]{1,9})(log)?", ends[-1].strip(), flags=re.ASCII)
     if len(ends) != 3 or match is None:
@@ -55,6 +57,12 @@ def _radii(part: str, text: str) -> Iterator[Decimal]:
             between = start * (stop / start) ** share if match[2] else start + (stop - start) * share
             yield Context(prec=12).plus(between)
     yield stop
+
+
+def _ratio(number: str, text: str) -> Fraction:
+    if re.fullmatch(r"\s*[0-9]{1,300}\s*/\s*0*[1-9][0-9]{0,300}\s*", number, flags=re.ASCII) is None:
+        raise InvalidRegionError(f"'{number}' in the radius '{text}' is no ratio such as 8/255; {RADIUS_HELP}")
+    return Fraction(*map(int, number.split("/")))
 
 
 def _radius(number: str, text: str) -> Decimal:
@@ -127,9 +135,47 @@ def parse_fraction(text: str, option: str) -> Fraction:
         InvalidRegionError: when it is neither.
     """
     try:
+        if "/" not in text and not abs(Decimal(text.strip()).adjusted()) < MOST_DIGITS:
+            raise ValueError("far beyond all floats")
         return Fraction(text)
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, DecimalException):
         raise InvalidRegionError(f"{option} takes a number or a ratio such as 1/255, not '{text}'") from None
+
+
+def parse_numbers(text: str, option: str) -> str | list[float]:
+    """One number or ratio as it stands, or several decimals between commas as the nearest floats.
+
+    Raises:
+        InvalidRegionError: when it is neither.
+    """
+    if "," not in text:
+        parse_fraction(text, option)
+        return text
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InvalidRegionError(f"{option} takes numbers between commas, not '{text}'") from None
+    return found
+
+
+def parse_indices(text: str) -> list[int]:
+    """Entries of an array: "3", "0,3,5", or "0:10" for 0 to 9.
+
+    Raises:
+        InvalidRegionError: when it is none of this, or too many.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,9})\s*(?::\s*([0-9]{1,9})\s*)?", part, flags=re.ASCII)
+        if match is None:
+            raise InvalidRegionError(f"--index takes a number, 0,3,5 or 0:10 (0 to 9), not '{text}'")
+        start, stop = int(match[1]), int(match[1]) + 1 if match[2] is None else int(match[2])
+        if not start < stop <= start + MOST_RADII:
+            raise InvalidRegionError(
+                f"--index {part}: a range START:STOP has START < STOP and at most {MOST_RADII} entries"
+            )
+        found += range(start, stop)
+    return found
 
 
 def parse_clip(ends: tuple[str, str]) -> tuple[float, float]:

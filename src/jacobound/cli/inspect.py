@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from jacobound.cli.networks import NetworkOptions
-from jacobound.cli.text import say, say_json
+from jacobound.cli.text import say, say_fact, say_json
 from jacobound.graph import Graph
 from jacobound.words import sizes_text
 
@@ -41,6 +41,8 @@ def summary(graph: Graph) -> str:
 
 def say_network(net: Path, graph: Graph) -> None:
     """Which network it is, and what is taken for granted about it."""
-    say(f"network   {net}: {summary(graph)}")
+    say_fact("network", f"{net}: {summary(graph)}")
+    for unit in graph.source.units:
+        say_fact("units", unit)
     for assumption in graph.assumptions:
-        say(f"assuming  {assumption}")
+        say_fact("assuming", assumption)

@@ -12,10 +12,20 @@ from cyclopts import Parameter
 from jacobound.cli.around import EVERYWHERE, around, wanted_radii
 from jacobound.cli.inspect import say_network
 from jacobound.cli.networks import NetworkOptions
-from jacobound.cli.options import ConstantOptions, Norm, PointOptions, RunOptions, ShowOptions
-from jacobound.cli.summaries import CONSTANTS, constants_row, say_candidates, say_files
-from jacobound.cli.text import say, say_json
+from jacobound.cli.options import (
+    REGION,
+    ConstantOptions,
+    ExecutedOptions,
+    Norm,
+    PointOptions,
+    RunOptions,
+    ShowOptions,
+    WeightOptions,
+)
+from jacobound.cli.summaries import CONSTANTS, constants_row, say_answer, say_candidates, say_files, say_status
+from jacobound.cli.text import COMMAND, say, say_fact, say_json
 from jacobound.errors import InvalidRegionError
+from jacobound.exponents import told_norm
 from jacobound.methods import Best, Sampling
 from jacobound.methods.best import SECONDS
 from jacobound.results import LipschitzBound
@@ -31,13 +41,16 @@ def lipschitz(
     *,
     network: NetworkOptions = NetworkOptions(),  # noqa: B008 - frozen values, here and below
     point: PointOptions = PointOptions(),  # noqa: B008
-    everywhere: Annotated[bool, Parameter(name="--global")] = False,
-    radius: str | None = None,
-    p: Norm = "2",
-    q: Norm = "2",
-    norm: Norm | None = None,
+    everywhere: Annotated[bool, Parameter(name="--global", group="Region")] = False,
+    radius: Annotated[str | None, REGION] = None,
+    p: Annotated[Norm, Parameter(group="Constant")] = "2",
+    q: Annotated[Norm, Parameter(group="Constant")] = "2",
+    norm: Annotated[Norm | None, REGION] = None,
+    units: Annotated[str | None, REGION] = None,
+    weights: WeightOptions = WeightOptions(),  # noqa: B008
     how: ConstantOptions = ConstantOptions(),  # noqa: B008
-    search: Annotated[Sampling, Parameter(name="*")] = Sampling(),  # noqa: B008
+    meant: ExecutedOptions = ExecutedOptions(),  # noqa: B008
+    search: Annotated[Sampling, Parameter(name="*", group="Method")] = Sampling(),  # noqa: B008
     run: RunOptions = RunOptions(),  # noqa: B008
     show: ShowOptions = ShowOptions(),  # noqa: B008
 ) -> int:
@@ -49,32 +62,36 @@ def lipschitz(
     Args:
         net: The network, an .onnx or .onnx.gz file.
         everywhere: Bound the constant over the whole space; needs no point and no radius.
-        radius: Radii: 0.1, or 0.1,0.2, or START:STOP:COUNT, or START:STOP:COUNTlog.
+        radius: Radii: 0.1, 8/255, or 0.1,0.2, or START:STOP:COUNT, or START:STOP:COUNTlog.
         p: Norm of the input.
         q: Norm of the output.
         norm: Norm of the ball. [default: that of --p]
+        units: Units of the inputs in the ball: distances are |x - point| / UNITS; one number, or one per channel or
+            input.
     """
     show.check()
-    radii = [] if everywhere else wanted_radii(point, radius, show.plot)
     if everywhere:
-        _refuse_places(point, radius, norm, show)
+        _refuse_places(point, radius, norm, units, show)
+    radii = [] if everywhere else wanted_radii(point, radius, norm, units, show.plot)
     method, _ = how.constant_method(), point.limits
     graph = run.placed(network.read(net))
-    asked = EVERYWHERE if everywhere else around(point, graph, radii, radius, norm or p)
-    matrix = how.matrix(graph)
+    asked = EVERYWHERE if everywhere else around(point, graph, radii, radius, norm or p, units)
+    matrix, norms = how.matrix(graph), (weights.of_input(float(p)), weights.of_output(float(q)))
     if not show.json:
         say_network(net, graph)
-        say(f"region    {asked.story}")
-        say(f"constant  l{p} -> l{q} of {'all outputs' if how.rows is None else f'the rows {how.rows}'}")
-        say(f"method    {Best() if method is None else method!r}\n\n{CONSTANTS.head()}")
+        say_fact("region", asked.story)
+        rows = "all outputs" if how.rows is None else f"the rows {how.rows}"
+        say_fact("constant", f"{told_norm(norms[0])} -> {told_norm(norms[1])} of {rows}")
+        say_fact("method", repr(Best() if method is None else method))
+        say(f"\n{CONSTANTS.head()}")
     found: list[LipschitzBound] = []
-    finished, exponents, limit = True, (float(p), float(q)), SECONDS if method is None else None
-    options = {"norm": exponents, "rows": matrix, "search": search, "semantics": how.semantics}
+    finished, limit = True, SECONDS if method is None else None
+    options = {"norm": norms, "rows": matrix, "search": search, "semantics": meant.semantics}
     try:
         for called, region in asked.regions:
             with run.budget(f"radius {called}" if radii else called, limit) as budget:
                 bound = find_constant(graph, region, method, budget=budget, **options)
-            found.append(bound)
+            found.append(bound.asked_by(COMMAND.get()))
             if not show.json:
                 say(constants_row(bound, called))
     except KeyboardInterrupt:
@@ -84,32 +101,40 @@ def lipschitz(
     return INTERRUPTED if not finished else 0 if all(bound.status.certified for bound in found) else 1
 
 
-def _refuse_places(point: PointOptions, radius: str | None, norm: Norm | None, show: ShowOptions) -> None:
+def _refuse_places(
+    point: PointOptions, radius: str | None, norm: Norm | None, units: str | None, show: ShowOptions
+) -> None:
     """Refuse what has no meaning for the whole space."""
-    if point != PointOptions() or radius is not None or norm is not None or show.plot is not None:
+    if point != PointOptions() or not radius is norm is units is None or show.plot is not None:
         raise InvalidRegionError(
-            "--global is about the whole space; leave out the point, its options, --radius, --norm and --plot"
+            "--global is about the whole space; leave out the point, its options, --radius, --norm, --units and --plot"
         )
 
 
 def _close(found: list[LipschitzBound], show: ShowOptions) -> None:
-    """Everything that comes after the last radius."""
-    if show.plot is not None and found:
-        joined(found).plot().figure.savefig(show.plot, dpi=150)
+    """Everything that comes after the last radius; the answer last."""
+    if found:
+        show.draw(joined(found))
     if show.json:
         say_json([bound.to_dict() for bound in found])
         return
-    if found and len(found[-1].details) > 1:
-        say(f"\ncandidates, {f'radius {found[-1].radii[0]:g}' if found[-1].radii else 'smallest first'}")
-        say_candidates(found[-1])
+    for bound in found if show.verbose else ():
+        say(f"\ncandidates{f', radius {bound.radii[0]:g}' if bound.radii else ''}")
+        say_candidates(bound)
     for reason in dict.fromkeys(reason for bound in found for reason in bound.lower_reason):
-        say(f"\nlower: {reason}")
-    for meaning in dict.fromkeys(bound.status.value for bound in found):
-        say(f"\nstatus: {meaning}")
+        say_fact("lower:", reason)
     if any(bound.delta is not None for bound in found):
         errors = ", ".join(rounded_up(float(bound.delta)) for bound in found if bound.delta is not None)
-        say(f"{found[0].provenance.semantics}: |F(x) - F(y)| <= constant |x - y| + 2 delta, delta <= {errors}")
+        meaning = f"|F(x) - F(y)| <= constant |x - y| + 2 delta, delta <= {errors}"
+        say_fact("executed", f"{found[0].provenance.semantics}: {meaning}")
     say_files(show.plot if found else None)
+    if found:
+        say_status(*(bound.status for bound in found))
+        say_answer("; ".join(map(_told, found[-1:] if len(found) > 3 else found)))
+
+
+def _told(bound: LipschitzBound) -> str:
+    return bound.headline() + (f", radius {bound.radii[0]:g}" if bound.radii else "")
 
 
 def joined(bounds: list[LipschitzBound]) -> LipschitzBound:

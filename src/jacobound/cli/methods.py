@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict, dataclass
 
-from jacobound.cli.text import say, say_json, say_table
+from jacobound.cli.text import say, say_json
+from jacobound.words import SCREEN
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ def methods(*, json: bool = False) -> int:
     if json:
         say_json([asdict(entry) for entry in METHODS])
         return 0
-    titles = ("<method", "<bounds", "<networks, regions, norms", "<status", "<source")
-    say_table(titles, [tuple(asdict(entry).values()) for entry in METHODS])
+    for entry in METHODS:
+        say(f"{entry.name:<17}{entry.bounds}; {entry.status}")
+        for line in textwrap.wrap(f"{entry.networks}. {entry.source}", SCREEN - 17):
+            say(" " * 17 + line)
     say("\ncertified: holds with rounding included. estimate: not.")
     return 0

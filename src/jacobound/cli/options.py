@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,12 +15,22 @@ import torch
 from cyclopts import Parameter
 from torch import Tensor
 
-from jacobound.cli.grammar import parse_clip, parse_fraction, parse_rows, row_matrix, row_names
-from jacobound.cli.networks import on_device
+from jacobound.cli.grammar import (
+    parse_clip,
+    parse_fraction,
+    parse_indices,
+    parse_numbers,
+    parse_rows,
+    row_matrix,
+    row_names,
+)
+from jacobound.cli.networks import NUMBERS, on_device
 from jacobound.cli.points import Point, read_point
 from jacobound.cli.progress import progress
 from jacobound.errors import InvalidRegionError, JacoboundError, MissingExtraError
 from jacobound.execution import Executed
+from jacobound.exponents import Norm as Exponent
+from jacobound.exponents import Weighted
 from jacobound.graph import Graph, size
 from jacobound.methods import (
     CROWN,
@@ -38,51 +49,82 @@ from jacobound.methods import (
 )
 from jacobound.methods.base import JacobianMethod, OutputMethod
 from jacobound.methods.lipschitz_method import LipschitzMethod
+from jacobound.results import Result
 from jacobound.solve import Semantics
 
 Norm = Literal["1", "2", "inf"]
 FIGURES = (".png", ".pdf", ".svg")
 GIBIBYTE = 1 << 30
+REGION = Parameter(group="Region", allow_leading_hyphen=True)
+MOST_ROWS = 20
 
 
-@Parameter(name="*")
+@Parameter(name="*", group="Input")
 @dataclass(frozen=True, kw_only=True)
 class PointOptions:
-    """The point that the region lies around.
+    """The points that the region lies around.
 
     Args:
-        input: The point: .npy, .npz, .csv, .png, .jpg. Or a .vnnlib property: its box is the region. Needed for all but
-            --global.
+        input: The point: .npy, .npz, .csv, .png, .jpg; radius and landscape take several. Or a .vnnlib property, whose
+            box is the region.
         key: Which array of an .npz file.
-        index: Which entry of the array along its first axis.
+        index: Which entry of the array along its first axis; 0,3,5 or 0:10 are several.
         scale: The point is values * SCALE + SHIFT; a number or a ratio. [default: 1/255 for images, else 1]
-        shift: See --scale; a number or a ratio.
+        shift: See --scale. [default: 0]
         clip: Lowest and highest value that an input can have; the rest of the ball does not count.
     """
 
-    input: Path | None = None
+    input: Annotated[tuple[Path, ...] | None, Parameter(consume_multiple=True)] = None
     key: str | None = None
-    index: int | None = None
-    scale: str | None = None
-    shift: str = "0"
-    clip: tuple[str, str] | None = None
+    index: str | None = None
+    scale: Annotated[str | None, NUMBERS] = None
+    shift: Annotated[str | None, NUMBERS] = None
+    clip: Annotated[tuple[str, str] | None, NUMBERS] = None
 
     @property
-    def file(self) -> Path:
-        """The input that there must be.
+    def files(self) -> tuple[Path, ...]:
+        """The inputs that there must be.
 
         Raises:
-            InvalidRegionError: when it is missing.
+            InvalidRegionError: when they are missing.
         """
-        if self.input is None:
+        if not self.input:
             raise InvalidRegionError("--input is missing: give a file with the point or a .vnnlib property")
         return self.input
 
-    def point(self, graph: Graph) -> Point:
-        """The point in the network's input shape."""
+    @property
+    def file(self) -> Path:
+        """The only input.
+
+        Raises:
+            InvalidRegionError: when there is none, or several.
+        """
+        first, *others = self.files
+        if others:
+            raise InvalidRegionError(f"--input: this command takes one point, not {len(self.files)} files")
+        return first
+
+    def points(self, graph: Graph) -> list[Point]:
+        """All points in the network's input shape, file by file."""
         scale = None if self.scale is None else parse_fraction(self.scale, "--scale")
-        shift = parse_fraction(self.shift, "--shift")
-        return read_point(self.file, graph.in_shape, key=self.key, index=self.index, scale=scale, shift=shift)
+        shift = parse_fraction(self.shift or "0", "--shift")
+        entries = [None] if self.index is None else parse_indices(self.index)
+        return [
+            read_point(file, graph.in_shape, key=self.key, index=index, scale=scale, shift=shift)
+            for file in self.files
+            for index in entries
+        ]
+
+    def point(self, graph: Graph) -> Point:
+        """The only point in the network's input shape.
+
+        Raises:
+            InvalidRegionError: when there are several.
+        """
+        _ = self.file
+        if self.index is not None and len(parse_indices(self.index)) > 1:
+            raise InvalidRegionError(f"--index {self.index}: this command takes one point; radius takes several")
+        return self.points(graph)[0]
 
     @property
     def limits(self) -> tuple[float, float] | None:
@@ -90,7 +132,7 @@ class PointOptions:
         return None if self.clip is None else parse_clip(self.clip)
 
 
-@Parameter(name="*")
+@Parameter(name="*", group="Method")
 @dataclass(frozen=True, kw_only=True)
 class MethodOptions:
     """How bounds are found.
@@ -100,20 +142,12 @@ class MethodOptions:
         relaxation: How recurjac bounds slope times derivative. [default: chord]
         direction: Which way recurjac goes; forward is dear with many inputs. [default: backward]
         rows: Outputs and margins: 3 is output 3, 3,5 two outputs, 3-5 output 3 minus output 5. [default: all]
-        executed: Number format that the network runs in; outputs and pairs of points then include its rounding.
-            [default: exact real numbers]
     """
 
     preactivation: Literal["crown", "fastlin", "ibp", "singleprecision"] | None = None
     relaxation: Literal["chord", "constant"] | None = None
     direction: Literal["backward", "forward", "forward-shifted", "both"] | None = None
-    rows: str | None = None
-    executed: Literal["float64", "float32", "float16", "bfloat16"] | None = None
-
-    @property
-    def semantics(self) -> Semantics:
-        """Which values of the network are meant."""
-        return "real" if self.executed is None else Executed(self.executed)
+    rows: Annotated[str | None, NUMBERS] = None
 
     def output_method(self) -> OutputMethod:
         """How the outputs and the arguments of the activations are bounded."""
@@ -140,7 +174,25 @@ class MethodOptions:
         return row_names(None if self.rows is None else parse_rows(self.rows), size(graph.output))
 
 
-@Parameter(name="*")
+@Parameter(name="*", group="Method")
+@dataclass(frozen=True, kw_only=True)
+class ExecutedOptions:
+    """Which values of the network are meant.
+
+    Args:
+        executed: Number format that the network runs in; outputs and pairs of points then include its rounding.
+            [default: exact real numbers]
+    """
+
+    executed: Literal["float64", "float32", "float16", "bfloat16"] | None = None
+
+    @property
+    def semantics(self) -> Semantics:
+        """Which values of the network are meant."""
+        return "real" if self.executed is None else Executed(self.executed)
+
+
+@Parameter(name="*", group="Method")
 @dataclass(frozen=True, kw_only=True)
 class JacobianOptions(MethodOptions):
     """How bounds of the Jacobian are found.
@@ -159,7 +211,7 @@ class JacobianOptions(MethodOptions):
         return (FastLip if self.method == "fastlip" else LinearSlopes)(self.output_method())
 
 
-@Parameter(name="*")
+@Parameter(name="*", group="Method")
 @dataclass(frozen=True, kw_only=True)
 class ConstantOptions(MethodOptions):
     """How constants are found.
@@ -196,7 +248,36 @@ class ConstantOptions(MethodOptions):
         return words[method](self.output_method())
 
 
-@Parameter(name="*")
+@Parameter(name="*", group="Constant")
+@dataclass(frozen=True, kw_only=True)
+class WeightOptions:
+    """Weights of the norms of a constant.
+
+    Args:
+        input_weights: The norm of the input is |W x|_p; one number, or one per channel or input between commas.
+        output_weights: The norm of the output is |W y|_q; one number, or one per row.
+    """
+
+    input_weights: Annotated[str | None, NUMBERS] = None
+    output_weights: Annotated[str | None, NUMBERS] = None
+
+    def of_input(self, p: float) -> Exponent:
+        """The norm of the input."""
+        return _weighted(p, self.input_weights, "--input-weights")
+
+    def of_output(self, q: float) -> Exponent:
+        """The norm of the output."""
+        return _weighted(q, self.output_weights, "--output-weights")
+
+
+def _weighted(p: float, weights: str | None, option: str) -> Exponent:
+    if weights is None:
+        return p
+    found = parse_numbers(weights, option)
+    return Weighted(p, float(Fraction(found)) if isinstance(found, str) else found)
+
+
+@Parameter(name="*", group="Run")
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Where the work is done and what it may use.
@@ -239,7 +320,7 @@ class RunOptions:
             yield Budget(self.seconds if self.seconds is not None else limit, int(self.memory * GIBIBYTE), tell)
 
 
-@Parameter(name="*")
+@Parameter(name="*", group="Output")
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions:
     """What is written.
@@ -247,11 +328,13 @@ class ShowOptions:
     Args:
         json: Write the whole result as strict JSON on stdout and nothing else there.
         plot: Draw a figure into this .png, .pdf or .svg file.
+        verbose: Show every row of the tables, and every candidate of a constant.
         debug: Show where in the program an error came from.
     """
 
     json: bool = False
     plot: Path | None = None
+    verbose: bool = False
     debug: bool = False
 
     def check(self) -> None:
@@ -260,6 +343,16 @@ class ShowOptions:
             check_target(self.plot, FIGURES, "--plot")
             if importlib.util.find_spec("matplotlib") is None:
                 raise MissingExtraError("matplotlib", "report")
+
+    @property
+    def most(self) -> int:
+        """Rows of a printed table; JSON and arrays hold all."""
+        return 1 << 30 if self.verbose else MOST_ROWS
+
+    def draw(self, result: Result) -> None:
+        """The figure of a result, where one is wanted."""
+        if self.plot is not None:
+            result.plot().figure.savefig(self.plot, dpi=150)
 
 
 @contextlib.contextmanager
@@ -285,7 +378,7 @@ def check_target(path: Path, suffixes: tuple[str, ...], option: str) -> None:
         raise JacoboundError(f"{option}: '{path}' can not be written there; make the folder '{path.parent}' first")
 
 
-def one_radius(radii: list[Decimal], text: str) -> str:
+def one_radius(radii: list[Decimal | Fraction], text: str) -> str:
     """The one radius of a command that takes one, as the decimal that was given."""
     if len(radii) != 1:
         raise InvalidRegionError(f"'{text}' is {len(radii)} radii; this command takes one, lipschitz takes several")

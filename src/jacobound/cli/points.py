@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import tokenize
 import warnings
 import zipfile
@@ -23,6 +24,7 @@ from jacobound.errors import InvalidRegionError, ShapeError
 from jacobound.files import require_plain, stored_bytes
 
 LARGEST = 1 << 30  # bytes of one array
+WHOLE = re.compile(r"[+-]?[0-9]{1,4000}", flags=re.ASCII)  # an integer as a table has it
 
 # What zipfile and numpy raise at damaged archives and headers (a place before the file's beginning, names that are no
 # text, a header that is no Python literal).
@@ -38,11 +40,13 @@ class Point:
         values: float64, of the network's input shape.
         story: where it came from and what was done to it, for the reader.
         arranged: shape of the values in the file.
+        name: of the file without its folder, and the entry.
     """
 
     values: Tensor
     story: str
     arranged: tuple[int, ...]
+    name: str = ""
 
 
 def read_point(
@@ -86,7 +90,8 @@ def read_point(
     if index is not None:
         values, story = _entry(values, index, path), f"{story}[{index}]"
     point = _moved(_fitted(values, shape, path, index), scale, shift)
-    return Point(point, story + _told(scale, shift), values.shape)
+    name = path.name if index is None else f"{path.name}[{index}]"
+    return Point(point, story + _told(scale, shift), values.shape, name)
 
 
 def _fitted(values: np.ndarray, shape: tuple[int, ...], path: Path, index: int | None) -> np.ndarray:
@@ -191,6 +196,12 @@ def _read_csv(path: Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy warns of an empty file; it is refused later, by name
-            return np.loadtxt(io.BytesIO(data), delimiter=",", ndmin=2, dtype=np.float64)
+            cells = np.loadtxt(io.BytesIO(data), delimiter=",", ndmin=2, dtype=str)
+        for cell in cells.flat:
+            if WHOLE.fullmatch(cell.strip()) and abs(int(cell)) > 1 << 53:
+                raise InvalidRegionError(f"'{path}' holds integers above 2**53, which float64 can not hold exactly")
+        return cells.astype(np.float64)
     except ValueError as error:
+        if isinstance(error, InvalidRegionError):
+            raise
         raise InvalidRegionError(f"'{path}' is not a table of numbers separated by commas: {error}") from error

@@ -6,20 +6,22 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 from cyclopts import Parameter
 
 from jacobound.cli.grammar import parse_classes
 from jacobound.cli.inspect import say_network
 from jacobound.cli.networks import NetworkOptions
-from jacobound.cli.options import Norm, PointOptions, RunOptions, ShowOptions
-from jacobound.cli.summaries import say_status
-from jacobound.cli.text import say, say_json, say_table
+from jacobound.cli.options import REGION, Norm, PointOptions, RunOptions, ShowOptions
+from jacobound.cli.summaries import say_answer, say_files, say_rest, say_status
+from jacobound.cli.text import COMMAND, say_fact, say_json, say_table
 from jacobound.errors import JacoboundError
 from jacobound.methods import CROWN, FastLip, LipSDP, RecurJac
 from jacobound.questions import PGD, RobustRadius, robust_radius
 from jacobound.questions.robustness import Method
 from jacobound.words import nearest, rounded_down, rounded_up
 
+QUESTION = Parameter(group="Question", allow_leading_hyphen=True)
 METHODS: dict[str, Method | None] = {
     "all": None,
     "crown": CROWN(),
@@ -35,12 +37,12 @@ def radius(
     *,
     network: NetworkOptions = NetworkOptions(),  # noqa: B008 - frozen values, here and below
     point: PointOptions = PointOptions(),  # noqa: B008
-    norm: Norm = "inf",
-    label: int | None = None,
-    targets: str | None = None,
-    method: Literal["all", "crown", "recurjac", "fastlip", "lipsdp"] = "all",
-    constants: int = 8,
-    attack: Annotated[PGD, Parameter(name="*")] = PGD(),  # noqa: B008
+    norm: Annotated[Norm, REGION] = "inf",
+    label: Annotated[int | None, QUESTION] = None,
+    targets: Annotated[str | None, QUESTION] = None,
+    method: Annotated[Literal["all", "crown", "recurjac", "fastlip", "lipsdp"], Parameter(group="Method")] = "all",
+    constants: Annotated[int | None, Parameter(group="Method")] = None,
+    attack: Annotated[PGD, Parameter(name="*", group="Method")] = PGD(),  # noqa: B008
     run: RunOptions = RunOptions(),  # noqa: B008
     show: ShowOptions = ShowOptions(),  # noqa: B008
 ) -> int:
@@ -51,60 +53,72 @@ def radius(
     Args:
         net: The network, an .onnx or .onnx.gz file; one output per class.
         norm: Norm of the distance.
-        label: Class of the input. [default: what the network says]
+        label: Class of the inputs. [default: what the network says]
         targets: Classes that must not be reached, as 3,5. [default: all others]
         method: Linear bounds, the integral of local constants, or all of them.
-        constants: About how many constants the integral takes.
+        constants: About how many constants the integral takes. [default: 8]
     """
-    refuse_figure(show)
+    show.check()
     limits, chosen = point.limits, None if targets is None else parse_classes(targets)
+    if constants is not None and method == "crown":
+        raise JacoboundError("--constants belongs to the integral of local constants; leave it out with --method crown")
     graph = run.placed(network.read(net))
-    place = point.point(graph)
+    places = point.points(graph)
+    points = torch.stack([place.values for place in places])
+    options = {"clip": limits, "steps": 8 if constants is None else constants, "attack": attack}
     with run.budget("radius") as budget:
         found = robust_radius(
             graph,
-            place.values,
+            points if len(places) > 1 else points[0],
             label,
             math.inf if norm == "inf" else float(norm),
             chosen,
             method=METHODS[method],
             budget=budget,
-            clip=limits,
-            steps=constants,
-            attack=attack,
+            **options,
         )
+    found = found.asked_by(COMMAND.get())
+    show.draw(found)
     if show.json:
         say_json(found.to_dict())
     else:
         say_network(net, graph)
-        say(f"input     {place.story}, class {int(found.label)}")
-        say(f"distance  l{norm}{'' if limits is None else f', inputs from {limits[0]:g} to {limits[1]:g}'}\n")
-        say_radii(found)
+        say_fact("input", places[0].story if len(places) == 1 else f"{len(places)}, from {places[0].story}")
+        say_fact("distance", f"l{norm}{'' if limits is None else f', inputs from {limits[0]:g} to {limits[1]:g}'}\n")
+        if len(places) == 1 or show.verbose:
+            say_radii(found, show.most)
+        if len(places) > 1:
+            say_points(found, [place.name for place in places], show.most)
+        say_files(show.plot)
+        say_status(found.status)
+        say_answer(found.headline())
     return 0 if found.status.certified else 1
 
 
-def say_radii(found: RobustRadius) -> None:
-    """One line per target, and the smallest of each."""
+def say_radii(found: RobustRadius, most: int) -> None:
+    """One line per point and target."""
     rows = []
     for row in found.table():
         margin, held, broken = (float(str(row[name])) for name in ("margin", "radius", "attack_radius"))
         cells = (rounded_down(margin), rounded_down(held), rounded_up(broken), _ratio(held, broken), row["method"])
-        rows.append((row["target"], *cells))
-    held, broken = float(found.untargeted), float(found.untargeted_attack)
-    rows.append(("any", "", rounded_down(held), rounded_up(broken), _ratio(held, broken), ""))
-    titles = ("target", "margin >=", "certified radius", "attacked at", "ratio", "<method")
-    say_table(titles, rows)
-    say_status(found.status)
+        rows.append((row["point"], row["target"], *cells) if found.label.dim() else (row["target"], *cells))
+    titles = ("target", "margin >=", "certified", "attacked", "ratio", "<method")
+    say_table((("point", *titles) if found.label.dim() else titles), rows[:most])
+    say_rest(rows, most)
 
 
-def refuse_figure(show: ShowOptions) -> None:
-    """These commands draw nothing.
-
-    Raises:
-        JacoboundError: when a figure is wanted.
-    """
-    if show.plot is not None:
-        raise JacoboundError("--plot: there is no figure of this; take --json, or bound and lipschitz for figures")
+def say_points(found: RobustRadius, names: list[str], most: int) -> None:
+    """One line per point: the nearest target decides."""
+    held, broken = found.untargeted.tolist(), found.untargeted_attack.tolist()
+    near, count = found.radius.argmin(-1), found.targets.shape[-1]
+    rows = []
+    for k, (label, radius, attack, name) in enumerate(zip(found.label.tolist(), held, broken, names, strict=True)):
+        place = int(near[k])
+        cells = (rounded_down(radius), rounded_up(attack), _ratio(radius, attack), int(found.targets[k, place]))
+        rows.append((k, label, *cells, found.method[k * count + place], name))
+    titles = ("point", "class", "certified", "attacked", "ratio", "next", "<method", "<input")
+    say_table(titles, rows[:most])
+    say_rest(rows, most)
 
 
 def _ratio(held: float, broken: float) -> str:

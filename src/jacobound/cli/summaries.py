@@ -9,43 +9,43 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from jacobound.cli.text import say, say_table
+from jacobound.cli.text import say, say_fact, say_table
 from jacobound.graph import Graph
 from jacobound.regions import Ball
 from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds, Status
-from jacobound.words import Table, nearest, rounded_down, rounded_up
+from jacobound.words import Table, cut, nearest, rounded_down, rounded_up
 
 MOST_ROWS = 20  # of a printed table; JSON and arrays hold all
 
 CONSTANTS = Table(
-    ("radius", "upper", "lower", "gap", "unstable", "seconds", "<status", "<method"),
-    (10, 15, 12, 9, 8, 8, 12, 20),
+    ("radius", "upper", "lower", "gap", "unstable", "seconds", "<method"),
+    (9, 10, 10, 8, 8, 7, 14),
 )
 
 
 def told_ball(ball: Ball, decimal: object, story: str) -> str:
     """The region in words."""
     clip = "" if ball.clip is None else f", clipped to [{ball.clip[0]}, {ball.clip[1]}]"
-    return f"l{norm_name(ball.p)} ball of radius {decimal} around {story}{clip}"
+    units = "" if ball.scale is None else " in units of each input"
+    return f"l{norm_name(ball.p)} ball of radius {decimal}{units} around {story}{clip}"
 
 
 def norm_name(p: float) -> str:
     return "inf" if math.isinf(p) else f"{p:g}"
 
 
-def say_outputs(outputs: OutputBounds, names: Sequence[str], centre: Tensor) -> None:
+def say_outputs(outputs: OutputBounds, names: Sequence[str], centre: Tensor, most: int = MOST_ROWS) -> None:
     """Certified bounds of every output beside its value at the centre."""
     lower, upper = outputs.lower.flatten().tolist(), outputs.upper.flatten().tolist()
     rows = [
         (name, nearest(value), rounded_down(low), rounded_up(high))
         for name, value, low, high in zip(names, centre.flatten().tolist(), lower, upper, strict=True)
     ]
-    say_table(("output", "at the centre", "certified lower", "certified upper"), rows[:MOST_ROWS])
-    _say_rest(rows)
-    say_status(outputs.status)
+    say_table(("output", "at the centre", "certified lower", "certified upper"), rows[:most])
+    say_rest(rows, most)
 
 
-def say_jacobian(jacobian: JacobianBounds, names: Sequence[str]) -> None:
+def say_jacobian(jacobian: JacobianBounds, names: Sequence[str], most: int = MOST_ROWS) -> None:
     """For every row how many entries have a certified sign, the sum of magnitudes, and the widest entry."""
     rows = []
     for name, lower, upper in zip(names, jacobian.lower.double().cpu(), jacobian.upper.double().cpu(), strict=True):
@@ -54,11 +54,9 @@ def say_jacobian(jacobian: JacobianBounds, names: Sequence[str]) -> None:
         signs = f"{int(certain_signs(lower, upper).sum())} of {lower.numel()}"
         place = ", ".join(str(int(k)) for k in torch.unravel_index(torch.tensor(widest), lower.shape))
         rows.append((name, signs, rounded_up(row_sum(lower, upper)), place, rounded_down(low), rounded_up(high)))
-    titles = ("row", "certified signs", "sum of magnitudes <=", "widest entry", "its lower", "its upper")
-    say_table(titles, rows[:MOST_ROWS])
-    _say_rest(rows)
+    say_table(("row", "signs known", "sum of sizes <=", "widest at", "its lower", "its upper"), rows[:most])
+    say_rest(rows, most)
     say(f"slopes not known over the region: {int(jacobian.unstable.sum())} of {jacobian.activations} activations")
-    say_status(jacobian.status)
 
 
 def certain_signs(lower: Tensor, upper: Tensor) -> Tensor:
@@ -92,8 +90,7 @@ def constants_row(bound: LipschitzBound, called: str) -> str:
             told_gap(bound) if bound.witness is not None else "-",
             int(bound.unstable),
             f"{bound.seconds:.2f}",
-            short(bound.status),
-            bound.method,
+            cut(bound.method, 16),
         )
     )
 
@@ -102,8 +99,7 @@ def say_candidates(bound: LipschitzBound) -> None:
     """Every constant that was found for one region, the smallest first."""
     found = sorted(bound.details.items(), key=lambda item: float(item[1].value))
     rows = [(name, rounded_up(float(one.value)), f"{one.seconds:.2f}", short(one.status)) for name, one in found]
-    say_table(("<candidate", "value", "seconds", "<status"), rows[:MOST_ROWS])
-    _say_rest(rows)
+    say_table(("<candidate", "value", "seconds", "<status"), rows)
 
 
 def told_gap(bound: LipschitzBound) -> str:
@@ -116,9 +112,15 @@ def short(status: Status) -> str:
     return status.name.lower().replace("_", " ")
 
 
-def say_status(status: Status) -> None:
-    """Whether the bounds hold."""
-    say(f"status: {status.value}\n")
+def say_status(*statuses: Status) -> None:
+    """Whether the bounds hold: one line, that of the worst."""
+    ranked = sorted(statuses, key=lambda status: (status.certified, status is Status.CERTIFIED))
+    say_fact("status:", (ranked[0] if ranked else Status.CERTIFIED).value)
+
+
+def say_answer(answer: str) -> None:
+    """The last line of a command."""
+    say_fact("answer:", answer)
 
 
 def say_files(*files: Path | None) -> None:
@@ -128,6 +130,7 @@ def say_files(*files: Path | None) -> None:
             say(f"written: {file}")
 
 
-def _say_rest(rows: Sequence[object]) -> None:
-    if len(rows) > MOST_ROWS:
-        say(f"... and {len(rows) - MOST_ROWS} more; all are in --json and --output")
+def say_rest(rows: Sequence[object], most: int) -> None:
+    """How many rows of a table were left out."""
+    if len(rows) > most:
+        say(f"... and {len(rows) - most} more; --verbose shows them, and all are in --json")
