@@ -70,7 +70,7 @@ def test_landscape(capsys: Capture) -> None:
 
 def test_monotone_over_a_ball_and_a_property(capsys: Capture, tmp_path: Path) -> None:
     code, shown, _ = run(capsys, "monotone", NET, *IMAGE, "--radius", "0.002", "--rows", "3-8", "--parts", "1")
-    assert code == 0 and "increasing" in shown and "decreasing" in shown and "more; all are in --json" in shown
+    assert code == 0 and "increasing" in shown and "decreasing" in shown and "more; --verbose shows them" in shown
     code, shown, _ = run(capsys, "monotone", NET, *IMAGE, "--radius", "0.002", "--rows", "3", "--parts", "1", "--json")
     found = told(shown)
     assert code == 0 and np.asarray(found["lower"], dtype=float).shape == (1, 784)
@@ -82,7 +82,7 @@ def test_monotone_over_a_ball_and_a_property(capsys: Capture, tmp_path: Path) ->
         (("radius", NET, *IMAGE, "--targets", "3"), "label itself"),
         (("radius", NET, *IMAGE, "--targets", "a"), "classes"),
         (("radius", NET, *IMAGE, "--label", "10"), "between 0 and 9"),
-        (("radius", NET, *IMAGE, "--plot", "a.png"), "--plot"),
+        (("radius", NET, *IMAGE, "--plot", "a.txt"), "--plot"),
         (("radius", NET, *IMAGE, "--restarts", "0"), "restarts"),
         (("radius", NET, *IMAGE, "--clip", "2", "3"), "clip"),
         (("landscape", NET, *IMAGE, "--largest", "0"), "largest"),

@@ -47,6 +47,13 @@ class Domain:
             return Domain(self.box[sets])
         return Domain(self.box[sets], self.centre[sets], self.radius[sets], self.p, self.scale)
 
+    @property
+    def plain_radius(self) -> Tensor | None:
+        """No point is farther from the centre in the plain l_p norm, shape (N,); None without a ball."""
+        if self.radius is None or self.scale is None:
+            return self.radius
+        return up(self.radius * self.scale.max())
+
     @cached_property
     def bounded(self) -> Tensor:
         """Which sets are bounded: bool mask of shape (N,)."""

@@ -66,8 +66,7 @@ def lipschitz(
         p: Norm of the input.
         q: Norm of the output.
         norm: Norm of the ball. [default: that of --p]
-        units: Units of the inputs in the ball: distances are |x - point| / UNITS; one number, or one per channel or
-            input.
+        units: Units of the inputs: distances are |x - point| / UNITS; one number, or one per channel or input.
     """
     show.check()
     if everywhere:
@@ -79,11 +78,8 @@ def lipschitz(
     matrix, norms = how.matrix(graph), (weights.of_input(float(p)), weights.of_output(float(q)))
     if not show.json:
         say_network(net, graph)
-        say_fact("region", asked.story)
         rows = "all outputs" if how.rows is None else f"the rows {how.rows}"
-        say_fact("constant", f"{told_norm(norms[0])} -> {told_norm(norms[1])} of {rows}")
-        say_fact("method", repr(Best() if method is None else method))
-        say(f"\n{CONSTANTS.head()}")
+        _say_question(asked.story, f"{told_norm(norms[0])} -> {told_norm(norms[1])} of {rows}", method or Best())
     found: list[LipschitzBound] = []
     finished, limit = True, SECONDS if method is None else None
     options = {"norm": norms, "rows": matrix, "search": search, "semantics": meant.semantics}
@@ -99,6 +95,14 @@ def lipschitz(
         say(f"stopped: {len(found)} of {len(asked.regions)} radii are finished and shown", error=True)
     _close(found, show)
     return INTERRUPTED if not finished else 0 if all(bound.status.certified for bound in found) else 1
+
+
+def _say_question(region: str, constant: str, method: object) -> None:
+    """What is asked, and the head of the table."""
+    say_fact("region", region)
+    say_fact("constant", constant)
+    say_fact("method", f"{method!r}\n")
+    say(CONSTANTS.head())
 
 
 def _refuse_places(

@@ -13,6 +13,7 @@ from jacobound.cli.grammar import parse_classes
 from jacobound.cli.inspect import say_network
 from jacobound.cli.networks import NetworkOptions
 from jacobound.cli.options import REGION, Norm, PointOptions, RunOptions, ShowOptions
+from jacobound.cli.points import Point
 from jacobound.cli.summaries import say_answer, say_files, say_rest, say_status
 from jacobound.cli.text import COMMAND, say_fact, say_json, say_table
 from jacobound.errors import JacoboundError
@@ -83,16 +84,24 @@ def radius(
         say_json(found.to_dict())
     else:
         say_network(net, graph)
-        say_fact("input", places[0].story if len(places) == 1 else f"{len(places)}, from {places[0].story}")
-        say_fact("distance", f"l{norm}{'' if limits is None else f', inputs from {limits[0]:g} to {limits[1]:g}'}\n")
-        if len(places) == 1 or show.verbose:
-            say_radii(found, show.most)
-        if len(places) > 1:
-            say_points(found, [place.name for place in places], show.most)
-        say_files(show.plot)
-        say_status(found.status)
-        say_answer(found.headline())
+        _say(found, places, f"l{norm}{'' if limits is None else f', inputs from {limits[0]:g} to {limits[1]:g}'}", show)
     return 0 if found.status.certified else 1
+
+
+def _say(found: RobustRadius, places: list[Point], distance: str, show: ShowOptions) -> None:
+    """Everything below the network."""
+    several = len(places) > 1
+    say_fact("input", f"{len(places)}, from {places[0].story}" if several else places[0].story)
+    say_fact("distance", f"{distance}\n")
+    if not several or show.verbose:
+        say_radii(found, show.most)
+    if several:
+        names = [place.name for place in places]
+        files = {name.partition("[")[0] for name in names}
+        say_points(found, names if len(files) > 1 else [name.removeprefix(*files) for name in names], show.most)
+    say_files(show.plot)
+    say_status(found.status)
+    say_answer(found.headline())
 
 
 def say_radii(found: RobustRadius, most: int) -> None:
@@ -102,6 +111,10 @@ def say_radii(found: RobustRadius, most: int) -> None:
         margin, held, broken = (float(str(row[name])) for name in ("margin", "radius", "attack_radius"))
         cells = (rounded_down(margin), rounded_down(held), rounded_up(broken), _ratio(held, broken), row["method"])
         rows.append((row["point"], row["target"], *cells) if found.label.dim() else (row["target"], *cells))
+    if not found.label.dim():
+        held, broken = float(found.untargeted), float(found.untargeted_attack)
+        rows = [*rows[:most], ("any", "", rounded_down(held), rounded_up(broken), _ratio(held, broken), "")]
+        most += 1
     titles = ("target", "margin >=", "certified", "attacked", "ratio", "<method")
     say_table((("point", *titles) if found.label.dim() else titles), rows[:most])
     say_rest(rows, most)

@@ -13,13 +13,13 @@ from jacobound.cli.text import say, say_fact, say_table
 from jacobound.graph import Graph
 from jacobound.regions import Ball
 from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds, Status
-from jacobound.words import Table, cut, nearest, rounded_down, rounded_up
+from jacobound.words import Table, nearest, rounded_down, rounded_up
 
 MOST_ROWS = 20  # of a printed table; JSON and arrays hold all
 
 CONSTANTS = Table(
-    ("radius", "upper", "lower", "gap", "unstable", "seconds", "<method"),
-    (9, 10, 10, 8, 8, 7, 14),
+    ("radius", "upper", "lower", "gap", "unstable", "seconds", "<status"),
+    (9, 10, 10, 8, 8, 7, 11),
 )
 
 
@@ -90,7 +90,7 @@ def constants_row(bound: LipschitzBound, called: str) -> str:
             told_gap(bound) if bound.witness is not None else "-",
             int(bound.unstable),
             f"{bound.seconds:.2f}",
-            cut(bound.method, 16),
+            short(bound.status),
         )
     )
 

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from jacobound.budget import Budget
+from jacobound.budget import Budget as Budget
 from jacobound.checks import instance
 from jacobound.domains import Domain
 from jacobound.graph import Affine, Elementwise, Graph, Node, size

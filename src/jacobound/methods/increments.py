@@ -62,10 +62,10 @@ def largest_distance(domain: Domain) -> tuple[Tensor, float]:
     """An upper bound of the distance from the anchor to any point of each set, shape (N,), and its norm."""
     anchor = domain.anchor
     away = torch.maximum(up(domain.box.upper - anchor), up(anchor - domain.box.lower)).flatten(1)
-    if domain.centre is None or domain.radius is None:
+    if domain.centre is None or domain.plain_radius is None:
         return vector_norm_upper(away, inf), inf
     moved = vector_norm_upper(up((anchor - domain.centre).abs()).flatten(1), domain.p)
-    return torch.minimum(vector_norm_upper(away, domain.p), up(domain.radius + moved)), domain.p
+    return torch.minimum(vector_norm_upper(away, domain.p), up(domain.plain_radius + moved)), domain.p
 
 
 def _wider_than_the_slope(
