@@ -22,7 +22,7 @@ def bounds(upper: torch.Tensor, lower: torch.Tensor | None = None) -> OutputBoun
 
 
 def test_only_some_bounds_may_be_relied_upon() -> None:
-    relied = {Status.CERTIFIED, Status.TIME_LIMIT, Status.MEMORY_LIMIT, Status.INCOMPLETE}
+    relied = {Status.CERTIFIED, Status.TIME_LIMIT, Status.INTERRUPTED, Status.MEMORY_LIMIT, Status.INCOMPLETE}
     assert {status for status in Status if status.certified} == relied
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from jacobound.budget import Budget
 from jacobound.checks import instance, real, shown
 from jacobound.errors import InvalidModelError, InvalidOptionError, InvalidRegionError, ShapeError
+from jacobound.execution import Executed
 from jacobound.graph import Graph, size
 from jacobound.methods.base import JacobianMethod, OutputMethod
 from jacobound.methods.best import Best
@@ -23,6 +24,7 @@ from jacobound.units import real_tensor
 
 Rows = int | Tensor | np.ndarray | Sequence[int] | Sequence[float] | Sequence[Sequence[float]]
 Limit = Budget | float
+Semantics = Literal["real", "executed"] | Executed
 
 JACOBIAN = "it takes RecurJac(), FastLip() or LinearSlopes()"
 OUTPUT = "it takes CROWN(), FastLin(), IBP() or SinglePrecision()"
@@ -159,3 +161,19 @@ def check_choice(value: object, known: Sequence[str], what: str) -> None:
     """
     if not isinstance(value, str) or value not in known:
         raise InvalidOptionError(f"{what} is one of {', '.join(known)}, not {shown(value)}")
+
+
+def semantics_given(semantics: object) -> Semantics:
+    """Which values of the network are meant, checked."""
+    if semantics is Executed:
+        return Executed()
+    if isinstance(semantics, Executed) or (isinstance(semantics, str) and semantics in ("real", "executed")):
+        return semantics  # type: ignore[return-value]
+    raise InvalidOptionError(f"semantics is 'real', 'executed' or Executed(dtype), not {shown(semantics)}")
+
+
+def meaning_of(semantics: Semantics) -> str:
+    """How an answer names the semantics."""
+    if semantics == "real":
+        return "real"
+    return f"executed in {(Executed() if isinstance(semantics, str) else semantics).dtype}"

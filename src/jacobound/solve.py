@@ -11,29 +11,31 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from jacobound.asking import in_time, provenance, question, sets_together, strictly
 from jacobound.budget import Budget, OutOfTimeError, alarmed, unalarmed
-from jacobound.checks import shown
 from jacobound.domains import Domain, Domains
-from jacobound.errors import InvalidOptionError, InvalidRegionError
+from jacobound.errors import InvalidRegionError
 from jacobound.execution import Executed
 from jacobound.exponents import Norm, Weighted, norm_pair, plain_exponent
 from jacobound.given import (
     Limit,
     Rows,
+    Semantics,
     budget_given,
     constant_method_given,
     graph_given,
     jacobian_method_given,
+    meaning_of,
     output_method_given,
     region_given,
     row_matrix,
     search_given,
+    semantics_given,
 )
 from jacobound.graph import Elementwise, Graph, size
 from jacobound.intervals import Interval, concatenated
@@ -62,7 +64,6 @@ OF_METHODS = 0.85
 LEAST_MEMORY = 1 << 22
 
 Found = TypeVar("Found")
-Semantics = Literal["real", "executed"] | Executed
 
 
 def bound_output(
@@ -94,7 +95,7 @@ def bound_output(
         UnsafeArithmeticError: when the machine's settings break the rounding model.
     """
     graph, region, budget = graph_given(graph), region_given(region), budget_given(budget)
-    method, semantics = output_method_given(method), _semantics(semantics)
+    method, semantics = output_method_given(method), semantics_given(semantics)
     # What a user claims about normalisations is for constants: ranges do without it.
     by_constant = method is None and semantics == "real" and not graph.assumptions
     method = CROWN() if method is None else method
@@ -111,7 +112,7 @@ def bound_output(
         shape = (*lead, *(graph.out_shape if rows is None else target.out_shape))
         lower, upper = found.lower.reshape(shape), found.upper.reshape(shape)
         status = Status.of(in_time(Status.CERTIFIED, budget), lower, upper)
-        found_by = provenance(graph, method, clock(), semantics=_meaning(semantics), asked=asked)
+        found_by = provenance(graph, method, clock(), semantics=meaning_of(semantics), asked=asked)
     return OutputBounds(lower, upper, status, found_by, lead)
 
 
@@ -223,7 +224,7 @@ def lipschitz(
         UnsafeArithmeticError: when the machine's settings break the rounding model.
     """
     graph, region, budget = graph_given(graph), region_given(region), budget_given(budget)
-    method, search, semantics = constant_method_given(method), search_given(search), _semantics(semantics)
+    method, search, semantics = constant_method_given(method), search_given(search), semantics_given(semantics)
     if method is None:
         method, budget = Best(), Budget(SECONDS) if budget is None else budget
     asked = question("lipschitz", graph, region, row_matrix(rows, graph), budget, norm_pair(norm), search=search)
@@ -275,7 +276,7 @@ def _bracket(
         activations=_activations(expanded),
         radii=region.radii if isinstance(region, Ball) else (),
         provenance=provenance(
-            graph, method, clock(), None if search is None else search.seed, _meaning(semantics), asked
+            graph, method, clock(), None if search is None else search.seed, meaning_of(semantics), asked
         ),
         delta=None if delta is None else delta.reshape(lead),
     )
@@ -379,24 +380,8 @@ def _in_runs(
     return found
 
 
-def _semantics(semantics: object) -> Semantics:
-    """Which values of the network are meant, checked."""
-    if semantics is Executed:
-        return Executed()
-    if isinstance(semantics, Executed) or (isinstance(semantics, str) and semantics in ("real", "executed")):
-        return semantics  # type: ignore[return-value]
-    raise InvalidOptionError(f"semantics is 'real', 'executed' or Executed(dtype), not {shown(semantics)}")
-
-
 def _meant(graph: Graph, semantics: Semantics) -> Graph:
     """The graph whose values are meant: exact ones, or those of an execution."""
     if semantics == "real":
         return graph
     return executed(graph, Executed() if isinstance(semantics, str) else semantics)
-
-
-def _meaning(semantics: Semantics) -> str:
-    """How an answer names the semantics."""
-    if semantics == "real":
-        return "real"
-    return f"executed in {(Executed() if isinstance(semantics, str) else semantics).dtype}"

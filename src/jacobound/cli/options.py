@@ -31,6 +31,7 @@ from jacobound.errors import InvalidRegionError, JacoboundError, MissingExtraErr
 from jacobound.execution import Executed
 from jacobound.exponents import Norm as Exponent
 from jacobound.exponents import Weighted
+from jacobound.given import Semantics
 from jacobound.graph import Graph, size
 from jacobound.methods import (
     CROWN,
@@ -50,7 +51,6 @@ from jacobound.methods import (
 from jacobound.methods.base import JacobianMethod, OutputMethod
 from jacobound.methods.lipschitz_method import LipschitzMethod
 from jacobound.results import Result
-from jacobound.solve import Semantics
 
 Norm = Literal["1", "2", "inf"]
 FIGURES = (".png", ".pdf", ".svg")

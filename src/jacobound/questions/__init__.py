@@ -5,7 +5,8 @@ from __future__ import annotations
 from jacobound.questions.attack import PGD
 from jacobound.questions.landscape import StationaryFreeRadius, stationary_free_radius
 from jacobound.questions.monotonicity import MonotoneFeatures, monotone_features
-from jacobound.questions.robustness import RobustRadius, robust_radius
+from jacobound.questions.robust_result import RobustRadius
+from jacobound.questions.robustness import robust_radius
 
 __all__ = [
     "PGD",

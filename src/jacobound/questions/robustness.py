@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,6 @@ from torch import Tensor
 from jacobound.asking import in_time, provenance, question, strictly
 from jacobound.budget import Budget, OutOfTimeError, alarmed
 from jacobound.checks import instance, real
-from jacobound.exponents import told_norm
 from jacobound.given import Limit, budget_given, graph_given, radius_method_given
 from jacobound.graph import Graph
 from jacobound.linalg import vector_norm_upper
@@ -35,9 +33,9 @@ from jacobound.questions.evaluators import Around, FromConstants, FromJacobian, 
 from jacobound.questions.global_constants import Known, by_global_constants
 from jacobound.questions.marching import march
 from jacobound.questions.margins import Decisions, Labels, decisions
+from jacobound.questions.robust_result import RobustRadius
 from jacobound.regions import Ball, Balls, Points
-from jacobound.results import Provenance, Result, Status, figures
-from jacobound.words import rounded_down, rounded_up
+from jacobound.results import Status
 
 Method = OutputMethod | JacobianMethod | LipschitzMethod
 
@@ -47,96 +45,6 @@ CERTIFICATES, GLOBAL = "certificates of increments", "global constants"
 # Parts of the time that is left which the rounds of a search may take, one after the other.
 OF_RANGES, OF_ATTACKS, OF_MARCH, OF_CONSTANTS = 0.4, 0.4, 0.5, 0.2
 FIRST = 0.25  # of the radius where a linear margin would be lost: the first ball of linear bounds
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class RobustRadius(Result):
-    """Radii within which the decision of a classifier can not change, and adversarial points outside of them.
-
-    Args:
-        radius: certified when `status.certified`: for every y with ``||y - x||_p <= radius`` (and inside `clip`) the
-            output of the label is larger than that of the target. 0 where nothing is certified. float64, shape
-            (*batch, K) for K targets.
-        attack_radius: distance of `witness`, rounded up: there the target's output is larger, which is certified as
-            well. inf where no such point was found. Same shape.
-        margin: certified lower bound of label minus target at x itself, same shape.
-        label: shape (*batch).
-        targets: shape (*batch, K).
-        details: certified radii by argument, each of the shape of `radius`, which is their maximum.
-        status: certified or why not.
-        p: norm of the distances.
-        clip: the valid range, or None.
-        witness: adversarial points, shape (*batch, K, *input shape), NaN where none was found; None without an attack.
-        seconds: wall-clock time.
-        provenance: how it was found.
-    """
-
-    radius: Tensor
-    attack_radius: Tensor
-    margin: Tensor
-    label: Tensor
-    targets: Tensor
-    details: Mapping[str, Tensor]
-    status: Status
-    p: float
-    clip: tuple[object, object] | None
-    witness: Tensor | None
-    seconds: float
-    provenance: Provenance
-
-    @property
-    def untargeted(self) -> Tensor:
-        """The smallest certified radius over the targets, shape (*batch)."""
-        return self.radius.amin(-1)
-
-    @property
-    def untargeted_attack(self) -> Tensor:
-        """Distance of the nearest adversarial point found for any target, shape (*batch)."""
-        return self.attack_radius.amin(-1)
-
-    @property
-    def method(self) -> list[str]:
-        """The argument behind each radius, in row-major order."""
-        names = list(self.details)
-        best = torch.stack([self.details[name] for name in names]).argmax(0)
-        return [names[k] for k in best.flatten().tolist()]
-
-    def certified_accuracy(self, radii: float | Sequence[float] | Tensor) -> Tensor:
-        """Share of the points whose label is certified over the whole ball of each radius; the shape of `radii`.
-
-        With labels of a data set this is certified accuracy; with the network's own the share of stable decisions.
-        """
-        wanted = torch.as_tensor(radii, dtype=torch.float64)
-        held = (self.margin > 0).all(-1).flatten() & (self.untargeted.flatten() >= wanted.unsqueeze(-1))
-        return held.to(torch.float64).mean(-1)
-
-    def attacked_accuracy(self, radii: float | Sequence[float] | Tensor) -> Tensor:
-        """Share of the points that no attack moved within each radius: robust accuracy is at most this."""
-        wanted = torch.as_tensor(radii, dtype=torch.float64)
-        right = (self.margin > 0).all(-1).flatten()
-        return (right & (self.untargeted_attack.flatten() > wanted.unsqueeze(-1))).to(torch.float64).mean(-1)
-
-    def headline(self) -> str:
-        held, reached, name = self.untargeted, self.untargeted_attack, told_norm(self.p)
-        if held.numel() == 1:
-            attack = rounded_up(float(reached))
-            return f"class {int(self.label)} holds within {name} {rounded_down(float(held))}, attacked at {attack}"
-        sizes = f"{rounded_down(float(held.min()))} to {rounded_down(float(held.max()))}" if held.numel() else "none"
-        return f"{name} radii of {held.numel()} points: {sizes}; {int((held > 0).sum())} above 0"
-
-    def plot(self, ax: Any = None) -> Any:
-        """Certified radius and nearest attack: of every point, or of every target where there is one; the axes."""
-        return figures().plot_radius(self, ax)
-
-    def table(self) -> list[dict[str, object]]:
-        """One plain row per point and target; `pandas.DataFrame(result.table())` makes a frame of it."""
-        count, rows = self.targets.shape[-1], []
-        for k, method in enumerate(self.method):
-            row: dict[str, object] = {"point": k // count, "label": int(self.label.flatten()[k // count])}
-            row |= {"target": int(self.targets.flatten()[k]), "margin": float(self.margin.flatten()[k])}
-            row |= {"radius": float(self.radius.flatten()[k]), "attack_radius": float(self.attack_radius.flatten()[k])}
-            rows.append(row | {"method": method})
-        return rows
 
 
 def robust_radius(
