@@ -19,9 +19,11 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 from torch import Generator
 
 import jacobound as jb
-from campaign.door_recipes import OF_INTEGERS, OPERATIONS, Drawn, drawn
+from campaign.door_recipes import FOLDED, OF_INTEGERS, OPERATIONS, Drawn, drawn
 from campaign.runner import Tally
+from jacobound.importers.onnx_evaluate import FOLDABLE
 
+ALL = (*OPERATIONS, *FOLDED)
 SCALES = (0.02, 0.3, 1.0, 4.0)
 ROUNDING = 3e-5  # relative to the largest value of the network: float32 sums of a few dozen products
 CANCELLING = 30.0  # times that, where an engine subtracts squares of a mean that is far from zero
@@ -67,12 +69,22 @@ def base_model(found: Drawn) -> ModelProto:
             helper.make_node("Add", ["absolute", "above"], ["inner"]),
         ]
         names = ["inner" if name == "x" else name for name in names]
+    constant = found.op in FOLDED or (found.op in FOLDABLE and found.chance(0.1))
+    if constant:
+        nodes = []
+        stored["k"] = found.floats(*found.shape, low=0.5)
+        names = ["k" if name in ("x", "inner") else name for name in names]
     while names and not names[-1]:
         names.pop()
     results = [f"r{k}" for k in range(found.outputs)]
     nodes.append(helper.make_node(found.op, names, results, name="the operation", **found.given))
     last = random.choice(results)
-    if found.op in OF_INTEGERS:
+    if constant:
+        nodes += [helper.make_node("Cast", [last], ["number"], to=TensorProto.FLOAT),
+                  helper.make_node("ReduceSum", ["number"], ["sum"], keepdims=0),
+                  helper.make_node("Mul", ["x", "sum"], ["weighted"])]  # fmt: skip
+        last = "weighted"
+    elif found.op in OF_INTEGERS:
         nodes += _as_weight(found, last)
         last = "weighted"
     elif found.op in ("Cast", "CastLike"):
@@ -168,7 +180,7 @@ def into_branch(model: ModelProto, random: Random) -> None:
     """The operation inside of an If on a constant, whose other branch is another function."""
     k = _position(model)
     node = model.graph.node[k]
-    if len(node.output) > 1 or node.op_type in OF_INTEGERS:
+    if len(node.output) > 1 or node.op_type in (*OF_INTEGERS, *FOLDED):
         return
     kind = TensorProto.FLOAT
     if node.op_type == "Cast":
@@ -271,7 +283,7 @@ WAYS: tuple[tuple[float, Callable[[ModelProto, Random], None]], ...] = (
 )
 
 
-def models(random: Random, operations: Sequence[str] = OPERATIONS) -> Iterator[tuple[Drawn, ModelProto]]:
+def models(random: Random, operations: Sequence[str] = ALL) -> Iterator[tuple[Drawn, ModelProto]]:
     """One model of every operation."""
     for op in operations:
         found = drawn(op, random)
@@ -345,7 +357,7 @@ def told(found: Drawn, model: ModelProto) -> str:
     )
 
 
-def check(generator: Generator, operations: Sequence[str] = OPERATIONS) -> Tally:
+def check(generator: Generator, operations: Sequence[str] = ALL) -> Tally:
     """One model of each operation."""
     random, tally = Random(generator.initial_seed()), Tally()
     for found, model in models(random, operations):

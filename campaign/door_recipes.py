@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto
 
 from jacobound.activations.base import families
+from jacobound.importers.onnx_evaluate import FOLDABLE
 from jacobound.importers.onnx_ops import LOWERINGS
 
 OPERATIONS = tuple(sorted({*LOWERINGS, *(op for family in families() for op in family.onnx)}))
@@ -485,6 +486,48 @@ RECIPES: Mapping[str, Recipe] = {
     "Einsum": _einsum,
     "CumSum": _running,
 }  # fmt: skip
+
+
+def _folded(drawn: Drawn) -> None:
+    """Operations on constants alone: whole numbers, comparisons, positions."""
+    op = drawn.op
+    drawn.inputs = []
+    if op in ("ConstantOfShape", "Range", "OneHot", "EyeLike"):
+        if op == "ConstantOfShape":
+            drawn.whole(2, 3)
+            kind = drawn.random.choice((np.float32, np.int64))
+            drawn.may("value", onnx.numpy_helper.from_array(np.array([3], dtype=kind)))
+        elif op == "Range":
+            for entry in drawn.random.choice(((0, 5, 1), (7, -2, -3), (1, 2, 4))):
+                drawn.add(np.int64(entry))
+            drawn.may("stash_type", 1)
+        elif op == "OneHot":
+            drawn.whole(0, 2, -1)
+            drawn.add(np.int64(4))
+            drawn.add(np.array([-1, 2], dtype=np.float32))
+            drawn.may("axis", -1, 0, 1)
+        else:
+            drawn.add(np.zeros((3, 4), dtype=np.float32))
+            drawn.may("k", -1, 1, 2)
+            drawn.may("dtype", TensorProto.FLOAT, TensorProto.INT64)
+        return
+    if op in ("And", "Or", "Xor", "Not"):
+        for _ in range(1 if op == "Not" else 2):
+            drawn.add(np.array([drawn.chance() for _ in range(6)]))
+        return
+    values = drawn.floats(2, 3)
+    whole = op == "Mod" and drawn.chance()
+    drawn.add((values * 4).astype(np.int64) if whole else np.where(np.abs(values) < 0.2, 0, values).astype(np.float32))
+    if op in ("Mod", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"):
+        drawn.add(np.array([3, -2, 2], dtype=np.int64 if whole else np.float32))
+        if op == "Mod":
+            drawn.given["fmod"] = 0 if whole and drawn.chance() else 1
+    for name, choices in (("axis", (0, 1, -1) if drawn.version >= 11 else (0, 1)), ("keepdims", (0, 1)),
+                          ("select_last_index", (0, 1)), ("noop_with_empty_axes", (0, 1))):  # fmt: skip
+        drawn.may(name, *choices)
+
+
+FOLDED = tuple(sorted(FOLDABLE - set(OPERATIONS)))  # which stand between constants only
 OF_INTEGERS = ("Shape", "Size", "IsNaN")  # whose results are no values of the network: a cast makes them weights
 
 
@@ -497,5 +540,5 @@ def versions(op: str) -> Sequence[int]:
 def drawn(op: str, random: Random) -> Drawn:
     """One operation with what it is given."""
     found = Drawn(op, random.choice(versions(op)), random)
-    RECIPES[op](found)
+    RECIPES.get(op, _folded)(found)
     return found

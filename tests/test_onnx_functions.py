@@ -164,6 +164,10 @@ def softmax(opset: int, **axis: int) -> ModelProto:
     return program([call("F")], [function("F", [node("Softmax", "a", "b", **axis)], opset=opset)])
 
 
+TWICE = call("F", slope=0.5)
+TWICE.attribute.append(helper.make_attribute("slope", 0.25))
+TWO_DEFAULTS = function("F", [SLOPE], slope=0.5)
+TWO_DEFAULTS.attribute_proto.append(helper.make_attribute("slope", 0.25))
 RELU_IS_NEG = function("Relu", [node("Neg", "a", "b")], domain="")
 NEG = function("F", [node("Neg", "a", "b")])
 REFUSED = {
@@ -200,6 +204,10 @@ REFUSED = {
         program([call("F", slope=0.5, other=1.0)], [function("F", [SLOPE], ["slope"])]), "attribute 'other'"),
     "attribute of another type": (
         program([call("F", slope=2)], [function("F", [SLOPE], ["slope"])]), "of another type"),
+    "attribute twice": (program([TWICE], [function("F", [SLOPE], ["slope"])]), "gives one attribute twice"),
+    "default twice": (program([call("F")], [TWO_DEFAULTS]), "'F' has two defaults for one attribute"),
+    "other spelling of the domain than it imports": (
+        program([call("F")], [function("F", [call("Neg", "a", "b", "ai.onnx")])]), "'Neg' of a domain"),
     "too many inputs": (program([call("F", "x x")], [NEG]), "'F' .* has 2 inputs, the function 1"),
     "too many outputs": (program([call("F", "x", "y z")], [NEG]), "'F' .* has 2 outputs, the function 1"),
     "missing overload": (

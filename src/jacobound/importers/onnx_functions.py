@@ -81,17 +81,18 @@ def _check_definition(function: FunctionProto, model: ModelProto, subject: str) 
             f"own, or {AGAIN}"
         )
     versions = {_plain(entry.domain): entry.version for entry in model.opset_import}
-    own = {_plain(entry.domain): entry.version for entry in function.opset_import}
+    own = {entry.domain: entry.version for entry in function.opset_import}  # by the very names that its calls have
     if domain not in versions:
         raise InvalidModelError(f"{called} is in the domain '{domain}', which the model does not import; {AGAIN}")
     for node in all_nodes(function.node):
-        place = _plain(node.domain)
-        if place not in own:
+        if node.domain not in own:
             raise InvalidModelError(f"{called} calls '{node.op_type}' of a domain that it does not import; {AGAIN}")
-        if place == "" and _definition(node.op_type, own[""]) != _definition(node.op_type, versions.get("", own[""])):
+        mine = own[node.domain]
+        theirs = versions.get("", mine) if _plain(node.domain) == "" else mine
+        if mine != theirs and _definition(node.op_type, mine) != _definition(node.op_type, theirs):
             raise InvalidModelError(
-                f"{called} calls '{node.op_type}' as ONNX opset {own['']} defines it, the model uses opset "
-                f"{versions['']}, which defines it anew; export both for one opset, or {AGAIN}"
+                f"{called} calls '{node.op_type}' as ONNX opset {mine} defines it, the model uses opset {theirs}, "
+                f"which defines it anew; export both for one opset, or {AGAIN}"
             )
     _check_names(function, called)
 
@@ -107,7 +108,10 @@ def _check_names(function: FunctionProto, called: str) -> None:
     for name in function.output:
         if name not in made or name in function.input:
             raise InvalidModelError(f"{called} does not compute its output '{name}'; {AGAIN}")
-    known = {*function.attribute, *(entry.name for entry in function.attribute_proto)}
+    named = [entry.name for entry in function.attribute_proto]
+    known = {*function.attribute, *named}
+    if len(set(named)) < len(named) or "" in (*function.input, *function.output):
+        raise InvalidModelError(f"{called} has two defaults for one attribute, or inputs without names; {AGAIN}")
     for node in all_nodes(function.node):
         for attribute in node.attribute:
             if attribute.ref_attr_name and attribute.ref_attr_name not in known:
@@ -191,6 +195,8 @@ class _Inserter:
     def attributes(self, call: NodeProto, function: FunctionProto) -> dict[str, AttributeProto]:
         """What a call gives, and the defaults of the rest."""
         given = {entry.name: entry for entry in function.attribute_proto}
+        if len({attribute.name for attribute in call.attribute}) < len(call.attribute):
+            raise self.wrong(call, "gives one attribute twice")
         for attribute in call.attribute:
             if attribute.name not in (*function.attribute, *given):
                 raise self.wrong(call, f"gives the attribute '{attribute.name}', which the function does not have")
@@ -214,7 +220,7 @@ class _Inserter:
                 found.CopyFrom(attribute)
             elif attribute.ref_attr_name in given:
                 source = given[attribute.ref_attr_name]
-                if attribute.type != source.type:
+                if attribute.type not in (AttributeProto.UNDEFINED, source.type):
                     raise self.wrong(node, f"takes '{source.name}' of a call for '{attribute.name}', of another type")
                 found.CopyFrom(source)
                 found.name = attribute.name

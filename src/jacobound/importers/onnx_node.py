@@ -109,7 +109,7 @@ def _check_branching(node: NodeProto, where: str, schema: onnx.defs.OpSchema) ->
     for attribute in node.attribute:
         definition = schema.attributes.get(attribute.name)
         held = {field.name for field, _ in attribute.ListFields()} - {"name", "type", "doc_string"}
-        if definition is None or definition.type.value != attribute.type or len(held) > 1:
+        if definition is None or int(definition.type) != attribute.type or len(held) > 1:  # type: ignore[call-overload]
             raise InvalidModelError(
                 f"{describe(node)} at {where}: attribute '{attribute.name}' is not what it takes; export it again"
             )

@@ -226,6 +226,10 @@ def _check_model(model: ModelProto, subject: str, folder: Path | None) -> None:
     for tensor in model.graph.initializer:
         if tensor.name in names:
             raise InvalidModelError(f"{subject}: two tensors are called '{tensor.name}'; the file is damaged")
+        if not tensor.name or tensor.data_type == TensorProto.UNDEFINED:
+            raise InvalidModelError(
+                f"{subject}: tensor '{tensor.name}' has no name or no element type; export it again"
+            )
         names.add(tensor.name)
     for name, tensor in _tensors(model.graph):
         _check_tensor(tensor, name, folder)
