@@ -274,7 +274,7 @@ def test_every_aten_spelling_exists_and_computes_the_same() -> None:
             assert ((inside.lower <= expected + 1e-7) & (expected <= inside.upper + 1e-7)).all(), op
     assert torch_builder("aten.sort.default") is None
     assert torch_builder("aten.gelu.default")(approximate="tanh").name == "gelu_tanh"  # type: ignore[misc]
-    assert torch_builder("aten.softplus.default")(2.0, threshold=20.0).name == "softplus:2.0"  # type: ignore[misc]
+    assert torch_builder("aten.softplus.default")(2.0).name == "softplus:2.0"  # type: ignore[misc]
     assert torch_builder("aten.clamp.default")(max=1.0).name == "clip:-inf,1.0"  # type: ignore[misc]
 
 

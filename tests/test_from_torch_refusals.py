@@ -102,7 +102,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], object], type[Exception], str]] = {
     "constant output": (lambda x: torch.ones(len(x), 2), InvalidModelError, r"does not depend on its input"),
     "division by zero": (lambda x: x / 0, InvalidModelError, r"zero divisor"),
     "nan constant": (lambda x: x + float("nan"), InvalidModelError, r"a NaN entry"),
-    "infinite constant": (lambda x: x + torch.tensor([1.0, float("inf"), 0.0, 0.0]), InvalidModelError, r"infinite"),
+    "infinite constant": (lambda x: x + torch.tensor([1.0, float("inf"), 0.0, 0.0]), UnsupportedOpError, r"infinite"),
     "largest over the batch": (lambda x: x.amax(0), UnsupportedOpError, r"aten.amax.default .* mixes the points"),
     "sorted over the batch": (lambda x: x.sort(0)[0], UnsupportedOpError, r"aten.sort.default .* mixes the points"),
     "summed up over the batch": (lambda x: x.cumsum(0), UnsupportedOpError, r"aten.cumsum.default .* mixes the points"),

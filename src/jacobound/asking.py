@@ -31,7 +31,8 @@ def strictly(graph: Graph, budget: Budget | None) -> Iterator[tuple[Budget, Call
     """
     started = monotonic()
     own = (Budget() if budget is None else budget).started_now()
-    with strict(graph.device, graph.dtype), torch.no_grad(), interruptible(own.interrupt):
+    quiet, exact = undisturbed(graph.device), strict(graph.device, graph.dtype)
+    with quiet, exact, torch.no_grad(), interruptible(own.interrupt):
         yield own, lambda: monotonic() - started
 
 
@@ -47,6 +48,17 @@ def question(
     """What was asked, as the answer will hold it; options are plain data or written out."""
     kept = {name: value if isinstance(value, KEPT) else repr(value) for name, value in options.items()}
     return Question(asks, graph.source, region, rows, norm, limits_of(budget), kept)
+
+
+@contextlib.contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Without inference mode, whose tensors have no derivatives, and with new tensors on the device by default."""
+    with contextlib.ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if torch.get_default_device().type != device.type:
+            stack.enter_context(device)
+        yield
 
 
 def sets_together(count: int, graph: Graph, bytes_each: int, budget: Budget) -> int:

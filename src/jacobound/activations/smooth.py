@@ -76,11 +76,11 @@ def celu(alpha: float = 1.0) -> Activation:
     return _exponential_unit(f"celu:{alpha!r}", lambda z: functional.celu(z, alpha), alpha, 1.0, 1 / Fraction(alpha))
 
 
-def softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
+def softplus(beta: float = 1.0) -> Activation:
     """log(1 + exp(beta z)) / beta.
 
     The threshold above which torch returns z itself is a shortcut of its implementation, not part of the function;
-    `value` does without it, and so differs from torch by up to exp(-20) / beta there.
+    `value` does without it, and so differs from torch by up to exp(-20) / beta above its usual threshold.
     """
     beta = float(beta)
     if not 0 < beta < math.inf:

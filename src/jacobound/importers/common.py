@@ -5,13 +5,15 @@ The affine steps that importers share are in ``steps.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from jacobound.errors import InvalidModelError, UnsupportedOpError
-from jacobound.graph import Graph, Node
+from jacobound.graph import Graph
+from jacobound.importers.agreement import Evaluation, evaluated
+from jacobound.rounding import unit
 from jacobound.words import not_finite
 
 
@@ -61,53 +63,57 @@ def verify(
     original: Callable[[Tensor], Tensor],
     *,
     example: Tensor,
-    tolerance: float,
     subject: str,
     dtype: torch.dtype = torch.float64,
+    roundoff: float | None = None,
     points: int = 5,
+    cause: str = "Report this, with the model if you can",
 ) -> None:
     """Compare an imported graph with the model it came from, on random points of several scales.
+
+    The two may differ by what rounding does to either (`agreement.evaluated`), and not by more.
 
     Args:
         graph: the imported graph.
         original: maps a batch of points (n, *in_shape) in `dtype` to outputs (n, *out_shape).
         example: points (n, *in_shape) near which the two are compared as well.
-        tolerance: largest error relative to the largest output. A thousandth of it, relative to the largest value
-            inside the network, is forgiven besides: large values that cancel leave that much rounding.
         subject: what the model is called in the message.
         dtype: in which the original is run.
-        points: number of points; choose another one than the batch the model was traced with.
+        roundoff: unit roundoff of the original; None for that of `dtype`.
+        points: number of points.
+        cause: what may be the matter when they differ, and what to do, as a sentence without its full stop.
 
     Raises:
         InvalidModelError: when shapes or values differ.
     """
-    generator = torch.Generator().manual_seed(0)
     compared: Tensor | None = None
-    for scale in (None, 1.0, 0.05, 10.0):
-        x = torch.randn(points, *graph.in_shape, generator=generator, dtype=torch.float64)
-        centre = example[torch.arange(points) % len(example)].to("cpu", torch.float64)
-        x = centre + 0.01 * (1 + centre.abs()) * x if scale is None else scale * x
-        x = x.to(example.device, dtype)
-        with torch.no_grad():
-            try:
-                expected = original(x)
-            except Exception as error:
-                raise InvalidModelError(
-                    f"{subject} does not take a batch of {points} points ({type(error).__name__}: {error}); it depends "
-                    "on the size of the batch. Make it treat every point alike"
-                ) from error
-            values = graph.values(x)
-        finite = _compare(expected, values[graph.output], values, tolerance, subject).any(0)
+    for x in test_points(graph, example, points, dtype):
+        finite = compare(original(x), evaluated(graph, x, dtype, roundoff or unit(dtype)), subject, cause).any(0)
         compared = finite if compared is None else compared | finite
-    if compared is not None and not compared.all():
-        raise InvalidModelError(
-            f"{subject} has an output that is not finite at any point near the example, nor at random points; look for "
-            "overflow, or pass an example where its logarithms, roots and quotients are defined"
-        )
+    refuse_infinite(compared, subject)
 
 
-def _compare(expected: Tensor, got: Tensor, values: Mapping[Node, Tensor], tolerance: float, subject: str) -> Tensor:
-    """Raise unless `got` is `expected` up to rounding (see `verify`); returns where both are finite."""
+def test_points(graph: Graph, example: Tensor, count: int, dtype: torch.dtype) -> list[Tensor]:
+    """Batches of random points: near the example, and around zero on three scales; shape (count, *in_shape) each."""
+    generator, found = torch.Generator("cpu").manual_seed(0), []
+    for scale in (None, 1.0, 0.05, 10.0):
+        x = torch.randn(count, *graph.in_shape, generator=generator, dtype=torch.float64, device="cpu")
+        centre = example[torch.arange(count, device=example.device) % len(example)].to("cpu", torch.float64)
+        x = centre + 0.01 * (1 + centre.abs()) * x if scale is None else scale * x
+        found.append(x.to(example.device, dtype))
+    return found
+
+
+def compare(expected: Tensor, found: Evaluation, subject: str, cause: str) -> Tensor:
+    """Where both are finite, shape (n, *out_shape).
+
+    Args:
+        expected: values of the original at the points of `found`.
+
+    Raises:
+        InvalidModelError: when they differ by more than rounding.
+    """
+    got = found.values
     if expected.shape != got.shape:
         raise InvalidModelError(
             f"{subject} maps the points to outputs of shape {tuple(expected.shape)}, its imported graph to "
@@ -116,21 +122,34 @@ def _compare(expected: Tensor, got: Tensor, values: Mapping[Node, Tensor], toler
     precise = expected.dtype == torch.float64
     expected = expected.to(got)
     finite = torch.isfinite(expected) & torch.isfinite(got)
+    both = torch.isfinite(expected) == torch.isfinite(got)
     undefined = expected.isnan()  # outside the domain of a logarithm, say
-    if (precise and not torch.equal(torch.isfinite(expected), torch.isfinite(got))) or (undefined & ~got.isnan()).any():
+    known = torch.isfinite(found.allowed)
+    if (precise and not (both | ~known).all()) or (undefined & ~got.isnan() & known).any():
         raise InvalidModelError(
             f"{subject} and its imported graph are not finite at the same points; look for overflow, or for "
             "operations that give NaN"
         )
-
-    def largest(x: Tensor) -> float:
-        return x.abs().nan_to_num(nan=0.0, posinf=0.0).amax().item() if x.numel() else 0.0
-
-    error, size = largest(torch.where(finite, expected - got, 0.0)), largest(expected)
-    if not error <= tolerance * size + 1e-3 * tolerance * max(largest(value) for value in values.values()):
+    error = torch.where(finite, (expected - got).abs(), 0.0)
+    excess = torch.where(error > found.allowed, error / found.allowed, 0.0)
+    if excess.any():
+        k = int(excess.argmax())
+        theirs, ours, apart, most = (float(x.flatten()[k]) for x in (expected, got, error, found.allowed))
         raise InvalidModelError(
-            f"the imported graph is not {subject}: outputs differ by {error:.3g} where the largest is {size:.3g} "
-            f"(allowed: {tolerance:.0e} relative). The model does something at run time that its traced operations "
-            "do not show (branches on values, randomness, the size of the batch); simplify it, or report this"
+            f"the imported graph is not {subject}: outputs differ by {apart:.3g} ({theirs:.9g}, in the graph "
+            f"{ours:.9g}), and rounding explains no more than {most:.2g}. {cause}"
         )
     return finite
+
+
+def refuse_infinite(compared: Tensor | None, subject: str) -> None:
+    """Refuse a model with an output that was finite at no point.
+
+    Raises:
+        InvalidModelError: says so.
+    """
+    if compared is not None and not compared.all():
+        raise InvalidModelError(
+            f"{subject} has an output that is not finite at any point near the example, nor at random points; look for "
+            "overflow, or pass an example where its logarithms, roots and quotients are defined"
+        )

@@ -80,7 +80,14 @@ def _activations(given: str | Activation | Sequence[str | Activation], count: in
             f"there are {count} hidden layers and {len(entries)} activations; give one for each hidden layer (none "
             "follows the last layer), or a single one for all"
         )
-    return [named_activation(entry) if isinstance(entry, str) else entry for entry in entries]
+    return [named_activation(entry) if isinstance(entry, str) else _own(entry) for entry in entries]
+
+
+def _own(activation: Activation) -> Activation:
+    """An activation whose tensors are no one else's."""
+    if not activation.parameters or activation.rebuild is None:
+        return activation
+    return activation.rebuild(*(parameter.detach().clone() for parameter in activation.parameters))
 
 
 def _check_shapes(k: int, matrix: Tensor, vector: Tensor | None, before: Tensor | None) -> None:

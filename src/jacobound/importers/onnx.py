@@ -19,7 +19,6 @@ from jacobound.importers.common import verify
 from jacobound.source import Source
 
 MANY = 2**22  # entries of all nodes
-AGREEMENT = 1e-4  # relative to the largest output: float32 rounding of a deep network, with room to spare
 
 
 def from_onnx(
@@ -71,5 +70,5 @@ def from_onnx(
     subject = f"{name} (as run by {check.engine})"
     points = 3 if sum(prod(node.shape) for node in graph.nodes) <= MANY else 1  # the values of all nodes are held
     for run, count in ((check, points), (check.together, points))[: 1 + check.batched]:
-        verify(graph, run, example=example, tolerance=AGREEMENT, subject=subject, dtype=check.dtype, points=count)
+        verify(graph, run, example=example, subject=subject, dtype=check.dtype, points=count)
     return graph.named(origin)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -13,18 +12,20 @@ from jacobound.graph import Graph
 from jacobound.importers.steps import AffineSteps
 from jacobound.importers.torch_attention import open_attention
 from jacobound.importers.torch_checks import (
-    Comparison,
     as_example,
     not_taken,
     refuse_arguments,
+    refuse_autocast,
     refuse_storage,
     refuse_training,
     run_once,
 )
-from jacobound.importers.torch_copy import copied, deep, evaluation, settle_weights
+from jacobound.importers.torch_comparison import Comparison
+from jacobound.importers.torch_copy import copied, evaluation, settle_weights
 from jacobound.importers.torch_function import as_module
 from jacobound.importers.torch_lowering import lower
 from jacobound.importers.torch_places import step_names
+from jacobound.importers.torch_process import alone, known
 from jacobound.importers.torch_trace import trace
 from jacobound.importers.torch_until import Cut, ended_at, find_cut, unknown_name
 from jacobound.source import Source, called
@@ -50,23 +51,24 @@ def from_torch(
     layers (slope, alpha, eps) are the Python numbers given. Factors that are no floats (1/9 of a pooling window,
     gamma / sqrt(var + eps), weights of an interpolation) are enclosed. Nothing is folded together that would round.
 
-    Before it is returned the graph is compared with the module on random points, in float64 where the module runs in
-    it. Values are estimates; bounds computed on the graph are certified for the graph.
+    Before it is returned the graph is compared with the module on random points, in float64 where it runs in that and
+    in its own dtype, one, three and five at a time, with and without gradients: they may differ by what rounding
+    explains (`agreement.evaluated`). Values are estimates; bounds computed on the graph are certified for the graph,
+    which shares no tensor with the module. Threads that import at once take turns.
 
     Args:
-        module: any module whose operations are affine, data movement, extrema, known activations, or functions of
-            whole vectors (softmax, norms, normalisation, products, attention), through which Lipschitz constants are
-            known, but not single derivatives. It is not changed: a copy of it is run and traced. (A module that can
-            not be copied is put in evaluation mode for that time.) Layers that behave differently in training must be
-            in evaluation mode already. A Python function takes and returns one tensor, and is made of the same
-            operations; it may use tensors and modules around it.
+        module: any module whose operations are affine, data movement, extrema, known activations, or functions of whole
+            vectors (softmax, normalisation, products, attention), through which only constants are known. A copy of it
+            is traced (a module that can not be copied is put in evaluation mode for that time); it is run itself, and
+            attributes and buffers are put back. Layers that behave differently in training must be in evaluation mode
+            already. A Python function of one tensor may use tensors and modules around it.
         example: a batch of points as the module takes it, shape (n, *in_shape) with n >= 1; only its shape and, for
             the comparison, its magnitude matter.
         batched: False when the module takes a single point without batch axis; `example` is then one point.
         until: where to cut the model, for example before a final softmax. The qualified name of a submodule
             ("features.3", "fc") whose output becomes the output of the graph; when the submodule is called several
-            times its last call, or with "fc#1", "fc#2", ... the call of that number. Otherwise the name of one
-            operation as it stands in the graph ("relu", "add_1"). None for the module's own output.
+            times its last call, or with "fc#1", ... the call of that number. Otherwise the name of one operation as
+            it stands in the graph ("relu", "add_1"). None for the module's own output.
         variance_floor: **an assumption**: what layer, group, instance and RMS normalisation and `normalize` divide by
             is never smaller, as a variance (mean square) of every row; results name it (`Provenance.assumptions`).
             None assumes nothing: constants are refused unless the region keeps it positive; 0 accepts what eps gives.
@@ -75,20 +77,19 @@ def from_torch(
         A graph on points of shape in_shape, on the device of the weights.
 
     Raises:
-        UnsupportedOpError: an operation is none of these, mixes the points of a batch, or the module can not be traced
-            (control flow that depends on values); names the operation, line and module, and where the model could be
-            cut before it.
+        UnsupportedOpError: an operation is none of these, mixes the points of a batch, or can not be traced (control
+            flow that depends on values); names it, line and module, and where the model could be cut before it.
         InvalidModelError: training mode, NaN or infinite weights, weights that are not float32 or float64, several
-            outputs or arguments, nothing called `until` (the error lists names like it), or a graph that does not
-            give the module's values.
+            outputs or arguments, nothing called `until` (lists names like it), or a graph with other values.
         ShapeError: the example is not a batch of points of real numbers, or the module does not take it.
+        UnsafeArithmeticError: autocast is active.
     """
     module, origin = as_module(module), Source("torch", called(module), until=until)
-    with torch.no_grad(), warnings.catch_warnings(), deep(module):
-        warnings.simplefilter("ignore")
+    with known(module), alone(module):
         refuse_training(module)
         refuse_storage(module)
         example = as_example(module, example, batched)
+        refuse_autocast(example.device)
         refuse_arguments(module)
         own = copied(module)
         own = module if own is None else open_attention(own)
@@ -116,7 +117,8 @@ def _imported(
         lowered = lower(program, steps, shape, operation)
     graph = Graph(lowered.output)
     rounded = lowered.rounded or (derived and example.dtype == torch.float32)
-    Comparison(module, example if batched else example[None], batched, rounded, cut, operation).check(graph)
+    points = example if batched else example[None]
+    Comparison(module, points, batched, rounded, cut, operation).check(graph)
     return graph
 
 

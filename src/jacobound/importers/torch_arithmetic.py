@@ -12,8 +12,9 @@ from jacobound.graph import Elementwise, Node
 from jacobound.importers import torch_patterns as patterns
 from jacobound.importers.fusions import product
 from jacobound.importers.norm_fusion import normalisation
-from jacobound.importers.torch_call import PRODUCT, TRAINING_ONLY, Call, Value, is_node
+from jacobound.importers.torch_call import PRODUCT, TRAINING, TRAINING_ONLY, Call, Value, is_node
 from jacobound.intervals import Interval
+from jacobound.rounding import unit
 
 
 def activate(call: Call, op: str, source: Node, *numbers: Value, name: str | None = None) -> Node:
@@ -221,8 +222,24 @@ def rrelu(call: Call) -> Node:
     """Outside training the leaky ReLU with the mean of the two slopes."""
     lower, upper = call.argument(1, "lower", 1 / 8), call.argument(2, "upper", 1 / 3)
     if call.argument(3, "training", False):
-        raise InvalidModelError(f"'{call.name}' draws slopes at random: call module.eval() first")
+        raise InvalidModelError(f"'{call.name}' draws slopes at random: {TRAINING}")
     return activate(call, "aten.leaky_relu.default", call.args[0], (lower + upper) / 2)
+
+
+def softplus(call: Call) -> Node:
+    """log(1 + exp(beta z)) / beta, which torch leaves for z itself above a threshold: there it jumps.
+
+    The jump of the usual threshold (exp(-20) / beta) counts as a detail of the implementation, and so does one that is
+    lost in the rounding of the module's own dtype.
+    """
+    beta, threshold = float(call.argument(1, "beta", 1.0)), float(call.argument(2, "threshold", 20.0))
+    jump = math.log1p(math.exp(-threshold)) if threshold > -700 else -threshold
+    if not (threshold >= 20 or jump <= unit(call.result.dtype) * threshold):
+        raise UnsupportedOpError(
+            f"Softplus with threshold={threshold:g} jumps by {jump / beta:.3g} where its argument is "
+            f"{threshold / beta:g}, so it has no bounded derivative there; leave the threshold out."
+        )
+    return activate(call, "aten.softplus.default", call.args[0], beta)
 
 
 def log_sigmoid(call: Call) -> Value:

@@ -46,6 +46,17 @@ class Turned:
     error: Exception
 
 
+TRAINING: Final = (
+    "it behaves as in training although the module is in evaluation mode. Pass training=self.training to the function "
+    "(F.dropout and F.rrelu leave nothing to module.eval() otherwise), or use the layer of torch.nn"
+)
+
+INFINITE: Final = (
+    "It gives infinite entries, as masks with -inf do, and only numbers can be bounded. Attention is understood with "
+    "its mask in F.scaled_dot_product_attention(attn_mask=...); a limit at infinity can be left out; a large negative "
+    "number in the place of -inf is another network, but one that can be certified."
+)
+
 TRAINING_ONLY: Final = Absent("It uses a value that an operation returns for training only.")
 POSITIONS: Final = Absent("It uses the positions that another operation found, which jump when the input changes.")
 
@@ -111,7 +122,12 @@ class Call:
         """A constant tensor as float64."""
         if is_node(value):
             raise UnsupportedOpError(PRODUCT)
-        return exact_weight(value, f"{self.name}.{label}")
+        return exact_weight(self._finite(value), f"{self.name}.{label}")
+
+    def _finite(self, constant: Tensor) -> Tensor:
+        if bool(constant.isinf().any()):
+            raise UnsupportedOpError(INFINITE)
+        return constant
 
     def optional(self, value: Value, label: str) -> Tensor | None:
         return None if value is None else self.weight(value, label)
@@ -120,7 +136,7 @@ class Call:
         """A constant operand as the float that the model computes with, in float64, for the shape of the result."""
         tensor = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.float64)
         if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
-            tensor = exact_weight(tensor, f"constant of {self.name}")
+            tensor = exact_weight(self._finite(tensor), f"constant of {self.name}")
         return self.steps.constant(tensor.to(self.result.dtype), self.shape)
 
     def node(self, value: Node) -> Node:

@@ -3,106 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from jacobound.errors import InvalidModelError, ShapeError
-from jacobound.graph import Graph
-from jacobound.importers.common import check_storage, verify
-from jacobound.importers.torch_copy import copied, evaluation, settle_eps
+from jacobound.errors import InvalidModelError, JacoboundError, ShapeError, UnsafeArithmeticError
+from jacobound.importers.common import check_storage
 from jacobound.importers.torch_function import FunctionModule
-from jacobound.importers.torch_trace import first_line, trace
-from jacobound.importers.torch_until import Cut, ended_at, steps_until
-
-POINTS: Final = 5
-"""How many points a graph is compared on at once: not the length of the batch that modules are traced with."""
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """The module that a graph is compared with, in the mode that the user left it in.
-
-    Args:
-        module: the user's own.
-        points: examples (n, *in_shape).
-        batched: whether the module takes batches.
-        rounded: whether the module in float64 is a slightly different function.
-        cut: the call of a submodule at which it ends, or None.
-        until: the operation at which it ends, or None.
-    """
-
-    module: nn.Module
-    points: Tensor
-    batched: bool
-    rounded: bool
-    cut: Cut | None
-    until: str | None
-
-    def check(self, graph: Graph) -> None:
-        """Compare on random points.
-
-        Raises:
-            InvalidModelError: when values differ, or do only in evaluation mode agree.
-        """
-        try:
-            self._check_in_mode(graph)
-        except InvalidModelError:
-            if not any(layer.training for layer in self.module.modules()):
-                raise
-            with evaluation(self.module):
-                self._check_in_mode(graph)  # raises when the graph itself is wrong
-            raise InvalidModelError(
-                f"{type(self.module).__name__} is in training mode and gives other values there than in evaluation "
-                "mode; call module.eval() first"
-            ) from None
-
-    def _check_in_mode(self, graph: Graph) -> None:
-        """In float64 where the module can be run in float64."""
-        subject = type(self.module).__name__
-        own = copied(self.module)
-        if own is not None:
-            tolerance = 1e-5 if self.rounded else 1e-9
-            settle_eps(own, self.points.dtype)
-            double = self._runner(own.double(), torch.float64)
-            if double is not None:
-                with ended_at(own, self.cut):
-                    return verify(
-                        graph, double, example=self.points, tolerance=tolerance, subject=subject, points=POINTS
-                    )
-        module = copied(self.module) or self.module
-        run = self._runner(module, self.points.dtype)
-        with ended_at(module, self.cut):
-            verify(
-                graph,
-                run or self._in_points(module),
-                example=self.points,
-                tolerance=1e-4,
-                subject=subject,
-                dtype=self.points.dtype,
-                points=POINTS,
-            )
-
-    def _runner(self, module: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
-        """Runs a module up to the cut on `POINTS` points of a dtype; None when it does not take them."""
-        points = self.points[torch.arange(POINTS) % len(self.points)].to(dtype)
-        try:
-            with torch.no_grad(), ended_at(module, self.cut):
-                run = self._in_points(module if self.until is None else self._traced(module, points, self.until))
-                return run if run(points).dtype == dtype else None
-        except Exception:
-            return None
-
-    def _traced(self, module: nn.Module, points: Tensor, until: str) -> Callable[[Tensor], Tensor]:
-        return steps_until(trace(module, points if self.batched else points[0]), until)
-
-    def _in_points(self, run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        if self.batched:
-            return lambda points: run(points.clone())  # a module may change its argument
-        return lambda points: torch.stack([run(point.clone()) for point in points])
+from jacobound.importers.torch_trace import first_line, of_hook, user_line
 
 
 def refuse_arguments(module: nn.Module) -> None:
@@ -149,15 +58,21 @@ def refuse_storage(module: nn.Module) -> None:
             check_storage(buffer, name)
 
 
-def as_example(module: nn.Module, example: Tensor, batched: bool) -> Tensor:
-    """The example on the device and in the dtype of the weights, after checking that it can be one."""
-    example = torch.as_tensor(example).detach()
+def as_example(module: nn.Module, example: object, batched: bool) -> Tensor:
+    """A copy of the example on the device and in the dtype of the weights, after checking that it can be one."""
+    example = _tensor(module, example)
     if example.dtype not in (torch.float32, torch.float64):
-        behind = (
-            "" if example.is_floating_point() else ", and import the part of the model behind the embedding or table"
-        )
+        cure = "pass float32 or float64, and import the part of the model behind the embedding or table"
+        if example.is_floating_point():
+            cure = "pass example.float() (of the example only shape and magnitude matter), and a module in float32 too"
+        elif not example.is_complex() and example.dtype != torch.bool:
+            cure = f"pass example.float() if the model takes real numbers; else {cure}"
+        kind = "half precision" if example.is_floating_point() else "no real numbers"
+        raise ShapeError(f"the example is {example.dtype}, {kind}; bounds are for inputs in float32 or float64: {cure}")
+    if example.is_meta:
         raise ShapeError(
-            f"the example is {example.dtype}; bounds are for inputs of real numbers: pass float32 or float64{behind}"
+            "the example is on the meta device and has no values (is torch.set_default_device('meta') in force?); "
+            "pass one with device='cpu'"
         )
     if batched and (example.dim() == 0 or example.shape[0] == 0):
         raise ShapeError(
@@ -166,8 +81,32 @@ def as_example(module: nn.Module, example: Tensor, batched: bool) -> Tensor:
         )
     if example.numel() == 0:
         raise ShapeError(f"the example of shape {tuple(example.shape)} has no entries")
+    if not bool(torch.isfinite(example).all()):
+        raise ShapeError("the example has a NaN or infinite entry; pass a point that the model is made for")
     weights = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()]
-    return example.to(device=weights[0].device, dtype=weights[0].dtype) if weights else example
+    return example.to(device=weights[0].device, dtype=weights[0].dtype, copy=True) if weights else example.clone()
+
+
+def _tensor(module: nn.Module, example: object) -> Tensor:
+    """The example as a dense tensor."""
+    parts = list(example.values()) if isinstance(example, Mapping) else example
+    if isinstance(parts, list | tuple) and any(isinstance(part, Tensor) for part in parts):
+        shapes = ", ".join(str(tuple(one.shape)) for one in parts if isinstance(one, Tensor))
+        raise ShapeError(
+            f"the example holds {len(parts)} inputs ({shapes}), and bounds are for one tensor: join them into one "
+            f"and split it in a function, from_torch(lambda x: module(x[:, :a], x[:, a:]), torch.cat(example, 1)), or "
+            "hold all but one as constants"
+        )
+    try:
+        tensor = example if isinstance(example, Tensor) else torch.as_tensor(example)
+    except Exception as error:
+        raise ShapeError(
+            f"the example of type {type(example).__name__} can not be read as a tensor ({first_line(error)}); pass a "
+            "batch of points as a torch.Tensor"
+        ) from error
+    if tensor.layout != torch.strided:
+        raise ShapeError(f"the example is sparse ({tensor.layout}); pass it as .to_dense()")
+    return tensor.detach()
 
 
 def run_once(module: nn.Module, traced: Tensor, batched: bool, part: str | None = None) -> None:
@@ -195,8 +134,26 @@ def run_once(module: nn.Module, traced: Tensor, batched: bool, part: str | None 
         )
 
 
-def not_taken(module: nn.Module, traced: Tensor, batched: bool, error: Exception) -> ShapeError:
+def refuse_autocast(device: torch.device) -> None:
+    """Inside autocast a module is another network, one in half precision.
+
+    Raises:
+        UnsafeArithmeticError: says so.
+    """
+    if torch.is_autocast_enabled(device.type):
+        raise UnsafeArithmeticError(
+            f"autocast is active for {device.type}: the module would be traced in "
+            f"{torch.get_autocast_dtype(device.type)}, which bounds do not cover. Import it outside of torch.autocast"
+        )
+
+
+def not_taken(module: nn.Module, traced: Tensor, batched: bool, error: Exception) -> JacoboundError:
     """The error for a module that fails on its example."""
+    if of_hook(error):
+        return InvalidModelError(
+            f"{type(module).__name__} has a hook that fails{user_line(error)}: {type(error).__name__}: "
+            f"{first_line(error)}. Take the hook away for the import (handle.remove())"
+        )
     taken, other = f"one point of shape {tuple(traced.shape)}", "if it takes a batch, pass batched=True"
     if batched:
         taken = f"a batch of {len(traced)} points of shape {tuple(traced.shape[1:])}"

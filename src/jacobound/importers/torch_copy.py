@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
-
-FRAMES_PER_LEVEL: Final = 60
-"""More than what copying and tracing take of Python's stack for one level of modules inside modules."""
 
 
 def copied(module: nn.Module) -> nn.Module | None:
@@ -43,27 +38,6 @@ def evaluation(module: nn.Module) -> Iterator[None]:
     finally:
         for layer, training in flags:
             layer.training = training
-
-
-@contextmanager
-def deep(module: nn.Module) -> Iterator[None]:
-    """Room on Python's stack for modules nested deeply; the limit is put back as it was."""
-    limit = sys.getrecursionlimit()
-    try:
-        sys.setrecursionlimit(limit + FRAMES_PER_LEVEL * _depth(module))
-        yield
-    finally:
-        sys.setrecursionlimit(limit)
-
-
-def _depth(module: nn.Module) -> int:
-    """Levels of modules inside modules, found without recursion."""
-    level, depth, seen = [module], 0, {module}
-    while level:
-        level = [child for layer in level for child in layer.children() if child not in seen]
-        seen.update(level)
-        depth += 1
-    return depth
 
 
 def settle_eps(module: nn.Module, dtype: torch.dtype) -> None:

@@ -14,14 +14,14 @@ from torch.fx import Node as Step
 
 from jacobound.activations import torch_builder
 from jacobound.errors import InvalidModelError, JacoboundError, ShapeError, UnsupportedOpError
-from jacobound.graph import Elementwise, Input, Node
+from jacobound.graph import Affine, Elementwise, Input, Node
 from jacobound.importers.common import exact_weight, unsupported
 from jacobound.importers.steps import MIXED, AffineSteps
-from jacobound.importers.torch_call import Absent, Call, Turned, Value, is_node, leaves, map_values
+from jacobound.importers.torch_call import INFINITE, Absent, Call, Turned, Value, is_node, leaves, map_values
 from jacobound.importers.torch_movement import move
 from jacobound.importers.torch_places import at, cut_before, place, refused_layer, step_names
 from jacobound.importers.torch_refusals import LAYERS, advice, unknown
-from jacobound.importers.torch_rules import EXACT, ROUNDING, RULES, cast, keep
+from jacobound.importers.torch_rules import EXACT, ROUNDING, RULES, keep
 
 PRELU: Final = ("aten.prelu.default", "aten._prelu_kernel.default")
 
@@ -112,9 +112,19 @@ def _placeholders(program: ExportedProgram, source: Input, weights: Mapping[str,
         if not isinstance(value, Tensor):
             raise InvalidModelError(f"the module holds '{name}', a {type(value).__name__}; only tensors are understood")
         if step.users and (value.is_floating_point() or value.is_complex()):
-            exact_weight(value, name)
-        found[step] = value.detach()
+            # Constants may be infinite where an operation can take that (the mask of attention).
+            exact_weight(value if name in signature.parameters else _without_infinities(value), name)
+        # A graph owns its weights: what the module shares with its user may change. Training gives its own ones.
+        found[step] = value.detach() if name in weights else value.detach().clone()
     return found
+
+
+def _without_infinities(constant: Tensor) -> Tensor:
+    return (
+        torch.where(constant.isinf(), torch.zeros_like(constant), constant)
+        if constant.is_floating_point()
+        else constant
+    )
 
 
 def _refuse_changes(program: ExportedProgram) -> None:
@@ -157,6 +167,7 @@ def _evaluate(
     try:
         _check_dtype(call)
         value = RULES[op](call) if op in RULES else _activate(call)
+        _check_values(call, value)
     except (UnsupportedOpError, ShapeError) as error:
         raise refused(step, str(error)) from None
     except JacoboundError:
@@ -191,10 +202,19 @@ def _draws(op: str, target: object) -> bool:
 
 
 def _check_dtype(call: Call) -> None:
-    """Nodes are real numbers: an operation that turns one into integers or half precision is refused."""
+    """Nodes are real numbers: an operation that turns one into half precision is refused."""
     for result in leaves(call.result):
         if isinstance(result, Tensor) and result.dtype in (torch.float16, torch.bfloat16):
             raise UnsupportedOpError(f"It computes in {result.dtype}.")
+
+
+def _check_values(call: Call, value: Value) -> None:
+    """Results that depend on the input are finite real numbers."""
+    for node, result in zip(leaves(value), leaves(call.result), strict=False):
+        if is_node(node) and isinstance(result, Tensor) and result.dtype not in (torch.float32, torch.float64):
+            raise UnsupportedOpError(f"It rounds its result to {result.dtype}.")
+        if isinstance(node, Affine) and node.bias is not None and bool(node.bias.isinf().any()):
+            raise UnsupportedOpError(INFINITE)
 
 
 def _activate(call: Call) -> Node:
@@ -229,8 +249,6 @@ def _rounds(step: Step, args: tuple[Value, ...], kwargs: Mapping[str, Value]) ->
     tensors = [value for value in values if isinstance(value, Tensor)]
     if rule in EXACT:
         return False
-    if rule is cast:
-        return True
     if not any(is_node(value) for value in values) and any(tensor.is_floating_point() for tensor in tensors):
         return True
     numbers = [value for value in values if isinstance(value, float)]

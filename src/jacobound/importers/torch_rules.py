@@ -19,20 +19,20 @@ from jacobound.importers import torch_resizing as resizing
 from jacobound.importers import torch_scatter as scatter
 from jacobound.importers import torch_vectors as vectors
 from jacobound.importers import torch_windows as windows
-from jacobound.importers.torch_call import TRAINING_ONLY, Call, Rule, Value
+from jacobound.importers.torch_call import TRAINING, TRAINING_ONLY, Call, Rule, Value
 
 
 def keep(call: Call) -> Node:
     """clone, detach, dropout outside training: the value itself."""
     if "dropout" in call.op and call.argument(2, "train", True):
-        raise InvalidModelError(f"'{call.name}' draws random numbers to drop entries: {windows.TRAINING}")
+        raise InvalidModelError(f"'{call.name}' draws random numbers to drop entries: {TRAINING}")
     return call.args[0]
 
 
 def native_dropout(call: Call) -> Value:
     """The form of the core operations, which returns the mask as well."""
     if call.argument(2, "train", True) is not False:
-        raise InvalidModelError(f"'{call.name}' draws random numbers to drop entries: {windows.TRAINING}")
+        raise InvalidModelError(f"'{call.name}' draws random numbers to drop entries: {TRAINING}")
     return [call.args[0], TRAINING_ONLY]
 
 
@@ -74,6 +74,7 @@ _ARITHMETIC: Final[Rows] = (
         "clamp_max.Tensor",
     ),
     (arithmetic.rrelu, "rrelu.default"),
+    (arithmetic.softplus, "softplus.default"),
     (arithmetic.log_sigmoid, "log_sigmoid_forward.default"),
 )
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from jacobound.errors import UnsupportedOpError
+from jacobound.importers.torch_process import silent
 from jacobound.importers.torch_until import Cut, ended_at
+
+VALUES: Final = ("data-dependent", "numpy()", "item()", "tolist", "data_ptr", "Boolean value", "unbacked", "dynamic")
+"""Words in torch's messages about values that are not known while it traces."""
 
 
 def trace(module: nn.Module, traced: Tensor, cut: Cut | None = None) -> ExportedProgram:
@@ -39,7 +40,7 @@ def trace(module: nn.Module, traced: Tensor, cut: Cut | None = None) -> Exported
 
 
 def _export(module: nn.Module, traced: Tensor) -> ExportedProgram:
-    with _quietly():
+    with silent():
         program = torch.export.export(module, (traced,), strict=False)
         _spell_out_softshrink(program)
         return program.run_decompositions({})
@@ -59,27 +60,29 @@ def _spell_out_softshrink(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep torch.export from writing its internals to the terminal when it fails; the error says enough."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(level)
-
-
 def _untraceable(module: nn.Module, error: Exception) -> UnsupportedOpError:
+    """The error for a module that torch.export fails on, with its likely cause."""
+    subject, said = type(module).__name__, f"{type(error).__name__}: {first_line(error)}"
+    part = "or import the part before it with from_torch(module, example, until='NAME')"
+    if of_hook(error):
+        return UnsupportedOpError(
+            f"{subject} has a hook that fails when it is traced{user_line(error)}: {said}. Take the hook away for the "
+            "import (handle.remove()), or let it use operations on tensors only"
+        )
+    if "ScriptModule" in said:
+        return UnsupportedOpError(
+            f"{subject} is TorchScript, which can not be traced by torch.export: {said}. Import the module that it was "
+            "made from"
+        )
+    reason = "What fails there is no operation on tensors that can be traced: write it with those"
+    if isinstance(error, GuardOnDataDependentSymNode) or any(word in said for word in VALUES):
+        reason = "Branches and loops must not depend on values of the input: replace them by operations on tensors"
     return UnsupportedOpError(
-        f"{type(module).__name__} can not be traced by torch.export{_user_line(error)}: {type(error).__name__}: "
-        f"{first_line(error)}. Branches and loops must not depend on values of the input: replace them by operations "
-        "on tensors, or import the part before them with from_torch(module, example, until='NAME')"
+        f"{subject} can not be traced by torch.export{user_line(error)}: {said}. {reason}, {part}"
     )
 
 
-def _user_line(error: Exception) -> str:
+def user_line(error: Exception) -> str:
     """The innermost line outside torch and this package that led to an error: " at model.py:41"."""
     ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
     frames = [
@@ -88,6 +91,13 @@ def _user_line(error: Exception) -> str:
         if frame.filename.endswith(".py") and not frame.filename.startswith(ours)
     ]
     return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+
+
+def of_hook(error: Exception) -> bool:
+    """Whether an error comes out of a hook of a module."""
+    home = str(Path(torch.nn.__file__).parent / "modules" / "module.py")
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(frame.filename == home and "hook(" in (frame.line or "") for frame in frames)
 
 
 def first_line(error: Exception) -> str:

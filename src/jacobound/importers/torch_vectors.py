@@ -11,8 +11,7 @@ from torch import Tensor
 from jacobound.errors import InvalidModelError, UnsupportedOpError
 from jacobound.graph import Node
 from jacobound.importers.steps import MIXED
-from jacobound.importers.torch_call import TRAINING_ONLY, Call, Value, is_node
-from jacobound.importers.torch_windows import TRAINING
+from jacobound.importers.torch_call import TRAINING, TRAINING_ONLY, Call, Value, is_node
 
 
 def softmax(call: Call) -> Node:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from jacobound.errors import InvalidModelError, UnsupportedOpError
 from jacobound.graph import Node
 from jacobound.importers.steps import MIXED
-from jacobound.importers.torch_call import POSITIONS, TRAINING_ONLY, Call, Value
-
-TRAINING: Final = "it behaves as in training; call module.eval() first"
+from jacobound.importers.torch_call import POSITIONS, TRAINING, TRAINING_ONLY, Call, Value
 
 
 def convolution(call: Call) -> Node:

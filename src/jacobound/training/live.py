@@ -6,7 +6,6 @@ parameters to the weights of the graph (`tape`); every look at the graph repeats
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final, NamedTuple, TypeVar
@@ -22,8 +21,9 @@ from jacobound.importers.steps import AffineSteps
 from jacobound.importers.torch import BATCH
 from jacobound.importers.torch_attention import open_attention
 from jacobound.importers.torch_checks import as_example, refuse_arguments, refuse_storage, run_once
-from jacobound.importers.torch_copy import copied, deep, evaluation, settle_weights
+from jacobound.importers.torch_copy import copied, evaluation, settle_weights
 from jacobound.importers.torch_lowering import lower
+from jacobound.importers.torch_process import alone
 from jacobound.importers.torch_trace import trace
 from jacobound.operators import LinearOperator
 from jacobound.training.sources import Sources
@@ -76,8 +76,7 @@ class Live:
     def __init__(self, module: nn.Module, example: Tensor, variance_floor: float | None = None) -> None:
         if not isinstance(module, nn.Module):
             raise InvalidModelError(f"training follows a torch.nn.Module, not {type(module).__name__}")
-        with torch.no_grad(), warnings.catch_warnings(), deep(module):
-            warnings.simplefilter("ignore")
+        with alone(module):
             program, shape = _traced(module, example)
             self._sources = Sources.of(module, program)
             steps = AffineSteps(torch.zeros((), dtype=torch.float64, device=example.device), BATCH, variance_floor)
