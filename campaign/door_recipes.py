@@ -491,6 +491,9 @@ RECIPES: Mapping[str, Recipe] = {
 def _folded(drawn: Drawn) -> None:
     """Operations on constants alone: whole numbers, comparisons, positions."""
     op = drawn.op
+    if op == "ReduceProd":
+        _reduction(drawn)
+        return
     drawn.inputs = []
     if op in ("ConstantOfShape", "Range", "OneHot", "EyeLike"):
         if op == "ConstantOfShape":
