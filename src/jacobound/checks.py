@@ -28,7 +28,7 @@ def whole(value: Any, what: str, least: int, most: int = 1 << 62) -> int:
     """
     try:
         found = None if isinstance(value, bool) else operator.index(value)
-    except (TypeError, ValueError, RuntimeError):
+    except Exception:  # the user's own __index__
         found = None
     if found is None or not least <= found <= most:
         limit = f" and at most {most}" if most < 1 << 62 else ""
@@ -44,7 +44,7 @@ def real(value: Any, what: str, least: float = -math.inf, most: float = math.inf
     """
     try:
         found = math.nan if isinstance(value, bool | str | bytes) else float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
+    except Exception:  # the user's own __float__ may raise anything
         found = math.nan
     if not least <= found <= most:
         limits = [f"at least {least:g}"] * math.isfinite(least) + [f"at most {most:g}"] * math.isfinite(most)

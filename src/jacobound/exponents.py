@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jacobound.checks import shown
 from jacobound.errors import InvalidOptionError, ShapeError
 from jacobound.units import real_tensor
 
@@ -55,10 +56,10 @@ def exponent(p: object, what: str) -> float:
         p = WORDS.get(p.strip().lower(), math.nan)
     try:
         number = math.nan if isinstance(p, bool) else float(p)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
+    except Exception:  # the user's own __float__ may raise anything
         number = math.nan
     if number not in (1.0, 2.0, math.inf):
-        raise InvalidOptionError(f"{what} is 1, 2 or inf (float('inf') or 'inf'), not {p!r}")
+        raise InvalidOptionError(f"{what} is 1, 2 or inf (float('inf') or 'inf'), not {shown(p)}")
     return number
 
 
@@ -72,7 +73,7 @@ def norm_pair(norm: object) -> tuple[Norm, Norm]:
         raise ShapeError("one Weighted norm can not be that of inputs and of outputs; write norm=(Weighted(p, w), q)")
     pair = norm if isinstance(norm, tuple | list) else (norm, norm)
     if len(pair) != 2:
-        raise ShapeError(f"norm=(p, q) has two norms, of inputs and of outputs, not {len(pair)}: {norm!r}")
+        raise ShapeError(f"norm=(p, q) has two norms, of inputs and of outputs, not {len(pair)}: {shown(norm)}")
     try:
         found = [one if isinstance(one, Weighted) else exponent(one, "a norm") for one in pair]
     except InvalidOptionError as error:

@@ -82,7 +82,7 @@ def _meant(radius: Any) -> float | str | Decimal | Fraction:
         return Decimal(radius)
     try:
         return float(radius)
-    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+    except Exception as error:  # the user's own __float__ may raise anything
         raise _no_number(radius) from error
 
 

@@ -263,6 +263,8 @@ class WholeSpace(Region):
 
 def _boxes(found: InputSet, shape: Sequence[int] | None) -> list[Box]:
     """The boxes of a property in the shape of a network's input."""
+    if not isinstance(shape, list | tuple | None) or not all(type(side) is int and side >= 0 for side in shape or ()):
+        raise ShapeError(f"shape is that of the network's input, such as graph.in_shape, not a {type(shape).__name__}")
     wanted = found.shape if shape is None else tuple(shape)
     if math.prod(wanted) != math.prod(found.shape):
         raise ShapeError(

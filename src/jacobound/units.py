@@ -58,7 +58,12 @@ def real_tensor(values: object, what: str) -> Tensor:
             raise ShapeError(f"{what} is not an array of numbers: {error}") from error
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise ShapeError(f"{what} must hold real numbers, not {tensor.dtype}")
-    if not tensor.is_floating_point() and tensor.numel() and max(int(tensor.max()), -int(tensor.min())) > EXACT:
+    if not tensor.is_floating_point() and tensor.numel():
+        whole = tensor.cpu().numpy()  # torch has no maximum of unsigned numbers
+        large = max(int(whole.max()), -int(whole.min())) > EXACT
+    else:
+        large = False
+    if large:
         raise ShapeError(f"{what} holds integers above 2**53, which float64 can not hold exactly")
     return tensor.to(torch.float64, copy=True)
 

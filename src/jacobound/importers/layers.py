@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jacobound.activations import Activation
 from jacobound.activations import activation as named_activation
-from jacobound.errors import ShapeError
+from jacobound.errors import InvalidOptionError, ShapeError
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node
 from jacobound.importers.common import exact_weight
 from jacobound.operator_kinds import Dense
@@ -41,6 +41,7 @@ def from_layers(
         InvalidModelError: NaN or infinite weights, or weights that are not float32 or float64.
         UnsupportedOpError: when an activation's name is not known.
     """
+    weights, biases = _listed(weights, "weights"), None if biases is None else _listed(biases, "biases")
     matrices = [_array(weight, f"weights[{k}]") for k, weight in enumerate(weights)]
     if not matrices:
         raise ShapeError("a network needs at least one weight matrix")
@@ -60,6 +61,17 @@ def from_layers(
     return Graph(node, source=Source("layers", "from_layers"))
 
 
+def _listed(given: Sequence[Array | None], name: str) -> list[Any]:
+    """A list of arrays.
+
+    Raises:
+        ShapeError: when it is something else.
+    """
+    if not isinstance(given, list | tuple):
+        raise ShapeError(f"{name} is a list with one array for each layer, not a {type(given).__name__}")
+    return list(given)
+
+
 def _array(values: Array, name: str) -> Tensor:
     """A copy as float64, so that later changes of the caller's arrays do not reach the graph."""
     try:
@@ -74,7 +86,11 @@ def _array(values: Array, name: str) -> Tensor:
 
 def _activations(given: str | Activation | Sequence[str | Activation], count: int) -> list[Activation]:
     """One activation for each hidden layer."""
+    if not isinstance(given, str | Activation | list | tuple):
+        raise InvalidOptionError(f"activation is a name, an Activation or a list of them, not a {type(given).__name__}")
     entries = [given] * count if isinstance(given, str | Activation) else list(given)
+    if not all(isinstance(one, str | Activation) for one in entries):
+        raise InvalidOptionError("a list of activations holds names or Activations")
     if len(entries) != count:
         raise ShapeError(
             f"there are {count} hidden layers and {len(entries)} activations; give one for each hidden layer (none "

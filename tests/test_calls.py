@@ -1,0 +1,50 @@
+"""Any call of the public interface works or raises a typed error that says something; a small part of the campaign."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+import jacobound as jb
+from campaign import calls, stored
+from campaign.runner import generator_of
+
+# Made by the library, not by users; or plain names of kinds.
+NOT_CALLED = {
+    "Candidate", "Graph", "JacobianBounds", "LipschitzBound", "MonotoneFeatures", "OutputBounds", "Provenance",
+    "Question", "Result", "RobustRadius", "StationaryFreeRadius", "Status", "CROWN", "IBP", "FastLin", "WholeSpace", "from_torch",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", calls.TARGETS)
+def test_random_calls_raise_typed_errors_only(name: str) -> None:
+    generator = generator_of(f"test of {name}", 0, 0)
+    found = [calls.one_call(name, generator) for _ in range(10)]
+    assert [wrong for _, wrong in found if wrong] == []
+
+
+def test_every_public_function_and_class_is_called() -> None:
+    public = {name: getattr(jb, name) for name in jb.__all__}
+    functions = {name for name, thing in public.items() if inspect.isfunction(thing)}
+    classes = {name for name, thing in public.items() if inspect.isclass(thing) and not issubclass(thing, Exception)}
+    assert (functions | classes) - set(calls.TARGETS) == NOT_CALLED
+
+
+def test_results_come_back_from_json_bit_for_bit() -> None:
+    generator = generator_of("test of results", 0, 0)
+    kinds: set[str] = set()
+    for _ in range(12):
+        try:
+            result = stored.drawn_result(generator)
+        except jb.JacoboundError:
+            continue
+        kinds.add(type(result).__name__)
+        assert stored.wrong_with(result, result.to_json(None), generator) == ""
+    assert len(kinds) >= 4
+
+
+def test_a_result_is_read_in_another_process() -> None:
+    generator = generator_of("test of results", 0, 1)
+    text = stored.drawn_result(generator).to_json(None)
+    assert stored.elsewhere([text]) == [stored.hashlib.sha256(text.encode()).hexdigest()]
