@@ -7,15 +7,15 @@ from typing import Final
 
 from torch import Generator
 
-from campaign import door_onnx
+from campaign import door_onnx, door_torch
 from campaign.runner import Part, Tally
 
-CHECKS: Final[tuple[tuple[Callable[[Generator], Tally], int], ...]] = ((door_onnx.check, 1),)
+CHECKS: Final[tuple[tuple[Callable[[Generator], Tally], int], ...]] = ((door_onnx.check, 1), (door_torch.check, 30))
 """What is tried, and how often in one batch."""
 
 
 def batch(generator: Generator) -> Tally:
-    """One model of every ONNX operation."""
+    """One model of every ONNX operation, and some modules."""
     tally = Tally()
     for check, times in CHECKS:
         for _ in range(times):
@@ -23,4 +23,4 @@ def batch(generator: Generator) -> Tally:
     return tally
 
 
-PART = Part("door", "networks", batch, ("ONNX models tried",))
+PART = Part("door", "networks", batch, ("ONNX models tried", "modules tried"))
