@@ -169,6 +169,12 @@ class BackwardPass:
         before = self._graph.nodes[: self._position[target] + 1]
         return 12 * max(size(node) for node in before) * self._graph.example.element_size()
 
+    def products_per_row(self, target: Node) -> float:
+        """Multiplications of one row of `target`, for both chains, all nodes before it counted."""
+        before = self._graph.nodes[: self._position[target]]
+        operators = (operator for node in before if isinstance(node, Affine) for operator, _ in node.terms)
+        return 2.0 * sum(operator.out_size * operator.terms for operator in operators)
+
     def enclose(self, target: Node, rows: Tensor, owners: Owners) -> Interval:
         """Certified range of the flat entries `rows` of a node, each over its own set; interval (len(rows),)."""
         state = self._start(target, rows, owners)

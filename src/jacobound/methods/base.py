@@ -142,13 +142,14 @@ def sets_worth(graph: Graph) -> int:
     Sharing saves the overhead of small operations. Sets of a large network gain nothing on a CPU, and lose that each
     leaves its own dead neurons out of the matrix products.
     """
-    products = sum(
-        operator.out_size * max(1, operator.terms)
-        for node in graph.nodes
-        if isinstance(node, Affine)
-        for operator, _ in node.terms
-    )
-    return max(1, (SHARED_PRODUCTS if graph.device.type == "cpu" else SHARED_PRODUCTS_ACCELERATOR) // max(1, products))
+    shared = SHARED_PRODUCTS if graph.device.type == "cpu" else SHARED_PRODUCTS_ACCELERATOR
+    return max(1, shared // max(1, products_of(graph)))
+
+
+def products_of(graph: Graph) -> int:
+    """Multiplications of one evaluation of a network; entries that only move count as one."""
+    operators = (operator for node in graph.nodes if isinstance(node, Affine) for operator, _ in node.terms)
+    return sum(operator.out_size * max(1, operator.terms) for operator in operators)
 
 
 def derivative_ranges(graph: Graph, ranges: Mapping[Node, Interval]) -> Mapping[Node, Interval]:

@@ -20,7 +20,7 @@ from jacobound.errors import (
     SolverError,
     UnsupportedOpError,
 )
-from jacobound.graph import Graph, Vector
+from jacobound.graph import Graph, Vector, size
 from jacobound.methods.autolip import AutoLip
 from jacobound.methods.base import JacobianEnclosure, JacobianMethod, derivative_ranges
 from jacobound.methods.candidates import Candidates, Norm, Ranges, converted, failed, of_enclosure, of_sets
@@ -32,7 +32,7 @@ from jacobound.methods.intersection import intersected
 from jacobound.methods.linear_slopes import LinearSlopes, smooth
 from jacobound.methods.lipschitz_method import LipschitzMethod
 from jacobound.methods.lipsdp import LipSDP
-from jacobound.methods.operations import recursion_operations
+from jacobound.methods.operations import interval_operations, recursion_operations
 from jacobound.methods.recurjac import RecurJac
 from jacobound.methods.seqlip import SeqLip
 from jacobound.methods.tangents import is_unstable
@@ -46,6 +46,8 @@ SECONDS = 10.0
 CHEAP = 0.15
 # The part of the time that is left which the ranges of all neurons may take where they are dear.
 OF_RANGES = 0.35
+# Operations for one entry of an interval that an activation passes back.
+OF_AN_INTERVAL = 60.0
 # Certified norms are improved only where their product is at most so many times the best constant.
 HOPEFUL = 100.0
 
@@ -125,9 +127,15 @@ class _Plan:
         if bounded and isfinite(self.budget.of_call):
             self._ask_whole_space()
         if self.graph.expands:
-            self._ask(RecurJac() if bounded else FastLip(), 0.4, whole=self._recursion_is_cheap)
-            if bounded and smooth(self.graph.expanded()):
-                self._ask(LinearSlopes(), 0.5)
+            entries: JacobianMethod = RecurJac() if bounded else FastLip()
+            if self._entries_are_hopeful():
+                self._ask(entries, 0.4, whole=self._recursion_is_cheap)
+                if bounded and smooth(self.graph.expanded()):
+                    self._ask(LinearSlopes(), 0.5)
+            else:
+                note = "not begun: bounds of all entries of the Jacobian would take longer than there is time"
+                row = failed(_name(entries), len(self.domain), self.graph.example, Status.TIME_LIMIT, 0.0, note)
+                self.found[_name(entries)] = row
             self._ask(LipSDP(), 0.7 if self.norm == (2, 2) else 0.95)  # pairs know other norms by conversion only
         if self._norms_may_win():
             if not self._has(LipSDP, Status.MEMORY_LIMIT):  # which has asked for products of norms itself
@@ -189,7 +197,7 @@ class _Plan:
 
     def _name_of(self, method: Method) -> str:
         """Its class; methods that the user named twice are told apart."""
-        name = type(method).__name__
+        name = _name(method)
         return f"{name} {len(self.found)}" if self.chosen and name in self.found else name
 
     def _asked(self, method: Method, name: str, budget: Budget) -> Candidates:
@@ -255,6 +263,15 @@ class _Plan:
         operations = len(self.domain) * recursion_operations(graph, only(slopes, widest))
         return operations <= CHEAP * self.budget.of_call * PRODUCTS
 
+    def _entries_are_hopeful(self) -> bool:
+        """Whether a sweep of intervals for all outputs, with which bounds of entries begin, may end in time."""
+        if not isfinite(self.budget.of_call):
+            return True
+        graph, sets = self.graph.expanded(), len(self.domain)
+        outputs, entries = size(graph.output), sum(size(node) for node in graph.nodes)
+        operations = sets * (interval_operations(graph.nodes, outputs) + OF_AN_INTERVAL * outputs * entries)
+        return operations <= self.budget.remaining * PRODUCTS
+
     def _norms_may_win(self) -> bool:
         """Whether products of norms, or of pairs, may still be smaller than what is known.
 
@@ -290,6 +307,10 @@ class _Plan:
         for called, part in self.found.items():
             known |= {name if name not in known else f"{called}: {name}": one for name, one in part.known.items()}
         return Candidates(known, torch.stack([part.unstable for part in self.found.values()]).amax(0))
+
+
+def _name(method: Method) -> str:
+    return type(method).__name__
 
 
 def cheapest(graph: Graph, domain: Domain, norm: Norm, budget: Budget) -> Candidates:

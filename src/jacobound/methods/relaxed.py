@@ -99,8 +99,11 @@ class _Sweep:
         sets, rows = wanted.nonzero(as_tuple=True)
         if not len(rows) or self._budget.is_over:
             return
-        pieces = []
-        for chunk in self._budget.chunks(len(rows), self._backward.bytes_per_row(node)):
+        pieces, each = [], self._backward.products_per_row(node)
+        for chunk in self._budget.chunks(len(rows), self._backward.bytes_per_row(node), each):
+            if pieces and self._budget.is_over:
+                rows, sets = rows[: chunk.start], sets[: chunk.start]
+                break
             owners = Owners.of(sets[chunk], len(wanted))
             pieces.append(self._backward.enclose(node, rows[chunk], owners))
             self._budget.tell(done + chunk.stop / len(rows), len(self._graph.nodes), "ranges")

@@ -16,12 +16,15 @@ from torch import Tensor
 from jacobound.budget import checkpoint
 from jacobound.checks import whole
 from jacobound.graph import Graph, size
-from jacobound.methods.base import Budget
+from jacobound.methods.base import Budget, products_of
 from jacobound.regions import Balls
 
 SEGMENT = 64  # places that are tried between a point and an adversarial one
 CLEARLY = 1e-9  # a margin counts as lost when it is below minus this share of its size at the point
 SPARSE = 0.02  # share of the inputs that one step in the l1 norm changes
+
+# Steps down the gradient, in radii at which a linear margin would be lost.
+SHARES = (1.02, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,12 @@ class PGD:
         generator = torch.Generator().manual_seed(self.seed)
         points = balls.points.to(graph.dtype)
         rows = rows.to(points)
-        best = torch.full_like(points, torch.nan)
-        reached = torch.full_like(near, inf)
         failed, tried = near.clone(), near.clone()
-        first = linear_radii(graph, points, rows, balls.p).to(near)
+        best, first = _along_gradients(graph, balls, points, rows)
+        first = first.to(near)
+        reached = _length(best - points, balls.p).to(near).nan_to_num(nan=inf)
         for round_ in range(self.rounds):
-            if round_ and budget.is_over:
+            if budget.is_over:
                 break
             budget.tell(round_, self.rounds, "attack")
             rising = torch.where(tried > 0, 2 * tried, first)
@@ -94,8 +97,9 @@ class PGD:
             known: points (T, *input shape) to start from as well, NaN where there are none.
         """
         each = 8 * self.restarts * sum(size(node) for node in graph.nodes) * graph.example.element_size()
+        work = 3 * self.restarts * (self.steps + 1) * products_of(graph)
         parts = []
-        for part in budget.chunks(len(radii), each):
+        for part in budget.chunks(len(radii), each, work):
             some = Balls(balls.points[part], balls.p, balls.dtype, balls.valid)
             start = None if known is None else known[part]
             parts.append(self._within(graph, some, rows[part].to(graph.example), radii[part], generator, start))
@@ -136,6 +140,23 @@ def _margins(graph: Graph, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         margins = (outputs * rows.unsqueeze(1)).sum(2)
         (gradient,) = torch.autograd.grad(margins.sum(), x, allow_unused=True, materialize_grads=True)
     return margins.detach(), gradient
+
+
+def _along_gradients(graph: Graph, balls: Balls, points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The first lost points straight down the gradients of the margins, NaN where none is; and `linear_radii`.
+
+    A few evaluations of the network: what there is always time for.
+    """
+    first = linear_radii(graph, points, rows, balls.p)
+    _, gradient = _margins(graph, points.unsqueeze(1), rows)
+    down, best = _steepest(gradient, balls.p), torch.full_like(points, torch.nan)
+    start = (graph(points).flatten(1) * rows).sum(1)
+    for share in reversed(SHARES):
+        inside = _projection(balls, points.unsqueeze(1), _wide(share * first, gradient))
+        moved = inside(points.unsqueeze(1) - _wide(share * first, gradient) * down).squeeze(1)
+        lost = (graph(moved).flatten(1) * rows).sum(1) < -CLEARLY * start.abs()
+        best = torch.where(_wide(lost, best), moved, best)
+    return best, first
 
 
 def linear_radii(graph: Graph, points: Tensor, rows: Tensor, p: float) -> Tensor:

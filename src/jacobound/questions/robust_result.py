@@ -24,7 +24,7 @@ class RobustRadius(Result):
             (*batch, K) for K targets.
         attack_radius: distance of `witness`, rounded up: there the target's output is larger, which is certified as
             well. inf where no such point was found. Same shape.
-        margin: certified lower bound of label minus target at x itself, same shape.
+        margin: certified lower bound of label minus target at x itself, same shape; -inf where time was too short.
         label: shape (*batch).
         targets: shape (*batch, K).
         details: certified radii by argument, each of the shape of `radius`, which is their maximum.

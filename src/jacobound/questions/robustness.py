@@ -44,6 +44,7 @@ CERTIFICATES, GLOBAL = "certificates of increments", "global constants"
 
 # Parts of the time that is left which the rounds of a search may take, one after the other.
 OF_RANGES, OF_ATTACKS, OF_MARCH, OF_CONSTANTS = 0.4, 0.4, 0.5, 0.2
+ROUGH = 0.1  # tolerance of radii that are only to begin with
 FIRST = 0.25  # of the radius where a linear margin would be lost: the first ball of linear bounds
 
 
@@ -188,7 +189,7 @@ class _Search:
         for group in self.asked.groups(most):
             place, rows = group.to(self.balls.points.device), self.asked.rows(int(group[0]))
             around = Around(self.graph, self.balls, place, rows, quiet, self.statuses)
-            found.append(_Group(around, self.balls.points.new_zeros(len(place), len(rows))))
+            found.append(_Group(around, self.balls.points.new_full((len(place), len(rows)), -inf)))
         return found
 
     def _arranged(self, groups: list[_Group], of: Callable[[_Group], Tensor | None]) -> Tensor:
@@ -215,12 +216,18 @@ class _Search:
 
     def _begin(self, group: _Group, around: Around) -> None:
         """Margins at the points, and the largest balls over which linear bounds keep them positive."""
-        output = self.method if isinstance(self.method, OutputMethod) else CROWN()
-        margins = Margins(around, output)
         which, rows = torch.arange(len(around.points)), torch.arange(len(around.rows))
-        group.margin = margins(which, group.margin.new_zeros(len(which)), rows)
-        if self.method is None or output is self.method:
-            group.radii[RANGES] = self._by_ranges(margins, group.margin, around.budget)
+        zero, budget = group.margin.new_zeros(len(which)), around.budget
+        known = None
+        if self.method is None:
+            # Intervals cost next to nothing: so no point waits at 0 for linear bounds of a large network.
+            margins = Margins(around, IBP())
+            group.margin = margins(which, zero, rows)
+            known = group.radii[RANGES] = self._by_ranges(margins, group.margin, budget, ROUGH)
+        margins = Margins(around, self.method if isinstance(self.method, OutputMethod) else CROWN())
+        group.margin = torch.maximum(group.margin, margins(which, zero, rows))
+        if self.method is None or isinstance(self.method, OutputMethod):
+            group.radii[RANGES] = self._by_ranges(margins, group.margin, budget, self.tolerance, known)
 
     def _march(self, group: _Group, around: Around) -> None:
         """Lemma 1 and Theorem 2; joined with linear bounds where the user left the method open."""
@@ -247,8 +254,14 @@ class _Search:
     def _certify(self, group: _Group, around: Around) -> None:
         group.radii[CERTIFICATES] = refined(around, group.margin, group.reached, self.seconds, self.largest)
 
-    def _by_ranges(self, margins: Margins, start: Tensor, budget: Budget) -> Tensor:
-        """The largest balls over which margins are certified to be positive, (n, K)."""
+    def _by_ranges(
+        self, margins: Margins, start: Tensor, budget: Budget, tolerance: float, known: Tensor | None = None
+    ) -> Tensor:
+        """The largest balls over which margins are certified to be positive, (n, K).
+
+        Args:
+            known: radii that are certified already, (n, K).
+        """
         right = start > 0
         points = right.any(1).nonzero().squeeze(1)
         found = torch.zeros_like(start)
@@ -265,8 +278,11 @@ class _Search:
 
         around = margins.around
         first = FIRST * self._linear_radii(around.points[points], around.rows, right[points])
+        if known is not None:
+            known = (known[points], torch.full_like(known[points], inf))
+            first = torch.maximum(first, 2 * known[0].amax(1))
         found[points] = largest_verified(
-            check, right.shape[1], first, self.largest, self.tolerance, lambda: budget.is_over
+            check, right.shape[1], first, self.largest, tolerance, lambda: budget.is_over, known
         )
         return found
 
