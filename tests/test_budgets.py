@@ -37,12 +37,12 @@ def network(name: str = "relu", dtype: torch.dtype = torch.float64) -> Graph:
 
 @pytest.mark.parametrize("memory", [0, -1])
 def test_a_budget_has_some_memory_and_no_negative_time(memory: int) -> None:
-    with pytest.raises(InvalidOptionError, match=f"memory > 0 bytes, not {memory}"):
+    with pytest.raises(InvalidOptionError, match=f"memory of a budget .*{memory}"):
         Budget(memory=memory)
     for seconds in (-1e-9, math.nan):
-        with pytest.raises(InvalidOptionError, match="needs seconds >= 0"):
+        with pytest.raises(InvalidOptionError, match="^seconds of a budget"):
             Budget(seconds=seconds)
-        with pytest.raises(InvalidOptionError, match="needs cpu_seconds >= 0"):
+        with pytest.raises(InvalidOptionError, match="cpu_seconds of a budget"):
             Budget(cpu_seconds=seconds)
     assert Budget(seconds=0.0, memory=1).memory == 1
 

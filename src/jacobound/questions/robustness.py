@@ -278,11 +278,12 @@ class _Search:
 
         around = margins.around
         first = FIRST * self._linear_radii(around.points[points], around.rows, right[points])
+        bracket = None
         if known is not None:
-            known = (known[points], torch.full_like(known[points], inf))
-            first = torch.maximum(first, 2 * known[0].amax(1))
+            bracket = known[points], torch.full_like(known[points], inf)
+            first = torch.maximum(first, 2 * bracket[0].amax(1))
         found[points] = largest_verified(
-            check, right.shape[1], first, self.largest, tolerance, lambda: budget.is_over, known
+            check, right.shape[1], first, self.largest, tolerance, lambda: budget.is_over, bracket
         )
         return found
 
