@@ -125,3 +125,11 @@ def test_differences_of_differences_are_compared_once() -> None:
     nodes += [node("Mul", "a60 b60", "m"), node("ReduceMean", "m", "q", axes=[1]), node("Add", "q c", "p"),
               node("Sqrt", "p", "r"), node("Div", "a60 r")]  # fmt: skip
     from_onnx(model(nodes, (1, 4), {"c": ONE}))
+
+
+@pytest.mark.parametrize("op", ["Relu", "Tanh"])
+def test_a_thousand_operations_in_a_row_are_imported(op: str) -> None:
+    """Engines compute tanh by a formula of their own, whose small errors are alike at every node."""
+    names = ["x", *(f"t{k}" for k in range(1099)), "y"]
+    graph = from_onnx(model([node(op, one, two) for one, two in pairwise(names)], (1, 4)))
+    assert len(graph.nodes) == 1101

@@ -105,7 +105,8 @@ class _Noise:
             if all(piece.line is not None and _passes(*piece.line) for piece in node.activation.pieces):
                 return found
             by = 2 * self.roundoff * (found[0].abs() + argument[0].abs())
-            return self._moved(found, by + _shortcut(node, found[0], argument[0]) + self._cancelled(node, found))
+            by = by + _shortcut(node, found[0], argument[0]) + self._cancelled(node, found)
+            return self._moved(found, by, found[0].sign())  # an engine's own formula errs to one side, time and again
         assert isinstance(node, Vector)
         argument = values[node.source]
         if node.function.compares:
@@ -139,12 +140,15 @@ class _Noise:
         """Error of a sum of products, relative to their absolute values; engines sum in blocks of eight or more."""
         return self.roundoff * (1 + math.sqrt(terms) / 8)
 
-    def _moved(self, values: Tensor, by: Tensor | None) -> Tensor:
+    def _moved(self, values: Tensor, by: Tensor | None, side: Tensor | None = None) -> Tensor:
+        """With errors of that size: at random, in one evaluation to the given side."""
         if by is None:
             return values
         lanes = values[1:]
         drawn = 2 * torch.rand(lanes.shape, generator=self._generator, dtype=lanes.dtype, device=lanes.device)
         shares = torch.where(drawn < 1, drawn - 1.5, drawn - 0.5)  # of two equal errors the sum is rarely 0
+        if side is not None:
+            shares[0] = side
         by = (by + self.floor).nan_to_num(nan=0.0, posinf=0.0)
         return torch.cat([values[:1], lanes + by * shares])
 
