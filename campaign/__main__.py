@@ -1,7 +1,7 @@
 """`python -m campaign`: attack the library at full size, and write what came of it to ``campaign/results``.
 
     python -m campaign --primitives 1000000 --exact 100000 --graphs 10000 --exchange 300 --door 3000
-    python -m campaign --calls 5000 --results 500 --files 100000 --mutants
+    python -m campaign --calls 5000 --interrupts 100 --results 500 --files 100000 --mutants
 
 Only what is named is run. An interrupted run goes on where it stopped when it is started again with the same seed and
 unchanged sources. A violation is printed with its batch; ``--replay exact:17`` runs that batch again, alone.
@@ -20,15 +20,15 @@ from campaign.mutants import all_results, excuses, possible
 from campaign.report import outdated, render, unexcused
 from campaign.runner import Part, generator_of, read, run
 
-PARTS = ("primitives", "exact", "lower", "graphs", "exchange", "door", "calls", "results", "files")
+PARTS = ("primitives", "exact", "lower", "graphs", "exchange", "door", "calls", "interrupts", "results", "files")
 
 
 def parts() -> dict[str, Part]:
     """All parts that count cases, by name."""
-    from campaign import calls, claims, door, exchange, fuzzing, graphs, lower_ends, primitives, stored
+    from campaign import calls, claims, door, exchange, fuzzing, graphs, interrupts, lower_ends, primitives, stored
 
     first = (primitives.PART, claims.PART, lower_ends.PART, graphs.PART, exchange.PART, door.PART)
-    found = (*first, calls.PART, stored.PART, fuzzing.PART)
+    found = (*first, calls.PART, interrupts.PART, stored.PART, fuzzing.PART)
     return {part.name: part for part in found}
 
 

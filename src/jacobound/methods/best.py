@@ -160,7 +160,8 @@ class _Plan:
 
     def _ask_for_anything(self) -> None:
         """What is left when all was given up: intervals and the cheapest norms, whatever the clock says."""
-        self.found["AutoLip(IBP())"] = cheapest(self.graph, self.domain, self.norm, self.budget)
+        find = partial(cheapest, self.graph, self.domain, self.norm, self.budget)
+        self._attempt(f"{AutoLip.__name__}({IBP()})", find, self.budget)
 
     def _ask(self, method: Method, part: float, *, whole: bool = False) -> None:
         """Ask one method; whatever it raises becomes a row of the details.
