@@ -10,7 +10,7 @@ from torch import Generator
 from campaign import door_onnx, door_torch
 from campaign.runner import Part, Tally
 
-CHECKS: Final[tuple[tuple[Callable[[Generator], Tally], int], ...]] = ((door_onnx.check, 1), (door_torch.check, 30))
+CHECKS: Final[tuple[tuple[Callable[[Generator], Tally], int], ...]] = ((door_onnx.check, 1), (door_torch.check, 10))
 """What is tried, and how often in one batch."""
 
 

@@ -370,3 +370,5 @@ def _resizing(g: Generator) -> Operation:
 ELEMENTWISE: tuple[Maker, ...] = (_softplus, _elu, _slopes, _limits, _jumps, _smooth, _arithmetic, _casts)
 ROWS: tuple[Maker, ...] = (_reductions, _normalising, _products, _movement)
 IMAGES: tuple[Maker, ...] = (_windows, _resizing, _normalising, _reductions)
+MAKERS: dict[str, Maker] = {make.__name__.strip("_"): make for make in (*ELEMENTWISE, *ROWS, *IMAGES)}
+"""By name."""

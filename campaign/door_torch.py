@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import torch
 from torch import Generator, Tensor, nn
 
-from campaign.door_operations import ELEMENTWISE, IMAGES, ROWS, Operation, chance, constant
+from campaign.door_operations import ELEMENTWISE, IMAGES, ROWS, Maker, Operation, chance, constant
 from campaign.families import pick
 from campaign.runner import Tally
 from jacobound import JacoboundError, from_torch
@@ -92,10 +92,14 @@ def behaviours(generator: Generator) -> tuple[Callable[[Chain, Tensor], float | 
     return table[name], f"{name} {size:g}"
 
 
-def made(generator: Generator) -> tuple[nn.Module, tuple[int, ...], str] | None:
-    """A module that torch runs on batches, the shape of its points, and what it is; None when it does not run."""
-    image = chance(generator, 0.35)
-    makers = (*ELEMENTWISE, *(IMAGES if image else ROWS) * 2)
+def made(generator: Generator, makers: Sequence[Maker] = ()) -> tuple[nn.Module, tuple[int, ...], str] | None:
+    """A module that torch runs on batches, the shape of its points, and what it is; None when it does not run.
+
+    Args:
+        makers: of operations on rows, to choose from; none for all.
+    """
+    image = not makers and chance(generator, 0.35)
+    makers = makers or (*ELEMENTWISE, *(IMAGES if image else ROWS) * 2)
     chosen = [pick(makers, generator) for _ in range(integer(1, 2, generator))]
     module: nn.Module = Chain([make(generator) for make in chosen], image, generator)
     what = " ".join(make.__name__.strip("_") for make in chosen)
@@ -115,11 +119,11 @@ def made(generator: Generator) -> tuple[nn.Module, tuple[int, ...], str] | None:
     return (module, shape, what) if isinstance(found, Tensor) and found.dim() and len(found) == 4 else None
 
 
-def check(generator: Generator) -> Tally:
+def check(generator: Generator, makers: Sequence[Maker] = ()) -> Tally:
     """One module at the door."""
     tally, case = Tally(), None
     while case is None:
-        case = made(generator)
+        case = made(generator, makers)
     module, shape, what = case
     dtype = next(module.parameters()).dtype
     subject: object = module if chance(generator, 0.8) else lambda x: module(x)
