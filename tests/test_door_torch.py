@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -153,6 +155,42 @@ def test_small_differences_show_through_deep_networks(depth: int) -> None:
 
     with pytest.raises(InvalidModelError, match="rounding explains no more than"):
         from_torch(Off(), example)
+
+
+def test_the_eps_of_a_dtype_is_that_of_the_module() -> None:
+    example = torch.full((1, 3), 1e-3)
+    for spelling in (nn.RMSNorm(3), lambda x: nn.functional.rms_norm(x, (3,)), Normalised()):
+        graph = from_torch(spelling, example)
+        assert torch.allclose(graph(example).float(), spelling(example), rtol=1e-6)
+
+
+def test_numbers_in_a_float32_module_are_those_of_float32() -> None:
+    for function in (
+        lambda x: torch.maximum(x, x.new_full((), 0.1)),
+        lambda x: torch.minimum(x, torch.full_like(x, 0.7)),
+        lambda x: x.index_fill(1, torch.tensor([1]), 0.3),
+        lambda x: x + torch.full((), 0.2),
+    ):
+        graph = from_torch(nn.Sequential(nn.Linear(3, 3), Called(function)), torch.zeros(1, 3))
+        assert graph.out_shape == (3,)
+
+
+class Called(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class Normalised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((3,), 2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.rms_norm(x, (3,), self.scale)
 
 
 class SinglePrecision(nn.Module):

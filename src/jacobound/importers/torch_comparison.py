@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -125,7 +126,15 @@ class Comparison:
             return None  # as it is run in any case
         own = self.module if own is None else own
         run = self._runner(own, torch.float64)
-        return None if run is None else (own, run)
+        if run is None:
+            return None
+        held = self.points.dtype
+
+        def settled(points: Tensor) -> Tensor:
+            with _Eps(held):
+                return run(points)
+
+        return own, settled
 
     def _compare(
         self,
@@ -232,6 +241,24 @@ class Comparison:
         if self.batched:
             return lambda points: run(points.clone())  # a module may change its argument
         return lambda points: torch.stack([run(point.clone()) for point in points])
+
+
+class _Eps(TorchFunctionMode):
+    """Root mean squares are normalised with the eps of a dtype where none is given, whatever they are computed in."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._eps = torch.finfo(dtype).eps
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if (
+            func in (torch.rms_norm, nn.functional.rms_norm)
+            and kwargs.get("eps") is None
+            and (len(args) < 4 or args[3] is None)
+        ):
+            args, kwargs = args[:3], {**kwargs, "eps": self._eps}
+        return func(*args, **kwargs)
 
 
 class _Narrowing(TorchDispatchMode):

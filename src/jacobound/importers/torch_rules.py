@@ -238,6 +238,7 @@ ROUNDING: Final[frozenset[Rule]] = frozenset(
         arithmetic.power,
         products.add_product,
         scatter.index_add,
+        movement.like,
         movement.where,
         movement.put_number,
         resizing.pad,
