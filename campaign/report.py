@@ -21,6 +21,9 @@ WHAT = {
     "graphs": "random graphs of all operators and activations, against sampled points and autodiff",
     "exchange": "networks of PyTorch and ONNX, imported, against their own values and derivatives",
     "door": "valid ONNX models of every operation, and modules, against their own values: equal, or refused",
+    "calls": "random calls of the public interface, with values of right and wrong types: answers or typed errors",
+    "interrupts": "calls interrupted at random moments: what they return holds, and no trace is left",
+    "results": "results written to JSON and read again: bit for bit the same",
     "files": "damaged ONNX, VNN-LIB, npz, npy, csv and image files: typed errors only",
 }
 UNITS = {
@@ -30,6 +33,9 @@ UNITS = {
     "graphs": "graphs",
     "exchange": "networks",
     "door": "networks",
+    "calls": "calls",
+    "interrupts": "interrupts",
+    "results": "results",
     "files": "files",
 }
 

@@ -110,7 +110,7 @@ class Climb:
     def _chunks(self, count: int) -> Iterator[slice]:
         rows = min(FEW_OUTPUTS, size(self.graph.output))
         kept = 12 * sum(map(size, self.graph.nodes)) + 4 * size(self.graph.input) * rows
-        return self.budget.chunks(count, 8 * kept)
+        return self.budget.chunks(count, 8 * kept, 3 * self.work * (1 + rows))
 
     def _judged(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (N, K, outputs) and norms (N, K) at points, by the network itself."""
