@@ -28,9 +28,11 @@ def from_onnx(
     """The network in an ONNX file, opset 7 to current.
 
     The network is taken for one point at a time: axis 0 of the input is the batch if it is symbolic or 1, and points
-    have the remaining shape; the outputs likewise. With another first length the whole input is one point. Weights are
-    converted to float64 exactly. Parts that do not depend on the input are evaluated once, in the file's own number
-    format, and count as weights. Nodes carry the names of the tensors in the file.
+    have the remaining shape; the outputs likewise. With another first length the whole input is one point. The file's
+    own bytes are run in a second engine (onnxruntime where it is installed, else the evaluator of the package `onnx`)
+    and must have the graph's values up to rounding, one by one and, where the batch is open, several at once.
+    Weights are converted to float64 exactly. Parts that do not depend on the input are evaluated once, in the file's
+    own number format, and count as weights. Nodes carry the names of the tensors in the file.
 
     Args:
         source: path of the file, or its content; gzip (.onnx.gz) is read.
@@ -48,8 +50,9 @@ def from_onnx(
 
     Raises:
         MissingExtraError: when the package `onnx` is not installed.
-        InvalidModelError: when the file is no valid ONNX model, is damaged, has NaN weights, weights in half
-            precision or in other files, or does not agree with its imported graph.
+        InvalidModelError: when the file is no valid ONNX model (or onnxruntime refuses it), is damaged, has NaN
+            weights, weights in half precision or in other files, would become too large, has functions that engines
+            read differently, depends on the length of an open batch, or does not agree with its imported graph.
         UnsupportedOpError: when an operation is not understood; it is named, with its place.
     """
     try:
