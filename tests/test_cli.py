@@ -158,7 +158,7 @@ def test_constants_of_the_whole_space_and_single_methods(capsys: Capture) -> Non
     assert code == 0 and complaints == "" and "the whole space" in shown and "candidates" not in shown
     assert "method    Best()" in shown and "answer:   " in shown.splitlines()[-1]
     code, shown, _ = run(capsys, "lipschitz", NET, "--global", "--rows", "3", "--budget", "5", "--verbose")
-    assert code == 0 and "candidates" in shown and "AutoLip" in shown and "LipSDP" in shown
+    assert code == 0 and "candidates" in shown and "LipSDP" in shown.split("candidates")[1]
     code, shown, _ = run(capsys, "lipschitz", NET, "--global", "--method", "autolip", "--json")
     (found,) = strict_json(shown)
     assert code == 0 and found["method"] == "AutoLip" and found["status"]["certified"] and found["radii"] == []

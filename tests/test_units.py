@@ -78,11 +78,12 @@ def test_ranges_over_scaled_balls_are_dual_norms_of_scaled_coefficients(p: float
 def test_with_radius_1_a_scale_holds_the_radii_of_the_inputs() -> None:
     graph, center = network(), torch.tensor([0.1, 0.0, 0.0, 0.2], dtype=DOUBLE)
     radii = torch.tensor([0.125, 0.25, 1.0, 0.5], dtype=DOUBLE)
-    ball = jb.lipschitz(graph, jb.Ball(center, 1, scale=radii), jb.RecurJac())
-    box = jb.lipschitz(graph, jb.Box(center - radii, center + radii), jb.RecurJac())
+    ball = jb.lipschitz(graph, jb.Ball(center, 1, scale=radii), jb.RecurJac(), search=None)
+    box = jb.lipschitz(graph, jb.Box(center - radii, center + radii), jb.RecurJac(), search=None)
     assert float(ball.upper) == pytest.approx(float(box.upper), rel=1e-9)
 
 
+BRIEF = jb.Sampling(points=4, steps=2, ascents=2)
 METHODS = (
     jb.RecurJac(),
     jb.FastLip(),
@@ -100,13 +101,12 @@ METHODS = (
 def test_constants_over_scaled_balls_hold_at_their_points(p: float, method: object) -> None:
     graph, center = network(seed=3), torch.full((4,), 0.25, dtype=DOUBLE)
     scale = torch.tensor([2.0, 0.1, 0.0, 0.5], dtype=DOUBLE)
-    found = jb.lipschitz(graph, jb.Ball(center, 0.3, p, scale=scale), method, budget=jb.Budget(20))  # type: ignore[arg-type]
+    found = jb.lipschitz(graph, jb.Ball(center, 0.3, p, scale=scale), method, budget=2, search=BRIEF)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(4)
     offsets = torch.randn(200, 4, generator=generator, dtype=DOUBLE)
     offsets /= torch.linalg.vector_norm(offsets, ord=p, dim=1, keepdim=True)
-    for point in center + 0.3 * scale * offsets:
-        jacobian = torch.func.jacrev(graph)(point)
-        assert float(torch.linalg.matrix_norm(jacobian, 2)) <= float(found.upper)
+    jacobians = torch.func.vmap(torch.func.jacrev(graph))(center + 0.3 * scale * offsets)
+    assert float(torch.linalg.matrix_norm(jacobians, 2).max()) <= float(found.upper)
 
 
 def test_small_units_give_small_constants() -> None:
@@ -114,8 +114,8 @@ def test_small_units_give_small_constants() -> None:
     graph, center = network(seed=5), torch.zeros(4, dtype=DOUBLE)
     scale = torch.tensor([1.0, 1e-6, 1e-6, 1e-6], dtype=DOUBLE)
     for method in (jb.RecurJac(), jb.LinearSlopes(), jb.LipSDP()):
-        plain = float(jb.lipschitz(graph, jb.Ball(center, 0.5, 2), method).upper)
-        scaled = float(jb.lipschitz(graph, jb.Ball(center, 0.5, 2, scale=scale), method).upper)
+        plain = float(jb.lipschitz(graph, jb.Ball(center, 0.5, 2), method, search=None).upper)
+        scaled = float(jb.lipschitz(graph, jb.Ball(center, 0.5, 2, scale=scale), method, search=None).upper)
         assert scaled < plain
 
 
@@ -186,3 +186,90 @@ def test_regions_own_their_numbers() -> None:
     array += 7
     for region, found in zip(regions, before, strict=True):
         assert torch.equal(jb.bound_output(graph, region).upper, found.upper)
+
+
+# --- preprocessing and weighted norms --------------------------------------------------------------------------------
+
+
+def test_preprocessing_is_enclosed_exactly() -> None:
+    """Bounds at a point hold the exact value of ``W (x - mean) / std``, where no quotient is a float."""
+    generator = torch.Generator().manual_seed(6)
+    weight, mean, x = (torch.randn(n, 3, generator=generator, dtype=DOUBLE) for n in (2, 1, 1))
+    std = torch.tensor([0.1, 0.3, 0.7], dtype=DOUBLE)
+    graph = jb.from_layers([weight]).with_preprocessing(mean[0], std)
+    found = jb.bound_output(graph, jb.Ball(x[0], 0.0))
+    jacobian = jb.bound_jacobian(graph, jb.Ball(x[0], 0.0))
+    for row in range(2):
+        parts = list(zip(*map(fractions, (weight[row], x[0], mean[0], std)), strict=True))
+        value = sum(w * (a - m) / s for w, a, m, s in parts)
+        assert Fraction(float(found.lower[row])) <= value <= Fraction(float(found.upper[row]))
+        for k, (w, _, _, s) in enumerate(parts):
+            assert Fraction(float(jacobian.lower[row, k])) <= w / s <= Fraction(float(jacobian.upper[row, k]))
+    assert float((found.upper - found.lower).max()) < 1e-12
+    assert graph.source.units[0].startswith("input x enters as (x - mean) / std")
+
+
+def test_preprocessing_goes_by_channel_and_by_fraction() -> None:
+    module = torch.nn.Conv2d(3, 2, 3).double().eval()
+    mean, std = torch.tensor([0.5, 0.25, 0.125]), torch.tensor([0.3, 0.2, 0.1])
+    plain = jb.from_torch(module, torch.zeros(1, 3, 5, 5, dtype=DOUBLE))
+    x = torch.rand(3, 5, 5, dtype=DOUBLE)
+    wanted = plain((x - mean.double().view(3, 1, 1)) / std.double().view(3, 1, 1))
+    assert torch.allclose(plain.with_preprocessing(mean, std)(x), wanted)
+    assert torch.allclose(plain.with_preprocessing(0, "1/255")(x), plain(255 * x))
+    assert torch.allclose(plain.with_preprocessing(std=Fraction(1, 255))(x), plain(255 * x))
+    assert torch.allclose(plain.with_postprocessing(2.0, 1.0)(x), 2 * plain(x) + 1)
+    for wrong in (0.0, -1.0, math.nan, math.inf, "0", "a", "1e999999999", 5e-324):
+        with pytest.raises(jb.InvalidOptionError):
+            plain.with_preprocessing(0, wrong)
+    for shape in ((2,), (5, 5, 5), (4, 3, 5, 5)):
+        with pytest.raises(jb.ShapeError):
+            plain.with_preprocessing(torch.ones(shape))
+    with pytest.raises(jb.InvalidOptionError, match="exact float"):
+        plain.with_preprocessing("1/3")
+
+
+@pytest.mark.parametrize(
+    ("method", "norms"),
+    [*((method, (2, 2)) for method in METHODS), (jb.FastLip(), (math.inf, 1)), (jb.AutoLip(), (1, math.inf))],
+)
+def test_weighted_constants_hold_between_the_ends(norms: tuple[float, float], method: object) -> None:
+    """``||f(x) - f(y)||_v <= L ||x - y||_w`` at random points, and the lower end does not pass the upper one."""
+    graph, center = network(seed=7), torch.tensor([0.3, -0.2, 0.1, 0.0], dtype=DOUBLE)
+    w, v = torch.tensor([0.1, 3.0, 0.7, 1.0], dtype=DOUBLE), torch.tensor([2.0, 0.3, 1.0], dtype=DOUBLE)
+    norm = (jb.Weighted(norms[0], w), jb.Weighted(norms[1], v))
+    region = jb.Ball(center, 0.3, 2, scale=[1.0, 0.5, 0.0, 2.0])
+    found = jb.lipschitz(graph, region, method, norm=norm, budget=2, search=BRIEF)  # type: ignore[arg-type]
+    assert 0 < float(found.lower) <= float(found.upper) and found.exponents == norms
+    generator = torch.Generator().manual_seed(8)
+    offsets = torch.randn(200, 4, generator=generator, dtype=DOUBLE)
+    offsets /= torch.linalg.vector_norm(offsets, dim=1, keepdim=True)
+    points = center + 0.3 * torch.tensor([1.0, 0.5, 0.0, 2.0], dtype=DOUBLE) * offsets
+    first, second = points[:100], points[100:]
+    moved = torch.linalg.vector_norm((graph(first) - graph(second)) * v, ord=norms[1], dim=1)
+    away = torch.linalg.vector_norm((first - second) * w, ord=norms[0], dim=1)
+    assert bool((moved <= float(found.upper) * away * (1 + 1e-12)).all())
+
+
+def test_a_linear_network_has_the_norm_of_its_weighted_matrix() -> None:
+    generator = torch.Generator().manual_seed(9)
+    matrix = torch.randn(3, 4, generator=generator, dtype=DOUBLE)
+    w, v = torch.tensor([0.1, 3.0, 0.7, 1.0], dtype=DOUBLE), torch.tensor([2.0, 0.3, 1.0], dtype=DOUBLE)
+    truth = float(torch.linalg.matrix_norm(v.unsqueeze(1) * matrix / w, 2))
+    for region in (jb.WholeSpace(), jb.Ball([0.1] * 4, 0.3, 2), jb.Box([-0.1] * 4, [0.2] * 4)):
+        norm = (jb.Weighted(2, w), jb.Weighted(2, v))
+        found = jb.lipschitz(jb.from_layers([matrix]), region, jb.AutoLip(), norm=norm, budget=2, search=BRIEF)
+        assert float(found.upper) == pytest.approx(truth, rel=1e-6) and float(found.upper) >= truth * (1 - 1e-15)
+        assert float(found.lower) == pytest.approx(truth, rel=1e-6) and float(found.lower) <= truth * (1 + 1e-15)
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    graph, region = network(), jb.Ball([0.0] * 4, 0.1)
+    for weights in ([1.0, 2.0], [[1.0]] * 4):
+        with pytest.raises(jb.ShapeError):
+            jb.lipschitz(graph, region, norm=(jb.Weighted(2, weights), 2))
+        with pytest.raises(jb.ShapeError):
+            jb.lipschitz(graph, region, norm=(2, jb.Weighted(2, weights)))
+    for weights in ([0.0] * 4, [-1.0] * 4, [math.nan] * 4, []):
+        with pytest.raises(jb.JacoboundError):
+            jb.Weighted(2, weights)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jacobound.checks import shown
 from jacobound.errors import ShapeError
 from jacobound.graph import Graph, size
 
@@ -65,20 +66,41 @@ def decisions(
     if label is None:
         labels = graph(points).reshape(count, classes).argmax(1).cpu()
     else:
-        labels = _classes(label, classes, "label").expand(lead).reshape(count)
+        labels = _spread(_classes(label, classes, "label"), lead, "label").reshape(count)
     if targets is None:
         others = torch.arange(classes).expand(count, classes)
         return Decisions(labels, others[others != labels.unsqueeze(1)].reshape(count, classes - 1), classes)
     given = _classes(targets, classes, "targets")
     given = given.reshape(1) if given.dim() == 0 else given
-    chosen = given.expand(*lead, given.shape[-1]).reshape(count, -1).contiguous()
+    chosen = _spread(given, (*lead, given.shape[-1]), "targets").reshape(count, -1).contiguous()
     if bool((chosen == labels.unsqueeze(1)).any()):
         raise ShapeError("a target is the label itself; leave targets out for all other classes")
     return Decisions(labels, chosen, classes)
 
 
+def _spread(classes: Tensor, shape: tuple[int, ...], what: str) -> Tensor:
+    """Classes for every point.
+
+    Raises:
+        ShapeError: when there are other numbers of classes and points.
+    """
+    try:
+        return classes.expand(shape)
+    except RuntimeError:
+        raise ShapeError(
+            f"{what} of shape {tuple(classes.shape)} for points that need {shape}; give one for all"
+        ) from None
+
+
 def _classes(given: Labels, classes: int, what: str) -> Tensor:
-    found = torch.as_tensor(given if isinstance(given, int | Tensor) else np.asarray(given)).cpu()
+    try:
+        found = torch.as_tensor(given if isinstance(given, int | Tensor) else np.asarray(given)).cpu()
+    except Exception as error:  # whatever numpy, torch or the user's own object says
+        raise ShapeError(
+            f"{what} must be numbers of classes, integers from 0 to {classes - 1}, not {shown(given)}"
+        ) from error
+    if found.layout is not torch.strided or found.is_meta:
+        raise ShapeError(f"{what} must be a plain list of numbers of classes, not {shown(given)}")
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool or not found.numel():
         raise ShapeError(f"{what} must be numbers of classes, integers from 0 to {classes - 1}")
     if bool((found < 0).any()) or bool((found >= classes).any()):
