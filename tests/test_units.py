@@ -225,7 +225,7 @@ def test_preprocessing_goes_by_channel_and_by_fraction() -> None:
     for shape in ((2,), (5, 5, 5), (4, 3, 5, 5)):
         with pytest.raises(jb.ShapeError):
             plain.with_preprocessing(torch.ones(shape))
-    with pytest.raises(jb.InvalidOptionError, match="exact float"):
+    with pytest.raises(jb.InvalidOptionError, match="exact numbers"):
         plain.with_preprocessing("1/3")
 
 

@@ -16,6 +16,7 @@ from jacobound.operator_kinds import Identity, Scale, convert_exactly
 from jacobound.rounding import up
 
 EXACT = 1 << 53  # float64 holds every integer up to here
+MOST_DIGITS = 400  # before or behind the point; floats end before that
 SHOWN = 8  # numbers that a sentence writes out
 
 
@@ -103,8 +104,11 @@ def fraction(number: object, what: str) -> Fraction | None:
     if not isinstance(number, str | Decimal):
         return None
     try:
+        decimal = None if isinstance(number, str) and "/" in number else Decimal(number)
+        if decimal is not None and decimal != 0 and not abs(decimal.adjusted()) < MOST_DIGITS:
+            raise ValueError("far beyond all floats")  # and its integer would fill the memory
         return Fraction(number)
-    except (ValueError, OverflowError, ZeroDivisionError) as error:
+    except (ValueError, ArithmeticError) as error:
         raise InvalidOptionError(f"{what} is a finite number such as 0.5 or 8/255, not {number!r}") from error
 
 
