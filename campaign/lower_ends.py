@@ -184,7 +184,7 @@ def examine(kind: str, generator: Generator) -> Tally:
     """One network, for three pairs of norms."""
     graph, region, meant, cases = lower_case(kind, generator)
     rows, tally = random_rows(graph, generator), Tally()
-    search = Sampling(points=12, steps=8, ascents=4, seed=integer(0, 1000, generator))
+    search = Sampling(points=8, steps=4, ascents=4, seed=integer(0, 1000, generator))
     for _ in range(3):
         norm = NORMS[integer(0, len(NORMS) - 1, generator)]
         method = (AutoLip(), FastLip(IBP()), FastLip())[integer(0, 2, generator)]

@@ -50,6 +50,8 @@ def test_lower_ends_are_rounded_down_into_the_dtype_of_the_upper_ones() -> None:
         found = witness(values).rounded(torch.ones(5, dtype=dtype), assumed=False).value
         assert found.dtype == dtype and all(0 <= a <= b for a, b in zip(found.tolist(), values, strict=True))
         assert float(found[2]) == 2.0 and float(found[0]) > 0.1 * (1 - 1e-6)
+    found = witness(values).rounded(torch.ones(5), assumed=False)
+    assert "below the range" in found.reason[3] and float(found.value[3]) == 0 and found.reason[0] == "proved"
 
 
 def test_a_witness_above_a_bound_that_takes_something_for_granted_is_none() -> None:

@@ -60,17 +60,17 @@ class Witness:
         value = self.value.to(upper.dtype)
         above = value.to(self.value.dtype) > self.value
         value = torch.where(above, value.nextafter(torch.full_like(value, -torch.inf)), value).clamp(min=0.0)
-        if not assumed:
-            return replace(self, value=value)
-        broken = value > upper
-        reasons = [BROKEN if bad else reason for bad, reason in zip(broken.tolist(), self.reason, strict=True)]
-        return replace(self, value=torch.where(broken, 0.0, value), reason=tuple(reasons))
+        vanished, broken = (value == 0) & (self.value > 0), (value > upper) & assumed
+        facts = zip(vanished.tolist(), broken.tolist(), self.reason, strict=True)
+        reasons = tuple(VANISHED if tiny else BROKEN if bad else reason for tiny, bad, reason in facts)
+        return replace(self, value=torch.where(broken, 0.0, value), reason=reasons)
 
 
 NO_SEARCH = "no lower bound was searched for"
 BY_JACOBIAN = "proved: the Jacobian at the witness is at least so large"
 BY_PAIR = "proved: so much the outputs at the witness and its partner differ, per distance"
 BROKEN = "nothing proved: an assumption about the network does not hold at the witness, where outputs change faster"
+VANISHED = "nothing proved: what is proved is below the range of the graph's dtype"
 FLAT = "nothing proved: the Jacobian was zero at every point that was tried"
 KINKED = "nothing proved: the best points found lie within rounding of a kink of the network"
 ROUNDED = "nothing proved: rounding of the network's values outweighs what changes between points"
