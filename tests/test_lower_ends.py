@@ -95,7 +95,7 @@ def test_what_is_proved_is_close_to_the_norm_at_the_witness(kind: str) -> None:
     graph = zoo.KINDS[kind](generator)
     centre = torch.randn(graph.in_shape, generator=generator, dtype=torch.float64)
     for norm in ((INF, INF), (2, 2), (1, 1)):
-        found = jb.lipschitz(graph, jb.Ball(centre, [0.0, 0.3]), jb.FastLip(), norm=norm, search=BRIEF)
+        found = jb.lipschitz(graph, jb.Ball(centre, jb.Radii([0.0, 0.3])), jb.FastLip(), norm=norm, search=BRIEF)
         assert found.witness is not None and bool((found.lower <= found.upper).all())
         # One realisation of uncertain weights; the other ones are as good.
         jacobian = autodiff(zoo.realised(graph, generator), found.witness).double()

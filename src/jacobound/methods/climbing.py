@@ -28,6 +28,7 @@ EXPONENTS = (-2.0, 3.0)  # of the scales where a set is unbounded
 LONGEST, SHORTEST = 0.2, 0.005  # steps, as shares of the half width
 MOST_CORNERS = 64
 FEWEST_ASCENTS = 4
+VARIETY = 1.5  # standard deviation of the logarithm of the widths
 
 
 @dataclass(frozen=True)
@@ -190,10 +191,18 @@ class Climb:
         count = max(fewest, min(plan.ascents, int(affordable / max(1, plan.steps))))
         steps = int(min(plan.steps, affordable / count))
         stages = TEMPERATURES if self._spread else (1.0,)
+        groups = positions(count, self.values) % self._groups
+        self._widths = {node: one[:, groups] * self._variety(node, count) for node, one in self._spread.items()}
         for stage, temperature in enumerate(stages):
             if self._is_done or steps < len(stages):
                 return
             self._ascend(temperature, stage, steps // len(stages), count)
+
+    def _variety(self, node: Node, count: int) -> Tensor:
+        """Random factors for the widths of every ascent but the first: all would climb the same hill otherwise."""
+        drawn = torch.randn((count, *node.shape), generator=self.generator, dtype=torch.float64).to(self.values)
+        drawn[0] = 0.0
+        return (VARIETY * drawn).exp()
 
     def _is_curved(self) -> bool:
         """Whether the Jacobian changes other than at kinks that are smeared."""
@@ -238,7 +247,7 @@ class Climb:
         reach = self._reach[:, groups]
         bounded = self.inner.domain.bounded.reshape(-1, *[1] * (reach.dim() - 1))
         reach = torch.where(bounded, reach, 2 * reach)
-        widths = {node: temperature * spread[:, groups].flatten(0, 1) for node, spread in self._spread.items()}
+        widths = {node: (temperature * one[:, : points.shape[1]]).flatten(0, 1) for node, one in self._widths.items()}
         flat, behind, found = points.flatten(0, 1), rows.flatten(0, 1), []
         for chunk in self._chunks(len(flat)):
             some: dict[Node, Tensor] = {node: width[chunk] for node, width in widths.items()}

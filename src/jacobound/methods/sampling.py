@@ -83,17 +83,18 @@ OUTSIDE = "nothing proved: no point is certain to lie in the set, which is empty
 class Sampling:
     """Lower bounds of a Lipschitz constant: the anchor, random points and corners, and ascents from the best.
 
+    What is found depends on the seed alone, unless the time is over.
+
     Args:
         points: how many random points are tried.
         steps: ascent steps, spread over the stages of the smoothed network.
         ascents: how many of the points ascend.
         seed: of the random points.
-        effort: products that the search may take for each set at most; fewer steps and ascents are made in networks
-            where they would take more. The result depends on the seed alone, unless the time is over.
+        effort: multiplications for each set at most: large networks get fewer points and steps.
     """
 
     points: int = 64
-    steps: int = 60
+    steps: int = 120
     ascents: int = 16
     seed: int = 0
     effort: float = 2.0**32
