@@ -40,7 +40,7 @@ def test_a_budget_has_some_memory_and_no_negative_time(memory: int) -> None:
     with pytest.raises(InvalidOptionError, match=f"memory of a budget .*{memory}"):
         Budget(memory=memory)
     for seconds in (-1e-9, math.nan):
-        with pytest.raises(InvalidOptionError, match="^seconds of a budget"):
+        with pytest.raises(InvalidOptionError, match=r"^seconds of a budget"):
             Budget(seconds=seconds)
         with pytest.raises(InvalidOptionError, match="cpu_seconds of a budget"):
             Budget(cpu_seconds=seconds)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import pytest
+import torch
 
 import jacobound as jb
 from campaign import calls, stored
@@ -47,3 +49,21 @@ def test_a_result_is_read_in_another_process() -> None:
     generator = generator_of("test of results", 0, 1)
     text = stored.drawn_result(generator).to_json(None)
     assert stored.elsewhere([text]) == [stored.hashlib.sha256(text.encode()).hexdigest()]
+
+
+def test_every_result_says_itself_briefly() -> None:
+    """Four lines at most, a table that escapes what it shows, and plain rows."""
+    generator = generator_of("test of words", 0, 0)
+    graph = calls.graph().named(replace(calls.graph().source, name="<script>alert(1)</script>"))
+    box, point = jb.Box([-0.1] * 4, [0.1] * 4), torch.rand(3, 4, generator=generator)
+    answers: tuple[jb.Result, ...] = (
+        jb.bound_output(graph, box, jb.IBP()), jb.bound_jacobian(graph, box, jb.FastLip()),
+        jb.lipschitz(graph, box, jb.AutoLip(), search=None), jb.monotone_features(graph, box, most=1),
+        jb.robust_radius(graph, point, method=jb.CROWN(), attack=None), jb.stationary_free_radius(graph, point, 0),
+    )  # fmt: skip
+    for answer in answers:
+        lines, rows = repr(answer).split("\n"), answer.table()
+        assert len(lines) <= 4 and max(map(len, lines)) <= 116 and type(answer).__name__ in lines[0]
+        assert rows and all(row.keys() == rows[0].keys() for row in rows)
+        shown = answer._repr_html_()
+        assert "<table>" in shown and "<script>" not in shown and "&lt;script&gt;" in shown
