@@ -6,6 +6,7 @@ decimals to be read, and exactly (`exact_json.py`), from which `from_json` makes
 
 from __future__ import annotations
 
+import hashlib
 import html
 import importlib
 import json
@@ -96,7 +97,11 @@ class Result:
 
         Bounds of at most `HEX_ENTRIES` numbers also stand in hexadecimal, under their name with "_hex".
         """
-        return self._readable() | {"kind": type(self).__name__, "format": FORMAT, "exact": encoded(self)}
+        exact = encoded(self)
+        digest = hashlib.sha256(
+            json.dumps(exact, sort_keys=True).encode()
+        ).hexdigest()  # bits of a NaN show nowhere else
+        return self._readable() | {"kind": type(self).__name__, "format": FORMAT, "exact": exact, "sha256": digest}
 
     def _readable(self) -> dict[str, Any]:
         found = {name: plain(value) for name, value in vars(self).items() if not name.startswith("_")}
