@@ -133,7 +133,8 @@ def check_enclosures(
 def test_radii_and_points_are_answered_as_one_by_one(ask: Callable[..., Any], p: float, activation: str) -> None:
     graph, radii = layered((6, 12, 12, 12, 3), 1, activation), [0.0, 1e-4, 0.02, 0.5]
     centres = zoo.normal((3, 6), generator(2))
-    options = {"norm": (2, 2), "method": RecurJac()} if ask is lipschitz else {}
+    methods = {bound_output: {"method": CROWN()}, bound_jacobian: {"method": RecurJac()}}
+    options = {"norm": (2, 2), "method": RecurJac()} if ask is lipschitz else methods[ask]
     many = ask(graph, Ball(centres, radii, p), **options)
     for (r, radius), (k, centre) in itertools.product(enumerate(radii), enumerate(centres)):
         alone = ask(graph, Ball(centre, radius, p), **options)

@@ -28,6 +28,8 @@ EXPONENTS = (-2.0, 3.0)  # of the scales where a set is unbounded
 LONGEST, SHORTEST = 0.2, 0.005  # steps, as shares of the half width
 MOST_CORNERS = 64
 FEWEST_ASCENTS = 4
+# A set whose best value grew by less than this share in so many steps goes on to the next stage.
+GAINED, PATIENCE = 1e-5, 8
 VARIETY = 1.5  # standard deviation of the logarithm of the widths
 
 
@@ -221,16 +223,21 @@ class Climb:
             rows = torch.cat((rows[:, : count - half], self._moved_rows[:, :half]), 1)
         groups = positions(points.shape[1], points) % self._groups
         best, best_values = points, self._valued(points, rows)
+        stale = positions(len(points), points) * 0  # steps of each set since the last one that gained
         for step in range(steps):
-            if self.budget.is_over:
+            moving = stale < PATIENCE
+            if self.budget.is_over or not bool(moving.any()):
                 break
             self.budget.tell(stage * steps + step, len(TEMPERATURES) * steps, "search for a witness")
             share = LONGEST * (SHORTEST / LONGEST) ** (step / max(1, steps - 1))
-            points = self._stepped(points, rows, groups, temperature, share)
+            wide = moving.reshape(-1, *[1] * (points.dim() - 1))
+            points = torch.where(wide, self._stepped(points, rows, groups, temperature, share), points)
             values = self._valued(points, rows)
-            better = values > best_values
+            before = best_values.amax(1)
+            better = (values > best_values) & moving.unsqueeze(1)
             best_values = torch.where(better, values, best_values)
             best = torch.where(better.reshape(*better.shape, *[1] * (points.dim() - 2)), points, best)
+            stale = torch.where(best_values.amax(1) > before * (1 + GAINED), 0, stale + 1)
         self._moved, self._moved_rows = points, rows
         self._keep(best, *self._judged(best))
 

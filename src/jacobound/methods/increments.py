@@ -34,6 +34,8 @@ def narrowed_by_constant(graph: Graph, domain: Domain, known: Interval, budget: 
         known: certified ranges of the outputs over the sets.
         budget: without a time limit the constant gets `best.SECONDS`.
     """
+    if budget.is_over:
+        return known
     radius, p = largest_distance(domain)
     wide = domain.bounded & torch.isfinite(radius) & (radius > 0)
     wide &= (known.lower < known.upper).flatten(1).any(1)
