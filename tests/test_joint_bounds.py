@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -81,7 +80,7 @@ def test_jacobians_of_smooth_networks_are_the_intersection(kind: type[nn.Module]
     module = nn.Sequential(nn.Linear(4, 10), kind(), nn.Linear(10, 8), kind(), nn.Linear(8, 3)).double().eval()
     center = torch.randn(4, generator=generator, dtype=torch.float64)
     graph = jb.from_torch(module, center[None])
-    for radius in (0.01, 0.1, 1.0):
+    for radius in (0.01, 0.3):
         ball = jb.Ball(center, radius)
         joint = jb.bound_jacobian(graph, ball)
         alone = [jb.bound_jacobian(graph, ball, method) for method in (jb.RecurJac(), jb.LinearSlopes())]
@@ -90,7 +89,7 @@ def test_jacobians_of_smooth_networks_are_the_intersection(kind: type[nn.Module]
         for x in sampled(center, radius, INF, generator, 20):
             exact = torch.autograd.functional.jacobian(lambda z: module(z[None])[0], x)
             assert bool((exact >= joint.lower - 1e-12).all() and (exact <= joint.upper + 1e-12).all())
-        for norm in itertools.product((1.0, 2.0, INF), repeat=2):
+        for norm in ((2.0, 2.0), (INF, INF)):
             constant = jb.lipschitz(graph, ball, norm=norm, search=None).upper
             both = jb.lipschitz(graph, ball, Intersection(jb.RecurJac(), jb.LinearSlopes()), norm=norm, search=None)
             assert float(constant) <= float(both.upper) * (1 + 1e-9)

@@ -122,6 +122,7 @@ class LinearOperator(ABC):
         Returns:
             Shape (*lead, *out_shape), rounded up.
         """
+        checkpoint()
         if not rigorous() and doubt is not None:
             return self.abs().apply(doubt)
         if self.longest_sum == 0 or not rigorous():

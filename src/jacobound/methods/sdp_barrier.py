@@ -19,6 +19,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from jacobound.budget import checkpoint
 from jacobound.methods.sdp_core import SdpCore
 
 # Groups of neurons are joined up to this size, so that products stay few.
@@ -175,6 +176,7 @@ class Barrier:
 
     def _eliminated(self, logs: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """Cholesky factor on the neurons, the border to the outputs, and the least ``diag(upsilon)`` must dominate."""
+        checkpoint()
         count, total = self.core.neurons, len(self.matrix)
         factor, failed = torch.linalg.cholesky_ex(self._scaled_neurons(logs))
         if bool(failed) or not bool(torch.isfinite(factor).all()):

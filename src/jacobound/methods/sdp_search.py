@@ -13,6 +13,7 @@ from math import inf, log, sqrt
 import torch
 from torch import Tensor
 
+from jacobound.budget import checkpoint
 from jacobound.methods.sdp_barrier import Barrier, Derivatives, Point, Weights
 
 STEPS = 200  # Newton steps at most
@@ -50,6 +51,7 @@ def feasible_start(barrier: Barrier, margin: float = 2.0) -> Point | None:
     start = 0
     for count in (*core.blocks, core.outputs):
         rows = (start, start + count)
+        checkpoint()
         known = barrier.gram(logs, rows, start)
         border = torch.linalg.solve_triangular(factor, known[:, :start].T, upper=False)
         needed = known[:, start:] + border.T @ border

@@ -21,12 +21,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jacobound.budget import Budget, stopping
+from jacobound.budget import Budget, OutOfTimeError, alarmed, stopping
+from jacobound.graph import size
 from jacobound.methods.base import secant_ranges
 from jacobound.methods.crown import CROWN
+from jacobound.methods.lipsdp import RATE
 from jacobound.methods.sdp_barrier import Barrier, Weights
 from jacobound.methods.sdp_certificate import certified_constant
-from jacobound.methods.sdp_core import SdpCore, sdp_bytes, sdp_core
+from jacobound.methods.sdp_core import SdpCore, sdp_bytes, sdp_core, unstable_count
 from jacobound.methods.sdp_row import polished
 from jacobound.methods.sdp_search import feasible_start, search
 from jacobound.questions.evaluators import Around
@@ -68,12 +70,13 @@ class Shared:
         scales = torch.exp2(-torch.log2(margins.clamp(1e-100, 1e100)).round())
         target = around.graph.with_rows(around.rows[rows.cpu()] * scales.cpu().unsqueeze(1)).expanded()
         ranges = []
-        for size in (0.0, radius):
-            domain = around.domain(torch.tensor([point]), margins.new_full((1,), size))
+        for length in (0.0, radius):
+            domain = around.domain(torch.tensor([point]), margins.new_full((1,), length))
             found = CROWN().ranges(target, domain, around.budget, with_output=False)
             ranges.append({node: x[0] for node, x in found.items()})
         slopes = secant_ranges(target, ranges[0], ranges[1])
-        if not around.budget.fits(sdp_bytes(target, slopes)):
+        slow = RATE * (size(target.input) + unstable_count(target, slopes)) ** 3 > self.budget.remaining
+        if slow or not around.budget.fits(sdp_bytes(target, slopes)):
             return torch.full_like(margins, torch.inf)
         enough = (margins * scales / radius).cpu() if radius > 0 else torch.full(margins.shape, torch.inf)
         return self._constants(sdp_core(target, slopes), p, enough).to(margins) / scales
@@ -192,7 +195,12 @@ def refined(around: Around, start: Tensor, reached: Tensor, seconds: float, larg
             if share.is_over or DEARER * price * radius**2 > share.remaining:
                 break
             shared = Shared(around, share.within(RESERVED * share.remaining))
-            chase.put(radius, rows, shared(point, radius, rows, start[point, rows]))
+            try:
+                with alarmed(share):
+                    constants = shared(point, radius, rows, start[point, rows])
+            except OutOfTimeError:
+                break
+            chase.put(radius, rows, constants)
             price = (share.spent - began) / radius**2  # more neurons become unstable in larger balls
         found[point] = chase.found
     return found
