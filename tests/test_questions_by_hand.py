@@ -15,7 +15,6 @@ from jacobound.domains import Domain
 from jacobound.errors import InvalidRegionError
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector
 from jacobound.intervals import Interval
-from jacobound.methods import base
 from jacobound.methods.enclosures import Enclosures
 from jacobound.methods.executed import executed
 from jacobound.methods.sampling import Witness
