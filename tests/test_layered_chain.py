@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from time import monotonic
 from typing import Any
 
 import pytest
@@ -225,13 +224,13 @@ def test_what_a_search_begins_with_and_what_is_kept_of_it(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(layered_solver, "improved", improved)
     monkeypatch.setattr(layered_solver, "best_closed_form", lambda *rest: best)
-    for limit, begun in ((INF, best[0]), (monotonic() + 1e-9, first[0])):
-        found = LayeredSolver(0.5, limit, Budget())._solve(chain, (2.0, 2.0), 0.0, 1)
+    for limit, begun in ((Budget(), best[0]), (Budget(seconds=1e-9), first[0])):
+        found = LayeredSolver(0.5, limit)._solve(chain, (2.0, 2.0), 0.0, 1)
         assert seen.pop() == begun and found.value < INF
         assert torch.equal(found.multipliers[0], moved.neurons[0].exp())
     told: set[str] = set()
     budget = Budget(progress=lambda done, total, what: told.add(what))
     monkeypatch.setattr(layered_solver, "best_closed_form", lambda *rest: (INF, first[1]))
     monkeypatch.setattr(Sweep, "closed_form", lambda *rest: (INF, first[1]))
-    LayeredSolver(0.5, INF, budget)._solve(chain, (2.0, 2.0), 0.0, 1)
+    LayeredSolver(0.5, budget)._solve(chain, (2.0, 2.0), 0.0, 1)
     assert not seen and "multipliers" in told

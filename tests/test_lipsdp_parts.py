@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from jacobound import AutoLip, Ball, Budget, ECLipsE, LipSDP
+from jacobound.budget import stopping
 from jacobound.methods import layered_solver, lipsdp
 from jacobound.methods.layered_certificate import LayeredCertificate
 from jacobound.methods.layered_chain import LayeredChain
@@ -32,8 +33,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        for module in (lipsdp, layered_solver):
-            monkeypatch.setattr(module, "monotonic", lambda: self.now)
+        monkeypatch.setattr("jacobound.budget.monotonic", lambda: self.now)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -80,7 +80,7 @@ def test_chains_that_do_not_fit_are_none() -> None:
 def test_a_step_is_not_begun_that_would_end_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next step is expected to take as long as the longest so far."""
     clock = Clock(monkeypatch)
-    over = _Solver(1e-3, INF, Budget())._over(110.0)
+    over = stopping(Budget(seconds=10.0, started=100.0))
     for now, late in ((103.0, False), (107.0, True), (105.5, False), (106.0, False), (106.1, True)):
         clock.now = now
         assert over() is late
@@ -90,9 +90,12 @@ class Found(Exception):
     """Thrown by a search that only looks at what it is given."""
 
 
-@pytest.mark.parametrize(("limit", "left", "deadline"), [(200.0, 4, 119.0), (50.0, 4, 94.0), (INF, 1, INF)])
+@pytest.mark.parametrize(
+    ("budget", "left", "remaining"),
+    [(Budget(100.0, started=100.0), 4, 22.0), (Budget(0.0, started=50.0), 4, -53.0), (Budget(), 1, INF)],
+)
 def test_every_part_gets_its_share_of_the_time(
-    limit: float, left: int, deadline: float, monkeypatch: pytest.MonkeyPatch
+    budget: Budget, left: int, remaining: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is left divided by the parts that are left, less two proofs that take as long as the start did."""
     clock = Clock(monkeypatch)
@@ -110,12 +113,12 @@ def test_every_part_gets_its_share_of_the_time(
     begun = lipsdp.feasible_start
     monkeypatch.setattr(lipsdp, "feasible_start", start)
     monkeypatch.setattr(lipsdp, "search", search)
-    monkeypatch.setattr(_Solver, "_over", lambda self, when: when)
+    monkeypatch.setattr(lipsdp, "stopping", lambda share, reserved, tell: (share.remaining, reserved))
     for largest, enough in ((0.0, -INF), (INF, -INF), (5.0, 2 * math.log(5.0) - 1e-6)):
         clock.now = 100.0
         with pytest.raises(Found):
-            _Solver(0.25, limit, Budget())._solve(core, (2.0, 2.0), largest, left)
-        assert seen == [0.25, pytest.approx(enough, abs=1e-12), deadline, lipsdp.FIRST]
+            _Solver(0.25, budget)._solve(core, (2.0, 2.0), largest, left)
+        assert seen == [0.25, pytest.approx(enough, abs=1e-12), (remaining, 6.0), lipsdp.FIRST]
         seen.clear()
 
 
@@ -134,7 +137,7 @@ def test_the_first_part_starts_the_others_and_all_that_is_left_is_counted(monkey
 
     monkeypatch.setattr(_Solver, "_solve", noted)
     budget = Budget(progress=lambda done, total, what: told.append((int(done), int(total), what)))
-    solver = _Solver(1e-3, INF, budget)
+    solver = _Solver(1e-3, budget)
     found = solver.solve(parts)
     assert list(found) == list(parts) and not solver.interrupted
     sizes, largest, left = zip(*seen, strict=True)
@@ -146,18 +149,18 @@ def test_the_first_part_starts_the_others_and_all_that_is_left_is_counted(monkey
 
 def test_searches_that_end_early_are_said_to_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     core = random_core(Generator().manual_seed(1), (2, 1), 1, 3)
-    good = _Solver(1e-3, INF, Budget())
+    good = _Solver(1e-3, Budget())
     best = good._solve(core, (2.0, 2.0), 0.0, 1)
     assert not good.interrupted and good.before is not None
-    late = _Solver(1e-3, 0.0, Budget())
+    late = _Solver(1e-3, Budget(seconds=0.0))
     assert best.value <= late._solve(core, (2.0, 2.0), 0.0, 1).value < INF and late.interrupted
     monkeypatch.setattr(lipsdp, "feasible_start", lambda barrier: None)
-    failed = _Solver(1e-3, INF, Budget())
+    failed = _Solver(1e-3, Budget())
     assert best.value <= failed._solve(core, (2.0, 2.0), 0.0, 1).value < INF and failed.interrupted
-    warm = _Solver(1e-3, INF, Budget(), before=good.before)
+    warm = _Solver(1e-3, Budget(), before=good.before)
     assert warm._solve(core, (2.0, 2.0), 0.0, 1).value == pytest.approx(best.value, rel=1e-2) and not warm.interrupted
     broken = type(core)(core.matrix, core.radius * INF, 1, 3, core.blocks)
-    none = _Solver(1e-3, INF, Budget())
+    none = _Solver(1e-3, Budget())
     assert none._solve(broken, (2.0, 2.0), 0.0, 1).value == INF and not none.interrupted
 
 
@@ -167,8 +170,8 @@ def test_limits_of_the_method_and_of_the_budget(seconds: float | None, monkeypat
     clock.now = 100.0
     seen: list[float] = []
 
-    def certificates(self: object, graph: object, slopes: object, norm: object, budget: object, limit: float) -> object:
-        seen.append(limit)
+    def certificates(self: object, graph: object, slopes: object, norm: object, budget: Budget) -> object:
+        seen.append(budget.remaining)
         return {}, Status.CERTIFIED
 
     monkeypatch.setattr(LipSDP, "_certificates", certificates)
@@ -176,9 +179,9 @@ def test_limits_of_the_method_and_of_the_budget(seconds: float | None, monkeypat
     (domain,), _ = Ball(torch.zeros(3), 0.1).domains(graph)
     found = LipSDP(seconds=seconds).constant(graph, domain, (2.0, 2.0), Budget())
     assert float(found.value) == 0.0 and found.status is Status.CERTIFIED and not found.certificates
-    LipSDP(seconds=seconds).constant(graph, domain, (2.0, 2.0), Budget(seconds=2.0))
-    assert seen[0] == 100.0 + (INF if seconds is None else seconds)
-    assert seen[1] == pytest.approx(min(seen[0], 102.0), abs=0.5)
+    LipSDP(seconds=seconds).constant(graph, domain, (2.0, 2.0), Budget(seconds=2.0, started=100.0))
+    assert seen[0] == (INF if seconds is None else seconds)
+    assert seen[1] == min(seen[0], 2.0)
 
 
 @pytest.mark.parametrize("fits", [True, False])
@@ -211,7 +214,7 @@ def test_which_way_is_taken(
     told("_in_time", "parts in time" if in_time else None)
     for name in ("layered_problems", "problems", "sdp_core"):
         told(name, name)
-    found, status = LipSDP()._certificates(None, {}, (2.0, 2.0), Budget(memory=1000), 0.0)  # type: ignore[arg-type]
+    found, status = LipSDP()._certificates(None, {}, (2.0, 2.0), Budget(memory=1000))  # type: ignore[arg-type]
     chain = is_chain and (not fits or count == 10)
     assert ("_chain" in asked) is (not fits or count == 10)
     assert ("_in_time" in asked) is (chain and fits)
@@ -318,7 +321,7 @@ def test_chains_share_their_time(
     monkeypatch.setattr(layered_solver, "best_closed_form", lambda sweep, over: (INF, multipliers_of(chain)))
     for largest, enough in ((0.0, -INF), (INF, -INF), (5.0, 2 * math.log(5.0) - 1e-6)):
         clock.now = 100.0
-        solver = LayeredSolver(0.5, 140.0, Budget())
+        solver = LayeredSolver(0.5, Budget(seconds=40.0, started=100.0))
         found = solver._solve(chain, norm, largest, 4)
         assert found.value < INF and found.turned is turned and not solver.interrupted
         over, tolerance, least, value = calls.pop()
@@ -326,12 +329,12 @@ def test_chains_share_their_time(
         for now, late in ((104.0, False), (104.01, True), (90.0, True)):
             clock.now = now
             assert over() is late
-    for seconds, begun in ((21.0, True), (21.01, False)):
+    for seconds, begun in ((15.2, True), (15.21, False)):
         clock.now = 100.0
         monkeypatch.setattr(LayeredChain, "seconds", property(lambda self, seconds=seconds: seconds))
-        solver = LayeredSolver(0.5, 140.0, Budget())
+        solver = LayeredSolver(0.5, Budget(seconds=40.0, started=100.0))
         assert (solver._solve(chain, norm, 0.0, 4).value < INF) is begun and solver.interrupted is not begun
-    late = LayeredSolver(0.5, 50.0, Budget())
+    late = LayeredSolver(0.5, Budget(seconds=0.0, started=50.0))
     clock.now = 100.0
     assert late._solve(chain, norm, 0.0, 4).value == INF and late.interrupted
 
@@ -348,24 +351,24 @@ def test_what_time_cuts_short_is_said_unless_it_is_enough(monkeypatch: pytest.Mo
     monkeypatch.setattr(layered_solver, "improved", improved)
     for largest, cut in ((0.0, True), (1e9, False), (1e-9, True)):
         clock.now = 100.0
-        solver = LayeredSolver(0.5, 1e5, Budget())
+        solver = LayeredSolver(0.5, Budget(seconds=99900.0, started=100.0))
         assert solver._solve(chain, (2.0, 2.0), largest, 1).value < INF
         assert solver.interrupted is cut
 
 
 def test_improvements_that_prove_nothing_give_way_to_the_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = random_chain(Generator().manual_seed(1), (3, 4, 3))
-    plain = LayeredSolver(0.5, INF, Budget())
+    plain = LayeredSolver(0.5, Budget())
     monkeypatch.setattr(layered_solver, "improved", lambda sweep, start, *rest: start)
     best = plain._solve(chain, (2.0, 2.0), 0.0, 1)
     bad = multipliers_of(chain)
     bad = Multipliers(tuple(part - 100 for part in bad.neurons), bad.entering, bad.leaving)
     monkeypatch.setattr(layered_solver, "improved", lambda *rest: (-50.0, bad))
-    assert LayeredSolver(0.5, INF, Budget())._solve(chain, (2.0, 2.0), 0.0, 1).value == best.value < INF
+    assert LayeredSolver(0.5, Budget())._solve(chain, (2.0, 2.0), 0.0, 1).value == best.value < INF
     parts = {name: (chain.row(k), (2.0, 2.0)) for k, name in enumerate(("first", "second"))}
     told: list[tuple[int, int, str]] = []
     budget = Budget(progress=lambda done, total, what: told.append((int(done), int(total), what)))
-    found = LayeredSolver(0.5, INF, budget).solve(parts)
+    found = LayeredSolver(0.5, budget).solve(parts)
     assert list(found) == ["first", "second"]
     assert {entry[:2] for entry in told if entry[2] == "certificates"} == {(0, 2), (1, 2)}
 
@@ -381,5 +384,5 @@ def test_parts_of_a_chain_are_solved_with_what_is_known(monkeypatch: pytest.Monk
         return LayeredCertificate(next(values), (2.0, 2.0), False, none, none, ())
 
     monkeypatch.setattr(LayeredSolver, "_solve", noted)
-    LayeredSolver(0.5, INF, Budget()).solve({str(k): (chain.row(k), (2.0, 2.0)) for k in range(3)})
+    LayeredSolver(0.5, Budget()).solve({str(k): (chain.row(k), (2.0, 2.0)) for k in range(3)})
     assert seen == [(0.0, 3), (2.0, 2), (5.0, 1)]

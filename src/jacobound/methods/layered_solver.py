@@ -17,8 +17,8 @@ from jacobound.methods.sdp_certificate import LARGEST, SMALLEST
 # Factors by which multipliers are raised until a proof succeeds.
 RAISED = (1.0, 1 + 1e-6, 1 + 1e-3, 1.5, 4.0)
 
-# A certificate is not begun when it is expected to take so many times what is left of the time.
-LATE = 1.5
+# A certificate is not begun when it is expected to take so many times what is left of the time, and some more seconds.
+LATE, SOON = 1.5, 0.2
 
 Norm = tuple[float, float]
 LayeredProblems = dict[str, tuple[LayeredChain, Norm]]
@@ -93,7 +93,7 @@ class LayeredSolver:
             return proved(chain, norm, turned, None)
         share = self.budget.within(self.budget.remaining / left)
         began = share.spent
-        if chain.seconds > LATE * max(0.0, share.remaining):
+        if chain.seconds > SOON + LATE * max(0.0, share.remaining):
             self.interrupted = True
             return proved(chain, norm, turned, None)
         sweep = Sweep.of(chain, norm, turned)
