@@ -17,7 +17,7 @@ from jacobound import RecurJac, ShapeError, Status, from_layers
 from jacobound.errors import InvalidOptionError
 from jacobound.graph import Elementwise, Graph, Node, size
 from jacobound.intervals import Interval
-from jacobound.methods import base, directions, fastlip, recursion, reversal
+from jacobound.methods import directions, fastlip, recursion, reversal
 from jacobound.methods.base import Budget, JacobianEnclosure, derivative_ranges
 from jacobound.methods.crown import CROWN
 from jacobound.methods.product_relaxation import ProductRelaxation, chord, constant
@@ -326,7 +326,7 @@ def test_the_dear_direction_is_left_out_when_time_is_over(monkeypatch: pytest.Mo
     def tick(done: float, total: float, what: str) -> None:
         now[0] += 1.0
 
-    monkeypatch.setattr(base, "monotonic", lambda: now[0])
+    monkeypatch.setattr("jacobound.budget.monotonic", lambda: now[0])
     cheap = recur(graph, slopes, {}, chord, Budget(progress=tick, started=0.0))
     needed = now[0]
     counts = operations(graph, slopes)

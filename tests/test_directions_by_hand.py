@@ -14,7 +14,7 @@ import jacobound as jb
 from jacobound import Budget, Status
 from jacobound.graph import Elementwise, Graph, Node
 from jacobound.intervals import Interval, interval_dot
-from jacobound.methods import base, directions, groups
+from jacobound.methods import directions, groups
 from jacobound.methods.base import Deferred, JacobianEnclosure
 from jacobound.methods.directions import sweep_operations
 from jacobound.methods.groups import grouped, joined, one_by_one, only
@@ -57,7 +57,7 @@ class Runs:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, took: float, status: Status = Status.CERTIFIED) -> None:
         self.now, self.took, self.asked, self.allowed = 0.0, took, list[str](), list[float]()
         self.graph, self.slopes = network()
-        monkeypatch.setattr(base, "monotonic", lambda: self.now)
+        monkeypatch.setattr("jacobound.budget.monotonic", lambda: self.now)
         monkeypatch.setattr(directions, "operations", lambda *_: dict(COUNTS))
         known = {name: self._run(name, status) for name in COUNTS}
         monkeypatch.setattr(directions, "DIRECTIONS", known)

@@ -13,7 +13,7 @@ from jacobound.activations.slope_lines import STEPS
 from jacobound.domains import Domain
 from jacobound.graph import Affine, Elementwise, Graph, Input, Node
 from jacobound.intervals import Interval
-from jacobound.methods import base, linear_slopes
+from jacobound.methods import linear_slopes
 from jacobound.methods.base import derivative_ranges
 from jacobound.methods.executed import executed
 from jacobound.methods.forms import Symbols
@@ -78,7 +78,7 @@ def test_a_sweep_that_is_cut_short_is_fast_lip(moment: int, monkeypatch: pytest.
     graph, domain = network(), boxes(2)
     ranges = jb.CROWN().ranges(graph, domain, Budget())
     now = [0.0]
-    monkeypatch.setattr(base, "monotonic", lambda: now[0])
+    monkeypatch.setattr("jacobound.budget.monotonic", lambda: now[0])
 
     def tick(done: float, total: float, what: str) -> None:
         now[0] = 100.0 if done >= moment else 0.0

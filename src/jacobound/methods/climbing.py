@@ -237,7 +237,8 @@ class Climb:
             better = (values > best_values) & moving.unsqueeze(1)
             best_values = torch.where(better, values, best_values)
             best = torch.where(better.reshape(*better.shape, *[1] * (points.dim() - 2)), points, best)
-            stale = torch.where(best_values.amax(1) > before * (1 + GAINED), 0, stale + 1)
+            top = best_values.amax(1)
+            stale = torch.where((top > before * (1 + GAINED)) | (top == 0), 0, stale + 1)
         self._moved, self._moved_rows = points, rows
         self._keep(best, *self._judged(best))
 
