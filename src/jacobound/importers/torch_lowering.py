@@ -71,14 +71,15 @@ def lower(
             values[step] = _evaluate(step, names[step], args, kwargs, steps, refused)
             rounded = rounded or _rounds(step, args, kwargs)
             if until is not None and names[step] == until and not isinstance(values[step], list):
-                return Lowered(_result(values[step], f"'{until}'"), rounded)
+                return Lowered(_finite(_result(values[step], f"'{until}'"), values, refused), rounded)
         elif step.op == "get_attr":
             values[step] = None  # a traced branch; the operation that takes it is refused by name
         elif step.op == "output":
             _refuse_changes(program)
             results = leaves(torch.fx.map_arg(step.args[0], values.__getitem__))
             own = [k for k, spec in enumerate(program.graph_signature.output_specs) if spec.kind.name == "USER_OUTPUT"]
-            return Lowered(_result(results[own[0]], "the module's output"), rounded)
+            output = _result(results[own[0]], "the module's output")
+            return Lowered(_finite(output, values, refused), rounded)
     raise InvalidModelError("the traced module has no output")
 
 
@@ -90,6 +91,25 @@ def _result(value: Value, what: str) -> Node:
     if not is_node(value):
         raise InvalidModelError(f"{what} does not depend on its input; there is nothing to bound")
     return value
+
+
+def _finite(output: Node, values: Mapping[Step, Value], refused: Callable[[Step, str], UnsupportedOpError]) -> Node:
+    """The output, unless it reads infinite entries: masks with -inf are left only where no attention took them."""
+    steps: dict[Node, Step] = {}
+    for step, value in values.items():
+        for node in leaves(value):
+            if isinstance(node, Affine) and node.bias is not None and bool(node.bias.isinf().any()):
+                steps[node] = step
+    seen: set[Node] = set()
+    pending = [output] if steps else []
+    while pending:
+        node = pending.pop()
+        if node in steps:
+            raise refused(steps[node], INFINITE)
+        if node not in seen:
+            seen.add(node)
+            pending += node.sources
+    return output
 
 
 def _placeholders(program: ExportedProgram, source: Input, weights: Mapping[str, Tensor]) -> dict[Step, Value]:
@@ -209,12 +229,10 @@ def _check_dtype(call: Call) -> None:
 
 
 def _check_values(call: Call, value: Value) -> None:
-    """Results that depend on the input are finite real numbers."""
+    """Results that depend on the input are real numbers."""
     for node, result in zip(leaves(value), leaves(call.result), strict=False):
         if is_node(node) and isinstance(result, Tensor) and result.dtype not in (torch.float32, torch.float64):
             raise UnsupportedOpError(f"It rounds its result to {result.dtype}.")
-        if isinstance(node, Affine) and node.bias is not None and bool(node.bias.isinf().any()):
-            raise UnsupportedOpError(INFINITE)
 
 
 def _activate(call: Call) -> Node:
