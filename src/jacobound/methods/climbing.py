@@ -14,11 +14,11 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from jacobound.graph import Affine, Elementwise, Graph, Node, Vector, size
+from jacobound.graph import Elementwise, Graph, Node, Vector, size
 from jacobound.linalg import dual_exponent
 from jacobound.methods.ascents import FEW_OUTPUTS, At, best_rows, is_piecewise_linear
 from jacobound.methods.attained import dual_vector
-from jacobound.methods.base import Budget
+from jacobound.methods.base import Budget, products_of
 from jacobound.methods.inner_sets import InnerSets
 from jacobound.operators import positions
 
@@ -107,8 +107,7 @@ class Climb:
     @cached_property
     def work(self) -> float:
         """Products of one evaluation of the network."""
-        affine = [node for node in self.graph.nodes if isinstance(node, Affine)]
-        return 1.0 + sum(operator.out_size * max(1, operator.terms) for node in affine for operator, _ in node.terms)
+        return 1.0 + products_of(self.graph)
 
     def _chunks(self, count: int) -> Iterator[slice]:
         rows = min(FEW_OUTPUTS, size(self.graph.output))

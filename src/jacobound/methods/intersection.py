@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -70,20 +71,10 @@ class Intersection(JacobianMethod):
 
 def intersected(found: Sequence[JacobianEnclosure]) -> JacobianEnclosure:
     """What several enclosures of one Jacobian know together; derivatives by inner nodes are those of the first."""
-    first, *others = found
-    if not others:
+    first = found[0]
+    if len(found) == 1:
         return first
-    entries = first.entries
-    for one in others:
-        entries = entries.intersect(one.entries)
-
-    def along(directions: Tensor) -> Interval:
-        sums = [one.along(directions) for one in found]
-        best = sums[0]
-        for other in sums[1:]:
-            best = best.intersect(other)
-        return best
-
+    across = [one.across for one in found if one.across is not None]
     known = [one.rows for one in found if one.rows is not None]
 
     def rows(p: float) -> Tensor:
@@ -92,23 +83,14 @@ def intersected(found: Sequence[JacobianEnclosure]) -> JacobianEnclosure:
     statuses = [one.status for one in found if one.status is not Status.CERTIFIED]
     return replace(
         first,
-        entries=entries,
-        along=along,
+        entries=reduce(Interval.intersect, [one.entries for one in found]),
+        along=_narrowest([one.along for one in found]),
         status=statuses[0] if statuses else Status.CERTIFIED,
-        across=_across([one.across for one in found if one.across is not None]),
+        across=_narrowest(across) if across else None,
         rows=rows if known else None,
     )
 
 
-def _across(known: Sequence[Callable[[Tensor], Interval]]) -> Callable[[Tensor], Interval] | None:
-    """Sums of columns by all that know any."""
-    if not known:
-        return None
-
-    def across(directions: Tensor) -> Interval:
-        best = known[0](directions)
-        for other in known[1:]:
-            best = best.intersect(other(directions))
-        return best
-
-    return across
+def _narrowest(bounds: Sequence[Callable[[Tensor], Interval]]) -> Callable[[Tensor], Interval]:
+    """Sums in given directions by all that bound them."""
+    return lambda directions: reduce(Interval.intersect, [bound(directions) for bound in bounds])
