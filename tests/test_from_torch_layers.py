@@ -48,20 +48,6 @@ def test_layer_is_refused(kind: str) -> None:
     assert any(advice in message for advice in ADVICE), message
 
 
-@pytest.mark.parametrize(
-    ("kind", "arguments", "text"),
-    [
-        ("LSTM", (9, 3), r"aten.lstm.input at .* a LSTM: it multiplies values"),
-        ("GRU", (9, 3), r"aten.gru.input at .* a GRU: it multiplies values"),
-        ("RNN", (9, 3), r"aten.rnn_tanh.input at .* a RNN: recurrent layers"),
-    ],
-)
-def test_recurrent_layers_are_refused_by_name(kind: str, arguments: tuple[int, ...], text: str) -> None:
-    layer = getattr(nn, kind)(*arguments, batch_first=True)
-    with pytest.raises(UnsupportedOpError, match=text):
-        from_torch(Applied(lambda found: found[0], layer).eval(), torch.zeros(1, 4, 9))
-
-
 @pytest.mark.parametrize("count", SPATIAL)
 def test_lazy_layers_are_taken_once_they_have_a_shape(count: int) -> None:
     shape = SPATIAL[count]

@@ -189,8 +189,10 @@ refuse("CrossMapLRN2d", PLANE, "CrossMapLRN2d can not be traced", 2)
 refuse("RNN", LINE, "RNN returns 2 values.*wrap it", 9, 3)
 for kind in ("LSTM", "GRU"):
     refuse(kind, LINE, "returns 2 values.*wrap it in a module", 9, 3)
-refuse("RNNCell", VECTOR, "a RNNCell: recurrent layers", 8, 3)
-refuse("GRUCell", VECTOR, "a GRUCell: it multiplies values", 8, 3)
+take(
+    "RNNCell", VECTOR, {"input_size": 8, "hidden_size": 3}, {"input_size": 8, "hidden_size": 3, "nonlinearity": "relu"}
+)
+take("GRUCell", VECTOR, {"input_size": 8, "hidden_size": 3}, {"input_size": 8, "hidden_size": 3, "bias": False})
 refuse("LSTMCell", VECTOR, "returns 2 values", 8, 3)
 REFUSED["TransformerDecoder"] = (
     lambda: nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, dim_feedforward=4, batch_first=True), 1),

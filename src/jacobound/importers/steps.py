@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from jacobound.importers.steps_basic import MIXED
 from jacobound.importers.steps_comparisons import ComparisonSteps
-from jacobound.importers.steps_vectors import VectorSteps
+from jacobound.importers.steps_recurrent import RecurrentSteps
 from jacobound.importers.steps_windows import WindowSteps
 
 __all__ = ["MIXED", "AffineSteps"]
 
 
-class AffineSteps(WindowSteps, ComparisonSteps, VectorSteps):
-    """All steps: basic ones, products, windows, comparisons, functions of whole vectors."""
+class AffineSteps(WindowSteps, ComparisonSteps, RecurrentSteps):
+    """All steps: basic ones, products, windows, comparisons, functions of whole vectors, recurrent layers."""

@@ -39,11 +39,13 @@ class Turned:
         sources: nodes and constants that it is moved from.
         run: the movement, on one tensor for each source with the batch axis in front.
         error: what to raise when anything else uses it.
+        shape: as the model holds it.
     """
 
     sources: tuple[Value, ...]
     run: Callable[..., Any]
     error: Exception
+    shape: tuple[int, ...]
 
 
 TRAINING: Final = (

@@ -41,7 +41,8 @@ def refuse_training(module: nn.Module) -> None:
     )
     for name, layer in module.named_modules():
         statistics = isinstance(layer, nn.modules.instancenorm._InstanceNorm) and layer.track_running_stats
-        if layer.training and (isinstance(layer, kinds) or statistics):
+        drops = isinstance(layer, nn.RNNBase) and layer.dropout > 0 and layer.num_layers > 1
+        if layer.training and (isinstance(layer, kinds) or statistics or drops):
             raise InvalidModelError(
                 f"'{name or type(module).__name__}' ({type(layer).__name__}) is in training mode, where the module is "
                 "not one function; call module.eval() first"

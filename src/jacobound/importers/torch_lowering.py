@@ -18,10 +18,10 @@ from jacobound.graph import Affine, Elementwise, Input, Node
 from jacobound.importers.common import exact_weight, unsupported
 from jacobound.importers.steps import MIXED, AffineSteps
 from jacobound.importers.torch_call import INFINITE, Absent, Call, Turned, Value, is_node, leaves, map_values
-from jacobound.importers.torch_movement import move
 from jacobound.importers.torch_places import at, cut_before, place, refused_layer, step_names
 from jacobound.importers.torch_refusals import LAYERS, advice, unknown
-from jacobound.importers.torch_rules import EXACT, ROUNDING, RULES, keep
+from jacobound.importers.torch_rules import EXACT, ROUNDING, RULES, TURNING
+from jacobound.importers.torch_turned import straightened
 
 PRELU: Final = ("aten.prelu.default", "aten._prelu_kernel.default")
 
@@ -178,17 +178,21 @@ def _evaluate(
         if isinstance(value, Absent):
             raise refused(step, value.reason)
     waiting = next((value for value in found if isinstance(value, Turned)), None)
-    if waiting is not None and RULES.get(op) not in (move, keep):
-        raise waiting.error
     if waiting is None and not any(is_node(value) for value in found):
         with torch.no_grad():
             return step.target(*args, **kwargs)  # type: ignore[operator]
     call = Call(op, step.target, args, kwargs, steps, name, step.meta.get("val"))  # type: ignore[arg-type]
     try:
         _check_dtype(call)
-        value = RULES[op](call) if op in RULES else _activate(call)
+        rule = RULES.get(op, _activate)
+        if waiting is None or rule in TURNING:
+            value = rule(call)
+        else:
+            value = straightened(call, rule, rule is _activate and op not in PRELU)
         _check_values(call, value)
     except (UnsupportedOpError, ShapeError) as error:
+        if waiting is not None and str(error) == str(waiting.error):
+            raise waiting.error from None
         raise refused(step, str(error)) from None
     except JacoboundError:
         raise

@@ -51,21 +51,21 @@ def movement(call: Call, indices: frozenset[int]) -> Value:
         return call.target(*args, **call.kwargs)
 
     if not isinstance(call.result, (list, tuple)):
-        return _rearranged(call, sources, run, call.name)
+        return _rearranged(call, sources, run, call.name, call.result)
     return [
-        _rearranged(call, sources, lambda *codes, k=k: run(*codes)[k], f"{call.name}.{k}")
+        _rearranged(call, sources, lambda *codes, k=k: run(*codes)[k], f"{call.name}.{k}", call.result[k])
         for k in range(len(call.result))
     ]
 
 
-def _rearranged(call: Call, sources: list[Value], run: Callable[..., Any], name: str) -> Value:
+def _rearranged(call: Call, sources: list[Value], run: Callable[..., Any], name: str, result: Tensor) -> Value:
     """The moved value; one that waits for its points to come back to the front where they are moved elsewhere."""
     try:
         return with_batch(call, call.steps.rearrange(sources, run, name))
     except UnsupportedOpError as error:
         if str(error) != MIXED:
             raise
-        return Turned(tuple(sources), run, error)
+        return Turned(tuple(sources), run, error, tuple(result.shape))
 
 
 def move(call: Call) -> Value:

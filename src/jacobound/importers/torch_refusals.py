@@ -24,30 +24,27 @@ LAYERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "EmbeddingBag": ("it looks its integer input up in a table", BEHIND),
         "FractionalMaxPool2d": ("it draws its windows at random", "Use MaxPool2d instead."),
         "FractionalMaxPool3d": ("it draws its windows at random", "Use MaxPool3d instead."),
-        "GRU": (PRODUCTS, ""),
-        "GRUCell": (PRODUCTS, ""),
         "Hardshrink": ("it jumps at its limits, so it has no bounded derivative", "Use Softshrink instead."),
         "LPPool1d": ("it takes roots of sums of powers", "Use AvgPool1d or MaxPool1d instead."),
         "LPPool2d": ("it takes roots of sums of powers", "Use AvgPool2d or MaxPool2d instead."),
         "LPPool3d": ("it takes roots of sums of powers", "Use AvgPool3d or MaxPool3d instead."),
-        "LSTM": (PRODUCTS, ""),
-        "LSTMCell": (PRODUCTS, ""),
         "AdaptiveLogSoftmaxWithLoss": ("it is a function of the whole vector", LOGITS),
         "PairwiseDistance": ("it takes roots of sums of powers", ""),
-        "RNN": ("recurrent layers are not understood", "Write its steps out with Linear layers."),
-        "RNNCell": ("recurrent layers are not understood", "Write its steps out with Linear layers."),
     }
 )
 """Layers of torch.nn by class: why they are refused (half a sentence) and what to do."""
 
 _OPERATIONS: Final = (
     ("_fused_rms_norm", "It divides by statistics of its own input.", STATISTICS),
-    ("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell", "Recurrent layers are not understood.", ""),
-    ("rnn_tanh_cell rnn_relu_cell", "Recurrent layers are not understood.", ""),
     (
         "_scaled_dot_product_flash_attention_for_cpu _native_multi_head_attention _transformer_encoder_layer_fwd",
         "It is a kernel for inference, whose parts are not visible.",
         "Switch it off with torch.backends.mha.set_fastpath_enabled(False).",
+    ),
+    (
+        "_pack_padded_sequence _pad_packed_sequence",
+        "Packed sequences have lengths of their own for each point.",
+        "Give the recurrent layer the padded tensor itself, all of one length.",
     ),
     ("embedding embedding_bag _embedding_bag", "It looks its input up in a table.", BEHIND),
     ("std var std_mean var_mean cosine_similarity cdist pairwise_distance", "It is no elementwise function.", ""),

@@ -14,6 +14,7 @@ from jacobound.importers import torch_arithmetic as arithmetic
 from jacobound.importers import torch_interpolation as interpolation
 from jacobound.importers import torch_movement as movement
 from jacobound.importers import torch_products as products
+from jacobound.importers import torch_recurrent as recurrent
 from jacobound.importers import torch_reductions as reductions
 from jacobound.importers import torch_resizing as resizing
 from jacobound.importers import torch_scatter as scatter
@@ -105,6 +106,14 @@ _VECTORS: Final[Rows] = (
     (vectors.group_norm, "group_norm.default native_group_norm.default"),
     (vectors.glu, "glu.default"),
     (vectors.attention, "scaled_dot_product_attention.default"),
+)
+
+_RECURRENT: Final[Rows] = (
+    (
+        recurrent.layers,
+        "lstm.input gru.input rnn_tanh.input rnn_relu.input lstm.data gru.data rnn_tanh.data rnn_relu.data",
+    ),
+    (recurrent.cell, "lstm_cell.default gru_cell.default rnn_tanh_cell.default rnn_relu_cell.default"),
 )
 
 _WINDOWS: Final[Rows] = (
@@ -215,11 +224,14 @@ _MOVEMENT: Final[Rows] = (
 
 
 def _table() -> Mapping[str, Rule]:
-    rows = (*_ARITHMETIC, *_PRODUCTS, *_VECTORS, *_WINDOWS, *_REDUCTIONS, *_MOVEMENT)
+    rows = (*_ARITHMETIC, *_PRODUCTS, *_VECTORS, *_RECURRENT, *_WINDOWS, *_REDUCTIONS, *_MOVEMENT)
     return MappingProxyType({f"aten.{name}": rule for rule, names in rows for name in names.split()})
 
 
 RULES: Final[Mapping[str, Rule]] = _table()
+
+TURNING: Final[frozenset[Rule]] = frozenset((keep, movement.move, recurrent.layers))
+"""Rules that take values whose points do not lie along the first axis."""
 
 EXACT: Final[frozenset[Rule]] = frozenset(
     (keep, movement.move, movement.take, movement.index, movement.put, arithmetic.negate)
