@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import jacobound as jb
 from benchmarks.plan import FEWEST, GEMM_SIZE, LONG
-from jacobound.methods.base import OutputMethod
+from jacobound.method import OutputMethod
 
 Found = TypeVar("Found")
 

@@ -42,7 +42,7 @@ def _target(task: Task) -> dict[str, Any]:
     import jacobound as jb
     from benchmarks import measure
     from benchmarks.problems import problem
-    from jacobound.rounding import unrounded
+    from jacobound.arithmetic.rounding import unrounded
 
     one = problem(task.name)
     ball, rows = one.ball(task.radii[0]), None if task.rows == "all" else one.row()

@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 from campaign.families import NUMBERS, WIDTHS, cancelling, inside, intervals, numbers, pick
 from campaign.runner import Tally
 from exact import at_least, ball, outside, rational, rationals
-from jacobound.intervals import Interval, dot_slack, interval_dot
-from jacobound.rounding import down, gamma, inflate, outward, tiny, underflow, up
+from jacobound.arithmetic.intervals import Interval, dot_slack, interval_dot
+from jacobound.arithmetic.rounding import down, gamma, inflate, outward, tiny, underflow, up
 from zoo import integer
 
 COUNT = 200  # numbers in one call

@@ -46,11 +46,12 @@ from jacobound import (
     lipschitz,
 )
 from jacobound.errors import InvalidRegionError
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
-from jacobound.methods.base import JacobianMethod, OutputMethod
-from jacobound.operator_kinds import Dense
-from jacobound.regions import Region
-from jacobound.results import Status
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
+from jacobound.inputs.regions import Region
+from jacobound.method import JacobianMethod, OutputMethod
+from jacobound.operators.kinds import Dense
+from jacobound.results.kinds import Status
 from oracles import exact_derivative, exact_slopes, exact_values
 from zoo import integer, realised
 

@@ -21,7 +21,7 @@ from torch import Generator
 import jacobound as jb
 from campaign.door_recipes import FOLDED, OF_INTEGERS, OPERATIONS, Drawn, drawn
 from campaign.runner import Tally
-from jacobound.importers.onnx_evaluate import FOLDABLE
+from jacobound.importers.onnx.model.evaluate import FOLDABLE
 
 ALL = (*OPERATIONS, *FOLDED)
 SCALES = (0.02, 0.3, 1.0, 4.0)

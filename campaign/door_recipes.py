@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from jacobound.activations.base import families
-from jacobound.importers.onnx_evaluate import FOLDABLE
-from jacobound.importers.onnx_ops import LOWERINGS
+from jacobound.activations.kinds.base import families
+from jacobound.importers.onnx.model.evaluate import FOLDABLE
+from jacobound.importers.onnx.operations.table import LOWERINGS
 
 OPERATIONS = tuple(sorted({*LOWERINGS, *(op for family in families() for op in family.onnx)}))
 NEWEST = onnx.defs.onnx_opset_version()

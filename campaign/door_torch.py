@@ -14,7 +14,7 @@ from campaign.door_operations import ELEMENTWISE, IMAGES, ROWS, Maker, Operation
 from campaign.families import pick
 from campaign.runner import Tally
 from jacobound import JacoboundError, from_torch
-from jacobound.graph import Graph
+from jacobound.graph.graph import Graph
 from zoo import integer
 
 LENGTHS: Final = (1, 3, 5)

@@ -10,7 +10,7 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import random_floats, rational, special_numbers
-from jacobound.intervals import Interval
+from jacobound.arithmetic.intervals import Interval
 from zoo import integer
 
 # Binary exponents: those of the largest float, of the smallest normal one, and of the smallest one.

@@ -14,7 +14,7 @@ from campaign.families import WIDTHS, inside, numbers, pick
 from campaign.runner import Tally
 from exact import BITS, ball, rational
 from jacobound.activations import Activation
-from jacobound.intervals import Interval
+from jacobound.arithmetic.intervals import Interval
 from zoo import integer
 
 COUNT = 24

@@ -22,9 +22,9 @@ from campaign.mutations import checksummed, damaged, reheaded, retold
 from campaign.onnx_mutations import rearranged
 from campaign.seeds import seeds
 from jacobound import Box, from_onnx
-from jacobound.cli.points import read_point
+from jacobound.cli.given.points import read_point
 from jacobound.errors import JacoboundError
-from jacobound.graph import size
+from jacobound.graph.nodes import size
 
 MEMORY = 4 << 30  # bytes of address space
 SHARES = {"onnx": 70, "vnnlib": 12, ".npy": 5, ".npz": 6, ".csv": 3, ".png": 4}

@@ -12,14 +12,14 @@ from campaign.claims import CONSTANT_METHODS, JACOBIAN_METHODS, NORMS, OUTPUT_ME
 from campaign.families import pick
 from campaign.runner import Part, Tally
 from jacobound import Best, RecurJac, Sampling, lipschitz
-from jacobound.domains import Domain
-from jacobound.graph import Graph
-from jacobound.intervals import Interval
-from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod
-from jacobound.methods.constants import from_entries, split_products
-from jacobound.methods.lipschitz_method import LipschitzMethod
-from jacobound.regions import Region
-from jacobound.rounding import strict
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.rounding import strict
+from jacobound.constants.from_entries import from_entries, split_products
+from jacobound.constants.lipschitz_method import LipschitzMethod
+from jacobound.graph.graph import Graph
+from jacobound.inputs.domains import Domain
+from jacobound.inputs.regions import Region
+from jacobound.method import Budget, JacobianEnclosure, JacobianMethod
 from oracles import Observation, not_enclosed, observe
 from single import nth
 from zoo import KINDS, REGIONS, integer, realised

@@ -21,8 +21,8 @@ from exact import (
     rational_matrix,
     rationals,
 )
-from jacobound.intervals import Interval
-from jacobound.linalg import (
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.linalg import (
     frobenius_norm_upper,
     induced_norm_upper,
     is_positive_definite,
@@ -30,10 +30,10 @@ from jacobound.linalg import (
     spectral_norm_upper_interval,
     vector_norm_upper,
 )
-from jacobound.linear_bounds import absorb, floor_of
-from jacobound.methods.product_relaxation import chord, constant
-from jacobound.norms import norms_of_rows, operator_norm
-from jacobound.operators import LinearOperator
+from jacobound.jacobian.recursion.product_lines import chord, constant
+from jacobound.operators.base import LinearOperator
+from jacobound.operators.norms import norms_of_rows, operator_norm
+from jacobound.relaxation.linear_bounds import absorb, floor_of
 from test_operators import KINDS
 from zoo import integer
 

@@ -34,8 +34,9 @@ from campaign.runner import Part, Tally
 from exact import BITS, DTYPES, rational, rationals
 from jacobound import IBP, AutoLip, Ball, Box, FastLip, LipschitzBound, Sampling, lipschitz
 from jacobound.errors import InvalidRegionError
-from jacobound.graph import Elementwise, Graph, Node, size
-from jacobound.regions import Region
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Elementwise, Node, size
+from jacobound.inputs.regions import Region
 from oracles import exact_derivative, exact_values, leaky_slope
 from zoo import integer, realised
 

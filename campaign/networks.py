@@ -14,11 +14,12 @@ from campaign.families import pick
 from exact import random_floats, rationals
 from jacobound import Ball, Box, WholeSpace
 from jacobound.activations import activation
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.operator_kinds import Dense, Identity, Scale, Select
-from jacobound.operators import LinearOperator
-from jacobound.regions import Region
-from jacobound.rounding import tiny
+from jacobound.arithmetic.rounding import tiny
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.inputs.regions import Region
+from jacobound.operators.base import LinearOperator
+from jacobound.operators.kinds import Dense, Identity, Scale, Select
 from zoo import integer
 
 Draw = Callable[[tuple[int, ...], torch.dtype, Generator], Tensor]

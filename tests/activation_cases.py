@@ -13,10 +13,10 @@ from flint import arb, fmpq
 from torch import Tensor
 
 from jacobound.activations import Activation, activation
-from jacobound.activations.clipped import clip
-from jacobound.activations.piecewise import hard_sigmoid, prelu
-from jacobound.activations.stretches import EVERYWHERE, defined
-from jacobound.intervals import Interval
+from jacobound.activations.calculus.stretches import EVERYWHERE, defined
+from jacobound.activations.kinds.clipped import clip
+from jacobound.activations.kinds.piecewise import hard_sigmoid, prelu
+from jacobound.arithmetic.intervals import Interval
 
 Ball = arb
 Pair = tuple[Callable[..., Ball], Callable[..., Ball]]

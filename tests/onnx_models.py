@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from jacobound.graph import Affine, Graph
-from jacobound.importers.onnx import from_onnx
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine
+from jacobound.importers.onnx.file import from_onnx
 
 onnx = pytest.importorskip("onnx")
 

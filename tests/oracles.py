@@ -15,8 +15,9 @@ from flint import arb, fmpq, fmpq_mat
 from torch import Generator, Tensor
 
 from exact import ball, rational, rational_matrix, rationals
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
-from jacobound.intervals import Interval
+from jacobound.arithmetic.intervals import Interval
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
 
 NORMS = tuple((p, q) for p in (1, 2, math.inf) for q in (1, 2, math.inf))
 AFFINE_ERROR = 1e-13  # relative to sums of absolute products; at most some hundred terms

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jacobound.domains import Domain
-from jacobound.graph import Graph
-from jacobound.intervals import Interval
-from jacobound.methods.base import Budget, Deferred, JacobianEnclosure, JacobianMethod
-from jacobound.methods.core import UnstableCore
-from jacobound.methods.product_relaxation import ProductLines
-from jacobound.regions import Region
+from jacobound.arithmetic.intervals import Interval
+from jacobound.graph.graph import Graph
+from jacobound.inputs.domains import Domain
+from jacobound.inputs.regions import Region
+from jacobound.jacobian.core import UnstableCore
+from jacobound.jacobian.recursion.product_lines import ProductLines
+from jacobound.method import Budget, Deferred, JacobianEnclosure, JacobianMethod
 
 
 def lifted(x: Any) -> Any:

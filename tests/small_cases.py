@@ -7,7 +7,7 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import rational
-from jacobound.methods.seqlip_pairs import Pair
+from jacobound.constants.pairs.dual import Pair
 
 
 def vector(*numbers: float) -> Tensor:

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from activation_cases import CASES, Case, every_case, every_dtype, exact, is_defined, leaky, marks
 from jacobound.activations import Activation, activation
-from jacobound.activations.clipped import clip
-from jacobound.activations.numbers import irrational
-from jacobound.activations.periodic import reduced
-from jacobound.activations.piecewise import hard_sigmoid, leaky_relu, prelu, rrelu
-from jacobound.activations.stretches import EVERYWHERE, NOT_NEGATIVE, NOT_ZERO, POSITIVE, Stretch
+from jacobound.activations.calculus.numbers import irrational
+from jacobound.activations.calculus.stretches import EVERYWHERE, NOT_NEGATIVE, NOT_ZERO, POSITIVE, Stretch
+from jacobound.activations.kinds.clipped import clip
+from jacobound.activations.kinds.periodic import reduced
+from jacobound.activations.kinds.piecewise import hard_sigmoid, leaky_relu, prelu, rrelu
+from jacobound.arithmetic.intervals import Interval
 from jacobound.errors import InvalidModelError, UnsupportedOpError
-from jacobound.intervals import Interval
 
 INF = math.inf
 

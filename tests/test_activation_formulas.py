@@ -17,9 +17,9 @@ from flint import arb
 from torch import Tensor
 
 from activation_cases import Ball, certainly_outside, gate, mished, normal, powers, sigma, skewed, skewed_derivative
-from jacobound.activations import formulas
-from jacobound.activations.sigmoidal import _arsinh_enclosure
-from jacobound.intervals import Interval
+from jacobound.activations.calculus import formulas
+from jacobound.activations.kinds.sigmoidal import _arsinh_enclosure
+from jacobound.arithmetic.intervals import Interval
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from activation_cases import (
     moderate,
 )
 from jacobound.activations import Activation, activation
-from jacobound.intervals import Interval
+from jacobound.arithmetic.intervals import Interval
 
 
 @pytest.fixture(autouse=True)

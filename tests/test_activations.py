@@ -25,11 +25,11 @@ from activation_cases import (
     moderate,
 )
 from jacobound.activations import Activation, activation, families, onnx_builder, register, torch_builder
-from jacobound.activations.clipped import clip
-from jacobound.activations.piecewise import hard_sigmoid, prelu
-from jacobound.activations.stretches import EVERYWHERE
+from jacobound.activations.calculus.stretches import EVERYWHERE
+from jacobound.activations.kinds.clipped import clip
+from jacobound.activations.kinds.piecewise import hard_sigmoid, prelu
+from jacobound.arithmetic.intervals import Interval
 from jacobound.errors import InvalidModelError, UnsafeArithmeticError, UnsupportedOpError
-from jacobound.intervals import Interval
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,12 @@ from flint import arb, fmpq
 from torch import Tensor
 
 from exact import ball, outside, rational, rationals
-from jacobound import vector_attention
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.linalg import induced_norm_upper
 from jacobound.errors import InvalidModelError, InvalidRegionError, ShapeError, UnsafeArithmeticError
-from jacobound.intervals import Interval
-from jacobound.linalg import induced_norm_upper
-from jacobound.vector_attention import SCALE_UNITS, Attention
-from jacobound.vector_smooth import softmax_constants
+from jacobound.graph.vector import attention as vector_attention
+from jacobound.graph.vector.attention import SCALE_UNITS, Attention
+from jacobound.graph.vector.smooth import softmax_constants
 from small_cases import normal, numbers
 
 INF = math.inf

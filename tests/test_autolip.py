@@ -13,15 +13,16 @@ from torch import Generator, Tensor, nn
 
 from jacobound import CROWN, IBP, Ball, WholeSpace, from_layers, from_onnx, from_torch
 from jacobound.activations import activation
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector
-from jacobound.methods import folding
-from jacobound.methods.autolip import AutoLip
-from jacobound.methods.base import Budget
-from jacobound.operator_kinds import Convolution, Dense, Identity, Scale, Select, Sparse
-from jacobound.regions import Region
-from jacobound.results import Status
-from jacobound.rounding import unrounded
-from jacobound.vector_functions import Maximum, Sort
+from jacobound.arithmetic.rounding import unrounded
+from jacobound.constants import affine_folding as folding
+from jacobound.constants.autolip import AutoLip
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector
+from jacobound.graph.vector.comparisons import Maximum, Sort
+from jacobound.inputs.regions import Region
+from jacobound.method import Budget
+from jacobound.operators.kinds import Convolution, Dense, Identity, Scale, Select, Sparse
+from jacobound.results.kinds import Status
 from oracles import NORMS, autodiff
 from zoo import KINDS, REGIONS, concatenation, normal
 

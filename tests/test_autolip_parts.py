@@ -13,17 +13,25 @@ from torch import Tensor
 from exact import rational
 from jacobound import Budget, WholeSpace
 from jacobound.activations import activation
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Part, Vector
-from jacobound.intervals import Interval
-from jacobound.methods import autolip
-from jacobound.methods.autolip import AutoLip, Sweeps
-from jacobound.methods.enclosures import Enclosures
-from jacobound.methods.folding import MOST_CHAINS, Folding, direct_parts, groups_of, rows_alone, touched_entries
-from jacobound.methods.lipschitz_method import LITTLE_PART, conversion
-from jacobound.norms import LITTLE_WORK, MOST_WORK, PRODUCTS, Chain
-from jacobound.operator_kinds import Dense, Identity, Scale, Select
-from jacobound.operators import LinearOperator
-from jacobound.vector_functions import Maximum
+from jacobound.arithmetic.intervals import Interval
+from jacobound.constants import autolip
+from jacobound.constants.affine_folding import (
+    MOST_CHAINS,
+    Folding,
+    direct_parts,
+    groups_of,
+    rows_alone,
+    touched_entries,
+)
+from jacobound.constants.autolip import AutoLip, Sweeps
+from jacobound.constants.enclosures import Enclosures
+from jacobound.constants.lipschitz_method import LITTLE_PART, conversion
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Part, Vector
+from jacobound.graph.vector.comparisons import Maximum
+from jacobound.operators.base import LinearOperator
+from jacobound.operators.kinds import Dense, Identity, Scale, Select
+from jacobound.operators.norms import LITTLE_WORK, MOST_WORK, PRODUCTS, Chain
 from small_cases import vector
 from zoo import concatenation
 

@@ -35,15 +35,15 @@ from jacobound import (
     lipschitz,
 )
 from jacobound.activations import activation
-from jacobound.domains import Domain, Owners
-from jacobound.graph import Affine, Elementwise, Input
-from jacobound.intervals import Interval
-from jacobound.methods.base import JacobianMethod, derivative_ranges
-from jacobound.methods.core import unstable_counts
-from jacobound.methods.groups import grouped, put_back
-from jacobound.methods.tangents import Neurons
-from jacobound.operator_kinds import Identity
-from jacobound.rounding import strict
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.rounding import strict
+from jacobound.graph.nodes import Affine, Elementwise, Input
+from jacobound.inputs.domains import Domain, Owners
+from jacobound.jacobian.core import unstable_counts
+from jacobound.jacobian.recursion.groups import grouped, put_back
+from jacobound.jacobian.tangents import Neurons
+from jacobound.method import JacobianMethod, derivative_ranges
+from jacobound.operators.kinds import Identity
 from single import nth, together
 
 OUTPUT_METHODS = (IBP(), FastLin(), CROWN(), SinglePrecision())

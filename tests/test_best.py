@@ -12,10 +12,10 @@ import torch
 from torch import Generator, Tensor
 
 import jacobound as jb
-from jacobound.graph import Graph
+from jacobound.constants.lipschitz_method import conversion
+from jacobound.graph.graph import Graph
 from jacobound.methods import best
 from jacobound.methods.candidates import Candidates, converted
-from jacobound.methods.lipschitz_method import conversion
 from oracles import observe
 from test_lipsdp import image
 from test_sdp_certificate import norm_of

@@ -10,9 +10,9 @@ from flint import fmpq
 from torch import Tensor
 
 from exact import bounds_spectral_norm, rational, rational_matrix
-from jacobound import block_norms
-from jacobound.block_norms import Family, _definite, gram, largest_norm
-from jacobound.rounding import unrounded
+from jacobound.arithmetic.rounding import unrounded
+from jacobound.operators import block_norms
+from jacobound.operators.block_norms import Family, _definite, gram, largest_norm
 from small_cases import normal
 
 BELOW = 1 - 1e-13  # what a singular value of torch may be off by

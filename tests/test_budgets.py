@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from jacobound import Budget, FastLip, RecurJac
+from jacobound import method as base
 from jacobound.activations import activation
+from jacobound.arithmetic.intervals import Interval
 from jacobound.budget import Interrupt, OutOfTimeError, alarmed, checkpoint, interruptible, unalarmed
 from jacobound.errors import InvalidOptionError, InvalidRegionError
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.intervals import Interval
-from jacobound.methods import base
-from jacobound.methods.base import (
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.jacobian.core import core_bytes
+from jacobound.method import (
     SHARED_PRODUCTS,
     Deferred,
     JacobianEnclosure,
@@ -24,8 +26,7 @@ from jacobound.methods.base import (
     secant_ranges,
     sets_worth,
 )
-from jacobound.methods.core import core_bytes
-from jacobound.operator_kinds import Dense
+from jacobound.operators.kinds import Dense
 
 
 def network(name: str = "relu", dtype: torch.dtype = torch.float64) -> Graph:

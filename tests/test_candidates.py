@@ -14,18 +14,19 @@ from flint import fmpq
 import jacobound as jb
 from exact import rational
 from jacobound import Budget, Candidate, Status
+from jacobound.arithmetic.intervals import Interval
 from jacobound.budget import checkpoint
-from jacobound.domains import Domain
+from jacobound.constants.from_entries import from_entries
+from jacobound.constants.lipschitz_method import ConstantBound, LipschitzMethod, conversion
 from jacobound.errors import InvalidRegionError, UnsupportedOpError
-from jacobound.graph import Elementwise, Graph, Node, Vector
-from jacobound.intervals import Interval
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Elementwise, Node, Vector
+from jacobound.graph.vector.comparisons import Maximum
+from jacobound.graph.vector.smooth import Softmax
+from jacobound.inputs.domains import Domain
+from jacobound.method import JacobianEnclosure, JacobianMethod
 from jacobound.methods import candidates
-from jacobound.methods.base import JacobianEnclosure, JacobianMethod
 from jacobound.methods.candidates import Candidates, converted, of_jacobian, of_sets
-from jacobound.methods.constants import from_entries
-from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod, conversion
-from jacobound.vector_functions import Maximum
-from jacobound.vector_smooth import Softmax
 
 INF = math.inf
 TWO = (2.0, 2.0)

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from exact import at_least, ball, rational, rationals
-from jacobound import circulant, norms
-from jacobound.circulant import circulant_norm, roots_of_unity
-from jacobound.estimates import estimate_spectral_norm
-from jacobound.norms import operator_norm
-from jacobound.operator_kinds import Convolution
-from jacobound.rounding import unrounded
+from jacobound.arithmetic.rounding import unrounded
+from jacobound.operators import circulant, norms
+from jacobound.operators.circulant import circulant_norm, roots_of_unity
+from jacobound.operators.estimates import estimate_spectral_norm
+from jacobound.operators.kinds import Convolution
+from jacobound.operators.norms import operator_norm
 from small_cases import normal
 
 BELOW = 1 - 1e-13  # what a singular value of torch may be off by

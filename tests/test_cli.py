@@ -17,8 +17,8 @@ import torch
 
 import jacobound as jb
 from jacobound import cli
-from jacobound.cli import bound, demo, lipschitz
-from jacobound.cli.grammar import row_matrix
+from jacobound.cli.commands import bound, demo, lipschitz
+from jacobound.cli.given.grammar import row_matrix
 from jacobound.version import VERSION
 
 DATA = Path(jb.__file__).parent / "data"

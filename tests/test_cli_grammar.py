@@ -14,12 +14,12 @@ import torch
 import jacobound as jb
 from jacobound import methods
 from jacobound import words as text
-from jacobound.cli import options
-from jacobound.cli.grammar import parse_clip, parse_fraction, parse_radii, parse_rows, row_matrix, row_names
-from jacobound.cli.summaries import certain_signs, row_sum
+from jacobound.cli.given import options
+from jacobound.cli.given.grammar import parse_clip, parse_fraction, parse_radii, parse_rows, row_matrix, row_names
+from jacobound.cli.shown.summaries import certain_signs, row_sum
+from jacobound.constants.lipschitz_method import LipschitzMethod
+from jacobound.method import JacobianMethod, OutputMethod
 from jacobound.methods import Best
-from jacobound.methods.base import JacobianMethod, OutputMethod
-from jacobound.methods.lipschitz_method import LipschitzMethod
 
 
 def test_a_radius_stays_the_decimal_that_was_given() -> None:

@@ -11,8 +11,8 @@ import torch
 
 import jacobound as jb
 from jacobound import cli
-from jacobound.cli import bound
-from jacobound.cli.grammar import parse_indices, parse_numbers, parse_radii
+from jacobound.cli.commands import bound
+from jacobound.cli.given.grammar import parse_indices, parse_numbers, parse_radii
 
 DATA = Path(jb.__file__).parent / "data"
 NET = str(DATA / "mnist_4layer_relu_64.onnx")

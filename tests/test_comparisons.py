@@ -11,9 +11,10 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import rational
-from jacobound.graph import Affine, Elementwise, Graph, Input, Vector, VectorFunction
-from jacobound.intervals import Interval
-from jacobound.vector_functions import Chosen, Maximum, Sort
+from jacobound.arithmetic.intervals import Interval
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Vector, VectorFunction
+from jacobound.graph.vector.comparisons import Chosen, Maximum, Sort
 from small_cases import numbers
 
 INF = math.inf

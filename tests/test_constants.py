@@ -14,17 +14,19 @@ from torch import Generator, Tensor
 from exact import ball, outside, random_floats, rationals
 from jacobound import CROWN, Ball, FastLip, RecurJac, from_layers
 from jacobound.activations import activation
-from jacobound.convolution import Convolution
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.intervals import Interval, interval_dot
-from jacobound.linalg import vector_norm_upper
-from jacobound.methods import constants, directions, recursion, reversal
-from jacobound.methods.base import Budget, JacobianEnclosure
-from jacobound.methods.product_relaxation import chord
-from jacobound.methods.recursion import MOST_ROWS
-from jacobound.norms import norms_of_rows, operator_norm
-from jacobound.operator_kinds import Dense, Scale, Select
-from jacobound.rounding import strict
+from jacobound.arithmetic.intervals import Interval, interval_dot
+from jacobound.arithmetic.linalg import vector_norm_upper
+from jacobound.arithmetic.rounding import strict
+from jacobound.constants import from_entries as constants
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.jacobian.recursion import directions, recursion, reversal
+from jacobound.jacobian.recursion.product_lines import chord
+from jacobound.jacobian.recursion.recursion import MOST_ROWS
+from jacobound.method import Budget, JacobianEnclosure
+from jacobound.operators.convolution import Convolution
+from jacobound.operators.kinds import Dense, Scale, Select
+from jacobound.operators.norms import norms_of_rows, operator_norm
 from oracles import NORMS, autodiff, dot
 from single import enclosure_of, lifted, nth, single
 from zoo import KINDS, normal

@@ -12,18 +12,19 @@ from torch import Generator, Tensor
 
 from exact import random_floats, rational, rationals
 from jacobound.activations import activation
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.intervals import Interval, interval_dot
-from jacobound.methods.base import JacobianEnclosure
-from jacobound.methods.constants import (
+from jacobound.arithmetic.intervals import Interval, interval_dot
+from jacobound.arithmetic.rounding import unrounded
+from jacobound.constants.from_entries import (
     from_entries,
     merged_column_sums,
     merged_row_sums,
     norms_before,
     split_products,
 )
-from jacobound.operator_kinds import Dense
-from jacobound.rounding import unrounded
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.method import JacobianEnclosure
+from jacobound.operators.kinds import Dense
 
 INF = math.inf
 ENDS = ([[-0.5, 2.0, -4.0], [-3.0, 0.0, 0.0]], [[1.0, 3.0, -1.0], [1.0, 5.0, 0.0]])

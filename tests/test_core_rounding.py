@@ -11,20 +11,21 @@ from torch import Generator, Tensor
 
 from exact import DTYPE_NAMES, DTYPES, ball, outside, random_floats, rational, rationals
 from jacobound.activations import activation
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.intervals import Interval
-from jacobound.methods import defects
-from jacobound.methods.base import Budget
-from jacobound.methods.core import UnstableCore, build_core
-from jacobound.methods.fastlip import interval_adjoints
-from jacobound.methods.ibp import IBP
-from jacobound.methods.product_relaxation import chord
-from jacobound.methods.recurjac import RecurJac
-from jacobound.methods.recursion import MOST_ROWS, Recursion
-from jacobound.methods.tangents import can_differ, reached_slopes
-from jacobound.operator_kinds import Dense, Identity, Scale
-from jacobound.regions import Box
-from jacobound.rounding import unit, unrounded
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.rounding import unit, unrounded
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.inputs.regions import Box
+from jacobound.jacobian import rounding_weights as defects
+from jacobound.jacobian.core import UnstableCore, build_core
+from jacobound.jacobian.fastlip import interval_adjoints
+from jacobound.jacobian.recursion.product_lines import chord
+from jacobound.jacobian.recursion.recurjac import RecurJac
+from jacobound.jacobian.recursion.recursion import MOST_ROWS, Recursion
+from jacobound.jacobian.tangents import can_differ, reached_slopes
+from jacobound.method import Budget
+from jacobound.operators.kinds import Dense, Identity, Scale
+from jacobound.relaxation.ibp import IBP
 from oracles import dot
 from zoo import normal
 

@@ -10,19 +10,20 @@ import torch
 from torch import Generator, Tensor
 
 from jacobound.activations import activation
-from jacobound.domains import Domain
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.intervals import Interval
-from jacobound.methods import core as cores
-from jacobound.methods.base import Budget, JacobianEnclosure, derivative_ranges
-from jacobound.methods.core import UnstableCore, build_core, column_bytes, core_bytes, matrix_bytes
-from jacobound.methods.crown import CROWN
-from jacobound.methods.defects import defect_weights
-from jacobound.methods.fastlip import FastLip, interval_adjoints
-from jacobound.methods.recurjac import RecurJac
-from jacobound.operator_kinds import Dense
-from jacobound.regions import Ball
-from jacobound.results import Status
+from jacobound.arithmetic.intervals import Interval
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.inputs.domains import Domain
+from jacobound.inputs.regions import Ball
+from jacobound.jacobian import core as cores
+from jacobound.jacobian.core import UnstableCore, build_core, column_bytes, core_bytes, matrix_bytes
+from jacobound.jacobian.fastlip import FastLip, interval_adjoints
+from jacobound.jacobian.recursion.recurjac import RecurJac
+from jacobound.jacobian.rounding_weights import defect_weights
+from jacobound.method import Budget, JacobianEnclosure, derivative_ranges
+from jacobound.operators.kinds import Dense
+from jacobound.relaxation.crown import CROWN
+from jacobound.results.kinds import Status
 
 SHARES = (1, 3, 7, 1000)
 
@@ -101,7 +102,7 @@ def inside(inner: Interval, outer: Interval) -> bool:
 def test_time_that_ends_anywhere_leaves_a_certified_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the bound of the whole recursion and that of interval arithmetic, and never narrower than the truth."""
     monkeypatch.setattr(cores, "LEAST_COLUMNS", 5)
-    monkeypatch.setattr("jacobound.methods.recursion.LEAST_COLUMNS", 0)
+    monkeypatch.setattr("jacobound.jacobian.recursion.recursion.LEAST_COLUMNS", 0)
     monkeypatch.setattr(Budget, "fits", lambda self, size: True)
     graph, domain = skipping_network(), neighbourhood(skipping_network(), 2)
     ranges = CROWN().ranges(graph, domain, Budget())

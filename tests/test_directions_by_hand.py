@@ -12,16 +12,17 @@ from torch import Tensor
 
 import jacobound as jb
 from jacobound import Budget, Status
-from jacobound.graph import Elementwise, Graph, Node
-from jacobound.intervals import Interval, interval_dot
-from jacobound.methods import directions, groups
-from jacobound.methods.base import Deferred, JacobianEnclosure
-from jacobound.methods.directions import sweep_operations
-from jacobound.methods.groups import grouped, joined, one_by_one, only
-from jacobound.methods.operations import recursion_operations
-from jacobound.methods.product_relaxation import chord
-from jacobound.methods.reversal import reversed_graph, tail
-from jacobound.methods.tangents import unstable_entries
+from jacobound.arithmetic.intervals import Interval, interval_dot
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Elementwise, Node
+from jacobound.jacobian.recursion import directions, groups
+from jacobound.jacobian.recursion.directions import sweep_operations
+from jacobound.jacobian.recursion.groups import grouped, joined, one_by_one, only
+from jacobound.jacobian.recursion.operations import recursion_operations
+from jacobound.jacobian.recursion.product_lines import chord
+from jacobound.jacobian.recursion.reversal import reversed_graph, tail
+from jacobound.jacobian.tangents import unstable_entries
+from jacobound.method import Deferred, JacobianEnclosure
 from zoo import normal
 
 INF = math.inf

@@ -11,12 +11,13 @@ from flint import arb, ctx
 import jacobound as jb
 from exact import BITS, DTYPE_NAMES, DTYPES, ball, outside
 from jacobound.activations import activation
-from jacobound.activations.periodic import reduced
+from jacobound.activations.kinds.periodic import reduced
+from jacobound.arithmetic.intervals import Interval
 from jacobound.errors import InvalidRegionError
-from jacobound.graph import Affine, Elementwise, Graph, Input
-from jacobound.intervals import Interval
-from jacobound.methods.base import Budget
-from jacobound.operator_kinds import Dense
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input
+from jacobound.method import Budget
+from jacobound.operators.kinds import Dense
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
 METHODS = (jb.IBP(), jb.FastLin(), jb.CROWN())

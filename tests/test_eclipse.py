@@ -26,22 +26,23 @@ from jacobound import (
     from_layers,
     from_onnx,
 )
-from jacobound.graph import Affine, Elementwise, Graph, Input
-from jacobound.methods.layered_certificate import (
+from jacobound.certificates.layered.chain import LayeredChain, layered_chain
+from jacobound.certificates.layered.driver import by_closed_form, proved
+from jacobound.certificates.layered.proof import (
     LayeredCertificate,
     _definite_share,
     layered_constant,
     through_layer,
     through_neurons,
 )
-from jacobound.methods.layered_chain import LayeredChain, layered_chain
-from jacobound.methods.layered_search import Sweep, best_closed_form, improved
-from jacobound.methods.layered_solver import by_closed_form, proved
-from jacobound.methods.lipschitz_method import ConstantBound
-from jacobound.methods.lipsdp import recheck
-from jacobound.operator_kinds import Dense
-from jacobound.regions import Region
-from jacobound.results import Status
+from jacobound.certificates.layered.search import Sweep, best_closed_form, improved
+from jacobound.certificates.lipsdp import recheck
+from jacobound.constants.lipschitz_method import ConstantBound
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input
+from jacobound.inputs.regions import Region
+from jacobound.operators.kinds import Dense
+from jacobound.results.kinds import Status
 from oracles import observe
 from test_lipsdp import NORMS, network
 from test_sdp_certificate import norm_of

@@ -13,9 +13,10 @@ from torch import Generator, Tensor
 
 import jacobound as jb
 from jacobound.activations import activation, families
-from jacobound.execution import FUNCTION_UNITS
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.operator_kinds import Dense
+from jacobound.graph.execution import FUNCTION_UNITS
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.operators.kinds import Dense
 from zoo import KINDS, realised
 
 INFINITY = math.inf

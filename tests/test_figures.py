@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import jacobound as jb
-from jacobound.cli.lipschitz import joined
+from jacobound.cli.commands.lipschitz import joined
 
 pytest.importorskip("matplotlib")
 

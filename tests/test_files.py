@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import jacobound as jb
-from jacobound.cli.points import read_point
+from jacobound.cli.given.points import read_point
 from jacobound.errors import InvalidModelError, InvalidRegionError
-from jacobound.files import read_file, stored_bytes
+from jacobound.inputs.files import read_file, stored_bytes
 
 READERS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
     "from_onnx": (jb.from_onnx, InvalidModelError),

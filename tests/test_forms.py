@@ -12,12 +12,12 @@ from flint import arb, fmpq
 from torch import Generator, Tensor
 
 from exact import at_least, at_most, ball, random_floats, rational, rationals
-from jacobound.activations.lines import Lines
-from jacobound.domains import Domain
-from jacobound.intervals import Interval
-from jacobound.methods.forms import Forms, Symbols
-from jacobound.operator_kinds import Dense, Identity, Scale
-from jacobound.rounding import tiny, unit
+from jacobound.activations.lines.offsets import Lines
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.rounding import tiny, unit
+from jacobound.inputs.domains import Domain
+from jacobound.jacobian.affine.forms import Forms, Symbols
+from jacobound.operators.kinds import Dense, Identity, Scale
 from zoo import normal
 
 INF = math.inf

@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from jacobound.activations import activation
 from jacobound.errors import InvalidModelError, ShapeError, UnsupportedOpError
-from jacobound.graph import Affine
+from jacobound.graph.nodes import Affine
 from jacobound.importers.layers import from_layers
-from jacobound.importers.torch import from_torch
+from jacobound.importers.torch.module import from_torch
 
 
 def test_layers() -> None:

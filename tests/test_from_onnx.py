@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from jacobound.graph import Affine, Elementwise
-from jacobound.importers.onnx import from_onnx
-from jacobound.operator_kinds import Convolution, Dense, Identity, Scale, Select
+from jacobound.graph.nodes import Affine, Elementwise
+from jacobound.importers.onnx.file import from_onnx
+from jacobound.operators.kinds import Convolution, Dense, Identity, Scale, Select
 from onnx_models import MISJUDGED, RANDOM, agree, model, node, only, weight, whole
 
 onnx = pytest.importorskip("onnx")

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from jacobound.graph import Affine, Elementwise, Input
-from jacobound.importers.torch import from_torch
-from jacobound.operator_kinds import Convolution, Dense, Identity, Scale, Select
+from jacobound.graph.nodes import Affine, Elementwise, Input
+from jacobound.importers.torch.module import from_torch
+from jacobound.operators.kinds import Convolution, Dense, Identity, Scale, Select
 from torch_agreement import agreement
 from torch_models import ACTIVATIONS, IMAGE, MATRIX, MODELS, VECTOR, Applied, Residual, built, image, randomised
 

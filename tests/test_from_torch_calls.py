@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jacobound.graph import Graph
-from jacobound.importers.steps import AffineSteps
-from jacobound.importers.torch import from_torch
-from jacobound.importers.torch_lowering import lower
+from jacobound.graph.graph import Graph
+from jacobound.importers.lowering.steps import AffineSteps
+from jacobound.importers.torch.lowering import lower
+from jacobound.importers.torch.module import from_torch
 from torch_agreement import agreement
 from torch_calls import IMAGES, VECTORS
 from torch_models import IMAGE, MODELS, VECTOR, Applied, built, image

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import jacobound as jb
-from jacobound.graph import Affine, Elementwise, Graph
-from jacobound.importers.torch import from_torch
-from jacobound.operator_kinds import Scale
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise
+from jacobound.importers.torch.module import from_torch
+from jacobound.operators.kinds import Scale
 from torch_calls import IMAGES, VECTORS
 from torch_models import IMAGE, VECTOR, Applied, image
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from jacobound import AutoLip, Ball, bound_output, lipschitz
 from jacobound.errors import InvalidModelError, UnsupportedOpError
-from jacobound.importers.torch import from_torch
+from jacobound.importers.torch.module import from_torch
 from torch_agreement import agreement
 
 KINDS = (nn.RNN, nn.LSTM, nn.GRU)

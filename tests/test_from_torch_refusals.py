@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from jacobound.arithmetic.rounding import unrounded
 from jacobound.errors import InvalidModelError, ShapeError, UnsafeArithmeticError, UnsupportedOpError
-from jacobound.importers import torch_lowering
-from jacobound.importers.torch import from_torch
-from jacobound.importers.torch_call import Call
-from jacobound.importers.torch_rules import RULES
-from jacobound.rounding import unrounded
+from jacobound.importers.torch import lowering as torch_lowering
+from jacobound.importers.torch.module import from_torch
+from jacobound.importers.torch.operations.call import Call
+from jacobound.importers.torch.rules import RULES
 from torch_models import MATRIX, Applied, randomised
 
 FILE = Path(__file__).name

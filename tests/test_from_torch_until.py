@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from jacobound import AutoLip, Ball, bound_jacobian, lipschitz
 from jacobound.errors import InvalidModelError, ShapeError, UnsupportedOpError
-from jacobound.graph import Elementwise
-from jacobound.importers.torch import from_torch
+from jacobound.graph.nodes import Elementwise
+from jacobound.importers.torch.module import from_torch
 from torch_agreement import agreement
 from torch_models import Applied
 

@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from jacobound import AutoLip, Ball, Sampling, WholeSpace, bound_jacobian, bound_output, lipschitz
 from jacobound.errors import InvalidModelError, InvalidRegionError, ShapeError, UnsupportedOpError
-from jacobound.graph import Graph, Vector
-from jacobound.importers.torch import from_torch
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Vector
+from jacobound.importers.torch.module import from_torch
 from torch_agreement import agreement
 from torch_models import Applied, randomised
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from jacobound.errors import InvalidModelError
-from jacobound.graph import Affine
-from jacobound.importers.torch import from_torch
-from jacobound.operator_kinds import Convolution, Dense
+from jacobound.graph.nodes import Affine
+from jacobound.importers.torch.module import from_torch
+from jacobound.operators.kinds import Convolution, Dense
 from torch_agreement import agreement
 from torch_models import Applied
 

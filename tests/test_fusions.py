@@ -11,9 +11,10 @@ import torch
 
 import jacobound as jb
 from jacobound.activations import activation
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.importers.fusions import product
-from jacobound.operator_kinds import Identity, Scale
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.importers.fusions.fusions import product
+from jacobound.operators.kinds import Identity, Scale
 
 LIKE = torch.zeros((), dtype=torch.float64)
 POINTS = (-30.0, -4.75, -3.0, -1.1, -0.5, -1e-3, 0.0, 1e-9, 0.3, 0.75, 1.0, 2.9, 3.0, 5.0, 40.0)

@@ -8,13 +8,13 @@ import torch
 from jacobound import Executed
 from jacobound.activations import activation
 from jacobound.errors import InvalidModelError, ShapeError, UnsafeArithmeticError, UnsupportedOpError
-from jacobound.execution import Execution
-from jacobound.graph import Affine, Elementwise, Graph, Input, Vector
-from jacobound.nodes import no_expansion
-from jacobound.operator_kinds import Dense, Identity, Scale, Select
-from jacobound.vector_functions import Maximum, Sort
-from jacobound.vector_normalising import Standardised
-from jacobound.vector_smooth import LogSumExp, Softmax
+from jacobound.graph.execution import Execution
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Vector, no_expansion
+from jacobound.graph.vector.comparisons import Maximum, Sort
+from jacobound.graph.vector.normalising import Standardised
+from jacobound.graph.vector.smooth import LogSumExp, Softmax
+from jacobound.operators.kinds import Dense, Identity, Scale, Select
 from small_cases import numbers
 
 LIKE = torch.zeros((), dtype=torch.float64)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import jacobound as jb
 from jacobound import InvalidModelError, ShapeError, UnsafeArithmeticError, UnsupportedOpError, from_layers, from_torch
-from jacobound.graph import Graph
+from jacobound.graph.graph import Graph
 
 THREADS = 3
 
@@ -185,7 +185,7 @@ def owners() -> dict[str, tuple[Graph, Callable[[], None]]]:
             for tensor in tensors:
                 tensor.logical_not_() if tensor.dtype == torch.bool else tensor.mul_(10.0)
 
-    from jacobound.activations.piecewise import prelu as sloped
+    from jacobound.activations.kinds.piecewise import prelu as sloped
 
     return {
         "function": (from_torch(lambda x: closed(x), example), lambda: spoil(*closed.parameters())),

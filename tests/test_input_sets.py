@@ -11,9 +11,9 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import DTYPE_NAMES, DTYPES, random_floats, rational, rationals
-from jacobound.domains import Domain, Domains, Owners, _around, dot_error, moved_ball, rounded_outward
-from jacobound.intervals import Interval
-from jacobound.rounding import tiny, unit
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.rounding import tiny, unit
+from jacobound.inputs.domains import Domain, Domains, Owners, _around, dot_error, moved_ball, rounded_outward
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
 INF = math.inf

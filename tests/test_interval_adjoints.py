@@ -10,11 +10,12 @@ from torch import Generator
 
 from exact import DTYPE_NAMES, DTYPES, outside, random_floats, rationals
 from jacobound.activations import activation
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.intervals import Interval
-from jacobound.methods.fastlip import interval_adjoints, times_slope
-from jacobound.operator_kinds import Dense, Scale, Sparse
-from jacobound.operators import LinearOperator
+from jacobound.arithmetic.intervals import Interval
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.jacobian.fastlip import interval_adjoints, times_slope
+from jacobound.operators.base import LinearOperator
+from jacobound.operators.kinds import Dense, Scale, Sparse
 from zoo import normal
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)

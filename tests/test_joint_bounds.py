@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 import jacobound as jb
-from jacobound.methods.intersection import Intersection
+from jacobound.jacobian.intersection import Intersection
 
 INF = math.inf
 

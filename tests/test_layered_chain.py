@@ -13,24 +13,27 @@ from torch import Generator, Tensor
 
 from jacobound import IBP, Ball, Budget, ECLipsE, WholeSpace
 from jacobound.activations import activation
-from jacobound.domains import Domain
-from jacobound.errors import ShapeError, UnsupportedOpError
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.intervals import Interval
-from jacobound.methods import eclipse, layered_solver, seqlip_layers
-from jacobound.methods.base import OutputMethod
-from jacobound.methods.layered_chain import LayeredChain, chain_bytes, layered_chain
-from jacobound.methods.layered_search import Sweep
-from jacobound.methods.layered_solver import (
+from jacobound.arithmetic.intervals import Interval
+from jacobound.certificates import eclipse
+from jacobound.certificates.layered import driver as layered_solver
+from jacobound.certificates.layered.chain import LayeredChain, chain_bytes, layered_chain
+from jacobound.certificates.layered.driver import (
     LayeredSolver,
     _is_worth_it,
     by_closed_form,
     layered_problems,
     recheck_layers,
 )
-from jacobound.methods.lipschitz_method import ranges_of_one
-from jacobound.operator_kinds import Dense
-from jacobound.results import Status
+from jacobound.certificates.layered.search import Sweep
+from jacobound.constants.lipschitz_method import ranges_of_one
+from jacobound.constants.pairs import layers as seqlip_layers
+from jacobound.errors import ShapeError, UnsupportedOpError
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.inputs.domains import Domain
+from jacobound.method import OutputMethod
+from jacobound.operators.kinds import Dense
+from jacobound.results.kinds import Status
 from small_cases import drawn, vector
 
 INF = math.inf

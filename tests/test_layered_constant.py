@@ -12,14 +12,14 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import rational, rational_matrix, rationals
-from jacobound.methods import layered_certificate as certificate
-from jacobound.methods.layered_certificate import (
+from jacobound.certificates.dense.proof import LARGEST, SMALLEST
+from jacobound.certificates.layered import proof as certificate
+from jacobound.certificates.layered.chain import LayeredChain
+from jacobound.certificates.layered.proof import (
     LayeredCertificate,
     _leaving,
     layered_constant,
 )
-from jacobound.methods.layered_chain import LayeredChain
-from jacobound.methods.sdp_certificate import LARGEST, SMALLEST
 from small_cases import drawn, number, symmetric, vector
 
 INF = math.inf

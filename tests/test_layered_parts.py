@@ -11,9 +11,11 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import is_positive_semidefinite, rational, rational_matrix, rationals
-from jacobound.errors import InvalidOptionError
-from jacobound.methods import layered_certificate as certificate
-from jacobound.methods.layered_certificate import (
+from jacobound.arithmetic.rounding import gamma, unrounded
+from jacobound.certificates.dense.proof import LARGEST, SMALLEST
+from jacobound.certificates.layered import proof as certificate
+from jacobound.certificates.layered.chain import LayeredChain
+from jacobound.certificates.layered.proof import (
     LayeredCertificate,
     _complement,
     _definite_share,
@@ -23,9 +25,7 @@ from jacobound.methods.layered_certificate import (
     through_layer,
     through_neurons,
 )
-from jacobound.methods.layered_chain import LayeredChain
-from jacobound.methods.sdp_certificate import LARGEST, SMALLEST
-from jacobound.rounding import gamma, unrounded
+from jacobound.errors import InvalidOptionError
 from small_cases import drawn, number, symmetric, vector
 
 INF = math.inf

@@ -24,8 +24,7 @@ from exact import (
     rationals,
     special_numbers,
 )
-from jacobound.errors import JacoboundError, ShapeError
-from jacobound.linalg import (
+from jacobound.arithmetic.linalg import (
     dual_exponent,
     frobenius_norm_upper,
     induced_norm_upper,
@@ -35,7 +34,8 @@ from jacobound.linalg import (
     spectral_norm_upper_interval,
     vector_norm_upper,
 )
-from jacobound.rounding import tiny, unit, unrounded
+from jacobound.arithmetic.rounding import tiny, unit, unrounded
+from jacobound.errors import JacoboundError, ShapeError
 
 INF = math.inf
 EXPONENTS = (1, 2, INF)

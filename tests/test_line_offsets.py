@@ -11,9 +11,16 @@ from torch import Generator, Tensor
 
 from exact import DTYPE_NAMES, DTYPES, random_floats, rationals
 from jacobound.activations import activation
-from jacobound.activations.lines import Lines, Slopes, _line_top, _tangent_top, enclosing_lines, shifted
-from jacobound.activations.pieces import derivative_range, evaluate, linear_piece, settled, turn_ends, value_range
-from jacobound.intervals import Interval
+from jacobound.activations.calculus.pieces import (
+    derivative_range,
+    evaluate,
+    linear_piece,
+    settled,
+    turn_ends,
+    value_range,
+)
+from jacobound.activations.lines.offsets import Lines, Slopes, _line_top, _tangent_top, enclosing_lines, shifted
+from jacobound.arithmetic.intervals import Interval
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
 

@@ -11,17 +11,18 @@ from torch import Tensor
 
 from exact import DTYPE_NAMES, DTYPES, outside, random_floats, rational, rationals
 from jacobound.activations import activation
-from jacobound.activations.base import Lines
-from jacobound.domains import ONE_SET
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.intervals import Interval
-from jacobound.linear_bounds import BackwardPass, Relaxation, Rows
-from jacobound.methods.base import Budget
-from jacobound.methods.crown import CROWN
-from jacobound.methods.ibp import IBP
-from jacobound.operator_kinds import Dense, Scale
-from jacobound.regions import Box
-from jacobound.rounding import tiny, unit, unrounded
+from jacobound.activations.kinds.base import Lines
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.rounding import tiny, unit, unrounded
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.inputs.domains import ONE_SET
+from jacobound.inputs.regions import Box
+from jacobound.method import Budget
+from jacobound.operators.kinds import Dense, Scale
+from jacobound.relaxation.crown import CROWN
+from jacobound.relaxation.ibp import IBP
+from jacobound.relaxation.linear_bounds import BackwardPass, Relaxation, Rows
 from oracles import dot
 from single import lifted
 

@@ -20,12 +20,12 @@ from exact import (
     rational_matrix,
     rationals,
 )
-from jacobound import linear_maps
+from jacobound.arithmetic.rounding import gamma, unrounded
 from jacobound.errors import ShapeError
-from jacobound.linear_maps import LinearMap, column_norm, doubt_norm, gram_norm, largest_sums, mixed_norm
-from jacobound.operator_kinds import Dense, Identity, Scale
-from jacobound.operators import LinearOperator
-from jacobound.rounding import gamma, unrounded
+from jacobound.operators import linear_maps
+from jacobound.operators.base import LinearOperator
+from jacobound.operators.kinds import Dense, Identity, Scale
+from jacobound.operators.linear_maps import LinearMap, column_norm, doubt_norm, gram_norm, largest_sums, mixed_norm
 from small_cases import normal
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)

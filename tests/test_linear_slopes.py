@@ -18,15 +18,15 @@ import jacobound as jb
 from activation_cases import Case, certainly_outside, each_sample, every_case, every_dtype, intervals, moderate
 from exact import rational, rationals
 from jacobound.activations import activation
-from jacobound.activations.lines import Lines
-from jacobound.activations.slope_lines import STEPS
-from jacobound.domains import Domain
-from jacobound.intervals import Interval
-from jacobound.methods import forms, linear_slopes
-from jacobound.methods.base import Budget, derivative_ranges
-from jacobound.methods.forms import Forms, Symbols
-from jacobound.methods.linear_slopes import LinearSlopes
-from jacobound.operator_kinds import Dense, Scale
+from jacobound.activations.lines.offsets import Lines
+from jacobound.activations.lines.slope_lines import STEPS
+from jacobound.arithmetic.intervals import Interval
+from jacobound.inputs.domains import Domain
+from jacobound.jacobian.affine import forms, linear_slopes
+from jacobound.jacobian.affine.forms import Forms, Symbols
+from jacobound.jacobian.affine.linear_slopes import LinearSlopes
+from jacobound.method import Budget, derivative_ranges
+from jacobound.operators.kinds import Dense, Scale
 from single import enclosure_of
 from zoo import normal
 

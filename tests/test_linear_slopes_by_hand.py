@@ -8,17 +8,18 @@ import torch
 import jacobound as jb
 from jacobound import Budget, FastLip, LinearSlopes, Status
 from jacobound.activations import activation
-from jacobound.activations.base import Lines
-from jacobound.activations.slope_lines import STEPS
-from jacobound.domains import Domain
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.intervals import Interval
-from jacobound.methods import linear_slopes
-from jacobound.methods.base import derivative_ranges
-from jacobound.methods.executed import executed
-from jacobound.methods.forms import Symbols
-from jacobound.methods.linear_slopes import Sweeps, forms_bytes, smooth
-from jacobound.operator_kinds import Dense
+from jacobound.activations.kinds.base import Lines
+from jacobound.activations.lines.slope_lines import STEPS
+from jacobound.arithmetic.intervals import Interval
+from jacobound.constants.executed import executed
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.inputs.domains import Domain
+from jacobound.jacobian.affine import linear_slopes
+from jacobound.jacobian.affine.forms import Symbols
+from jacobound.jacobian.affine.linear_slopes import Sweeps, forms_bytes, smooth
+from jacobound.method import derivative_ranges
+from jacobound.operators.kinds import Dense
 from zoo import normal
 
 

@@ -24,17 +24,20 @@ from jacobound import (
     from_layers,
     from_onnx,
 )
-from jacobound.graph import Graph
-from jacobound.methods import layered_certificate, layered_solver, lipsdp, sdp_certificate
-from jacobound.methods.base import derivative_ranges
-from jacobound.methods.constants import from_entries
-from jacobound.methods.layered_certificate import LayeredCertificate
-from jacobound.methods.layered_search import Multipliers, Sweep
-from jacobound.methods.lipsdp import ConstantBound, LipSDP, recheck
-from jacobound.methods.sdp_barrier import Barrier, Weights
-from jacobound.methods.sdp_certificate import SdpCertificate
-from jacobound.regions import Region
-from jacobound.results import Status
+from jacobound.certificates import lipsdp
+from jacobound.certificates.dense import proof as sdp_certificate
+from jacobound.certificates.dense.barrier import Barrier, Weights
+from jacobound.certificates.dense.proof import SdpCertificate
+from jacobound.certificates.layered import driver as layered_solver
+from jacobound.certificates.layered import proof as layered_certificate
+from jacobound.certificates.layered.proof import LayeredCertificate
+from jacobound.certificates.layered.search import Multipliers, Sweep
+from jacobound.certificates.lipsdp import ConstantBound, LipSDP, recheck
+from jacobound.constants.from_entries import from_entries
+from jacobound.graph.graph import Graph
+from jacobound.inputs.regions import Region
+from jacobound.method import derivative_ranges
+from jacobound.results.kinds import Status
 from oracles import observe
 from test_sdp_certificate import norm_of
 from zoo import KINDS, REGIONS, realised

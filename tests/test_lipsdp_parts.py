@@ -11,15 +11,16 @@ from torch import Generator, Tensor
 
 from jacobound import AutoLip, Ball, Budget, ECLipsE, LipSDP
 from jacobound.budget import stopping
-from jacobound.methods import layered_solver, lipsdp
-from jacobound.methods.layered_certificate import LayeredCertificate
-from jacobound.methods.layered_chain import LayeredChain
-from jacobound.methods.layered_search import Multipliers, Sweep
-from jacobound.methods.layered_solver import RAISED, LayeredSolver, proved
-from jacobound.methods.lipsdp import _barrier, _chain, _Solver, problems, recheck
-from jacobound.methods.sdp_barrier import Barrier
-from jacobound.methods.sdp_certificate import LARGEST, SMALLEST
-from jacobound.results import Status
+from jacobound.certificates import lipsdp
+from jacobound.certificates.dense.barrier import Barrier
+from jacobound.certificates.dense.proof import LARGEST, SMALLEST
+from jacobound.certificates.layered import driver as layered_solver
+from jacobound.certificates.layered.chain import LayeredChain
+from jacobound.certificates.layered.driver import RAISED, LayeredSolver, proved
+from jacobound.certificates.layered.proof import LayeredCertificate
+from jacobound.certificates.layered.search import Multipliers, Sweep
+from jacobound.certificates.lipsdp import _barrier, _chain, _Solver, problems, recheck
+from jacobound.results.kinds import Status
 from test_eclipse import random_chain
 from test_lipsdp import network
 from test_sdp_certificate import NORMS, jacobians, norm_of, random_core

@@ -17,10 +17,11 @@ import torch
 from torch import Generator, Tensor
 
 from jacobound import CROWN, Ball, Budget, LipSDP, WholeSpace, from_layers
-from jacobound.graph import Elementwise, Graph, Node
-from jacobound.intervals import Interval
-from jacobound.methods.base import derivative_ranges
-from jacobound.regions import Region
+from jacobound.arithmetic.intervals import Interval
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Elementwise, Node
+from jacobound.inputs.regions import Region
+from jacobound.method import derivative_ranges
 
 INF = math.inf
 NORMS = tuple((p, q) for p in (1.0, 2.0, INF) for q in (1.0, 2.0, INF))

@@ -12,10 +12,11 @@ import torch
 
 import jacobound as jb
 from jacobound.activations import activation
-from jacobound.execution import Executed
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.methods.executed import executed
-from jacobound.operator_kinds import Dense
+from jacobound.constants.executed import executed
+from jacobound.graph.execution import Executed
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.operators.kinds import Dense
 
 LENGTH = 90
 DEPTH = 75  # frames that remain: enough for one method, not for one frame a node

@@ -16,7 +16,7 @@ import jacobound as jb
 import zoo
 from campaign.lower_ends import Facts, check_lower, reaches
 from exact import rationals
-from jacobound.methods.inner_sets import InnerSets
+from jacobound.lower_ends.inner_sets import InnerSets
 from oracles import NORMS, autodiff
 
 INF = math.inf

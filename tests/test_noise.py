@@ -11,15 +11,16 @@ from flint import fmpq
 from exact import at_least, outside, random_floats, rational, rationals
 from jacobound import CROWN, Box, from_layers
 from jacobound.activations import activation
-from jacobound.activations.piecewise import prelu
-from jacobound.domains import Domain
-from jacobound.execution import FOLDED, FUNCTION_UNITS, Executed
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.intervals import Interval
-from jacobound.methods.base import Budget
-from jacobound.methods.executed import executed, execution_error
-from jacobound.methods.noise import noise_of, widened
-from jacobound.operator_kinds import Dense, Identity
+from jacobound.activations.kinds.piecewise import prelu
+from jacobound.arithmetic.intervals import Interval
+from jacobound.constants.executed import executed, execution_error
+from jacobound.graph.execution import FOLDED, FUNCTION_UNITS, Executed
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.inputs.domains import Domain
+from jacobound.method import Budget
+from jacobound.operators.kinds import Dense, Identity
+from jacobound.relaxation.noise import noise_of, widened
 
 ENGINES = ("float64", "float32", "float16", "bfloat16")
 every_engine = pytest.mark.parametrize("name", ENGINES)

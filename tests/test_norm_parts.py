@@ -10,13 +10,13 @@ from flint import fmpq
 from torch import Tensor
 
 from exact import at_least, bounds_spectral_norm, rational, rational_matrix, rationals
-from jacobound import norms
+from jacobound.arithmetic.rounding import unrounded
 from jacobound.errors import ShapeError
-from jacobound.linear_maps import LinearMap
-from jacobound.norms import linear_norm, norms_of_rows, operator_norm
-from jacobound.operator_kinds import Blocks, Convolution, Dense, Identity, Scale, Scatter, Select, Sparse
-from jacobound.operators import LinearOperator
-from jacobound.rounding import unrounded
+from jacobound.operators import norms
+from jacobound.operators.base import LinearOperator
+from jacobound.operators.kinds import Blocks, Convolution, Dense, Identity, Scale, Scatter, Select, Sparse
+from jacobound.operators.linear_maps import LinearMap
+from jacobound.operators.norms import linear_norm, norms_of_rows, operator_norm
 from small_cases import normal
 
 EXPONENTS = (1.0, 2.0, math.inf)

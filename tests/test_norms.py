@@ -12,16 +12,16 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import at_least, bounds_spectral_norm, rational_matrix
-from jacobound import norms
-from jacobound.block_norms import Family, _definite, gram, largest_norm
-from jacobound.circulant import circulant_norm
 from jacobound.errors import ShapeError
-from jacobound.estimates import estimate_norm_by_power_iteration, estimate_spectral_norm, lanczos
-from jacobound.gram_iteration import gram_iteration
-from jacobound.linear_maps import LinearMap, gram_norm
-from jacobound.norms import linear_norm, norms_of_rows, operator_norm
-from jacobound.operator_kinds import Blocks, Convolution, Dense, Identity, Scale, Scatter, Select, Sparse
-from jacobound.operators import LinearOperator
+from jacobound.operators import norms
+from jacobound.operators.base import LinearOperator
+from jacobound.operators.block_norms import Family, _definite, gram, largest_norm
+from jacobound.operators.circulant import circulant_norm
+from jacobound.operators.estimates import estimate_norm_by_power_iteration, estimate_spectral_norm, lanczos
+from jacobound.operators.gram_iteration import gram_iteration
+from jacobound.operators.kinds import Blocks, Convolution, Dense, Identity, Scale, Scatter, Select, Sparse
+from jacobound.operators.linear_maps import LinearMap, gram_norm
+from jacobound.operators.norms import linear_norm, norms_of_rows, operator_norm
 from small_cases import normal
 
 EXPONENTS = (1.0, 2.0, math.inf)
@@ -171,7 +171,7 @@ def test_the_largest_norm_of_a_family_survives_a_bad_ranking(monkeypatch: pytest
     truth = max(true_norm(matrix, 2) for matrix in matrices)
     family = Family(60, 4, 6, lambda numbers: matrices[numbers])  # whatever `matrices` is then
     assert truth * BELOW <= float(largest_norm(family)) <= truth * (1 + 1e-12)
-    monkeypatch.setattr("jacobound.block_norms.POWER_STEPS", 0)
+    monkeypatch.setattr("jacobound.operators.block_norms.POWER_STEPS", 0)
     assert truth * BELOW <= float(largest_norm(family)) <= truth * (1 + 1e-12)
     assert float(largest_norm(family, truth * 0.5)) == math.inf
     matrices = 0.05 * normal(60, 4, 6, seed=seed)  # all about as large as the first ones
@@ -255,7 +255,8 @@ def test_a_wrong_estimate_proves_nothing(monkeypatch: pytest.MonkeyPatch, seed: 
     for share in (0.5, 0.97, 1 - 1e-4, 1 - 1e-9, 1.5):
         with monkeypatch.context() as patch:
             patch.setattr(
-                "jacobound.linear_maps.gram_estimate", lambda _map, _gram, unit, share=share: share * truth / unit
+                "jacobound.operators.linear_maps.gram_estimate",
+                lambda _map, _gram, unit, share=share: share * truth / unit,
             )
             assert truth * BELOW <= float(gram_norm(LinearMap(((weight,),)), torch.tensor(50.0).double()))
 

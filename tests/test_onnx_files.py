@@ -10,7 +10,7 @@ import torch
 
 import jacobound as jb
 from jacobound.errors import UnsupportedOpError
-from jacobound.importers.onnx import from_onnx
+from jacobound.importers.onnx.file import from_onnx
 
 onnx = pytest.importorskip("onnx")
 

@@ -16,7 +16,7 @@ pytest.importorskip("onnx")
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from jacobound.errors import InvalidModelError, JacoboundError, UnsupportedOpError
-from jacobound.importers.onnx import from_onnx
+from jacobound.importers.onnx.file import from_onnx
 from onnx_models import node
 
 FLOAT = AttributeProto.FLOAT
@@ -248,7 +248,7 @@ def test_a_cut_inside_of_a_function_is_compared_as_well(engine: str) -> None:
 
 def test_a_default_that_were_dropped_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
-    from jacobound.importers import onnx_functions
+    from jacobound.importers.onnx.model import functions as onnx_functions
 
     given = onnx_functions._Inserter.attributes
 

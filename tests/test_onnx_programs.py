@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from jacobound.errors import InvalidModelError
-from jacobound.graph import Affine
-from jacobound.importers.onnx import from_onnx
-from jacobound.operator_kinds import Select
+from jacobound.graph.nodes import Affine
+from jacobound.importers.onnx.file import from_onnx
+from jacobound.operators.kinds import Select
 from onnx_models import RANDOM, agree, model, node, only, weight, whole
 
 onnx = pytest.importorskip("onnx")

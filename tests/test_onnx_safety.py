@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jacobound.errors import InvalidModelError, JacoboundError, MissingExtraError, UnsupportedOpError
-from jacobound.importers.onnx import from_onnx
+from jacobound.importers.onnx.file import from_onnx
 from onnx_models import model, node, weight, whole
 from test_from_onnx import CASES
 
@@ -268,7 +268,7 @@ def test_division_by_zero_is_refused() -> None:
 
 
 def test_the_check_at_the_door_sees_a_wrong_import(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacobound.importers import onnx_node
+    from jacobound.importers.onnx import node as onnx_node
 
     wrong = {**onnx_node.LOWERINGS, "Neg": lambda call: (call.traced(),)}
     monkeypatch.setattr(onnx_node, "LOWERINGS", wrong)
@@ -277,7 +277,7 @@ def test_the_check_at_the_door_sees_a_wrong_import(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_onnxruntime_the_evaluator_of_onnx_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacobound.importers import onnx_engines
+    from jacobound.importers.onnx import engines as onnx_engines
 
     asked = []
     (_, by_onnxruntime), (name, by_reference) = onnx_engines.ENGINES
@@ -287,7 +287,7 @@ def test_without_onnxruntime_the_evaluator_of_onnx_is_asked(monkeypatch: pytest.
         return by_reference(*arguments)
 
     engines = (("onnxruntime", by_onnxruntime), (name, counted))
-    monkeypatch.setattr("jacobound.importers.onnx_runtime.ENGINES", engines)
+    monkeypatch.setattr("jacobound.importers.onnx.runtime.ENGINES", engines)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert from_onnx(model([node("MatMul", "x w")], (1, 4), W)).out_shape == (4,)
     for case in ("batch norm", "batch norm of features"):
@@ -303,7 +303,7 @@ def test_without_the_package_onnx_the_message_holds_the_install_line(monkeypatch
 
 
 def test_files_of_many_large_operations_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacobound.importers import onnx_node
+    from jacobound.importers.onnx import node as onnx_node
 
     monkeypatch.setattr(onnx_node, "MOST_ENTRIES", 1000)
     nodes = [node("Relu", "x", "t0"), *(node("Relu", f"t{k}", f"t{k + 1}") for k in range(20)), node("Relu", "t20")]

@@ -10,9 +10,10 @@ import torch
 
 import jacobound as jb
 from jacobound.errors import InvalidModelError, InvalidRegionError, UnsupportedOpError
-from jacobound.graph import Graph, Vector
-from jacobound.importers.onnx import from_onnx
-from jacobound.vector_attention import Attention
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Vector
+from jacobound.graph.vector.attention import Attention
+from jacobound.importers.onnx.file import from_onnx
 from onnx_models import agree, model, node, whole
 
 pytest.importorskip("onnx")

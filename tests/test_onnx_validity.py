@@ -21,7 +21,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from jacobound.errors import InvalidModelError, JacoboundError
-from jacobound.importers.onnx import from_onnx
+from jacobound.importers.onnx.file import from_onnx
 from onnx_models import model, node, weight, whole
 
 FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE

@@ -10,8 +10,9 @@ import torch
 
 import jacobound as jb
 from jacobound.errors import UnsupportedOpError
-from jacobound.graph import Graph, Vector
-from jacobound.importers.onnx import from_onnx
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Vector
+from jacobound.importers.onnx.file import from_onnx
 from onnx_models import agree, model, node, weight, whole
 
 pytest.importorskip("onnx")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jacobound.errors import UnsupportedOpError
-from jacobound.importers.onnx import from_onnx
+from jacobound.importers.onnx.file import from_onnx
 from onnx_models import agree, model, node, weight, whole
 
 onnx = pytest.importorskip("onnx")

@@ -8,7 +8,7 @@ from flint import fmpq
 
 from exact import rational, rationals
 from jacobound.errors import ShapeError
-from jacobound.operator_kinds import Scale, Sparse
+from jacobound.operators.kinds import Scale, Sparse
 from small_cases import normal
 
 CPU = torch.device("cpu")

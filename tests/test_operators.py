@@ -25,12 +25,12 @@ from exact import (
     rational_matrix,
     rationals,
 )
-from jacobound import operators
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.rounding import tiny, underflow, unit, unrounded
 from jacobound.errors import ShapeError, UnsafeArithmeticError
-from jacobound.intervals import Interval
-from jacobound.operator_kinds import Blocks, Convolution, Dense, Identity, Scale, Scatter, Select, Sparse
-from jacobound.operators import LinearOperator
-from jacobound.rounding import tiny, underflow, unit, unrounded
+from jacobound.operators import base as operators
+from jacobound.operators.base import LinearOperator
+from jacobound.operators.kinds import Blocks, Convolution, Dense, Identity, Scale, Scatter, Select, Sparse
 
 Draw = Callable[[Sequence[int]], Tensor]  # a tensor of weights of the wanted shape
 

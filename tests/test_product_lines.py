@@ -9,9 +9,9 @@ import torch
 from torch import Generator, Tensor
 
 from exact import DTYPE_NAMES, DTYPES, random_floats, rationals
-from jacobound.intervals import Interval
-from jacobound.methods.product_relaxation import ProductLines, ProductRelaxation, chord, constant
-from jacobound.rounding import unrounded
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.rounding import unrounded
+from jacobound.jacobian.recursion.product_lines import ProductLines, ProductRelaxation, chord, constant
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
 

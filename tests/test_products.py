@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from jacobound.activations import activation
-from jacobound.activations.products import FARTHEST, INFLECTION, MINIMUM, gelu_by_tanh
+from jacobound.activations.kinds.tanh_gelu import FARTHEST, INFLECTION, MINIMUM, gelu_by_tanh
+from jacobound.arithmetic.intervals import Interval
 from jacobound.errors import UnsupportedOpError
-from jacobound.intervals import Interval
 
 STORED = float(np.float32(0.044715))
 

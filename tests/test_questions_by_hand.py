@@ -11,17 +11,18 @@ import torch
 import jacobound as jb
 from jacobound import Budget, solve
 from jacobound.activations import activation
-from jacobound.domains import Domain
+from jacobound.arithmetic.intervals import Interval
+from jacobound.constants.enclosures import Enclosures
+from jacobound.constants.executed import executed
 from jacobound.errors import InvalidRegionError
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector
-from jacobound.intervals import Interval
-from jacobound.methods.enclosures import Enclosures
-from jacobound.methods.executed import executed
-from jacobound.methods.sampling import Witness
-from jacobound.operator_kinds import Dense
-from jacobound.vector_functions import Maximum
-from jacobound.vector_products import Product
-from jacobound.vector_smooth import Length, Softmax
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector
+from jacobound.graph.vector.comparisons import Maximum
+from jacobound.graph.vector.products import Product
+from jacobound.graph.vector.smooth import Length, Softmax
+from jacobound.inputs.domains import Domain
+from jacobound.lower_ends.sampling import Witness
+from jacobound.operators.kinds import Dense
 
 INF = math.inf
 

@@ -12,9 +12,11 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import DTYPE_NAMES, DTYPES, at_least, outside, random_floats, rational, rationals
-from jacobound.activations import activation, formulas, lines
-from jacobound.activations.numbers import float_ends, product, quotient
-from jacobound.intervals import Interval
+from jacobound.activations import activation
+from jacobound.activations.calculus import formulas
+from jacobound.activations.calculus.numbers import float_ends, product, quotient
+from jacobound.activations.lines import offsets as lines
+from jacobound.arithmetic.intervals import Interval
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
 SCALES = ((-3, 3), (-40, 40), (-60, -50), (20, 60))

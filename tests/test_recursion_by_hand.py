@@ -16,18 +16,19 @@ import jacobound as jb
 from exact import random_floats, rational, rationals
 from jacobound import Budget, RecurJac, Status
 from jacobound.activations import activation
-from jacobound.domains import Domain
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.intervals import Interval, interval_dot
-from jacobound.methods import core as cores
-from jacobound.methods import recursion as recursions
-from jacobound.methods.base import derivative_ranges
-from jacobound.methods.core import UnstableCore, core_bytes, unstable_counts
-from jacobound.methods.product_relaxation import ProductLines, chord
-from jacobound.methods.recursion import Recursion, recur, sums_across
-from jacobound.methods.tangents import Neurons
-from jacobound.operator_kinds import Dense
-from jacobound.rounding import unrounded
+from jacobound.arithmetic.intervals import Interval, interval_dot
+from jacobound.arithmetic.rounding import unrounded
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.inputs.domains import Domain
+from jacobound.jacobian import core as cores
+from jacobound.jacobian.core import UnstableCore, core_bytes, unstable_counts
+from jacobound.jacobian.recursion import recursion as recursions
+from jacobound.jacobian.recursion.product_lines import ProductLines, chord
+from jacobound.jacobian.recursion.recursion import Recursion, recur, sums_across
+from jacobound.jacobian.tangents import Neurons
+from jacobound.method import derivative_ranges
+from jacobound.operators.kinds import Dense
 from zoo import normal
 
 U = fmpq(1, 2**53)

@@ -18,16 +18,17 @@ from torch import Tensor
 from conftest import shared_data
 from jacobound import CROWN, IBP, Ball, FastLip, RecurJac, from_layers, from_onnx
 from jacobound.activations import Activation
-from jacobound.domains import ONE_SET
-from jacobound.graph import Affine, Elementwise, Graph, Node, size
-from jacobound.intervals import Interval
-from jacobound.linalg import induced_norm_upper
-from jacobound.linear_bounds import BackwardPass, Relaxation
-from jacobound.methods import constants
-from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod
-from jacobound.methods.relaxed import LinesOf
-from jacobound.methods.tangents import unstable_entries
-from jacobound.rounding import strict
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.linalg import induced_norm_upper
+from jacobound.arithmetic.rounding import strict
+from jacobound.constants import from_entries as constants
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Node, size
+from jacobound.inputs.domains import ONE_SET
+from jacobound.jacobian.tangents import unstable_entries
+from jacobound.method import Budget, JacobianEnclosure, JacobianMethod
+from jacobound.relaxation.linear_bounds import BackwardPass, Relaxation
+from jacobound.relaxation.sweep import LinesOf
 from single import enclosure_of, lifted, nth, single
 
 PACKAGED = sorted((Path(__file__).parent / "data").glob("recurjac_*.npz"))

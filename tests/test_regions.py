@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from exact import DTYPE_NAMES, DTYPES, random_floats, rational, rationals
 from jacobound import Ball, Box, Graph, InvalidRegionError, JacoboundError, Radii, ShapeError, WholeSpace, from_layers
-from jacobound.domains import ONE_SET, Domain
+from jacobound.inputs.domains import ONE_SET, Domain
 from zoo import integer, normal
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)

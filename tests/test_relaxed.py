@@ -9,15 +9,16 @@ import torch
 
 from jacobound import Ball, Box
 from jacobound.activations import activation
-from jacobound.domains import Domain
+from jacobound.arithmetic.intervals import Interval
 from jacobound.errors import InvalidRegionError
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector
-from jacobound.intervals import Interval
-from jacobound.methods.base import Budget
-from jacobound.methods.crown import CROWN
-from jacobound.methods.relaxed import _Sweep
-from jacobound.operator_kinds import Dense
-from jacobound.vector_smooth import Softmax
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector
+from jacobound.graph.vector.smooth import Softmax
+from jacobound.inputs.domains import Domain
+from jacobound.method import Budget
+from jacobound.operators.kinds import Dense
+from jacobound.relaxation.crown import CROWN
+from jacobound.relaxation.sweep import _Sweep
 
 EYE = torch.eye(2).double()
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from jacobound.errors import UnsupportedOpError
-from jacobound.graph import Graph, Input
-from jacobound.importers.resampling import interpolation
-from jacobound.importers.steps import AffineSteps
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Input
+from jacobound.importers.lowering.resampling import interpolation
+from jacobound.importers.lowering.steps import AffineSteps
 
 HALF = Fraction(1, 2)
 lengths = st.integers(1, 9)

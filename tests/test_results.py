@@ -10,9 +10,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from jacobound.arithmetic.rounding import unrounded
 from jacobound.errors import MissingExtraError
-from jacobound.results import Candidate, JacobianBounds, LipschitzBound, OutputBounds, Provenance, Status
-from jacobound.rounding import unrounded
+from jacobound.results.kinds import Candidate, JacobianBounds, LipschitzBound, OutputBounds, Provenance, Status
 
 PROVENANCE = Provenance("CROWN()", "0" * 64, "cpu", "torch.float64", 0.5, "2", "3", "AVX2", 1)
 

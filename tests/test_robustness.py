@@ -15,12 +15,12 @@ from torch import Generator, Tensor
 import jacobound as jb
 import zoo
 from jacobound.asking import strictly
+from jacobound.inputs.regions import Balls
 from jacobound.questions.attack import PGD, _onto_l1
 from jacobound.questions.certificates import MOST, Chase, Shared
 from jacobound.questions.common import largest_verified
 from jacobound.questions.evaluators import Around
 from jacobound.questions.robustness import _verified
-from jacobound.regions import Balls
 
 NORMS = (1.0, 2.0, math.inf)
 METHODS = (None, jb.CROWN(), jb.IBP(), jb.RecurJac(), jb.RecurJac("constant"), jb.FastLip(), jb.AutoLip())

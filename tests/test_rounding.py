@@ -18,9 +18,8 @@ from torch import Tensor
 
 import jacobound as jb
 from exact import DTYPE_NAMES, DTYPES, at_least, at_most, outside, random_floats, rational, rationals, special_numbers
-from jacobound import rounding
-from jacobound.errors import UnsafeArithmeticError
-from jacobound.rounding import (
+from jacobound.arithmetic import rounding
+from jacobound.arithmetic.rounding import (
     down,
     gamma,
     inflate,
@@ -36,6 +35,7 @@ from jacobound.rounding import (
     unrounded,
     up,
 )
+from jacobound.errors import UnsafeArithmeticError
 
 CPU = torch.device("cpu")
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)

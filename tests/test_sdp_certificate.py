@@ -11,11 +11,11 @@ from flint import fmpq, fmpq_mat
 from torch import Generator, Tensor
 
 from exact import is_positive_semidefinite, rational_matrix, rationals
-from jacobound.methods.sdp_barrier import Barrier, Weights
-from jacobound.methods.sdp_certificate import _scaled_form, certified_constant, certify, dominant, is_feasible
-from jacobound.methods.sdp_core import SdpCore
-from jacobound.methods.sdp_search import feasible_start, search
-from jacobound.rounding import down
+from jacobound.arithmetic.rounding import down
+from jacobound.certificates.dense.barrier import Barrier, Weights
+from jacobound.certificates.dense.matrices import SdpCore
+from jacobound.certificates.dense.proof import _scaled_form, certified_constant, certify, dominant, is_feasible
+from jacobound.certificates.dense.search import feasible_start, search
 
 NORMS = tuple((p, q) for p in (1.0, 2.0, math.inf) for q in (1.0, 2.0, math.inf))
 

@@ -12,15 +12,16 @@ from torch import Generator, Tensor
 
 from exact import random_floats, rational, rational_matrix, rationals
 from jacobound.activations import activation
+from jacobound.arithmetic.intervals import Interval
+from jacobound.certificates.dense.matrices import SdpCore, _Backwards, _scaled, middle_slopes, sdp_core
 from jacobound.errors import UnsupportedOpError
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node, size
-from jacobound.intervals import Interval
-from jacobound.methods.base import Budget, derivative_ranges
-from jacobound.methods.crown import CROWN
-from jacobound.methods.ibp import IBP
-from jacobound.methods.sdp_core import SdpCore, _Backwards, _scaled, middle_slopes, sdp_core
-from jacobound.operator_kinds import Dense, Scale
-from jacobound.regions import Ball
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
+from jacobound.inputs.regions import Ball
+from jacobound.method import Budget, derivative_ranges
+from jacobound.operators.kinds import Dense, Scale
+from jacobound.relaxation.crown import CROWN
+from jacobound.relaxation.ibp import IBP
 from zoo import KINDS, concatenation
 
 

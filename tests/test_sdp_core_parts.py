@@ -12,9 +12,9 @@ from torch import Generator
 
 from exact import random_floats, rational, rationals
 from jacobound.activations import activation
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.intervals import Interval
-from jacobound.methods.sdp_core import (
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.rounding import unrounded
+from jacobound.certificates.dense.matrices import (
     SdpCore,
     _Backwards,
     _roundoff,
@@ -24,8 +24,9 @@ from jacobound.methods.sdp_core import (
     sdp_core,
     unstable_count,
 )
-from jacobound.operator_kinds import Dense, Scale, Select
-from jacobound.rounding import unrounded
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.operators.kinds import Dense, Scale, Select
 from small_cases import vector
 
 INF = math.inf

@@ -10,8 +10,12 @@ from flint import fmpq, fmpq_mat
 from torch import Generator, Tensor
 
 from exact import at_least, rational, rational_matrix, rationals
-from jacobound.methods.sdp_barrier import Barrier, Weights
-from jacobound.methods.sdp_certificate import (
+from jacobound.arithmetic.rounding import unrounded
+from jacobound.certificates.dense.barrier import Barrier, Weights
+from jacobound.certificates.dense.matrices import (
+    SdpCore,
+)
+from jacobound.certificates.dense.proof import (
     LARGEST,
     SMALLEST,
     _doubt,
@@ -22,10 +26,6 @@ from jacobound.methods.sdp_certificate import (
     dominant,
     is_feasible,
 )
-from jacobound.methods.sdp_core import (
-    SdpCore,
-)
-from jacobound.rounding import unrounded
 from small_cases import vector
 
 INF = math.inf
@@ -63,7 +63,7 @@ def test_the_error_of_the_form_is_that_of_its_sums(shape: tuple[int, int]) -> No
 def test_forms_are_made_in_stripes(monkeypatch: pytest.MonkeyPatch) -> None:
     middle = torch.randn(7, 3, generator=Generator().manual_seed(1), dtype=torch.float64)
     whole, _ = _scaled_form(middle, torch.ones(7, dtype=torch.float64))
-    monkeypatch.setattr("jacobound.methods.sdp_certificate.ROWS", 3)
+    monkeypatch.setattr("jacobound.certificates.dense.proof.ROWS", 3)
     striped, _ = _scaled_form(middle, torch.ones(7, dtype=torch.float64))
     assert float((whole - striped).tril().abs().max()) < 1e-13
 
@@ -170,6 +170,6 @@ def test_of_candidates_that_prove_something_the_first_is_taken(monkeypatch: pyte
     core = small_core([[1.0]], [[0.0]])
     none = torch.zeros(0, dtype=torch.float64)
     tried = [Weights(none, vector(1.0), vector(size)) for size in (0.5, 4.0, 2.0)]
-    monkeypatch.setattr("jacobound.methods.sdp_certificate._candidates", lambda *rest: iter(tried))
+    monkeypatch.setattr("jacobound.certificates.dense.proof._candidates", lambda *rest: iter(tried))
     found = certify(Barrier(core, False, False), None, None, (2.0, 2.0))
     assert found.weights is tried[1] and found.value == pytest.approx(2.0, rel=1e-14)

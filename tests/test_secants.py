@@ -15,11 +15,11 @@ import jacobound as jb
 import zoo
 from activation_cases import CASES, Case, certainly_outside, every_case, is_defined, marks
 from jacobound.activations import Activation, activation
-from jacobound.activations.pieces import linear_piece
-from jacobound.activations.secants import _jump
-from jacobound.intervals import Interval
-from jacobound.methods.base import Budget, secant_ranges
-from jacobound.methods.crown import CROWN
+from jacobound.activations.calculus.pieces import linear_piece
+from jacobound.activations.lines.secants import _jump
+from jacobound.arithmetic.intervals import Interval
+from jacobound.method import Budget, secant_ranges
+from jacobound.relaxation.crown import CROWN
 
 SMOOTH = ("tanh", "sigmoid", "arctan", "softplus", "elu", "gelu", "silu", "mish", "erf", "softsign")
 

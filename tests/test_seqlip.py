@@ -24,19 +24,20 @@ from jacobound import (
     from_torch,
     lipschitz,
 )
-from jacobound.graph import Affine, Elementwise, Graph
-from jacobound.intervals import Interval
-from jacobound.methods.autolip import AutoLip
-from jacobound.methods.lipschitz_method import ConstantBound
-from jacobound.methods.seqlip import Pairs, SeqLip
-from jacobound.methods.seqlip_branching import enumerated, exact_bound
-from jacobound.methods.seqlip_chain import Edge, Stretch, shortest
-from jacobound.methods.seqlip_estimates import attained, greedy
-from jacobound.methods.seqlip_layers import Layer, stretch
-from jacobound.methods.seqlip_pairs import Pair, product_bound
-from jacobound.methods.seqlip_search import dual_bound
-from jacobound.operator_kinds import Dense, Identity, Scale
-from jacobound.regions import Region
+from jacobound.arithmetic.intervals import Interval
+from jacobound.constants.autolip import AutoLip
+from jacobound.constants.lipschitz_method import ConstantBound
+from jacobound.constants.pairs.branching import enumerated, exact_bound
+from jacobound.constants.pairs.chain import Edge, Stretch, shortest
+from jacobound.constants.pairs.dual import Pair, product_bound
+from jacobound.constants.pairs.estimates import attained, greedy
+from jacobound.constants.pairs.layers import Layer, stretch
+from jacobound.constants.pairs.search import dual_bound
+from jacobound.constants.pairs.seqlip import Pairs, SeqLip
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise
+from jacobound.inputs.regions import Region
+from jacobound.operators.kinds import Dense, Identity, Scale
 from oracles import observe
 from zoo import KINDS, REGIONS, realised
 
@@ -424,8 +425,8 @@ def test_a_search_that_breaks_down_leaves_the_product_of_norms(monkeypatch: pyte
     def breaks(*arguments: object) -> None:
         raise torch.linalg.LinAlgError("eigenvalues did not converge")
 
-    monkeypatch.setattr("jacobound.methods.seqlip.dual_bound", breaks)
-    monkeypatch.setattr("jacobound.methods.seqlip.rough_value", breaks)
+    monkeypatch.setattr("jacobound.constants.pairs.seqlip.dual_bound", breaks)
+    monkeypatch.setattr("jacobound.constants.pairs.seqlip.rough_value", breaks)
     generator = Generator().manual_seed(0)
     weights = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((4, 3), (4, 4), (2, 4))]
     graph = from_layers(weights, activation="relu")

@@ -11,20 +11,21 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import identity, is_positive_semidefinite, rational, rational_matrix, rationals
-from jacobound.intervals import Interval
-from jacobound.methods import seqlip_branching, seqlip_truncated
-from jacobound.methods.seqlip_branching import enumerated, exact_bound
-from jacobound.methods.seqlip_chain import Edge, Stretch, shortest
-from jacobound.methods.seqlip_layers import Layer, View
-from jacobound.methods.seqlip_pairs import (
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.rounding import unrounded
+from jacobound.constants.pairs import branching as seqlip_branching
+from jacobound.constants.pairs import truncated as seqlip_truncated
+from jacobound.constants.pairs.branching import enumerated, exact_bound
+from jacobound.constants.pairs.chain import Edge, Stretch, shortest
+from jacobound.constants.pairs.dual import (
     Pair,
     PairBound,
     product_bound,
 )
-from jacobound.methods.seqlip_search import dual_bound
-from jacobound.methods.seqlip_truncated import _largest_eigenvalue, _rank_one, _shrunken, truncated, truncated_bound
-from jacobound.operator_kinds import Dense
-from jacobound.rounding import unrounded
+from jacobound.constants.pairs.layers import Layer, View
+from jacobound.constants.pairs.search import dual_bound
+from jacobound.constants.pairs.truncated import _largest_eigenvalue, _rank_one, _shrunken, truncated, truncated_bound
+from jacobound.operators.kinds import Dense
 from small_cases import drawn, drawn_pair, number, single, vector
 
 INF = math.inf

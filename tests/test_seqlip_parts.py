@@ -10,12 +10,11 @@ from flint import fmpq, fmpq_mat
 from torch import Generator, Tensor
 
 from exact import at_least, identity, is_positive_semidefinite, rational, rational_matrix, rationals
-from jacobound.errors import ShapeError
-from jacobound.linear_maps import LinearMap, largest_sums, mixed_norm
-from jacobound.methods import seqlip_layers, seqlip_pairs
-from jacobound.methods.seqlip_branching import enumerated
-from jacobound.methods.seqlip_layers import Layer, _missed, balanced, stretch
-from jacobound.methods.seqlip_pairs import (
+from jacobound.arithmetic.rounding import unrounded
+from jacobound.constants.pairs import dual as seqlip_pairs
+from jacobound.constants.pairs import layers as seqlip_layers
+from jacobound.constants.pairs.branching import enumerated
+from jacobound.constants.pairs.dual import (
     LARGEST,
     SMALLEST,
     Pair,
@@ -24,8 +23,10 @@ from jacobound.methods.seqlip_pairs import (
     frobenius,
     product_bound,
 )
-from jacobound.operator_kinds import Dense, Scale
-from jacobound.rounding import unrounded
+from jacobound.constants.pairs.layers import Layer, _missed, balanced, stretch
+from jacobound.errors import ShapeError
+from jacobound.operators.kinds import Dense, Scale
+from jacobound.operators.linear_maps import LinearMap, largest_sums, mixed_norm
 from small_cases import drawn, drawn_pair, number, single, vector
 
 INF = math.inf

@@ -12,18 +12,20 @@ from torch import Tensor
 from exact import rational
 from jacobound import Budget, WholeSpace
 from jacobound.activations import activation
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector
-from jacobound.intervals import Interval
-from jacobound.methods import seqlip, seqlip_layers
-from jacobound.methods.autolip import Sweeps
-from jacobound.methods.enclosures import Enclosures
-from jacobound.methods.seqlip import Pairs, PairSweeps, SeqLip, _key
-from jacobound.methods.seqlip_chain import Edge, State, Stretch
-from jacobound.methods.seqlip_layers import Layer
-from jacobound.methods.seqlip_pairs import Pair, PairBound
-from jacobound.operator_kinds import Dense
-from jacobound.results import Status
-from jacobound.vector_functions import Maximum
+from jacobound.arithmetic.intervals import Interval
+from jacobound.constants.autolip import Sweeps
+from jacobound.constants.enclosures import Enclosures
+from jacobound.constants.pairs import layers as seqlip_layers
+from jacobound.constants.pairs import seqlip
+from jacobound.constants.pairs.chain import Edge, State, Stretch
+from jacobound.constants.pairs.dual import Pair, PairBound
+from jacobound.constants.pairs.layers import Layer
+from jacobound.constants.pairs.seqlip import Pairs, PairSweeps, SeqLip, _key
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector
+from jacobound.graph.vector.comparisons import Maximum
+from jacobound.operators.kinds import Dense
+from jacobound.results.kinds import Status
 from small_cases import vector
 
 UNIT = fmpq(1, 2**53)

@@ -10,10 +10,11 @@ from flint import fmpq
 from torch import Tensor
 
 from exact import DTYPE_NAMES, DTYPES, random_floats, rational, rationals
-from jacobound.activations import Activation, activation, slope_lines
-from jacobound.activations.piecewise import prelu
-from jacobound.intervals import Interval
-from jacobound.rounding import tiny, unit
+from jacobound.activations import Activation, activation
+from jacobound.activations.kinds.piecewise import prelu
+from jacobound.activations.lines import slope_lines
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.rounding import tiny, unit
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
 INF = math.inf

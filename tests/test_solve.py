@@ -31,10 +31,10 @@ from jacobound import (
     from_layers,
     lipschitz,
 )
-from jacobound.graph import Affine, Input
+from jacobound.arithmetic.rounding import unrounded
+from jacobound.graph.nodes import Affine, Input
 from jacobound.methods.candidates import worst
-from jacobound.operator_kinds import Convolution, Dense, Scale
-from jacobound.rounding import unrounded
+from jacobound.operators.kinds import Convolution, Dense, Scale
 from zoo import normal
 
 QUESTIONS = (bound_output, bound_jacobian, lipschitz)

@@ -15,10 +15,11 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from jacobound.errors import InvalidModelError, UnsupportedOpError
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector
-from jacobound.importers.steps import AffineSteps
-from jacobound.importers.steps_windows import adaptive_windows, pooling_windows, weight_table
-from jacobound.operator_kinds import Blocks, Sparse
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector
+from jacobound.importers.lowering.steps import AffineSteps
+from jacobound.importers.lowering.windows import adaptive_windows, pooling_windows, weight_table
+from jacobound.operators.kinds import Blocks, Sparse
 from zoo import integer, normal
 
 BATCH = 3

@@ -10,14 +10,15 @@ import torch
 
 import jacobound as jb
 from jacobound import Budget
-from jacobound.graph import Elementwise, Graph, Node
-from jacobound.intervals import Interval, interval_dot
-from jacobound.methods import reversal
-from jacobound.methods.base import JacobianEnclosure
-from jacobound.methods.product_relaxation import chord
-from jacobound.methods.tangents import Neurons, Tangents, push_through, underflow_of
-from jacobound.operator_kinds import Dense, Identity
-from jacobound.rounding import unrounded
+from jacobound.arithmetic.intervals import Interval, interval_dot
+from jacobound.arithmetic.rounding import unrounded
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Elementwise, Node
+from jacobound.jacobian.recursion import reversal
+from jacobound.jacobian.recursion.product_lines import chord
+from jacobound.jacobian.tangents import Neurons, Tangents, push_through, underflow_of
+from jacobound.method import JacobianEnclosure
+from jacobound.operators.kinds import Dense, Identity
 from zoo import normal
 
 LIKE = torch.zeros((), dtype=torch.float64)

@@ -22,10 +22,11 @@ from jacobound import (
     from_layers,
     lipschitz,
 )
-from jacobound.graph import Elementwise, Graph
-from jacobound.intervals import Interval
-from jacobound.methods import constants
-from jacobound.methods.base import JacobianEnclosure, JacobianMethod
+from jacobound.arithmetic.intervals import Interval
+from jacobound.constants import from_entries as constants
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Elementwise
+from jacobound.method import JacobianEnclosure, JacobianMethod
 from oracles import autodiff
 from single import enclosure_of, single
 from zoo import KINDS

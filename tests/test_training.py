@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import jacobound as jb
 from jacobound import training
-from jacobound.intervals import Interval
-from jacobound.linear_maps import LinearMap
-from jacobound.operator_kinds import Convolution
+from jacobound.arithmetic.intervals import Interval
+from jacobound.operators.kinds import Convolution
+from jacobound.operators.linear_maps import LinearMap
 from jacobound.training.norms import frequency_blocks
 from jacobound.training.pairs import dual_value, multipliers_of, oriented
 from training_cases import NETWORKS, network, slope_and_difference

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import jacobound as jb
-from jacobound.domains import Domain
-from jacobound.graph import Graph
-from jacobound.linalg import dual_exponent
+from jacobound.arithmetic.linalg import dual_exponent
+from jacobound.graph.graph import Graph
+from jacobound.inputs.domains import Domain
 
 DOUBLE = torch.float64
 EXPONENTS = (1, 2, math.inf)

@@ -23,11 +23,12 @@ from jacobound import (
     lipschitz,
 )
 from jacobound.activations import activation
+from jacobound.arithmetic.intervals import Interval
 from jacobound.errors import ShapeError
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector, VectorFunction
-from jacobound.intervals import Interval
-from jacobound.operator_kinds import Convolution, Dense, Identity, Scale, Scatter, Select, Sparse, with_shapes
-from jacobound.vector_functions import DOUBLE, Maximum, Sort, sorting_network
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector, VectorFunction
+from jacobound.graph.vector.comparisons import DOUBLE, Maximum, Sort, sorting_network
+from jacobound.operators.kinds import Convolution, Dense, Identity, Scale, Scatter, Select, Sparse, with_shapes
 from zoo import dense, integer, normal
 
 seeds = st.integers(0, 2**30)

@@ -11,16 +11,16 @@ from torch import Generator, Tensor
 
 from jacobound import CROWN, IBP, AutoLip, Ball, Box, Graph, SeqLip, WholeSpace, bound_output, lipschitz
 from jacobound.activations import activation
+from jacobound.arithmetic.rounding import unrounded
+from jacobound.constants.affine_folding import rows_alone
 from jacobound.errors import InvalidRegionError, UnsupportedOpError
-from jacobound.graph import Affine, Elementwise, Input, Node
-from jacobound.importers.steps import AffineSteps
-from jacobound.methods.base import Budget
-from jacobound.methods.folding import rows_alone
-from jacobound.methods.sampling import Sampling
-from jacobound.norms import linear_norm
-from jacobound.operator_kinds import Dense, Select
-from jacobound.results import Status
-from jacobound.rounding import unrounded
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.importers.lowering.steps import AffineSteps
+from jacobound.lower_ends.sampling import Sampling
+from jacobound.method import Budget
+from jacobound.operators.kinds import Dense, Select
+from jacobound.operators.norms import linear_norm
+from jacobound.results.kinds import Status
 from oracles import autodiff
 from zoo import integer, normal
 

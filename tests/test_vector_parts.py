@@ -12,15 +12,16 @@ from flint import arb, fmpq
 from torch import Generator, Tensor
 
 from exact import ball, outside, rational, rational_matrix, rationals
-from jacobound import vector_normalising, vector_smooth
+from jacobound.arithmetic.intervals import Interval
 from jacobound.errors import InvalidOptionError, InvalidRegionError, ShapeError
-from jacobound.graph import Graph
-from jacobound.intervals import Interval
-from jacobound.nodes import Input, Part
-from jacobound.vector_normalising import Dividing, Normalised, Standardised, least_spread, least_squares
-from jacobound.vector_products import MatrixProduct, Product, Quotient
-from jacobound.vector_rows import RowFunction, flat_part, interval_matmul, joined, largest, longest, split, total
-from jacobound.vector_smooth import Length, LogSoftmax, LogSumExp, Softmax, softmax_constants, softmax_range
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Input, Part
+from jacobound.graph.vector import normalising as vector_normalising
+from jacobound.graph.vector import smooth as vector_smooth
+from jacobound.graph.vector.normalising import Dividing, Normalised, Standardised, least_spread, least_squares
+from jacobound.graph.vector.products import MatrixProduct, Product, Quotient
+from jacobound.graph.vector.rows import RowFunction, flat_part, interval_matmul, joined, largest, longest, split, total
+from jacobound.graph.vector.smooth import Length, LogSoftmax, LogSumExp, Softmax, softmax_constants, softmax_range
 from small_cases import normal, numbers
 
 INF = math.inf

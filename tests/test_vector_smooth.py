@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from jacobound.arithmetic.intervals import Interval
 from jacobound.errors import InvalidModelError, InvalidOptionError, InvalidRegionError, ShapeError, UnsupportedOpError
-from jacobound.graph import Graph
-from jacobound.intervals import Interval
-from jacobound.nodes import Input, VectorFunction
-from jacobound.vector_attention import Attention
-from jacobound.vector_normalising import Normalised, Standardised, least_spread
-from jacobound.vector_products import MatrixProduct, Product, Quotient
-from jacobound.vector_rows import interval_matmul
-from jacobound.vector_smooth import Length, LogSoftmax, LogSumExp, Softmax
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Input, VectorFunction
+from jacobound.graph.vector.attention import Attention
+from jacobound.graph.vector.normalising import Normalised, Standardised, least_spread
+from jacobound.graph.vector.products import MatrixProduct, Product, Quotient
+from jacobound.graph.vector.rows import interval_matmul
+from jacobound.graph.vector.smooth import Length, LogSoftmax, LogSumExp, Softmax
 
 EXPONENTS = (1.0, 2.0, math.inf)
 CAUSAL = torch.zeros(4, 4, dtype=torch.float64).masked_fill(torch.ones(4, 4).triu(1) > 0, -math.inf)

@@ -11,13 +11,14 @@ import torch
 from torch import Generator, Tensor
 
 from jacobound.activations import Activation, Family, activation, families
-from jacobound.activations.piecewise import prelu
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node, Vector
-from jacobound.intervals import Interval
-from jacobound.operator_kinds import Blocks, Convolution, Dense, Identity, Scale, Select, Sparse
-from jacobound.operators import LinearOperator
-from jacobound.regions import Ball, Box, Region, WholeSpace
-from jacobound.vector_functions import Maximum, Sort
+from jacobound.activations.kinds.piecewise import prelu
+from jacobound.arithmetic.intervals import Interval
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector
+from jacobound.graph.vector.comparisons import Maximum, Sort
+from jacobound.inputs.regions import Ball, Box, Region, WholeSpace
+from jacobound.operators.base import LinearOperator
+from jacobound.operators.kinds import Blocks, Convolution, Dense, Identity, Scale, Select, Sparse
 
 NUMBERED = ("leaky_relu:0.25", "leaky_relu:-0.5", "leaky_relu:2", "elu:0.5", "elu:2", "softplus:3", "celu:2")
 

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
         UnsafeArithmeticError,
         UnsupportedOpError,
     )
-    from jacobound.execution import Executed
-    from jacobound.exponents import Weighted
-    from jacobound.graph import Graph
+    from jacobound.graph.execution import Executed
+    from jacobound.graph.graph import Graph
     from jacobound.importers import from_layers, from_onnx, from_torch
+    from jacobound.inputs.exponents import Weighted
+    from jacobound.inputs.radii import Radii
+    from jacobound.inputs.regions import Ball, Box, WholeSpace
     from jacobound.methods import (
         CROWN,
         IBP,
@@ -44,7 +46,6 @@ if TYPE_CHECKING:
         SeqLip,
         SinglePrecision,
     )
-    from jacobound.question import Question
     from jacobound.questions import (
         PGD,
         MonotoneFeatures,
@@ -54,9 +55,16 @@ if TYPE_CHECKING:
         robust_radius,
         stationary_free_radius,
     )
-    from jacobound.radii import Radii
-    from jacobound.regions import Ball, Box, WholeSpace
-    from jacobound.results import Candidate, JacobianBounds, LipschitzBound, OutputBounds, Provenance, Result, Status
+    from jacobound.results.kinds import (
+        Candidate,
+        JacobianBounds,
+        LipschitzBound,
+        OutputBounds,
+        Provenance,
+        Result,
+        Status,
+    )
+    from jacobound.results.question import Question
     from jacobound.solve import bound_jacobian, bound_output, lipschitz
 
 __all__ = [
@@ -119,36 +127,36 @@ __all__ = [
 # The modules that define the names, for `__getattr__`; a test compares with the imports above.
 _HOMES = {
     "AutoLip": "methods",
-    "Ball": "regions",
+    "Ball": "inputs.regions",
     "Best": "methods",
-    "Box": "regions",
+    "Box": "inputs.regions",
     "Budget": "methods",
     "CROWN": "methods",
-    "Candidate": "results",
+    "Candidate": "results.kinds",
     "ECLipsE": "methods",
-    "Executed": "execution",
+    "Executed": "graph.execution",
     "FastLin": "methods",
     "FastLip": "methods",
-    "Graph": "graph",
+    "Graph": "graph.graph",
     "IBP": "methods",
     "InvalidModelError": "errors",
     "InvalidOptionError": "errors",
     "InvalidRegionError": "errors",
     "InvalidResultError": "errors",
-    "JacobianBounds": "results",
+    "JacobianBounds": "results.kinds",
     "JacoboundError": "errors",
     "LinearSlopes": "methods",
     "LipSDP": "methods",
-    "LipschitzBound": "results",
+    "LipschitzBound": "results.kinds",
     "MissingExtraError": "errors",
     "MonotoneFeatures": "questions",
-    "OutputBounds": "results",
+    "OutputBounds": "results.kinds",
     "PGD": "questions",
-    "Provenance": "results",
-    "Question": "question",
-    "Radii": "radii",
+    "Provenance": "results.kinds",
+    "Question": "results.question",
+    "Radii": "inputs.radii",
     "RecurJac": "methods",
-    "Result": "results",
+    "Result": "results.kinds",
     "RobustRadius": "questions",
     "Sampling": "methods",
     "SeqLip": "methods",
@@ -156,11 +164,11 @@ _HOMES = {
     "SinglePrecision": "methods",
     "SolverError": "errors",
     "StationaryFreeRadius": "questions",
-    "Status": "results",
+    "Status": "results.kinds",
     "UnsafeArithmeticError": "errors",
     "UnsupportedOpError": "errors",
-    "Weighted": "exponents",
-    "WholeSpace": "regions",
+    "Weighted": "inputs.exponents",
+    "WholeSpace": "inputs.regions",
     "bound_jacobian": "solve",
     "bound_output": "solve",
     "from_layers": "importers",

@@ -9,15 +9,15 @@ from time import monotonic
 import torch
 from torch import Tensor
 
+from jacobound.arithmetic.rounding import strict
 from jacobound.budget import Budget, interruptible
-from jacobound.exponents import Norm
 from jacobound.given import limits_of
-from jacobound.graph import Graph
-from jacobound.methods.base import sets_worth
-from jacobound.question import Question
-from jacobound.regions import Region
-from jacobound.results import Provenance, Status
-from jacobound.rounding import strict
+from jacobound.graph.graph import Graph
+from jacobound.inputs.exponents import Norm
+from jacobound.inputs.regions import Region
+from jacobound.method import sets_worth
+from jacobound.results.kinds import Provenance, Status
+from jacobound.results.question import Question
 
 KEPT = (bool, int, float, str, Tensor, type(None))
 """Options that an answer holds as they are."""

@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from jacobound.budget import Budget
 from jacobound.checks import instance, real, shown
+from jacobound.constants.lipschitz_method import LipschitzMethod
 from jacobound.errors import InvalidModelError, InvalidOptionError, InvalidRegionError, ShapeError
-from jacobound.execution import Executed
-from jacobound.graph import Graph, size
-from jacobound.methods.base import JacobianMethod, OutputMethod
+from jacobound.graph.execution import Executed
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import size
+from jacobound.graph.units import real_tensor
+from jacobound.inputs.regions import Region
+from jacobound.lower_ends.sampling import Sampling
+from jacobound.method import JacobianMethod, OutputMethod
 from jacobound.methods.best import Best
-from jacobound.methods.lipschitz_method import LipschitzMethod
-from jacobound.methods.sampling import Sampling
-from jacobound.regions import Region
-from jacobound.units import real_tensor
 
 Rows = int | Tensor | np.ndarray | Sequence[int] | Sequence[float] | Sequence[Sequence[float]]
 Limit = Budget | float

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from jacobound.certificates.dense.barrier import Weights
+from jacobound.certificates.dense.proof import SdpCertificate
+from jacobound.certificates.layered.proof import LayeredCertificate
 from jacobound.errors import InvalidResultError
-from jacobound.exact_json import decoded
-from jacobound.exponents import Weighted
-from jacobound.methods.layered_certificate import LayeredCertificate
-from jacobound.methods.sdp_barrier import Weights
-from jacobound.methods.sdp_certificate import SdpCertificate
-from jacobound.provenance import Provenance, Status
-from jacobound.question import Question
+from jacobound.graph.source import Source
+from jacobound.inputs.exponents import Weighted
+from jacobound.inputs.radii import Radii
+from jacobound.inputs.regions import Ball, Box, WholeSpace
 from jacobound.questions import MonotoneFeatures, RobustRadius, StationaryFreeRadius
-from jacobound.radii import Radii
-from jacobound.regions import Ball, Box, WholeSpace
-from jacobound.results import Candidate, JacobianBounds, LipschitzBound, OutputBounds, Result
-from jacobound.source import Source
+from jacobound.results.exact_json import decoded
+from jacobound.results.kinds import Candidate, JacobianBounds, LipschitzBound, OutputBounds, Result
+from jacobound.results.provenance import Provenance, Status
+from jacobound.results.question import Question
 
 RESULTS: Final = (OutputBounds, JacobianBounds, LipschitzBound, RobustRadius, StationaryFreeRadius, MonotoneFeatures)
 PARTS: Final = (Candidate, Provenance, Question, Source, Status, Ball, Box, WholeSpace, Radii, Weighted)

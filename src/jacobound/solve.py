@@ -16,12 +16,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from jacobound.arithmetic.intervals import Interval, concatenated
 from jacobound.asking import in_time, provenance, question, sets_together, strictly
 from jacobound.budget import Budget, OutOfTimeError, alarmed, unalarmed
-from jacobound.domains import Domain, Domains
+from jacobound.constants.executed import executed, execution_error
+from jacobound.constants.lipschitz_method import LipschitzMethod
 from jacobound.errors import InvalidRegionError
-from jacobound.execution import Executed
-from jacobound.exponents import Norm, Weighted, norm_pair, plain_exponent
 from jacobound.given import (
     Limit,
     Rows,
@@ -37,26 +37,33 @@ from jacobound.given import (
     search_given,
     semantics_given,
 )
-from jacobound.graph import Elementwise, Graph, size
-from jacobound.intervals import Interval, concatenated
-from jacobound.methods.base import JacobianEnclosure, JacobianMethod, OutputMethod
+from jacobound.graph.execution import Executed
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Elementwise, size
+from jacobound.graph.units import spread
+from jacobound.inputs.domains import Domain, Domains
+from jacobound.inputs.exponents import Norm, Weighted, norm_pair, plain_exponent
+from jacobound.inputs.regions import Ball, Region
+from jacobound.inputs.weighted import (
+    in_input_units,
+    in_output_units,
+    in_plain_units,
+    inner_sets_in_units,
+    sets_in_units,
+)
+from jacobound.jacobian.affine.linear_slopes import LinearSlopes, smooth
+from jacobound.jacobian.fastlip import FastLip
+from jacobound.jacobian.intersection import Intersection
+from jacobound.jacobian.recursion.recurjac import RecurJac
+from jacobound.lower_ends.sampling import NO_SEARCH, Sampling, Witness
+from jacobound.method import JacobianEnclosure, JacobianMethod, OutputMethod
 from jacobound.methods.best import SECONDS, Best, cheapest
 from jacobound.methods.candidates import Candidates, candidates, unstable_neurons, worst
-from jacobound.methods.crown import CROWN
-from jacobound.methods.executed import executed, execution_error
-from jacobound.methods.fastlip import FastLip
-from jacobound.methods.ibp import IBP
 from jacobound.methods.increments import narrowed_by_constant
-from jacobound.methods.intersection import Intersection
-from jacobound.methods.linear_slopes import LinearSlopes, smooth
-from jacobound.methods.lipschitz_method import LipschitzMethod
-from jacobound.methods.recurjac import RecurJac
-from jacobound.methods.sampling import NO_SEARCH, Sampling, Witness
-from jacobound.question import Question
-from jacobound.regions import Ball, Region
-from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds, Status
-from jacobound.units import spread
-from jacobound.weighted import in_input_units, in_output_units, in_plain_units, inner_sets_in_units, sets_in_units
+from jacobound.relaxation.crown import CROWN
+from jacobound.relaxation.ibp import IBP
+from jacobound.results.kinds import JacobianBounds, LipschitzBound, OutputBounds, Status
+from jacobound.results.question import Question
 
 # The part of a call's time that is for the upper bound; the rest is for the lower one.
 OF_METHODS = 0.85

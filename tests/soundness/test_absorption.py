@@ -11,15 +11,16 @@ from torch import Generator, Tensor
 
 from exact import DTYPE_NAMES, DTYPES, random_floats, rational, rational_matrix, rationals
 from jacobound.activations import activation
-from jacobound.activations.base import Lines
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.intervals import Interval
-from jacobound.linear_bounds import BackwardPass, Relaxation, Rows, absorb, floor_of
-from jacobound.methods.base import Budget
-from jacobound.methods.ibp import IBP
-from jacobound.operator_kinds import Convolution, Dense, Identity, Scale, Scatter, Select
-from jacobound.operators import LinearOperator
-from jacobound.regions import Box, Domain
+from jacobound.activations.kinds.base import Lines
+from jacobound.arithmetic.intervals import Interval
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.inputs.regions import Box, Domain
+from jacobound.method import Budget
+from jacobound.operators.base import LinearOperator
+from jacobound.operators.kinds import Convolution, Dense, Identity, Scale, Scatter, Select
+from jacobound.relaxation.ibp import IBP
+from jacobound.relaxation.linear_bounds import BackwardPass, Relaxation, Rows, absorb, floor_of
 from oracles import dot, point_inside
 from single import lifted, nth
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from jacobound import CROWN, IBP, FastLin, FastLip, RecurJac, SinglePrecision
-from jacobound.graph import Graph
-from jacobound.methods.base import Budget
-from jacobound.methods.constants import from_entries, split_products
-from jacobound.rounding import strict
+from jacobound.arithmetic.rounding import strict
+from jacobound.constants.from_entries import from_entries, split_products
+from jacobound.graph.graph import Graph
+from jacobound.method import Budget
 from oracles import NORMS, Observation, not_enclosed, observe
 from single import nth, together
 from zoo import KINDS, REGIONS, integer, realised

@@ -16,7 +16,9 @@ import onnx
 from campaign import door_onnx
 from campaign.door_recipes import OPERATIONS, RECIPES, drawn
 from campaign.runner import generator_of
-from jacobound.importers import onnx_engines, onnx_evaluate, onnx_node
+from jacobound.importers.onnx import engines as onnx_engines
+from jacobound.importers.onnx import node as onnx_node
+from jacobound.importers.onnx.model import evaluate as onnx_evaluate
 
 # Attributes whose only other values are refused, or change nothing that is run.
 NOT_DRAWN = {("Upsample", "height_scale"), ("Upsample", "width_scale")}
@@ -44,7 +46,7 @@ def test_every_operation_that_is_understood_has_a_recipe_that_draws_every_attrib
 
 def wrong_imports(monkeypatch: pytest.MonkeyPatch, *operations: str, seeds: int = 6) -> int:
     """How many models are imported with other values, once the check at the door is left out."""
-    monkeypatch.setattr("jacobound.importers.onnx.verify", lambda *arguments, **options: None)
+    monkeypatch.setattr("jacobound.importers.onnx.file.verify", lambda *arguments, **options: None)
     tallies = [door_onnx.check(generator_of("door", 6, k), operations) for k in range(seeds)]
     return sum("values differ" in line or "outputs" in line for tally in tallies for line in tally.violations)
 

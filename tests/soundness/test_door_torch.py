@@ -9,8 +9,10 @@ import pytest
 from campaign.door_operations import MAKERS, Maker
 from campaign.door_torch import check
 from campaign.runner import Tally, generator_of
-from jacobound.importers import torch_arithmetic, torch_comparison, torch_rules
-from jacobound.importers.torch_call import Call, Rule
+from jacobound.importers.torch import rules as torch_rules
+from jacobound.importers.torch.door import comparison as torch_comparison
+from jacobound.importers.torch.operations import arithmetic as torch_arithmetic
+from jacobound.importers.torch.operations.call import Call, Rule
 
 
 def tried(count: int, makers: tuple[Maker, ...] = (), name: str = "door torch") -> Tally:
@@ -36,7 +38,7 @@ def ruled(monkeypatch: pytest.MonkeyPatch, op: str, change: Callable[[Call], Cal
     """Give the rule of an operation other arguments."""
     honest: Rule = torch_rules.RULES[op]
     changed = {**torch_rules.RULES, op: lambda call: honest(change(call))}
-    monkeypatch.setattr("jacobound.importers.torch_lowering.RULES", changed)
+    monkeypatch.setattr("jacobound.importers.torch.lowering.RULES", changed)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,7 @@ def test_options_that_are_ignored_are_noticed(op: str, maker: str, count: int, m
 
 
 def test_an_inexact_comparison_lets_other_values_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacobound.importers import agreement
+    from jacobound.importers.lowering import agreement
 
     monkeypatch.setattr(agreement, "SAFETY", 1e12)
     monkeypatch.setattr(torch_arithmetic, "unit", lambda dtype: 1.0)  # every threshold of softplus is taken

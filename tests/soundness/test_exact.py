@@ -35,11 +35,12 @@ from jacobound import (
     lipschitz,
 )
 from jacobound.activations import activation
-from jacobound.graph import Affine, Elementwise, Graph, Input, size
-from jacobound.intervals import Interval
-from jacobound.methods.base import JacobianMethod, OutputMethod
-from jacobound.operator_kinds import Dense
-from jacobound.rounding import unrounded
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.rounding import unrounded
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, size
+from jacobound.method import JacobianMethod, OutputMethod
+from jacobound.operators.kinds import Dense
 from oracles import ball_values_and_jacobian, exact_derivative, exact_slopes, exact_values
 
 OUTPUT_METHODS = (IBP(), FastLin(), CROWN())

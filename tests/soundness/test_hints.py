@@ -19,20 +19,26 @@ from torch import Generator, Tensor
 import jacobound as jb
 from activation_cases import Case, certainly_outside, each_sample, every_case, intervals
 from exact import rationals
-from jacobound import block_norms, linalg, linear_maps
-from jacobound.activations import slope_lines
-from jacobound.activations.lines import Slopes
-from jacobound.activations.pieces import Curve
-from jacobound.block_norms import Family, largest_norm
-from jacobound.domains import Domain
-from jacobound.intervals import Interval
-from jacobound.linear_maps import LinearMap, gram_norm
-from jacobound.methods import layered_solver, lipsdp, scaled_sums, sdp_certificate, seqlip, seqlip_search
-from jacobound.methods.forms import Forms, Symbols
-from jacobound.methods.layered_search import Multipliers, Sweep
-from jacobound.methods.product_relaxation import _lines
-from jacobound.methods.sdp_barrier import Barrier, Weights
-from jacobound.operator_kinds import Dense
+from jacobound.activations.calculus.pieces import Curve
+from jacobound.activations.lines import slope_lines
+from jacobound.activations.lines.offsets import Slopes
+from jacobound.arithmetic import linalg
+from jacobound.arithmetic.intervals import Interval
+from jacobound.certificates import lipsdp
+from jacobound.certificates.dense import proof as sdp_certificate
+from jacobound.certificates.dense.barrier import Barrier, Weights
+from jacobound.certificates.layered import driver as layered_solver
+from jacobound.certificates.layered.search import Multipliers, Sweep
+from jacobound.constants.pairs import search as seqlip_search
+from jacobound.constants.pairs import seqlip
+from jacobound.inputs.domains import Domain
+from jacobound.jacobian.affine import scaled_sums
+from jacobound.jacobian.affine.forms import Forms, Symbols
+from jacobound.jacobian.recursion.product_lines import _lines
+from jacobound.operators import block_norms, linear_maps
+from jacobound.operators.block_norms import Family, largest_norm
+from jacobound.operators.kinds import Dense
+from jacobound.operators.linear_maps import LinearMap, gram_norm
 from test_sdp_certificate import jacobians, norm_of, random_core
 
 INF = math.inf

@@ -16,8 +16,8 @@ from campaign.networks import random_ball, random_region
 from campaign.runner import Tally, generator_of
 from exact import BITS, rational, rationals
 from jacobound import Ball
-from jacobound.results import Status
-from jacobound.rounding import unrounded
+from jacobound.arithmetic.rounding import unrounded
+from jacobound.results.kinds import Status
 
 NETWORKS = 60
 

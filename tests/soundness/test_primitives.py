@@ -13,10 +13,10 @@ from campaign.families import NUMBERS, WIDTHS, inside, intervals
 from campaign.primitives import CHECKS, Check
 from campaign.runner import generator_of
 from exact import DTYPE_NAMES, DTYPES, outside, rational
-from jacobound.intervals import Interval
-from jacobound.norms import operator_norm
-from jacobound.operator_kinds import Sparse
-from jacobound.rounding import unrounded
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.rounding import unrounded
+from jacobound.operators.kinds import Sparse
+from jacobound.operators.norms import operator_norm
 
 TIMES = 5
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)

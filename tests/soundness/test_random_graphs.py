@@ -14,7 +14,7 @@ from campaign.claims import JACOBIAN_METHODS
 from campaign.graphs import check_bracket, check_jacobians, check_ranges, example
 from campaign.runner import Tally
 from jacobound import IBP, FastLip, RecurJac
-from jacobound.intervals import Interval
+from jacobound.arithmetic.intervals import Interval
 from oracles import NORMS, not_enclosed
 from zoo import KINDS, REGIONS, integer
 

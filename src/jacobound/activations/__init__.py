@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from jacobound.activations import clipped as clipped
-from jacobound.activations import exponentials as exponentials
-from jacobound.activations import gated as gated
-from jacobound.activations import periodic as periodic
-from jacobound.activations import piecewise as piecewise
-from jacobound.activations import powers as powers
-from jacobound.activations import sigmoidal as sigmoidal
-from jacobound.activations import smooth as smooth
-from jacobound.activations.base import (
+from jacobound.activations.kinds import clipped as clipped
+from jacobound.activations.kinds import exponentials as exponentials
+from jacobound.activations.kinds import gated as gated
+from jacobound.activations.kinds import periodic as periodic
+from jacobound.activations.kinds import piecewise as piecewise
+from jacobound.activations.kinds import powers as powers
+from jacobound.activations.kinds import sigmoidal as sigmoidal
+from jacobound.activations.kinds import smooth as smooth
+from jacobound.activations.kinds.base import (
     Activation,
     Family,
     Lines,

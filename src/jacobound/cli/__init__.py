@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import cyclopts
 
-from jacobound.cli.text import COMMAND, say
+from jacobound.cli.shown.text import COMMAND, say
 from jacobound.errors import JacoboundError
 from jacobound.version import VERSION
 
@@ -91,7 +91,7 @@ def application() -> cyclopts.App:
     for name, (purpose, more, examples) in COMMANDS.items():
         epilogue = "\n\n".join(["Examples:", *(f"  {example}" for example in examples)])
         told = f"{purpose}\n\n{more}" if more else purpose
-        app.command(f"jacobound.cli.{name}:{name}", name=name, help=told, help_epilogue=epilogue)
+        app.command(f"jacobound.cli.commands.{name}:{name}", name=name, help=told, help_epilogue=epilogue)
     app.register_install_completion_command(help="Install completion of commands and options for your shell.")
     return app
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from jacobound.activations import Activation
 from jacobound.activations import activation as named_activation
 from jacobound.errors import InvalidOptionError, ShapeError
-from jacobound.graph import Affine, Elementwise, Graph, Input, Node
-from jacobound.importers.common import exact_weight
-from jacobound.operator_kinds import Dense
-from jacobound.source import Source
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.graph.source import Source
+from jacobound.importers.lowering.common import exact_weight
+from jacobound.operators.kinds import Dense
 
 Array = Any
 """A tensor, a numpy array or nested lists of numbers."""

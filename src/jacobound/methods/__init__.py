@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from jacobound.methods.autolip import AutoLip
-from jacobound.methods.base import Budget
+from jacobound.certificates.eclipse import ECLipsE
+from jacobound.certificates.lipsdp import LipSDP
+from jacobound.constants.autolip import AutoLip
+from jacobound.constants.pairs.seqlip import SeqLip
+from jacobound.jacobian.affine.linear_slopes import LinearSlopes
+from jacobound.jacobian.fastlip import FastLip
+from jacobound.jacobian.recursion.recurjac import RecurJac
+from jacobound.lower_ends.sampling import Sampling
+from jacobound.method import Budget
 from jacobound.methods.best import Best
-from jacobound.methods.crown import CROWN, FastLin
-from jacobound.methods.eclipse import ECLipsE
-from jacobound.methods.fastlip import FastLip
-from jacobound.methods.ibp import IBP
-from jacobound.methods.linear_slopes import LinearSlopes
-from jacobound.methods.lipsdp import LipSDP
-from jacobound.methods.recurjac import RecurJac
-from jacobound.methods.sampling import Sampling
-from jacobound.methods.seqlip import SeqLip
-from jacobound.methods.single_precision import SinglePrecision
+from jacobound.relaxation.crown import CROWN, FastLin
+from jacobound.relaxation.ibp import IBP
+from jacobound.relaxation.single_precision import SinglePrecision
 
 __all__ = [
     "CROWN",

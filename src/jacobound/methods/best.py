@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from jacobound.budget import PRODUCTS, Budget, OutOfTimeError, alarmed, unalarmed
+from jacobound.certificates.lipsdp import LipSDP
 from jacobound.checks import instance
-from jacobound.domains import Domain
+from jacobound.constants.autolip import AutoLip
+from jacobound.constants.lipschitz_method import LipschitzMethod
+from jacobound.constants.pairs.seqlip import SeqLip
 from jacobound.errors import (
     InvalidOptionError,
     InvalidRegionError,
@@ -20,24 +23,22 @@ from jacobound.errors import (
     SolverError,
     UnsupportedOpError,
 )
-from jacobound.graph import Graph, Vector, size
-from jacobound.methods.autolip import AutoLip
-from jacobound.methods.base import JacobianEnclosure, JacobianMethod, derivative_ranges
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Vector, size
+from jacobound.inputs.domains import Domain
+from jacobound.inputs.regions import WholeSpace
+from jacobound.jacobian.affine.linear_slopes import LinearSlopes, smooth
+from jacobound.jacobian.fastlip import FastLip
+from jacobound.jacobian.intersection import intersected
+from jacobound.jacobian.recursion.groups import only
+from jacobound.jacobian.recursion.operations import interval_operations, recursion_operations
+from jacobound.jacobian.recursion.recurjac import RecurJac
+from jacobound.jacobian.tangents import is_unstable
+from jacobound.method import JacobianEnclosure, JacobianMethod, derivative_ranges
 from jacobound.methods.candidates import Candidates, Norm, Ranges, converted, failed, of_enclosure, of_sets
-from jacobound.methods.crown import CROWN
-from jacobound.methods.fastlip import FastLip
-from jacobound.methods.groups import only
-from jacobound.methods.ibp import IBP
-from jacobound.methods.intersection import intersected
-from jacobound.methods.linear_slopes import LinearSlopes, smooth
-from jacobound.methods.lipschitz_method import LipschitzMethod
-from jacobound.methods.lipsdp import LipSDP
-from jacobound.methods.operations import interval_operations, recursion_operations
-from jacobound.methods.recurjac import RecurJac
-from jacobound.methods.seqlip import SeqLip
-from jacobound.methods.tangents import is_unstable
-from jacobound.regions import WholeSpace
-from jacobound.results import Candidate, Status
+from jacobound.relaxation.crown import CROWN
+from jacobound.relaxation.ibp import IBP
+from jacobound.results.kinds import Candidate, Status
 
 SECONDS = 10.0
 """Time limit of a call that chooses its methods itself and was given no budget."""

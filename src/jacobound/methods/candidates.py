@@ -13,16 +13,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.rounding import up
 from jacobound.budget import Budget, OutOfTimeError
-from jacobound.domains import Domain
-from jacobound.graph import Graph, Node
-from jacobound.intervals import Interval
-from jacobound.methods.base import JacobianEnclosure, JacobianMethod
-from jacobound.methods.constants import from_entries, split_products
-from jacobound.methods.lipschitz_method import ConstantBound, LipschitzMethod, conversion, little_work
-from jacobound.methods.tangents import is_unstable
-from jacobound.results import Candidate, Status
-from jacobound.rounding import up
+from jacobound.constants.from_entries import from_entries, split_products
+from jacobound.constants.lipschitz_method import ConstantBound, LipschitzMethod, conversion, little_work
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Node
+from jacobound.inputs.domains import Domain
+from jacobound.jacobian.tangents import is_unstable
+from jacobound.method import JacobianEnclosure, JacobianMethod
+from jacobound.results.kinds import Candidate, Status
 
 Norm = tuple[float, float]
 Ranges = Mapping[Node, Interval]

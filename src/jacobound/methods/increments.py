@@ -12,16 +12,16 @@ from math import inf
 import torch
 from torch import Tensor
 
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.linalg import dual_exponent, vector_norm_upper
+from jacobound.arithmetic.rounding import up
 from jacobound.budget import Budget
-from jacobound.domains import Domain
 from jacobound.errors import JacoboundError
-from jacobound.graph import Graph
-from jacobound.intervals import Interval
-from jacobound.linalg import dual_exponent, vector_norm_upper
-from jacobound.methods.base import flat_indices
+from jacobound.graph.graph import Graph
+from jacobound.inputs.domains import Domain
+from jacobound.method import flat_indices
 from jacobound.methods.best import SECONDS, Best
-from jacobound.methods.crown import CROWN
-from jacobound.rounding import up
+from jacobound.relaxation.crown import CROWN
 
 # Widths are compared with the slope at the middle; so much wider is no reason to ask for a constant.
 CLOSE = 1.01

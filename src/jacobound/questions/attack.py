@@ -15,9 +15,10 @@ from torch import Tensor
 
 from jacobound.budget import checkpoint
 from jacobound.checks import whole
-from jacobound.graph import Graph, size
-from jacobound.methods.base import Budget, products_of
-from jacobound.regions import Balls
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import size
+from jacobound.inputs.regions import Balls
+from jacobound.method import Budget, products_of
 
 SEGMENT = 64  # places that are tried between a point and an adversarial one
 CLEARLY = 1e-9  # a margin counts as lost when it is below minus this share of its size at the point

@@ -22,17 +22,17 @@ import torch
 from torch import Tensor
 
 from jacobound.budget import Budget, OutOfTimeError, alarmed, stopping
-from jacobound.graph import size
-from jacobound.methods.base import secant_ranges
-from jacobound.methods.crown import CROWN
-from jacobound.methods.lipsdp import RATE
-from jacobound.methods.sdp_barrier import Barrier, Weights
-from jacobound.methods.sdp_certificate import certified_constant
-from jacobound.methods.sdp_core import SdpCore, sdp_bytes, sdp_core, unstable_count
-from jacobound.methods.sdp_row import polished
-from jacobound.methods.sdp_search import feasible_start, search
+from jacobound.certificates.dense.barrier import Barrier, Weights
+from jacobound.certificates.dense.matrices import SdpCore, sdp_bytes, sdp_core, unstable_count
+from jacobound.certificates.dense.proof import certified_constant
+from jacobound.certificates.dense.row import polished
+from jacobound.certificates.dense.search import feasible_start, search
+from jacobound.certificates.lipsdp import RATE
+from jacobound.graph.nodes import size
+from jacobound.method import secant_ranges
 from jacobound.questions.evaluators import Around
 from jacobound.questions.marching import lasting_for
+from jacobound.relaxation.crown import CROWN
 
 FIRST = 2.2  # the first ball, in radii that are certified already
 GROWTH = 0.8  # rate at which constants grow with the radius, in logarithms, before two of them are known

@@ -12,9 +12,9 @@ from torch import Tensor
 from jacobound.asking import sets_together
 from jacobound.checks import real, whole
 from jacobound.errors import InvalidOptionError
-from jacobound.graph import Graph
-from jacobound.methods.base import Budget
-from jacobound.regions import Ball, Balls
+from jacobound.graph.graph import Graph
+from jacobound.inputs.regions import Ball, Balls
+from jacobound.method import Budget
 
 HALVINGS = 60  # of a radius that fails, before it counts as 0
 DOUBLINGS = 60  # of a radius that is verified, before it counts as large enough

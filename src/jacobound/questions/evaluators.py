@@ -8,18 +8,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from jacobound.domains import Domain
-from jacobound.graph import Elementwise, Graph, Node
-from jacobound.intervals import Interval, concatenated
-from jacobound.linalg import dual_exponent, vector_norm_upper
-from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod, OutputMethod, secant_ranges
-from jacobound.methods.constants import merged_row_sums
-from jacobound.methods.crown import CROWN
-from jacobound.methods.lipschitz_method import LipschitzMethod
+from jacobound.arithmetic.intervals import Interval, concatenated
+from jacobound.arithmetic.linalg import dual_exponent, vector_norm_upper
+from jacobound.constants.from_entries import merged_row_sums
+from jacobound.constants.lipschitz_method import LipschitzMethod
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Elementwise, Node
+from jacobound.inputs.domains import Domain
+from jacobound.inputs.regions import Balls
+from jacobound.method import Budget, JacobianEnclosure, JacobianMethod, OutputMethod, secant_ranges
 from jacobound.questions.common import runs
 from jacobound.questions.marching import Bounds
-from jacobound.regions import Balls
-from jacobound.results import Status
+from jacobound.relaxation.crown import CROWN
+from jacobound.results.kinds import Status
 
 Arguments = list[Interval]
 """What the arguments of all activations are over one set, (1, *node shape) each."""

@@ -7,11 +7,11 @@ from math import inf
 import torch
 from torch import Tensor
 
+from jacobound.arithmetic.rounding import down
+from jacobound.constants.autolip import AutoLip
 from jacobound.errors import InvalidRegionError, UnsupportedOpError
-from jacobound.methods.autolip import AutoLip
+from jacobound.inputs.regions import WholeSpace
 from jacobound.questions.evaluators import Around
-from jacobound.regions import WholeSpace
-from jacobound.rounding import down
 
 Known = dict[bytes, Tensor]
 

@@ -15,15 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jacobound.arithmetic.linalg import vector_norm_upper
 from jacobound.asking import in_time, provenance, question, strictly
 from jacobound.checks import whole
-from jacobound.exponents import told_norm
 from jacobound.given import Limit, Rows, budget_given, graph_given, jacobian_method_given, row_matrix
-from jacobound.graph import Graph, size
-from jacobound.linalg import vector_norm_upper
-from jacobound.methods.base import Budget, JacobianEnclosure, JacobianMethod
-from jacobound.methods.fastlip import FastLip
-from jacobound.methods.recurjac import RecurJac
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import size
+from jacobound.inputs.exponents import told_norm
+from jacobound.inputs.regions import Ball, Balls, Points
+from jacobound.jacobian.fastlip import FastLip
+from jacobound.jacobian.recursion.recurjac import RecurJac
+from jacobound.method import Budget, JacobianEnclosure, JacobianMethod
 from jacobound.questions.common import (
     NOTHING,
     around_points,
@@ -31,8 +33,7 @@ from jacobound.questions.common import (
     largest_verified,
     runs,
 )
-from jacobound.regions import Ball, Balls, Points
-from jacobound.results import Provenance, Result, Status, figures
+from jacobound.results.kinds import Provenance, Result, Status, figures
 from jacobound.words import rounded_down
 
 TRIES = 32  # random points per shell in the search for small gradients

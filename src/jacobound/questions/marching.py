@@ -18,7 +18,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from jacobound.rounding import down, up
+from jacobound.arithmetic.rounding import down, up
 
 GROWTH = 2.0  # steps grow by this factor at most
 LONGEST = 2.0  # of a step, as a share of the largest possible radius over the number of steps

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from jacobound.checks import shown
 from jacobound.errors import ShapeError
-from jacobound.graph import Graph, size
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import size
 
 Labels = int | Tensor | np.ndarray | Sequence[int]
 

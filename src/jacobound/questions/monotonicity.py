@@ -15,21 +15,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from jacobound.arithmetic.intervals import Interval
 from jacobound.asking import in_time, provenance, question, strictly
 from jacobound.checks import real, whole
-from jacobound.domains import Domain
 from jacobound.errors import InvalidRegionError
 from jacobound.given import Limit, Rows, budget_given, graph_given, jacobian_method_given, region_given, row_matrix
-from jacobound.graph import Graph, size
-from jacobound.intervals import Interval
-from jacobound.methods.base import Budget, JacobianMethod
-from jacobound.methods.ibp import IBP
-from jacobound.methods.recurjac import RecurJac
-from jacobound.methods.tangents import path_sums
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import size
+from jacobound.inputs.domains import Domain
+from jacobound.inputs.regions import Region
+from jacobound.jacobian.recursion.recurjac import RecurJac
+from jacobound.jacobian.tangents import path_sums
+from jacobound.method import Budget, JacobianMethod
 from jacobound.questions.common import runs
 from jacobound.questions.landscape import gradients
-from jacobound.regions import Region
-from jacobound.results import Provenance, Result, Status, figures
+from jacobound.relaxation.ibp import IBP
+from jacobound.results.kinds import Provenance, Result, Status, figures
 
 LENGTHS = (1.0, 0.1, 0.01, 1e-3, 1e-4)  # of a pair of points, as shares of the box
 PAIRS = 64  # that are proved together

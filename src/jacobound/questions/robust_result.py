@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jacobound.exponents import told_norm
-from jacobound.results import Provenance, Result, Status, figures
+from jacobound.inputs.exponents import told_norm
+from jacobound.results.kinds import Provenance, Result, Status, figures
 from jacobound.words import rounded_down, rounded_up
 
 

@@ -9,17 +9,16 @@ from math import inf
 import torch
 from torch import Tensor
 
+from jacobound.arithmetic.linalg import vector_norm_upper
 from jacobound.asking import in_time, provenance, question, strictly
 from jacobound.budget import Budget, OutOfTimeError, alarmed
 from jacobound.checks import instance, real
+from jacobound.constants.lipschitz_method import LipschitzMethod
 from jacobound.given import Limit, budget_given, graph_given, radius_method_given
-from jacobound.graph import Graph
-from jacobound.linalg import vector_norm_upper
-from jacobound.methods.base import JacobianMethod, OutputMethod
-from jacobound.methods.crown import CROWN
-from jacobound.methods.ibp import IBP
-from jacobound.methods.lipschitz_method import LipschitzMethod
-from jacobound.methods.recurjac import RecurJac
+from jacobound.graph.graph import Graph
+from jacobound.inputs.regions import Ball, Balls, Points
+from jacobound.jacobian.recursion.recurjac import RecurJac
+from jacobound.method import JacobianMethod, OutputMethod
 from jacobound.questions.attack import PGD, linear_radii
 from jacobound.questions.certificates import refined
 from jacobound.questions.common import (
@@ -34,8 +33,9 @@ from jacobound.questions.global_constants import Known, by_global_constants
 from jacobound.questions.marching import march
 from jacobound.questions.margins import Decisions, Labels, decisions
 from jacobound.questions.robust_result import RobustRadius
-from jacobound.regions import Ball, Balls, Points
-from jacobound.results import Status
+from jacobound.relaxation.crown import CROWN
+from jacobound.relaxation.ibp import IBP
+from jacobound.results.kinds import Status
 
 Method = OutputMethod | JacobianMethod | LipschitzMethod
 

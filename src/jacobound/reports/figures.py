@@ -20,10 +20,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from torch import Tensor
 
 from jacobound.errors import ShapeError
-from jacobound.exponents import Norm, plain_exponent
+from jacobound.inputs.exponents import Norm, plain_exponent
 from jacobound.questions import MonotoneFeatures, RobustRadius, StationaryFreeRadius
 from jacobound.reports.question_figures import draw_features, draw_landscape, draw_radius
-from jacobound.results import JacobianBounds, LipschitzBound, OutputBounds
+from jacobound.results.kinds import JacobianBounds, LipschitzBound, OutputBounds
 
 # Colours that people with any kind of colour vision can tell apart (Okabe and Ito).
 BLUE = "#0072B2"

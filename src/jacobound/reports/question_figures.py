@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from jacobound.errors import ShapeError
-from jacobound.exponents import told_norm
+from jacobound.inputs.exponents import told_norm
 from jacobound.questions import MonotoneFeatures, RobustRadius, StationaryFreeRadius
 
 BLUE, VERMILION, GREY, GREEN = "#0072B2", "#D55E00", "#bdbdbd", "#009E73"

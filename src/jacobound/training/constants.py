@@ -13,17 +13,18 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.rounding import unrounded
+from jacobound.constants.affine_folding import Parts
+from jacobound.constants.autolip import Sweeps
+from jacobound.constants.enclosures import Enclosures
 from jacobound.errors import ShapeError
-from jacobound.graph import Affine, Elementwise, Graph, Node, Vector
-from jacobound.intervals import Interval
-from jacobound.linear_maps import LinearMap
-from jacobound.methods.autolip import Sweeps
-from jacobound.methods.base import Budget
-from jacobound.methods.enclosures import Enclosures
-from jacobound.methods.folding import Parts
-from jacobound.methods.ibp import IBP
-from jacobound.regions import Region, WholeSpace
-from jacobound.rounding import unrounded
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Node, Vector
+from jacobound.inputs.regions import Region, WholeSpace
+from jacobound.method import Budget
+from jacobound.operators.linear_maps import LinearMap
+from jacobound.relaxation.ibp import IBP
 from jacobound.training.live import Live
 from jacobound.training.norms import PowerIteration, SpectralNorm, matrix_of
 from jacobound.training.pairs import dual_value, multipliers_of, oriented
@@ -108,7 +109,7 @@ class PairBound(GlobalConstant):
 
     ``bound.refresh()`` every few hundred steps. Up to rounding (and to norms of layers that go alone) the value is an
     upper bound for any multipliers. Sources: Scaman and Virmaux (NeurIPS 2018), section 5; the dual is that of
-    `jacobound.methods.seqlip_pairs`.
+    `jacobound.constants.pairs.dual`.
     """
 
     def __init__(self, live: Live, norms: SpectralNorm | None = None, region: Region | None = None) -> None:

@@ -14,18 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from jacobound.activations.base import Activation
+from jacobound.activations.kinds.base import Activation
 from jacobound.errors import InvalidModelError
-from jacobound.graph import Affine, Elementwise, Graph, Node, Vector
-from jacobound.importers.steps import AffineSteps
-from jacobound.importers.torch import BATCH
-from jacobound.importers.torch_attention import open_attention
-from jacobound.importers.torch_checks import as_example, refuse_arguments, refuse_storage, run_once
-from jacobound.importers.torch_copy import copied, evaluation, settle_weights
-from jacobound.importers.torch_lowering import lower
-from jacobound.importers.torch_process import alone
-from jacobound.importers.torch_trace import trace
-from jacobound.operators import LinearOperator
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Node, Vector
+from jacobound.importers.lowering.steps import AffineSteps
+from jacobound.importers.torch.door.checks import as_example, refuse_arguments, refuse_storage, run_once
+from jacobound.importers.torch.door.copies import copied, evaluation, settle_weights
+from jacobound.importers.torch.lowering import lower
+from jacobound.importers.torch.module import BATCH
+from jacobound.importers.torch.operations.attention import open_attention
+from jacobound.importers.torch.tracing.process import alone
+from jacobound.importers.torch.tracing.trace import trace
+from jacobound.operators.base import LinearOperator
 from jacobound.training.sources import Sources
 from jacobound.training.tape import Tape
 

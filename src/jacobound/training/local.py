@@ -10,13 +10,13 @@ import math
 import torch
 from torch import Tensor
 
+from jacobound.arithmetic.rounding import unrounded
+from jacobound.constants.from_entries import from_entries
 from jacobound.errors import InvalidOptionError, UnsupportedOpError
-from jacobound.methods.base import Budget, JacobianMethod
-from jacobound.methods.constants import from_entries
-from jacobound.methods.fastlip import FastLip
-from jacobound.methods.ibp import IBP
-from jacobound.regions import Ball
-from jacobound.rounding import unrounded
+from jacobound.inputs.regions import Ball
+from jacobound.jacobian.fastlip import FastLip
+from jacobound.method import Budget, JacobianMethod
+from jacobound.relaxation.ibp import IBP
 from jacobound.training.live import Live
 
 

@@ -15,11 +15,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from jacobound.circulant import circle_lengths
-from jacobound.gram_iteration import gram_iteration
-from jacobound.linear_maps import LinearMap
-from jacobound.operator_kinds import Convolution, Dense
-from jacobound.operators import LinearOperator
+from jacobound.operators.base import LinearOperator
+from jacobound.operators.circulant import circle_lengths
+from jacobound.operators.gram_iteration import gram_iteration
+from jacobound.operators.kinds import Convolution, Dense
+from jacobound.operators.linear_maps import LinearMap
 
 WARM_UP: Final = 100
 LARGEST_MATRIX: Final = 1 << 22

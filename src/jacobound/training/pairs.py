@@ -4,7 +4,7 @@ With middle slopes c, half widths r and ``C = A D(c) B``, every t > 0 with ``A D
 
     ||A D(s) B||^2 <= largest eigenvalue of  B' D(t) B + C' (I - A D(r^2 / t) A')^-1 C
 
-for all slopes s (`jacobound.methods.seqlip_pairs`). At the best t its gradient at fixed t is that of the bound itself.
+for all slopes s (`jacobound.constants.pairs.dual`). At the best t its gradient at fixed t is that of the bound itself.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from jacobound.intervals import Interval
-from jacobound.methods.seqlip_pairs import Pair
-from jacobound.methods.seqlip_search import dual_bound
+from jacobound.arithmetic.intervals import Interval
+from jacobound.constants.pairs.dual import Pair
+from jacobound.constants.pairs.search import dual_bound
 
 MARGIN: Final = 1.05  # of multipliers above the least feasible multiple
 

@@ -1,0 +1,86 @@
+"""`ECLipsE`: Lipschitz constants layer by layer in closed form, for chains with thousands of neurons in a layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from jacobound.arithmetic.intervals import Interval
+from jacobound.certificates.layered.chain import chain_bytes, layered_chain
+from jacobound.certificates.layered.driver import by_closed_form
+from jacobound.constants.lipschitz_method import ConstantBound, LipschitzMethod, ranges_of_one
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Node
+from jacobound.inputs.domains import Domain
+from jacobound.method import Budget, OutputMethod, derivative_ranges, output_method
+from jacobound.relaxation.crown import CROWN
+from jacobound.relaxation.ibp import IBP
+from jacobound.results.kinds import Status
+
+
+@dataclass(frozen=True)
+class ECLipsE(LipschitzMethod):
+    """Certified constants of chains of layers, from closed forms of LipSDP's multipliers; local and global alike.
+
+    The multipliers of a layer are in proportion to the absolute row sums of what reaches it (Xu and Sivaranjani 2024,
+    Syed and Hu 2025), with the best of several margins, swept from the inputs and from the outputs. Every neuron has
+    its own slopes. Cost and memory are those of a few products of the layers' matrices. Usually between `LipSDP`,
+    whose problem it solves only roughly, and `SeqLip`.
+
+    Args:
+        preactivation: how ranges are found, from which slopes follow; None takes CROWN on bounded sets and intervals
+            elsewhere.
+    """
+
+    preactivation: OutputMethod | None = None
+
+    def __post_init__(self) -> None:
+        if self.preactivation is not None:
+            object.__setattr__(self, "preactivation", output_method(self.preactivation))
+
+    def constant(
+        self,
+        graph: Graph,
+        domain: Domain,
+        norm: tuple[float, float],
+        budget: Budget,
+        ranges: Mapping[Node, Interval] | None = None,
+    ) -> ConstantBound:
+        """A certified constant of the graph over the domain.
+
+        Args:
+            graph: a chain: every affine node follows from one activation (linear branches in between are allowed).
+            norm: (p, q), each 1, 2 or inf.
+            ranges: known enclosures of the nodes of ``graph.expanded()``.
+
+        Returns:
+            `details` holds the constants of both directions, `certificates` what proves the smaller one; infinite with
+            `Status.MEMORY_LIMIT` when the layers do not fit.
+
+        Raises:
+            UnsupportedOpError: when the graph is no chain.
+        """
+        graph = graph.expanded()
+        needed = chain_bytes(graph)
+        if ranges is None:
+            method = self.preactivation or (CROWN() if bool(domain.bounded.all()) else IBP())
+            ranges = ranges_of_one(method, graph, domain, budget)
+        slopes = derivative_ranges(graph, ranges)
+        if needed is None or not budget.fits(needed):
+            nothing = torch.tensor(math.inf, dtype=torch.float64)
+            return ConstantBound(nothing, Status.MEMORY_LIMIT, {}, (), slopes, ranges)
+        chain = layered_chain(graph, slopes)
+
+        def over() -> bool:
+            budget.tell(0, 1, "closed forms")
+            return budget.is_over
+
+        found = by_closed_form(chain, norm, over)
+        best = min(found.values(), key=lambda certificate: certificate.value)
+        values = {name: torch.tensor(part.value, dtype=torch.float64) for name, part in found.items()}
+        value = torch.tensor(best.value, dtype=torch.float64)
+        status = Status.TIME_LIMIT if budget.is_over else Status.CERTIFIED
+        return ConstantBound(value, Status.of(status, value), values, (best,), slopes, ranges)

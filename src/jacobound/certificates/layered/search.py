@@ -1,0 +1,363 @@
+"""Multipliers for certificates layer by layer: closed forms, and their improvement by gradients. Plain floating point.
+
+Closed forms: V is in proportion to the absolute row sums of Z (Syed and Hu, "Improved scalable Lipschitz bounds for
+deep neural networks", 2025, have such diagonal families), scaled by the largest eigenvalue so that V is `margin` times
+what Z asks for at least; a multiple of the identity with margin 2 would be ECLipsE-Fast.
+
+Gradients: with the stored factors of one sweep the derivative of the constant with respect to every multiplier costs
+matrix-vector products only. The largest eigenvalue at the end is smoothed. A chain is best swept towards its larger
+end: there the optimum has several largest eigenvalues, which smoothing handles, and S stays away from singular.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import inf, log
+
+import torch
+from torch import Tensor
+
+from jacobound.arithmetic.linalg import dual_exponent
+from jacobound.certificates.layered.chain import LayeredChain
+
+SMOOTHING = (0.1, 0.03, 0.01, 0.003)
+STEPS = 60  # at most, for each smoothing
+MEMORY = 12  # pairs that L-BFGS remembers
+LONGEST = 1.0  # change of a logarithm in one step
+STALLED = 1e-5  # a step that gains less ends a smoothing
+LARGE = 400  # from this many neurons in a layer on the search runs in float32
+WORTH = 1e-6  # weights of eigenvectors below are left out
+
+Over = Callable[[], bool]
+
+
+@dataclass(frozen=True, eq=False)
+class Multipliers:
+    """Weights of a swept chain, as logarithms.
+
+    Args:
+        neurons: of V, layer by layer.
+        entering: of the diagonal matrix that the sweep begins with.
+        leaving: of the weights of the space where it ends.
+    """
+
+    neurons: tuple[Tensor, ...]
+    entering: Tensor
+    leaving: Tensor
+
+    def to(self, kind: torch.dtype) -> Multipliers:
+        return Multipliers(tuple(part.to(kind) for part in self.neurons), self.entering.to(kind), self.leaving.to(kind))
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """One direction of a chain, and the norms at its ends.
+
+    Args:
+        chain: in the order of the sweep.
+        p, q: norms of the space where it begins and of that where it ends.
+    """
+
+    chain: LayeredChain
+    p: float
+    q: float
+
+    @staticmethod
+    def of(chain: LayeredChain, norm: tuple[float, float], turned: bool) -> Sweep:
+        """The sweep over a chain, or over the transposed one with the dual norms."""
+        if turned:
+            return Sweep(chain.transposed(), dual_exponent(norm[1]), dual_exponent(norm[0]))
+        return Sweep(chain, *norm)
+
+    def single(self) -> Sweep:
+        """The same in float32: enough to steer by."""
+        return replace(self, chain=self.chain.to(torch.float32))
+
+    @property
+    def free_entering(self) -> bool:
+        return self.p == inf
+
+    @property
+    def free_leaving(self) -> bool:
+        return self.q == 1 and self.chain.outputs > 1
+
+    def forms(self, found: Multipliers) -> _Forms | None:
+        """Y in front of the last layer with the factors of the others; None where some V is not above its Z."""
+        chain, factors = self.chain, []
+        form = torch.diag(found.entering.exp())
+        for k, matrix in enumerate(chain.matrices[:-1]):
+            form = matrix @ form @ matrix.T
+            weights, unstable = found.neurons[k].exp(), chain.unstable[k]
+            factor, failed = torch.linalg.cholesky_ex(torch.diag(weights) - form[unstable][:, unstable])
+            if bool(failed):
+                return None
+            solved = torch.linalg.solve_triangular(factor, form[unstable], upper=False)
+            factors.append((factor, solved))
+            form = _behind(form, solved, chain.middles[k], chain.halves[k], unstable, weights)
+        return _Forms(form, factors) if bool(torch.isfinite(form).all()) else None
+
+    def closed_form(self, margin: float) -> tuple[float, Multipliers]:
+        """Logarithm of the squared constant, and multipliers, by the closed form."""
+        chain = self.chain
+        entering = torch.zeros(chain.inputs, dtype=torch.float64)
+        if self.free_entering:
+            size = self._sizes_at_start()
+            entering = -(size / size.mean().clamp(min=1e-300) + 0.3).log()
+        form, neurons = torch.diag(entering.exp()), []
+        for k, matrix in enumerate(chain.matrices[:-1]):
+            form = matrix @ form @ matrix.T
+            unstable = chain.unstable[k]
+            inner = form[unstable][:, unstable]
+            weights = margin * dominating(inner)
+            factor, failed = torch.linalg.cholesky_ex(torch.diag(weights) - inner)
+            if bool(failed):
+                return inf, Multipliers((), entering, entering)
+            solved = torch.linalg.solve_triangular(factor, form[unstable], upper=False)
+            neurons.append(weights.log())
+            form = _behind(form, solved, chain.middles[k], chain.halves[k], unstable, weights)
+        leaving = torch.zeros(chain.outputs, dtype=torch.float64)
+        if self.free_leaving:
+            last = chain.matrices[-1]
+            size = (last * (last @ form)).sum(1).clamp(min=0).sqrt()
+            leaving = -(size / size.mean().clamp(min=1e-300) + 0.1).log()
+        found = Multipliers(tuple(neurons), entering, leaving)
+        if not bool(torch.isfinite(form).all()):
+            return inf, found
+        return self._ending(form, found, SMOOTHING[-1]).value, found
+
+    def _sizes_at_start(self) -> Tensor:
+        """A guess of how much every entry of the first space matters: as if all slopes had independent signs."""
+        form = torch.eye(self.chain.outputs, dtype=torch.float64)
+        for k in reversed(range(len(self.chain.matrices))):
+            matrix = self.chain.matrices[k]
+            form = matrix.T @ form @ matrix
+            if k:
+                sizes = form.diagonal() * self.chain.halves[k - 1].square()
+                form = form * torch.outer(self.chain.middles[k - 1], self.chain.middles[k - 1])
+                form.diagonal().add_(sizes)
+        return form.diagonal().clamp(min=0).sqrt()
+
+    def _ending(self, form: Tensor, found: Multipliers, smoothing: float) -> _Ending:
+        """The value at the end and its derivative as weighted vectors; takes Y in front of the last layer."""
+        root = (0.5 * found.leaving).exp()
+        sizes, vectors = self._spectrum(form, root)
+        # The smoothed maximum is a power mean, so that scaling a chain changes nothing but the value.
+        sizes = sizes.clamp(min=max(1e-6 * float(sizes.amax()), 1e-30))
+        relative = (sizes / sizes.amax()).log() / smoothing
+        shares = torch.softmax(relative, 0)
+        kept = shares > WORTH
+        if vectors is None:
+            vectors = torch.eye(len(sizes), dtype=sizes.dtype)
+        vectors, shares, sizes = vectors[:, kept], shares[kept], sizes[kept]
+        value = log(float(sizes.amax()))
+        smooth = value + smoothing * float(torch.logsumexp(relative, 0))
+        leaving = torch.zeros_like(found.leaving)
+        if self.free_entering:
+            total = float(torch.logsumexp(-found.entering, 0))
+            value, smooth = value + total, smooth + total
+        if self.free_leaving:
+            total = float(torch.logsumexp(-found.leaving, 0))
+            value, smooth = value + total, smooth + total
+            leaving = vectors.square() @ shares - torch.softmax(-found.leaving, 0)
+        return _Ending(value, smooth, vectors * root.unsqueeze(1), shares / sizes, leaving)
+
+    def _spectrum(self, form: Tensor, root: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What is to be maximised at the end: eigenvalues with vectors, or the diagonal of Z (vectors None).
+
+        Args:
+            form: Y in front of the last layer.
+            root: roots of the weights behind it.
+        """
+        matrix = self.chain.matrices[-1]
+        if self.q == inf or len(matrix) == 1:
+            return (matrix * (matrix @ form)).sum(1), None
+        matrix = matrix * root.unsqueeze(1)
+        if len(matrix) > len(form):
+            # The same eigenvalues from the smaller side, but for zeros.
+            jitter = torch.finfo(form.dtype).eps * form.diagonal().sum()
+            factor, failed = torch.linalg.cholesky_ex(form + jitter * torch.eye(len(form), dtype=form.dtype))
+            if not bool(failed):
+                half = matrix @ factor
+                sizes, inner = torch.linalg.eigh(half.T @ half)
+                return sizes, (half @ inner) * sizes.clamp(min=1e-30).rsqrt()
+        return torch.linalg.eigh(matrix @ form @ matrix.T)
+
+    def evaluate(self, found: Multipliers, smoothing: float) -> tuple[float, float, Multipliers | None]:
+        """Value, smoothed value, and its gradient over the logarithms; infinite where the multipliers prove nothing."""
+        found = found.to(self.chain.matrices[0].dtype)
+        forms = self.forms(found)
+        if forms is None:
+            return inf, inf, None
+        end = self._ending(forms.form, found, smoothing)
+        chain = self.chain
+        adjoint = chain.matrices[-1].T @ end.vectors
+        slopes: list[Tensor] = []
+        for k in reversed(range(len(chain.halves))):
+            factor, solved = forms.factors[k]
+            unstable = chain.unstable[k]
+            passed = chain.middles[k].unsqueeze(1) * adjoint
+            inner = torch.linalg.solve_triangular(factor.T, solved @ passed, upper=True)
+            direct = chain.halves[k][unstable].unsqueeze(1) * adjoint[unstable]
+            slopes.append(found.neurons[k].exp() * ((direct.square() - inner.square()) @ end.shares))
+            passed[unstable] += inner
+            adjoint = chain.matrices[k].T @ passed
+        entering = torch.zeros_like(found.entering)
+        if self.free_entering:
+            entering = found.entering.exp() * (adjoint.square() @ end.shares) - torch.softmax(-found.entering, 0)
+        gradient = Multipliers(tuple(slopes[::-1]), entering, end.leaving)
+        return end.value, end.smooth, gradient.to(torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class _Forms:
+    """Y in front of the last layer, and for every layer before the factor of S and what it makes of Z_U."""
+
+    form: Tensor
+    factors: list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Ending:
+    """Value and smoothed value, logarithms of squares; the derivative with respect to Z is a sum over vectors."""
+
+    value: float
+    smooth: float
+    vectors: Tensor
+    shares: Tensor
+    leaving: Tensor
+
+
+def _behind(form: Tensor, solved: Tensor, middle: Tensor, half: Tensor, unstable: Tensor, weights: Tensor) -> Tensor:
+    found = (form + solved.T @ solved) * torch.outer(middle, middle)
+    found.diagonal()[unstable] += half[unstable].square() * weights
+    return found
+
+
+def dominating(matrix: Tensor) -> Tensor:
+    """A diagonal above a positive semidefinite matrix, in proportion to its absolute row sums; shape (n,)."""
+    if not len(matrix):
+        return matrix.new_zeros(0)
+    size = matrix.abs().sum(1)
+    size = size.clamp(min=max(1e-8 * float(size.max()), 1e-90))
+    scaled = matrix * size.rsqrt() * size.rsqrt().unsqueeze(1)
+    return size * torch.linalg.eigvalsh(scaled)[-1].clamp(min=1e-3)
+
+
+def best_closed_form(sweep: Sweep, over: Over) -> tuple[float, Multipliers]:
+    """The closed form with the best margin, which is searched from 1.5 in steps."""
+    margin, factor = 1.5, 1.25
+    best = sweep.closed_form(margin)
+    for direction in (factor, 1 / factor):
+        at = margin
+        while not over() and 1.02 < at * direction < 16:
+            at *= direction
+            found = sweep.closed_form(at)
+            if not found[0] < best[0]:
+                break
+            best = found
+        if at != margin * direction:
+            break  # the first step this way was a good one
+    return best
+
+
+def improved(
+    sweep: Sweep, start: tuple[float, Multipliers], over: Over, tolerance: float, enough: float = -inf
+) -> tuple[float, Multipliers]:
+    """Better multipliers by L-BFGS on smoothed values; the best ones that were met, however early it ends.
+
+    Args:
+        start: logarithm of the squared constant, and multipliers.
+        over: asked before every evaluation; true ends the search.
+        tolerance: a stage of smoothing that gains less, relative to the constant, is the last one.
+        enough: value at which it ends as well.
+    """
+    search = _Descent(sweep if sweep.chain.widest < LARGE else sweep.single(), start, over, enough)
+    for smoothing in SMOOTHING:
+        before = search.best[0]
+        if not search.run(smoothing):  # float32 may be too coarse
+            search.sweep = sweep
+            search.run(smoothing)
+        if search.ended or (smoothing < 0.1 and before - search.best[0] < tolerance):
+            break
+    return search.best
+
+
+class _Descent:
+    """L-BFGS with backtracking; lives for one search."""
+
+    def __init__(self, sweep: Sweep, start: tuple[float, Multipliers], over: Over, enough: float) -> None:
+        self.sweep, self._over, self._enough = sweep, over, enough
+        self._sizes = [len(part) for part in start[1].neurons]
+        self.best = start
+        self._at = self._joined(start[1])
+
+    def _joined(self, found: Multipliers) -> Tensor:
+        return torch.cat((*found.neurons, found.entering, found.leaving))
+
+    def _split(self, at: Tensor) -> Multipliers:
+        ends = [self.sweep.chain.inputs, self.sweep.chain.outputs]
+        *neurons, entering, leaving = at.split([*self._sizes, *ends])
+        return Multipliers(tuple(neurons), entering, leaving)
+
+    def _evaluate(self, at: Tensor, smoothing: float) -> tuple[float, Tensor | None]:
+        found = self._split(at)
+        value, smooth, gradient = self.sweep.evaluate(found, smoothing)
+        if value < self.best[0]:
+            self.best = value, found
+        return smooth, None if gradient is None else self._joined(gradient)
+
+    @property
+    def ended(self) -> bool:
+        return self.best[0] <= self._enough or self._over()
+
+    def _stepped(
+        self, direction: Tensor, value: float, rate: float, smoothing: float
+    ) -> tuple[float, float, Tensor | None]:
+        """Length of a step that gains enough, the value there and its gradient; the last one tried when none does."""
+        length = min(1.0, LONGEST / float(direction.abs().max())) / 0.4
+        there, slope = inf, None
+        for _ in range(10):
+            length *= 0.4
+            there, slope = self._evaluate(self._at + length * direction, smoothing)
+            if there <= value + 1e-4 * length * rate or self.ended:
+                break
+        return length, there, slope
+
+    def run(self, smoothing: float) -> bool:
+        """L-BFGS until it gains little, or is to end; False when no step gained anything."""
+        value, gradient = self._evaluate(self._at, smoothing)
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for _ in range(STEPS):
+            if gradient is None or self.ended:
+                return gradient is not None
+            direction = _direction(gradient, pairs)
+            rate = float(direction @ gradient)
+            if not rate < 0:
+                return False
+            length, there, slope = self._stepped(direction, value, rate, smoothing)
+            if slope is None or not there < value:
+                return self.ended
+            moved, turn, gained = length * direction, slope - gradient, value - there
+            if float(moved @ turn) > 1e-12 * float(moved.norm() * turn.norm()):
+                pairs = [*pairs[1 - MEMORY :], (moved, turn)]
+            self._at, value, gradient = self._at + moved, there, slope
+            if gained < STALLED:
+                return True
+        return True
+
+
+def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The two-loop recursion."""
+    found, factors = gradient.clone(), []
+    for moved, turn in reversed(pairs):
+        factors.append(float(moved @ found) / float(moved @ turn))
+        found -= factors[-1] * turn
+    if pairs:
+        moved, turn = pairs[-1]
+        found *= float(moved @ turn) / float(turn @ turn)
+    else:
+        found *= 0.3 / max(float(gradient.abs().max()), 1e-300)
+    for (moved, turn), factor in zip(pairs, reversed(factors), strict=True):
+        found += moved * (factor - float(turn @ found) / float(moved @ turn))
+    return -found

@@ -1,0 +1,80 @@
+"""``jacobound monotone``: which inputs can only raise, or only lower, an output over a box."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from jacobound.cli.commands.inspect import say_network
+from jacobound.cli.given.around import around, wanted_radii
+from jacobound.cli.given.networks import NetworkOptions
+from jacobound.cli.given.options import REGION, JacobianOptions, PointOptions, RunOptions, ShowOptions, one_radius
+from jacobound.cli.shown.summaries import say_answer, say_files, say_rest, say_status
+from jacobound.cli.shown.text import COMMAND, say, say_fact, say_json, say_table
+from jacobound.questions import MonotoneFeatures, monotone_features
+from jacobound.words import rounded_down, rounded_up
+
+
+def monotone(
+    net: Path,
+    /,
+    *,
+    network: NetworkOptions = NetworkOptions(),  # noqa: B008 - frozen values, here and below
+    point: PointOptions = PointOptions(),  # noqa: B008
+    radius: Annotated[str | None, REGION] = None,
+    units: Annotated[str | None, REGION] = None,
+    parts: Annotated[int, Parameter(group="Method")] = 2000,
+    negligible: Annotated[float, Parameter(group="Method")] = 1e-9,
+    how: JacobianOptions = JacobianOptions(),  # noqa: B008
+    run: RunOptions = RunOptions(),  # noqa: B008
+    show: ShowOptions = ShowOptions(),  # noqa: B008
+) -> int:
+    """Certify which inputs only raise or only lower an output, over a linf ball or a VNN-LIB box.
+
+    Exit code: 0 when the bounds are certified, 1 when they are not, 2 for an error.
+
+    Args:
+        net: The network, an .onnx or .onnx.gz file.
+        radius: Radius of the ball; a decimal or a ratio is rounded outward.
+        units: Units of the inputs: each may move by RADIUS * UNITS; one number, or one per channel or input.
+        parts: How many parts of the box are looked at.
+        negligible: What a derivative may miss a sign by (the slack), as a share of the input's own scale; 0 is strict.
+    """
+    show.check()
+    radii = wanted_radii(point, radius, None, units)
+    if radius is not None:
+        one_radius(radii, radius)
+    method, _ = how.jacobian_method(), point.limits
+    graph = run.placed(network.read(net))
+    asked, matrix = around(point, graph, radii, radius, "inf", units), how.matrix(graph)
+    with run.budget("monotone") as budget:
+        limits = {"most": parts, "negligible": negligible}
+        found = monotone_features(graph, asked.regions[0][1], matrix, method=method, budget=budget, **limits)
+    found = found.asked_by(COMMAND.get())
+    show.draw(found)
+    if show.json:
+        say_json(found.to_dict())
+    else:
+        say_network(net, graph)
+        say_fact("region", f"{asked.story}, {int(found.boxes)} parts looked at")
+        say_fact("method", f"{found.provenance.method}\n")
+        say_features(found, how.names(graph), show.most)
+        say_files(show.plot)
+        say_status(found.status)
+        say_answer(found.headline())
+    return 0 if found.status.certified else 1
+
+
+def say_features(found: MonotoneFeatures, names: list[str], most: int) -> None:
+    """One line per row and input, the inputs that matter most first, and how many there are of each kind."""
+    table = sorted(found.table(), key=lambda row: (row["row"], -float(str(row["swing"]))))
+    rows = []
+    for row in table[:most]:
+        lower, upper, slack, swing = (float(str(row[name])) for name in ("lower", "upper", "slack", "swing"))
+        cells = (row["answer"], rounded_down(lower), rounded_up(upper), f"{slack:.1e}", rounded_up(swing))
+        rows.append((names[int(str(row["row"]))], row["input"], *cells))
+    say_table(("row", "input", "<answer", "derivative >=", "derivative <=", "slack", "swing <="), rows)
+    say_rest(table, most)
+    say("swing: what the input alone can change; slack: what a sign may be missed by")

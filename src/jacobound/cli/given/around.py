@@ -1,0 +1,98 @@
+"""The sets of inputs that a command is about: balls around a point, the box of a VNN-LIB property, the whole space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+
+from jacobound.cli.given.grammar import RADIUS_HELP, parse_radii
+from jacobound.cli.given.options import Norm, PointOptions
+from jacobound.cli.given.points import Point
+from jacobound.cli.shown.summaries import told_ball
+from jacobound.errors import InvalidRegionError
+from jacobound.graph.graph import Graph
+from jacobound.inputs.radii import outward_radius
+from jacobound.inputs.regions import Ball, Box, WholeSpace
+
+PROPERTIES = (".vnnlib", ".vnnlib.gz")
+
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """What a command asks about.
+
+    Args:
+        regions: with what each is called.
+        place: a point of all of them; None for the whole space.
+        story: the first in words.
+    """
+
+    regions: tuple[tuple[str, Ball | Box | WholeSpace], ...]
+    place: Point | None
+    story: str
+
+
+def units_above(text: str) -> float | list[float]:
+    """Units of the inputs as floats that are not below the decimals given.
+
+    Raises:
+        InvalidRegionError: when one is no number >= 0.
+    """
+    found = [outward_radius(part.strip()) for part in text.split(",")]
+    return found[0] if len(found) == 1 else found
+
+
+EVERYWHERE = Around((("all", WholeSpace()),), None, "the whole space")
+
+
+def is_property(point: PointOptions) -> bool:
+    """Whether the input is a VNN-LIB property rather than a point."""
+    return point.file.name.lower().endswith(PROPERTIES)
+
+
+def wanted_radii(
+    point: PointOptions, radius: str | None, norm: Norm | None, units: str | None, figure: Path | None = None
+) -> list[Decimal | Fraction]:
+    """The radii, none for a property; refused before any work when they are missing or too many.
+
+    Args:
+        point: the input.
+        radius, norm, units: of the ball, as given.
+        figure: where to draw something over the radii.
+
+    Raises:
+        InvalidRegionError: when a point has no radius, or a property has one or is to be drawn over radii.
+    """
+    if is_property(point):
+        if PointOptions(input=point.input) != point or not radius is norm is units is None:
+            raise InvalidRegionError(
+                "a .vnnlib property holds its own box of inputs; leave out --radius, --norm, --units, --clip, --key, "
+                "--index, --scale and --shift"
+            )
+        if figure is not None:
+            raise InvalidRegionError("--plot draws constants over radii, and a .vnnlib property has none; leave it out")
+        return []
+    if radius is None:
+        raise InvalidRegionError(f"--radius is missing: {RADIUS_HELP}")
+    return parse_radii(radius)
+
+
+def around(
+    point: PointOptions, graph: Graph, radii: list[Decimal | Fraction], radius: str | None, p: Norm, units: str | None
+) -> Around:
+    """The regions for a network, once it is loaded.
+
+    Raises:
+        InvalidRegionError, ShapeError: when the input can not be read or does not fit the network.
+    """
+    if is_property(point):
+        box = Box.from_vnnlib(point.file, graph.in_shape)
+        centre = next(iter(box.domains(graph)[0])).anchor[0].double().cpu()
+        place = Point(centre, str(point.file), graph.in_shape)
+        return Around((("box", box),), place, f"box of inputs of {point.file}")
+    place = point.point(graph)
+    scale = None if units is None else units_above(units)
+    balls = [(f"{float(one):g}", Ball(place.values, one, float(p), point.limits, scale)) for one in radii]
+    return Around(tuple(balls), place, told_ball(balls[0][1], radius, place.story))

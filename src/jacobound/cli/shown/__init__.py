@@ -1,0 +1,3 @@
+"""What commands write: text, tables, progress."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""SeqLip: constants over pairs of layers."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Functions of whole vectors: comparisons, softmax, normalisation, products, attention."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""How operations of ONNX become nodes."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""From a PyTorch module to a graph."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""How operations of PyTorch become nodes."""
+
+from __future__ import annotations

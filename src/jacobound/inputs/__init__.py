@@ -1,0 +1,3 @@
+"""What users give of the input: norms, radii, regions, files with properties."""
+
+from __future__ import annotations

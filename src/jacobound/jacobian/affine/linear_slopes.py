@@ -1,0 +1,231 @@
+"""`LinearSlopes`: the Jacobian as a linear function of the input, from linear enclosures of all slopes.
+
+Methods that know the slope of every neuron as an interval let each one take its worst value for itself. For smooth
+activations slopes are functions of the input, and to first order linear ones: `activations.slope_lines` encloses the
+derivative of an activation between two parallel lines over the range of its argument. The argument is a linear form of
+the input (`forms`), so the slope is one, and so is the Jacobian after the chain rule. What linear forms can not express
+is of second order in the radius. The method is ours; Shi et al. (NeurIPS 2022) bound the same products by planes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from jacobound.activations.kinds.base import Lines
+from jacobound.activations.lines.slope_lines import STEPS
+from jacobound.arithmetic.intervals import Interval, interval_dot
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
+from jacobound.inputs.domains import Domain
+from jacobound.jacobian.affine.forms import Forms, Symbols
+from jacobound.jacobian.affine.scaled_sums import scaled_row_norms
+from jacobound.jacobian.fastlip import by_intervals, interval_adjoints
+from jacobound.jacobian.tangents import is_unstable, reached_slopes
+from jacobound.method import (
+    Budget,
+    JacobianEnclosure,
+    JacobianMethod,
+    OutputMethod,
+    derivative_ranges,
+    output_method,
+)
+from jacobound.operators.base import unit_rows
+from jacobound.relaxation.crown import CROWN
+from jacobound.results.kinds import Status
+
+
+@dataclass(frozen=True)
+class LinearSlopes(JacobianMethod):
+    """Certified Jacobian bounds from linear forms of all slopes; tightest for smooth activations on small regions.
+
+    Where slopes change little over the region it is far tighter than methods that know each slope as an interval
+    alone, and its error falls with the square of the radius; on large regions it is looser. Kinks do no harm but gain
+    nothing. Memory grows with inputs times (inputs + three times the unstable neurons, once more for every output);
+    without it, on unbounded sets, for executed semantics and for slopes that are no derivatives it is `FastLip`.
+
+    Args:
+        preactivation: how the ranges of the nodes are found.
+    """
+
+    preactivation: OutputMethod = field(default_factory=CROWN)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "preactivation", output_method(self.preactivation))
+
+    def enclose(
+        self,
+        graph: Graph,
+        domain: Domain,
+        budget: Budget,
+        ranges: Mapping[Node, Interval] | None = None,
+        slopes: Mapping[Node, Interval] | None = None,
+    ) -> JacobianEnclosure:
+        graph, derivatives = graph.with_affine_output(), slopes is None
+        if ranges is None:
+            ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
+        slopes = reached_slopes(graph, derivative_ranges(graph, ranges) if slopes is None else slopes)
+        adjoints = interval_adjoints(graph, slopes)
+        fits = budget.fits(len(domain) * forms_bytes(graph, slopes))
+        if not fits or budget.is_over:
+            status = Status.TIME_LIMIT if fits else Status.MEMORY_LIMIT
+            return by_intervals(graph, slopes, ranges, adjoints, status).over(len(domain))
+        if graph.execution is not None or not derivatives:
+            return by_intervals(graph, slopes, ranges, adjoints).over(len(domain))
+        symbols = Symbols.of(domain)
+        jacobian = Sweeps(graph, symbols, slopes, ranges, budget).jacobian()
+        if jacobian is None:
+            return by_intervals(graph, slopes, ranges, adjoints, Status.TIME_LIMIT).over(len(domain))
+        entries = symbols.range(jacobian).intersect(adjoints[graph.input].map(lambda end: end.flatten(2)))
+
+        def along(directions: Tensor) -> Interval:
+            found = symbols.range(symbols.dot(jacobian, directions)).map(lambda end: end.squeeze(2))
+            return found.intersect(interval_dot(directions, entries))
+
+        rows = partial(scaled_row_norms, symbols, jacobian, budget)
+        return JacobianEnclosure(entries, along, adjoints, slopes, ranges, rows=rows).over(len(domain))
+
+    def bytes_per_set(self, graph: Graph) -> int:
+        """Working memory for each set in bytes, all neurons counted as unstable."""
+        neurons = sum(size(node) for node in graph.nodes if isinstance(node, Elementwise))
+        return super().bytes_per_set(graph) + _bytes(graph, neurons)
+
+
+def smooth(graph: Graph) -> bool:
+    """Whether some activation has a piece that is not linear, so that linear forms of its slope say more."""
+    return any(
+        piece.curvature != "linear"
+        for node in graph.nodes
+        if isinstance(node, Elementwise)
+        for piece in node.activation.pieces
+    )
+
+
+def forms_bytes(graph: Graph, slopes: Mapping[Node, Interval]) -> int:
+    """Estimate of the memory that the forms of one set need, in bytes."""
+    neurons = sum(int(is_unstable(slope).flatten(1).any(0).sum()) for slope in slopes.values())
+    return _bytes(graph, neurons)
+
+
+def _bytes(graph: Graph, neurons: int) -> int:
+    widest = max(size(node) for node in graph.nodes)
+    symbols = size(graph.input) + 3 * neurons
+    kept = 2 * sum(size(node) for node in graph.nodes if isinstance(node, Elementwise))
+    entries = symbols * (kept + 4 * widest * (1 + size(graph.output))) + 8 * STEPS * widest
+    return entries * graph.example.element_size()
+
+
+class Sweeps:
+    """Forms of the values, from the input on, and of the derivatives, back to it; lives for one call.
+
+    Args:
+        slopes: derivative range of every elementwise node, (N, *node shape).
+        ranges: enclosures of the nodes' values, (N, *node shape).
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        symbols: Symbols,
+        slopes: Mapping[Node, Interval],
+        ranges: Mapping[Node, Interval],
+        budget: Budget,
+    ) -> None:
+        self._graph, self._symbols, self._budget = graph, symbols, budget
+        self._slopes, self._ranges = slopes, ranges
+        self._next = size(graph.input)
+        self._steepness: dict[Node, Forms] = {}
+
+    def jacobian(self) -> Forms | None:
+        """Forms of the derivatives of every output by every input, (N, outputs, inputs); None when time is over."""
+        self._forward()
+        return self._backward()
+
+    def _forward(self) -> None:
+        """Forms of all values, and of the slopes of all neurons."""
+        values: dict[Node, Forms] = {}
+        unread = {node: len(readers) for node, readers in self._graph.consumers.items()}
+        for done, node in enumerate(self._graph.nodes):
+            self._budget.tell(done, 2 * len(self._graph.nodes), "linear slopes")
+            if node is self._graph.output or self._budget.is_over:
+                break
+            if isinstance(node, Input):
+                values[node] = self._symbols.input()
+            elif isinstance(node, Affine):
+                values[node] = self._affine(node, values)
+            elif isinstance(node, Elementwise):
+                values[node] = self._elementwise(node, values[node.source])
+            for source in dict.fromkeys(node.sources):
+                unread[source] -= 1
+                if not unread[source]:
+                    del values[source]
+
+    def _affine(self, node: Affine, values: Mapping[Node, Forms]) -> Forms:
+        found: Forms | None = None
+        for operator, source in node.terms:
+            image = self._symbols.image(operator, values[source])
+            found = image if found is None else self._symbols.sum(found, image)
+        assert found is not None
+        if node.bias is None:
+            return found
+        return self._symbols.sum(found, Forms.constant(Interval.exact(node.bias.flatten().unsqueeze(0))))
+
+    def _elementwise(self, node: Elementwise, argument: Forms) -> Forms:
+        """Forms of the values of a node; those of its slopes are kept."""
+        known = self._symbols.range(argument).intersect(self._ranges[node.source].map(lambda end: end.flatten(1)))
+        here = known.reshape(len(known.lower), *node.shape)
+        slope = self._slopes[node].map(lambda end: end.flatten(1))
+        lines = _known_or(slope, _flat(node.activation.slope_lines(here)))
+        self._steepness[node], self._next = self._symbols.between_lines(argument, lines, self._next)
+        lines = _flat(node.activation.parallel_lines(here))
+        values, self._next = self._symbols.between_lines(argument, lines, self._next)
+        return values
+
+    def _backward(self) -> Forms | None:
+        """Forms of the derivatives of the outputs with respect to the input, by the chain rule."""
+        graph, count = self._graph, size(self._graph.output)
+        rows = Interval.exact(unit_rows(count, graph.example).unsqueeze(0))
+        found: dict[Node, Forms] = {graph.output: Forms.constant(rows)}
+        for done, node in enumerate(reversed(graph.nodes)):
+            self._budget.tell(len(graph.nodes) + done, 2 * len(graph.nodes), "linear slopes")
+            if isinstance(node, Input) or self._budget.is_over:
+                break
+            behind = found.pop(node)
+            if isinstance(node, Elementwise):
+                steepness = self._steepness.pop(node)
+                shared = Forms(*(x.unsqueeze(1) for x in (steepness.centre, steepness.linear, steepness.error)))
+                images = [(node.source, self._product(shared, behind))]
+            else:
+                assert isinstance(node, Affine), "expand the graph first"
+                images = [
+                    (source, self._symbols.image(operator.transpose(), behind)) for operator, source in node.terms
+                ]
+            for source, image in images:
+                found[source] = self._symbols.sum(found[source], image) if source in found else image
+        return None if self._budget.is_over else found[graph.input]
+
+    def _product(self, slope: Forms, behind: Forms) -> Forms:
+        found, self._next = self._symbols.product(slope, behind, self._next)
+        return found
+
+
+def _flat(lines: Lines) -> Lines:
+    """The same lines for flattened entries, (N, entries)."""
+    ends = (lines.lower_slope, lines.lower_offset, lines.upper_slope, lines.upper_offset)
+    return Lines(*(end.flatten(1) for end in ends))
+
+
+def _known_or(slope: Interval, lines: Lines) -> Lines:
+    """A slope that is one number (also the 0 of neurons that no derivative reaches) as a constant, else the lines."""
+    known = slope.lower == slope.upper
+    gradient = torch.where(known, 0.0, lines.upper_slope)
+    return Lines(
+        gradient,
+        torch.where(known, slope.lower, lines.lower_offset),
+        gradient,
+        torch.where(known, slope.upper, lines.upper_offset),
+    )

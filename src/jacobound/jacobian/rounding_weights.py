@@ -1,0 +1,137 @@
+"""How much a rounding defect at a node can matter: bounds of the outputs' derivatives, without the interval blow-up.
+
+Interval adjoints lose the dependence between neighbours in every layer and grow by a factor of the row sums, also
+through layers that are perfectly linear. Here unit rows of the outputs and of every unstable neuron are pushed
+backwards through the stable slopes as plain numbers, so
+
+    |derivative with respect to v| <= |row of the output at v| + sum_i (bound at unstable neuron i) |row of i at v|,
+
+and the bounds at unstable neurons follow from the last layer to the first. Rounding of the rows themselves is
+propagated by absolute values, which is harmless at this second order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.rounding import inflate, rigorous, underflow, unit, up
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Node, size
+from jacobound.jacobian.tangents import Neurons, Tangents, can_differ, is_unstable, passing, push_through
+from jacobound.method import flat_indices
+from jacobound.operators.base import positions
+
+# While interval adjoints at the input are no larger than this times their middle, they are good enough as weights:
+# the roundoff they multiply is about 1e-13.
+HARMLESS = 256.0
+
+
+def defect_weights(
+    graph: Graph, slopes: Mapping[Node, Interval], adjoints: Mapping[Node, Interval]
+) -> dict[Node, Tensor]:
+    """Certified bounds of ``|d output_j / d node|``, (N, outputs, *node shape), never above the interval adjoints.
+
+    Entries of an elementwise node whose own slope is known to be 0 are given as 0: no tangent ever reaches them.
+
+    Args:
+        slopes: derivative range of every elementwise node.
+        adjoints: interval enclosures of the same derivatives.
+    """
+    entries = adjoints[graph.input].map(lambda end: end.flatten(1))
+    blown_up = entries.magnitude().sum(1) > HARMLESS * entries.midpoint_and_radius()[0].abs().sum(1)
+    if rigorous() and bool(blown_up.any()):
+        return _Backwards(graph, slopes, adjoints).run()
+    return {node: adjoint.magnitude() for node, adjoint in adjoints.items()}
+
+
+class _Backwards:
+    """The backward sweep; lives for one call."""
+
+    def __init__(self, graph: Graph, slopes: Mapping[Node, Interval], adjoints: Mapping[Node, Interval]) -> None:
+        self._graph, self._slopes, self._adjoints = graph, slopes, adjoints
+        self._outputs = size(graph.output)
+        self._rows: dict[Node, dict[Node | None, Tangents]] = {node: {} for node in graph.nodes}
+        self._behind: dict[Node, Tensor] = {}  # bound at the unstable neurons of a node, (N, outputs, neurons)
+        self._doubt: dict[Node, Tensor] = {}  # rounding of the rows at a node, (N, outputs, size)
+
+    def run(self) -> dict[Node, Tensor]:
+        graph, found = self._graph, {}
+        everything = Neurons(positions(self._outputs, graph.example), None)
+        self._rows[graph.output][None] = Tangents.unit(everything, graph.example)
+        for node in graph.nodes:
+            self._doubt[node] = graph.example.new_zeros(1, self._outputs, size(node))
+        for node in reversed(graph.nodes):
+            spread = self._spread(node)
+            weight = torch.minimum(self._adjoints[node].magnitude().flatten(2), up(spread + self._doubt[node]))
+            found[node] = weight.reshape(*weight.shape[:2], *node.shape)
+            if isinstance(node, Affine):
+                self._through_affine(node, spread)
+            elif isinstance(node, Elementwise):
+                self._through_elementwise(node, weight, spread)
+            del self._rows[node], self._doubt[node]
+        return found
+
+    def _spread(self, node: Node) -> Tensor:
+        """Sum of the absolute rows at a node, each with the bound behind it, rounded up; (N, outputs, size)."""
+        total, terms = torch.zeros_like(self._doubt[node]), 2
+        for sink, rows in self._rows[node].items():
+            values = rows.on(None, size(node)).abs()
+            total = total + (values if sink is None else self._behind[sink] @ values)
+            terms += 1 if sink is None else values.shape[1]
+        return inflate(total, terms)
+
+    def _floor(self, node: Node, terms: int) -> Tensor:
+        """What underflow in one push can add to any entry, over all rows at a node; shape (N, outputs, 1)."""
+        behind = [self._behind[sink].sum(2, keepdim=True) for sink in self._rows[node] if sink is not None]
+        total = sum(behind, torch.ones_like(self._doubt[node][..., :1]))
+        return inflate(total, len(behind) + size(node)) * underflow(terms, total)
+
+    def _through_affine(self, node: Affine, spread: Tensor) -> None:
+        doubt, spread = (x.reshape(*x.shape[:2], *node.shape) for x in (self._doubt[node], spread))
+        for operator, source in node.terms:
+            backward, floor = operator.transpose(), self._floor(node, operator.longest_sum)
+            needed = self._alive(source)
+            for sink, image in push_through(backward, self._rows[node], needed).items():
+                self._add(source, sink, Tangents(needed, image, self._graph.example))
+            fresh = backward.slack(spread, doubt).flatten(2)
+            self._doubt[source] = up(up(self._doubt[source] + fresh) + floor)
+
+    def _alive(self, node: Node) -> Tensor | None:
+        """Entries of an elementwise node with a slope that can differ from zero; None for other nodes."""
+        if not isinstance(node, Elementwise):
+            return None
+        return flat_indices(can_differ(self._slopes[node]).any(0))
+
+    def _through_elementwise(self, node: Elementwise, weight: Tensor, spread: Tensor) -> None:
+        slope, source = self._slopes[node].map(lambda end: end.flatten(1)), node.source
+        unstable = Neurons.of(is_unstable(slope))
+        entries, steepness = passing(slope)
+        steepness = steepness.unsqueeze(1)
+        if len(entries):
+            passed = up(self._doubt[node][..., entries] * steepness.abs())
+            if bool(((steepness != 0) & (steepness != 1)).any()):
+                rounded = inflate(2 * unit(weight.dtype) * spread[..., entries] * steepness.abs(), 3)
+                passed = up(up(passed + rounded) + self._floor(node, 2))
+            doubt = torch.zeros_like(weight).expand(len(passed), -1, -1).index_copy(2, entries, passed)
+            self._doubt[source] = up(self._doubt[source] + doubt)
+            for sink, rows in self._rows[node].items():
+                values = rows.on(entries, size(node)) * steepness
+                self._add(source, sink, Tangents(entries, values, self._graph.example))
+        if len(unstable):
+            behind = up(slope.magnitude().unsqueeze(1) * weight)
+            self._behind[node] = unstable.pick(behind[..., unstable.union])
+            self._add(source, node, Tangents.unit(unstable, self._graph.example))
+
+    def _add(self, node: Node, sink: Node | None, rows: Tangents) -> None:
+        """Add rows at a node that may hold some of the same sink from another reader."""
+        if sink in self._rows[node]:
+            known, count = self._rows[node][sink].on(None, size(node)), size(node)
+            total = known + rows.on(None, count)
+            sums = total.abs() if sink is None else self._behind[sink] @ total.abs()
+            self._doubt[node] = up(self._doubt[node] + inflate(2 * unit(total.dtype) * sums, total.shape[1] + 2))
+            rows = Tangents(None, total, self._graph.example)
+        self._rows[node][sink] = rows

@@ -1,0 +1,3 @@
+"""Linear operators and their certified norms; nothing here knows of networks."""
+
+from __future__ import annotations

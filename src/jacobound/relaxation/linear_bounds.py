@@ -1,0 +1,336 @@
+"""Backward substitution: linear bounds of a node in terms of the input, with every rounding error paid at once.
+
+The rows of one pass are entries of one target node, each over one of N sets of inputs; lines and errors are those of
+the row's own set, matrix products are shared by all rows. For its rows the pass keeps coefficients A on nodes not yet
+substituted, constants, and one error per row. A computed product A' = fl(A W) *is* the new coefficient; what it misses
+is at most |A| times a vector that is known beforehand (`absorb`), because the values of all nodes are. Sources: CROWN
+(Zhang et al. 2018), eqs. of section 3; the absorption is ours (ARCHITECTURE.md, "Where rounding lives").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from jacobound.activations.kinds.base import Lines
+from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.rounding import down, gamma, inflate, rigorous, underflow, unit, up
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
+from jacobound.inputs.domains import ONE_SET, Domain, Owners
+from jacobound.operators.base import LinearOperator
+
+
+def absorb(
+    operator: LinearOperator, inputs: Tensor | None, outputs: Tensor | None, rows: int
+) -> Callable[[Tensor], Tensor]:
+    """The computed product A -> fl(A W) on the wanted entries.
+
+    Contract: for every x with ``|x| <= X`` that vanishes outside `outputs`,
+    ``|(A W - absorb(...)(A)) x| <= |A| operator.slack(X) + floor_of(operator, X)``, with A zero outside `inputs`.
+
+    Args:
+        operator: W, from the source's shape to the node's shape.
+        inputs: the node's flat entries that A covers, None for all.
+        outputs: the source's flat entries that are wanted, None for all.
+        rows: how many rows A has, about.
+    """
+    return operator.transpose().between(inputs, outputs, rows)
+
+
+def floor_of(operator: LinearOperator, magnitude: Tensor) -> Tensor:
+    """The part of the absorption error that does not scale with the coefficients: underflow.
+
+    Args:
+        magnitude: shape (N, *operator.in_shape).
+
+    Returns:
+        Shape (N,).
+    """
+    return magnitude.reshape(len(magnitude), -1).sum(1) * underflow(operator.longest_sum, magnitude)
+
+
+@dataclass(frozen=True, eq=False)
+class Relaxation:
+    """The lines of one elementwise node, flattened, with what the backward pass asks of them.
+
+    Args:
+        lines: valid lines, of shape (N, *node shape).
+        magnitude: bound of the node's argument, same shape.
+        noise: what the execution of the node may add to its value, same shape, or None.
+    """
+
+    lines: Lines
+    magnitude: Tensor
+    noise: Tensor | None = None
+
+    @cached_property
+    def alive(self) -> Tensor | None:
+        """Flat entries that are not identically zero over all sets; None when there are no others."""
+        slopes, offsets = (self.upper_slope != 0) | (self.lower_slope != 0), self._has_offset
+        alive = slopes | offsets if self.noise is None else slopes | offsets | (self.noise.flatten(1) != 0)
+        alive = alive.any(0)
+        return None if bool(alive.all()) else alive.nonzero().squeeze(1)
+
+    @cached_property
+    def _has_offset(self) -> Tensor:
+        return (self.upper_offset != 0) | (self.lower_offset != 0)
+
+    @cached_property
+    def lower_slope(self) -> Tensor:
+        return self.lines.lower_slope.flatten(1)
+
+    @cached_property
+    def lower_offset(self) -> Tensor:
+        return self.lines.lower_offset.flatten(1)
+
+    @cached_property
+    def upper_slope(self) -> Tensor:
+        return self.lines.upper_slope.flatten(1)
+
+    @cached_property
+    def upper_offset(self) -> Tensor:
+        return self.lines.upper_offset.flatten(1)
+
+    @cached_property
+    def on_alive(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool]:
+        """(common slope, bent, rounded, slack, floor, lines, parallel) over the alive entries, for all sets.
+
+        `bent` are positions (among the alive) whose lines have offsets or two slopes in some set; `rounded` those
+        where a product with the slope or an offset rounds; `slack` the error per unit coefficient on `rounded`, shape
+        (N, rounded), and `floor` (N,) what underflow adds whatever the coefficients are.
+        """
+        pick = (lambda x: x) if self.alive is None else (lambda x: x[:, self.alive])
+        low, high = pick(self.lower_slope), pick(self.upper_slope)
+        below, above, offset = pick(self.lower_offset), pick(self.upper_offset), pick(self._has_offset)
+        bent = ((low != high) | offset).any(0).nonzero().squeeze(1)
+        inexact = ((high != 0) & (high != 1)) | ((low != 0) & (low != 1)) | offset
+        rounded = inexact.any(0).nonzero().squeeze(1)
+        steepest = torch.maximum(low.abs(), high.abs())[:, rounded]
+        offsets = torch.maximum(below.abs(), above.abs())[:, rounded]
+        argument = pick(self.magnitude.flatten(1))[:, rounded]
+        slack = 2 * unit(low.dtype) * steepest * argument + gamma(len(bent) + 3, low) * offsets
+        slack = torch.where(inexact[:, rounded], inflate(slack, 4), 0.0)
+        floor = argument.sum(1) * underflow(2, low) + underflow(len(bent), low)
+        return high, bent, rounded, slack, floor, torch.stack((low, high, below, above)), bool((low == high).all())
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """State of a backward pass for R rows: ``value <= coefficient . node + constant + error`` and the same below.
+
+    Args:
+        coefficient: for each pending node (entries, A); A has shape (S, R, k) with S = 1 while upper and lower bounds
+            share their coefficients, and S = 2 (upper first) afterwards.
+        constant: shape (2, R), upper first.
+        error: shape (2, R), non-negative.
+        owners: the set that each row is about.
+    """
+
+    coefficient: dict[Node, tuple[Tensor | None, Tensor]]
+    constant: Tensor
+    error: Tensor
+    owners: Owners = ONE_SET
+
+
+class BackwardPass:
+    """Substitutes backwards through one graph; holds what all targets share (slack of nodes, relaxations).
+
+    Args:
+        graph: the network.
+        domain: where the input is, N sets.
+        ranges: enclosures (N, *node shape); must hold all ancestors of a target when `enclose` is called for it.
+        relaxations: lines of the elementwise nodes, filled in by the caller as they become known.
+        noise: what the execution of a node may add to its value (see `methods.executed`), filled in likewise.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        domain: Domain,
+        ranges: Mapping[Node, Interval],
+        relaxations: Mapping[Node, Relaxation],
+        noise: Mapping[Node, Tensor],
+    ) -> None:
+        self._graph, self._domain, self._ranges, self._relaxations = graph, domain, ranges, relaxations
+        self._noise = noise
+        self._slack: dict[Node, tuple[Tensor, Tensor]] = {}
+        self._products: dict[LinearOperator, tuple[Tensor | None, Tensor | None, int, Callable[[Tensor], Tensor]]] = {}
+        self._position = {node: k for k, node in enumerate(graph.nodes)}
+
+    def bytes_per_row(self, target: Node) -> int:
+        """Working memory of one row of `target`: two chains, argument and result of the widest step, temporaries.
+
+        It is counted twice, because enclosures of all sets may already fill half of the memory.
+        """
+        before = self._graph.nodes[: self._position[target] + 1]
+        return 12 * max(size(node) for node in before) * self._graph.example.element_size()
+
+    def products_per_row(self, target: Node) -> float:
+        """Multiplications of one row of `target`, for both chains, all nodes before it counted."""
+        before = self._graph.nodes[: self._position[target]]
+        operators = (operator for node in before if isinstance(node, Affine) for operator, _ in node.terms)
+        return 2.0 * sum(operator.out_size * operator.terms for operator in operators)
+
+    def enclose(self, target: Node, rows: Tensor, owners: Owners) -> Interval:
+        """Certified range of the flat entries `rows` of a node, each over its own set; interval (len(rows),)."""
+        state = self._start(target, rows, owners)
+        while True:
+            node = max(state.coefficient, key=self._position.__getitem__)
+            if node in self._noise:
+                state = self._through_noise(state, node)
+            if isinstance(node, Input):
+                return self._concretise(state)
+            entries, values = state.coefficient.pop(node)
+            if isinstance(node, Affine):
+                state = self._through_affine(state, node, entries, values)
+            else:
+                assert isinstance(node, Elementwise), "expand the graph first"  # skipping a node would lose a term
+                state = self._through_elementwise(state, node, values)
+
+    def _start(self, target: Node, rows: Tensor, owners: Owners) -> Rows:
+        zeros = self._graph.example.new_zeros(2, len(rows))
+        state = Rows({}, zeros, zeros.clone(), owners)
+        if not isinstance(target, Affine) or len({source for _, source in target.terms}) < len(target.terms):
+            units = zeros.new_zeros(1, len(rows), size(target))
+            units[0, torch.arange(len(rows), device=rows.device), rows] = 1.0
+            wanted = self._entries(target)
+            state.coefficient[target] = (wanted, units if wanted is None else units[..., wanted])
+            return state
+        # Rows of the weight are the exact coefficients: no product, no rounding (but for uncertain weights).
+        for operator, source in target.terms:
+            entries = self._entries(source)
+            state.coefficient[source] = (entries, _rows_of(operator, rows, entries, owners).unsqueeze(0))
+            extra = operator.uncertainty(self._magnitude(source))
+            if extra is not None:
+                state = replace(state, error=up(state.error + owners.at(extra.flatten(1), rows)))
+        if target in self._noise:
+            state = replace(state, error=up(state.error + owners.at(self._noise[target].flatten(1), rows)))
+        if target.bias is None:
+            return state
+        return replace(state, constant=state.constant + target.bias.flatten()[rows])
+
+    def _entries(self, node: Node) -> Tensor | None:
+        """The entries of a node that can differ from zero."""
+        return self._relaxations[node].alive if isinstance(node, Elementwise) else None
+
+    def _magnitude(self, node: Node) -> Tensor:
+        return self._ranges[node].magnitude()
+
+    def _affine_slack(self, node: Affine) -> tuple[Tensor, Tensor]:
+        """(error per unit coefficient (N, entries), floor (N,)) of substituting an affine node; computed once."""
+        if node not in self._slack:
+            slack = torch.zeros_like(self._ranges[node].lower)
+            floor = slack.new_zeros(len(slack))
+            for operator, source in node.terms:
+                magnitude = self._magnitude(source)
+                slack = up(slack + operator.slack(magnitude))
+                floor = floor + floor_of(operator, magnitude)
+            if node.bias is not None:
+                slack = up(slack + inflate(node.bias.abs() * gamma(size(node) + 2, node.bias), 2))
+                floor = floor + underflow(size(node), node.bias)
+            self._slack[node] = slack.flatten(1), floor
+        return self._slack[node]
+
+    def _through_noise(self, state: Rows, node: Node) -> Rows:
+        """The value of an executed node is off from its exact function by noise: counted with the coefficients."""
+        entries, values = state.coefficient[node]
+        noise = state.owners.pick(self._noise[node].flatten(1))
+        noise = noise if entries is None else noise[..., entries]
+        added = torch.where(values == 0, 0.0, values.abs() * noise).sum(-1)
+        return replace(state, error=up(state.error + inflate(added, noise.shape[-1] + 1)))
+
+    def _through_affine(self, state: Rows, node: Affine, entries: Tensor | None, values: Tensor) -> Rows:
+        constant, error, owners = state.constant, state.error, state.owners
+        if rigorous():
+            slack, floor = self._affine_slack(node)
+            slack = slack if entries is None else slack[:, entries]
+            lost = inflate(owners.dot(values.abs(), slack), slack.shape[1] + 1)
+            error = up(error + lost + owners.pick(floor))
+        for operator, source in node.terms:
+            wanted = self._entries(source)
+            product = self._product(operator, entries, wanted, values.shape[0] * values.shape[1])
+            error = self._add(state, source, wanted, product(values), error)
+        if node.bias is not None:
+            bias = node.bias.flatten()
+            constant = constant + values @ (bias if entries is None else bias[entries])
+            error = up(error + 2 * unit(values.dtype) * constant.abs()) if rigorous() else error
+        return replace(state, constant=constant, error=error)
+
+    def _product(
+        self, operator: LinearOperator, entries: Tensor | None, wanted: Tensor | None, rows: int
+    ) -> Callable[[Tensor], Tensor]:
+        """`absorb`, prepared once for all targets that need the same entries of a weight."""
+        known = self._products.get(operator)
+        if known is None or known[0] is not entries or known[1] is not wanted or rows < known[2]:
+            known = self._products[operator] = (entries, wanted, rows, absorb(operator, entries, wanted, rows))
+        return known[3]
+
+    def _add(self, state: Rows, node: Node, entries: Tensor | None, values: Tensor, error: Tensor) -> Tensor:
+        """Add coefficients on a node that may have some already; returns the error with that addition's rounding."""
+        if node not in state.coefficient:
+            state.coefficient[node] = (entries, values)
+            return error
+        total = state.coefficient[node][1] + values
+        state.coefficient[node] = (entries, total)
+        if not rigorous():
+            return error
+        magnitude = self._magnitude(node).flatten(1)
+        magnitude = magnitude if entries is None else magnitude[:, entries]
+        lost = 2 * unit(total.dtype) * state.owners.dot(total.abs(), magnitude)
+        return up(error + inflate(lost, magnitude.shape[1] + 2))
+
+    def _through_elementwise(self, state: Rows, node: Elementwise, values: Tensor) -> Rows:
+        relaxation, owners = self._relaxations[node], state.owners
+        slope, bent, rounded, slack, floor, lines, parallel = relaxation.on_alive
+        constant, error, through = state.constant, state.error, values * owners.pick(slope)
+        if rigorous() and len(rounded):
+            lost = inflate(owners.dot(values[..., rounded].abs(), slack), len(rounded) + 1)
+            error = up(error + lost + owners.pick(floor))
+        if len(bent):
+            low, high, below, above = lines[..., bent]
+            touched = values[..., bent]
+            positive, negative = touched.clamp(min=0.0), touched.clamp(max=0.0)
+            upper = owners.dot(positive[0], above) + owners.dot(negative[0], below)
+            lower = owners.dot(positive[-1], below) + owners.dot(negative[-1], above)
+            constant = constant + torch.stack((upper, lower))
+            error = up(error + 2 * unit(values.dtype) * constant.abs()) if rigorous() else error
+            if not parallel:
+                low, high = owners.pick(low), owners.pick(high)
+                through = through.expand(2, *through.shape[1:]).clone() if len(through) == 1 else through
+                through[0][:, bent] = torch.where(touched[0] > 0, high, low) * touched[0]
+                through[1][:, bent] = torch.where(touched[-1] > 0, low, high) * touched[-1]
+        source = node.source
+        if isinstance(source, Affine) and len(self._graph.consumers[source]) == 1:
+            error = self._add(state, source, relaxation.alive, through, error)
+            return replace(state, constant=constant, error=error)
+        # Several readers, or not an affine node: spread out first, so that coefficients of all readers add up.
+        through, wanted = self._onto(through, relaxation.alive, node), self._entries(source)
+        through = through if wanted is None else through[..., wanted]
+        error = self._add(state, source, wanted, through, error)
+        return replace(state, constant=constant, error=error)
+
+    def _onto(self, values: Tensor, entries: Tensor | None, node: Node) -> Tensor:
+        """Spread coefficients on some entries over all entries of a node."""
+        if entries is None:
+            return values
+        return values.new_zeros(*values.shape[:-1], size(node)).index_copy_(-1, entries, values)
+
+    def _concretise(self, state: Rows) -> Interval:
+        _, values = state.coefficient.popitem()[1]
+        reach = self._domain.range_of(values, state.owners)
+        upper = up(up(state.constant[0] + reach.upper[0]) + state.error[0])
+        lower = down(down(state.constant[1] + reach.lower[-1]) - state.error[1])
+        return Interval.safe(lower, upper)
+
+
+def _rows_of(operator: LinearOperator, rows: Tensor, entries: Tensor | None, owners: Owners) -> Tensor:
+    """Rows of a weight, exactly; a row that several sets ask for is formed once."""
+    if owners.index is None:
+        return operator.transpose().columns(rows, entries)
+    different, place = torch.unique(rows, return_inverse=True)
+    return operator.transpose().columns(different, entries).index_select(0, place)

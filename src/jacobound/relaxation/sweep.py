@@ -1,0 +1,131 @@
+"""One sweep over the graph that encloses every node: by intervals, and by linear bounds where that can help.
+
+`IBP`, `FastLin` and `CROWN` are this sweep with no lines, parallel lines and the best lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from jacobound.activations.kinds.base import Activation, Lines
+from jacobound.arithmetic.intervals import Interval, concatenated
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
+from jacobound.inputs.domains import Domain, Owners
+from jacobound.method import Budget
+from jacobound.relaxation.linear_bounds import BackwardPass, Relaxation
+from jacobound.relaxation.noise import noise_of, widened
+
+LinesOf = Callable[[Activation, Interval], Lines]
+
+
+def propagate(
+    graph: Graph, domain: Domain, budget: Budget, lines_of: LinesOf | None, with_output: bool
+) -> dict[Node, Interval]:
+    """Enclose all nodes in topological order.
+
+    Args:
+        lines_of: lines for an activation on an interval; None uses intervals alone, except that a node which is
+            affine in the input is bounded by dual norms.
+        with_output: whether the output node is worth tightening.
+
+    Returns:
+        Certified interval of every node, of shape (N, *node shape) for a domain of N sets.
+    """
+    return _Sweep(graph, domain, budget, lines_of, with_output).run()
+
+
+class _Sweep:
+    """The sweep; lives for one call."""
+
+    def __init__(
+        self, graph: Graph, domain: Domain, budget: Budget, lines_of: LinesOf | None, with_output: bool
+    ) -> None:
+        self._graph, self._domain, self._budget = graph, domain, budget
+        self._lines_of, self._with_output = lines_of, with_output
+        self._ranges: dict[Node, Interval] = {}
+        self._relaxations: dict[Node, Relaxation] = {}
+        self._noise: dict[Node, Tensor] = {}
+        self._backward = BackwardPass(graph, domain, self._ranges, self._relaxations, self._noise)
+
+    def run(self) -> dict[Node, Interval]:
+        reachable = set()  # nodes that a backward pass can start from
+        bounded = bool(self._domain.bounded.any())
+        for done, node in enumerate(self._graph.nodes):
+            self._budget.tell(done, len(self._graph.nodes), "ranges")
+            if isinstance(node, Input):
+                self._set(node, self._domain.box)
+                reachable.add(node)
+            elif isinstance(node, Affine):
+                self._set(node, self._enclose(node))
+                if bounded and all(source in reachable for source in node.sources):
+                    reachable.add(node)
+                    self._tighten(done, node)
+            elif isinstance(node, Elementwise):
+                argument = self._ranges[node.source]
+                node.activation.require(argument, node.name)
+                self._set(node, node.activation.range(argument))
+                if self._lines_of is not None and node.source in reachable:
+                    lines = self._lines_of(node.activation, argument)
+                    self._relaxations[node] = Relaxation(lines, argument.magnitude(), self._noise.get(node))
+                    reachable.add(node)
+            else:  # behind such a node intervals alone go on
+                self._set(node, node.function.range(self._ranges[node.source]))
+        return self._ranges
+
+    def _set(self, node: Node, found: Interval) -> None:
+        """Record the range of a node, with the noise of its execution if it has any."""
+        self._ranges[node] = found
+        noise = noise_of(self._graph, node, self._ranges)
+        if noise is not None:
+            self._noise[node] = noise
+            self._ranges[node] = widened(found, noise)
+
+    def _enclose(self, node: Affine) -> Interval:
+        """Interval image of an affine node."""
+        images = [operator.enclose(self._ranges[source]) for operator, source in node.terms]
+        total = sum(images[1:], images[0])
+        total = total if node.bias is None else total + node.bias
+        execution = self._graph.execution
+        if node.choice is None or (execution is not None and node in execution.nodes):
+            return total  # an engine that computes the terms one by one rounds them
+        return total.intersect(node.choice.range(self._ranges[node.choice.source]))
+
+    def _tighten(self, done: int, node: Affine) -> None:
+        """Intersect a node's interval with linear bounds, for the entries where that can change anything later."""
+        wanted = self._worthwhile(node).flatten(1) & self._domain.bounded.unsqueeze(1)
+        sets, rows = wanted.nonzero(as_tuple=True)
+        if not len(rows) or self._budget.is_over:
+            return
+        pieces, each = [], self._backward.products_per_row(node)
+        for chunk in self._budget.chunks(len(rows), self._backward.bytes_per_row(node), each):
+            if pieces and self._budget.is_over:
+                rows, sets = rows[: chunk.start], sets[: chunk.start]
+                break
+            owners = Owners.of(sets[chunk], len(wanted))
+            pieces.append(self._backward.enclose(node, rows[chunk], owners))
+            self._budget.tell(done + chunk.stop / len(rows), len(self._graph.nodes), "ranges")
+        known, place = self._ranges[node], sets * size(node) + rows
+        flat = known.reshape(known.lower.numel())
+        better = concatenated(pieces, 0).intersect(flat[place])
+        lower, upper = flat.lower.index_copy(0, place, better.lower), flat.upper.index_copy(0, place, better.upper)
+        self._ranges[node] = Interval(lower, upper).reshape(*known.shape)
+
+    def _worthwhile(self, node: Affine) -> Tensor:
+        """Entries whose tighter range can change a line, a slope or a later interval."""
+        every = torch.ones_like(self._ranges[node].lower, dtype=torch.bool)
+        first = all(isinstance(source, Input) for source in node.sources)
+        if first and len(node.terms) == 1 and self._domain.centre is None:
+            return ~every  # on a box the interval image of one operator is exact already, up to rounding
+        if node is self._graph.output and self._with_output:
+            return every
+        readers = [reader for reader in self._graph.consumers[node] if isinstance(reader, Elementwise)]
+        if first and readers:
+            return every  # dual norms cost little, and intervals of later layers start from here
+        wanted = ~every
+        for reader in readers:
+            wanted |= ~reader.activation.settled(self._ranges[node])
+        return wanted
