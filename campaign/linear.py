@@ -34,7 +34,7 @@ from jacobound.jacobian.recursion.product_lines import chord, constant
 from jacobound.operators.base import LinearOperator
 from jacobound.operators.norms import norms_of_rows, operator_norm
 from jacobound.relaxation.linear_bounds import absorb, floor_of
-from test_operators import KINDS
+from operator_cases import KINDS
 from zoo import integer
 
 MODERATE = ("ordinary", "mixed", "integers", "tiny", "root of tiny")

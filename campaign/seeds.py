@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -10,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
+import onnx_cases
+from onnx_functions import RIGHT
 from onnx_models import model
-
-# Their tables hold (nodes, shape, weights, opset) of small models, understood ones and refused ones.
-TABLES = ("test_from_onnx", "test_onnx_windows", "test_onnx_refusals")
 
 PROPERTIES = (
     """; a box
@@ -71,13 +69,10 @@ def _images() -> list[bytes]:
 
 def _models() -> Iterator[bytes]:
     """Every small model of the tests of the importer."""
-    for name in TABLES:
-        tables = [table for table in vars(importlib.import_module(name)).values() if isinstance(table, dict)]
-        for entry in (entry for table in tables for entry in table.values()):
-            if isinstance(entry, tuple) and len(entry) == 4 and isinstance(entry[3], int):
-                nodes, shape, weights, opset = entry
-                yield model(nodes, shape, weights, opset=opset)
-    for made, _ in importlib.import_module("test_onnx_functions").RIGHT.values():
+    tables = (onnx_cases.CASES, onnx_cases.RESIZED)
+    for nodes, shape, weights, opset in (entry for table in tables for entry in table.values()):
+        yield model(nodes, shape, weights, opset=opset)
+    for made, _ in RIGHT.values():
         yield made.SerializeToString()
 
 

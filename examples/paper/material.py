@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from training import trained
 
 import jacobound as jb
+from training import trained
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MNIST = (

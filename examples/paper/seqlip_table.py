@@ -19,9 +19,9 @@ import torch
 from drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, panels, save
 from ledger import Ledger, Options, options, publish, run, table, timed
 from torch import Tensor
-from training import smooth_surface, surface_network
 
 import jacobound as jb
+from training import smooth_surface, surface_network
 
 NAME = "seqlip_table"
 PLANE, CNN = "perceptron", "convolutional"

@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 
 import jacobound as jb
 from activation_cases import Case, certainly_outside, each_sample, every_case, intervals
+from certificate_cases import jacobians, norm_of, random_core
 from exact import rationals
 from jacobound.activations.calculus.pieces import Curve
 from jacobound.activations.lines import slope_lines
@@ -39,7 +40,6 @@ from jacobound.operators import block_norms, linear_maps
 from jacobound.operators.block_norms import Family, largest_norm
 from jacobound.operators.kinds import Dense
 from jacobound.operators.linear_maps import LinearMap, gram_norm
-from test_sdp_certificate import jacobians, norm_of, random_core
 
 INF = math.inf
 WILD = (0.0, -0.0, INF, -INF, math.nan, 1e300, -1e300, 5e-324)

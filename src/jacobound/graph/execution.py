@@ -27,7 +27,8 @@ FOLDED = 8
 FUNCTION_UNITS = 8
 """Error of an activation in units of 2 u max(1, |argument|, |value|), taken for granted of an engine.
 
-PyTorch in float32 on a CPU stays below half of it for every registered activation (`tests/test_executed.py` measures).
+PyTorch in float32 on a CPU stays below half of it for every registered activation (`tests/solve/test_executed.py`
+measures).
 """
 
 

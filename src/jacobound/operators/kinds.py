@@ -1,7 +1,7 @@
 """The kinds of `LinearOperator`: `Identity`, `Dense`, `Select`, `Scatter`, `Scale`; others in files of their own.
 
 To add a kind, write one class and export it here; every bound method then works with it, and the operator laws in
-``tests/test_operators.py`` apply to it as soon as it stands in their list.
+``tests/operators/test_operators.py`` apply to it as soon as it stands in their list.
 """
 
 from __future__ import annotations

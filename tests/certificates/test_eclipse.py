@@ -13,6 +13,7 @@ import torch
 from flint import fmpq, fmpq_mat
 from torch import Generator, Tensor
 
+from certificate_cases import NORMS, network, norm_of, random_chain
 from exact import is_positive_semidefinite, rational_matrix, rationals
 from jacobound import (
     AutoLip,
@@ -44,8 +45,6 @@ from jacobound.inputs.regions import Region
 from jacobound.operators.kinds import Dense
 from jacobound.results.kinds import Status
 from oracles import observe
-from test_lipsdp import NORMS, network
-from test_sdp_certificate import norm_of
 from zoo import KINDS, REGIONS, realised
 
 INF = math.inf
@@ -55,15 +54,6 @@ CHAINS = ("mlp", "convolution", "batch_norm", "elementwise_input", "elementwise_
 def bound(graph: Graph, region: Region, norm: tuple[float, float], budget: Budget | None = None) -> ConstantBound:
     (domain,), _ = region.domains(graph)
     return ECLipsE().constant(graph, domain, norm, budget or Budget())
-
-
-def random_chain(generator: Generator, widths: tuple[int, ...], error: float = 0.0) -> LayeredChain:
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    matrices = tuple(draw(after, before) for before, after in itertools.pairwise(widths))
-    halves = tuple(draw(width).abs() * (draw(width) > -1) for width in widths[1:-1])
-    return LayeredChain(matrices, (error,) * len(matrices), tuple(draw(width) for width in widths[1:-1]), halves)
 
 
 def jacobians(chain: LayeredChain) -> Tensor:

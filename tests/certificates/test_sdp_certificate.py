@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -10,24 +9,13 @@ import torch
 from flint import fmpq, fmpq_mat
 from torch import Generator, Tensor
 
+from certificate_cases import NORMS, jacobians, norm_of, random_core
 from exact import is_positive_semidefinite, rational_matrix, rationals
 from jacobound.arithmetic.rounding import down
 from jacobound.certificates.dense.barrier import Barrier, Weights
 from jacobound.certificates.dense.matrices import SdpCore
 from jacobound.certificates.dense.proof import _scaled_form, certified_constant, certify, dominant, is_feasible
 from jacobound.certificates.dense.search import feasible_start, search
-
-NORMS = tuple((p, q) for p in (1.0, 2.0, math.inf) for q in (1.0, 2.0, math.inf))
-
-
-def random_core(generator: Generator, blocks: tuple[int, ...], outputs: int = 2, inputs: int = 3) -> SdpCore:
-    neurons = sum(blocks)
-    matrix = torch.randn(outputs + neurons, inputs + neurons, generator=generator, dtype=torch.float64)
-    start = 0
-    for count in blocks:
-        matrix[outputs + start : outputs + start + count, inputs + start :] = 0
-        start += count
-    return SdpCore(0.7 * matrix, torch.zeros_like(matrix), outputs, inputs, blocks)
 
 
 def searched(core: SdpCore, norm: tuple[float, float], tolerance: float = 1e-5) -> tuple[Barrier, Weights, Weights]:
@@ -42,38 +30,6 @@ def searched(core: SdpCore, norm: tuple[float, float], tolerance: float = 1e-5) 
 def constant_of(core: SdpCore, norm: tuple[float, float], tolerance: float = 1e-5) -> float:
     barrier, found, start = searched(core, norm, tolerance)
     return certify(barrier, found, start, norm).value
-
-
-def jacobians(core: SdpCore) -> Tensor:
-    """At every vertex of the cube of slopes, shape (vertices, outputs, inputs)."""
-    q, n, found = core.outputs, core.inputs, []
-    for d in itertools.product((-1.0, 1.0), repeat=core.neurons):
-        signs = torch.tensor(d, dtype=torch.float64).unsqueeze(1)
-        inner = torch.eye(core.neurons, dtype=torch.float64) - signs * core.matrix[q:, n:]
-        middle = torch.linalg.solve(inner, signs * core.matrix[q:, :n])
-        found.append(core.matrix[:q, :n] + core.matrix[:q, n:] @ middle)
-    return torch.stack(found)
-
-
-def sign_vectors(count: int) -> Tensor:
-    """All of them, or some thousand where there are too many: the norm is then bounded from below."""
-    if count <= 10:
-        return torch.tensor(list(itertools.product((-1.0, 1.0), repeat=count)), dtype=torch.float64)
-    return 2.0 * torch.randint(0, 2, (2048, count), generator=Generator().manual_seed(0)).double() - 1
-
-
-def norm_of(matrices: Tensor, p: float, q: float) -> Tensor:
-    """Exact induced norms of small matrices, by the vertices of a unit ball where there is no formula."""
-    if p == 1:
-        return torch.linalg.vector_norm(matrices, ord=q, dim=-2).amax(-1)
-    if q == math.inf:
-        return torch.linalg.vector_norm(matrices, ord={2.0: 2, math.inf: 1}[p], dim=-1).amax(-1)
-    if (p, q) == (2, 2):
-        return torch.linalg.matrix_norm(matrices, 2)
-    if p == math.inf:
-        signs = sign_vectors(matrices.shape[-1])
-        return torch.linalg.vector_norm(matrices @ signs.T, ord=q, dim=-2).amax(-1)
-    return norm_of(matrices.transpose(-1, -2), math.inf, 2)  # (2, 1) is dual to (inf, 2)
 
 
 def exact_form(core: SdpCore, weights: Weights, moved: Tensor) -> fmpq_mat:

@@ -23,7 +23,7 @@ import jacobound as jb
 
 pytest.importorskip("matplotlib")
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "examples" / "paper"
+SCRIPTS = Path(__file__).resolve().parents[2] / "examples" / "paper"
 if not SCRIPTS.is_dir():
     pytest.skip("examples/paper is not part of this copy", allow_module_level=True)
 

@@ -10,6 +10,7 @@ import torch
 from flint import fmpq, fmpq_mat
 from torch import Generator, Tensor
 
+from certificate_cases import slopes_of
 from exact import random_floats, rational, rational_matrix, rationals
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
@@ -21,7 +22,6 @@ from jacobound.inputs.regions import Ball
 from jacobound.method import Budget, derivative_ranges
 from jacobound.operators.kinds import Dense, Scale
 from jacobound.relaxation.crown import CROWN
-from jacobound.relaxation.ibp import IBP
 from zoo import KINDS, concatenation
 
 
@@ -44,12 +44,6 @@ def graphs(generator: Generator, exponents: tuple[int, int], dtype: torch.dtype 
     factor = random_floats((2,), dtype, generator, (-1, 1))
     scaled = Affine(((Scale(factor, factor.abs() * 2.0**-20), dense(act(joined), 2)),))
     return [Graph(chain), Graph(scaled), Graph(act(dense(act(dense(x, 3)), 2)))]
-
-
-def slopes_of(graph: Graph, radius: float, seed: int = 0) -> Mapping[Node, Interval]:
-    centre = torch.randn(graph.in_shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
-    (domain,), _ = Ball(centre, radius).domains(graph)
-    return derivative_ranges(graph, IBP().ranges(graph, domain, Budget()))
 
 
 def exact_core(graph: Graph, slopes: Mapping[Node, Interval], uncertain: int = 0) -> fmpq_mat:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from certificate_cases import NORMS, image, network, norm_of
 from jacobound import (
     IBP,
     AutoLip,
@@ -39,21 +40,9 @@ from jacobound.inputs.regions import Region
 from jacobound.method import derivative_ranges
 from jacobound.results.kinds import Status
 from oracles import observe
-from test_sdp_certificate import norm_of
 from zoo import KINDS, REGIONS, realised
 
 INF = math.inf
-NORMS = tuple((p, q) for p in (1.0, 2.0, INF) for q in (1.0, 2.0, INF))
-
-
-def network(widths: tuple[int, ...], seed: int, activation: str = "relu") -> Graph:
-    generator = Generator().manual_seed(seed)
-    weights = [
-        torch.randn(after, before, generator=generator, dtype=torch.float64) * math.sqrt(2 / before)
-        for before, after in itertools.pairwise(widths)
-    ]
-    biases = [0.3 * torch.randn(width, generator=generator, dtype=torch.float64) for width in widths[1:]]
-    return from_layers(weights, biases, activation=activation)
 
 
 def bound(
@@ -377,11 +366,6 @@ def test_ranges_and_the_method_behind_them_are_taken_as_given() -> None:
 def stored(shared_data: Path, name: str, row: int | None = None) -> Graph:
     graph = from_onnx(shared_data / "nets" / f"{name}.onnx")
     return graph if row is None else graph.with_rows(torch.eye(10, dtype=torch.float64)[[row]])
-
-
-def image(shared_data: Path, graph: Graph) -> Tensor:
-    with np.load(shared_data / "mnist" / "mnist_test.npz") as images:
-        return torch.as_tensor(images["x"][2] / 255 - 0.5, dtype=torch.float64).reshape(graph.in_shape)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from certificate_cases import NORMS, jacobians, network, norm_of, random_chain, random_core, slopes_of
 from jacobound import AutoLip, Ball, Budget, ECLipsE, LipSDP
 from jacobound.budget import stopping
 from jacobound.certificates import lipsdp
@@ -21,10 +22,6 @@ from jacobound.certificates.layered.proof import LayeredCertificate
 from jacobound.certificates.layered.search import Multipliers, Sweep
 from jacobound.certificates.lipsdp import _barrier, _chain, _Solver, problems, recheck
 from jacobound.results.kinds import Status
-from test_eclipse import random_chain
-from test_lipsdp import network
-from test_sdp_certificate import NORMS, jacobians, norm_of, random_core
-from test_sdp_core import slopes_of
 
 INF = math.inf
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from jacobound.errors import UnsupportedOpError
 from jacobound.importers.onnx.file import from_onnx
+from onnx_cases import IMAGE, LINE, RESIZED, SOLID, scales
 from onnx_models import agree, model, node, weight, whole
 
 onnx = pytest.importorskip("onnx")
-
-LINE, IMAGE, SOLID = (1, 2, 9), ("N", 2, 5, 6), (1, 2, 4, 5, 3)
-
-
-def scales(*factors: float) -> np.ndarray:
-    return np.array((1, 1, *factors), dtype=np.float32)
 
 
 CONVOLUTIONS = {
@@ -105,37 +99,6 @@ def test_max_pooling_of_padded_values() -> None:
 def test_global_pooling(op: str) -> None:
     for shape in (LINE, IMAGE, SOLID):
         agree(model([node(op, "x")], shape), judges=slice(-1, None))
-
-
-RESIZED = {
-    "upsample 7": ([node("Upsample", "x", scales=[1.0, 1.0, 2.0, 3.0])], IMAGE, {}, 7),
-    "upsample 7 linear": ([node("Upsample", "x", scales=[1.0, 1.0, 2.0, 3.0], mode="linear")], IMAGE, {}, 7),
-    "upsample 9": ([node("Upsample", "x s")], IMAGE, {"s": scales(2, 1)}, 9),
-    "resize 10": ([node("Resize", "x s")], IMAGE, {"s": scales(2, 3)}, 10),
-    "resize 10 down": ([node("Resize", "x s")], IMAGE, {"s": scales(0.5, 0.5)}, 10),
-    "resize 10 linear": ([node("Resize", "x s", mode="linear")], IMAGE, {"s": scales(1.5, 2)}, 10),
-    "sizes 11": ([node("Resize", "x r r z", mode="linear")], IMAGE,
-                 {"r": np.zeros(0, np.float32), "z": whole(1, 2, 9, 4)}, 11),
-    "sizes 13": ([node("Resize", "x - - z", mode="nearest")], (1, *IMAGE[1:]), {"z": whole(1, 2, 9, 4)}, 13),
-    "axes 18": ([node("Resize", "x - s", mode="linear", axes=[3, 2])], IMAGE, {"s": scales(2, 1.5)[2:]}, 18),
-    "not larger 18": (
-        [node("Resize", "x - - z", mode="linear", axes=[2, 3], keep_aspect_ratio_policy="not_larger")],
-        IMAGE, {"z": whole(12, 9)}, 18),
-    "1d": ([node("Resize", "x - s", mode="linear")], LINE, {"s": scales(2.5)}, 19),
-    "3d": ([node("Resize", "x - s", mode="linear")], SOLID, {"s": scales(2, 1, 2)}, 19),
-    **{f"{mode} {rule}": (
-        [node("Resize", "x - s", mode=mode, coordinate_transformation_mode=rule)], IMAGE, {"s": scales(2, 0.5)}, 19)
-       for mode in ("nearest", "linear", "cubic")
-       for rule in ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric")},
-    **{f"nearest {rounding}": (
-        [node("Resize", "x - s", nearest_mode=rounding)], IMAGE, {"s": scales(1.75, 0.5)}, 13)
-       for rounding in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")},
-    "nearest for tensorflow": (
-        [node("Resize", "x r s", coordinate_transformation_mode="tf_half_pixel_for_nn", nearest_mode="floor")],
-        IMAGE, {"r": np.zeros(0, np.float32), "s": scales(2, 0.5)}, 11),
-    "cubic outside": ([node("Resize", "x - s", mode="cubic", exclude_outside=1, cubic_coeff_a=-0.5)],
-                      IMAGE, {"s": scales(2, 1.5)}, 13),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", RESIZED)

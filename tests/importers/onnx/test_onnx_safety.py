@@ -12,8 +12,8 @@ import pytest
 
 from jacobound.errors import InvalidModelError, JacoboundError, MissingExtraError, UnsupportedOpError
 from jacobound.importers.onnx.file import from_onnx
+from onnx_cases import CASES
 from onnx_models import model, node, weight, whole
-from test_from_onnx import CASES
 
 onnx = pytest.importorskip("onnx")
 

@@ -12,13 +12,12 @@ import torch
 from torch import Generator, Tensor
 
 import jacobound as jb
+from certificate_cases import image, norm_of
 from jacobound.constants.lipschitz_method import conversion
 from jacobound.graph.graph import Graph
 from jacobound.methods import best
 from jacobound.methods.candidates import Candidates, converted
 from oracles import observe
-from test_lipsdp import image
-from test_sdp_certificate import norm_of
 from zoo import KINDS, REGIONS, realised
 
 INF = math.inf

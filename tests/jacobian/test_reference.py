@@ -31,7 +31,7 @@ from jacobound.relaxation.linear_bounds import BackwardPass, Relaxation
 from jacobound.relaxation.sweep import LinesOf
 from single import enclosure_of, lifted, nth, single
 
-PACKAGED = sorted((Path(__file__).parent / "data").glob("recurjac_*.npz"))
+PACKAGED = sorted((Path(__file__).parents[1] / "data").glob("recurjac_*.npz"))
 KINDS = ("relu", "leaky", "tanh", "sigmoid", "arctan")
 EXACT = 1e-10
 from_entries, merged_row_sums = single(constants.from_entries), single(constants.merged_row_sums)

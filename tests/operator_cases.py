@@ -1,0 +1,80 @@
+"""Operators of every kind with weights that the caller draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from exact import random_floats
+from jacobound.operators.base import LinearOperator
+from jacobound.operators.kinds import Blocks, Convolution, Dense, Identity, Scale, Scatter, Select, Sparse
+
+Draw = Callable[[Sequence[int]], Tensor]  # a tensor of weights of the wanted shape
+
+
+def integers(dtype: torch.dtype, generator: torch.Generator) -> Draw:
+    """Small integers: products and sums of these are exact in both dtypes."""
+    return lambda shape: torch.randint(-4, 5, tuple(shape), generator=generator).to(dtype)
+
+
+def reals(dtype: torch.dtype, generator: torch.Generator, exponents: tuple[int, int] = (-3, 3)) -> Draw:
+    """Full mantissas: nearly every product and sum rounds."""
+    return lambda shape: random_floats(shape, dtype, generator, exponents)
+
+
+def convolution(
+    draw: Draw,
+    image: tuple[int, ...],
+    channels: int,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...] | None = None,
+    padding: tuple[int, ...] | None = None,
+    dilation: tuple[int, ...] | None = None,
+    groups: int = 1,
+    adjoint: bool = False,
+) -> Convolution:
+    axes = len(kernel)
+    weight = draw((channels, image[0] // groups, *kernel))
+    stride, padding, dilation = stride or (1,) * axes, padding or (0,) * axes, dilation or (1,) * axes
+    return Convolution(weight, image, stride, padding, dilation, groups, adjoint)
+
+
+REPEATING = torch.tensor([[3, -1, 0], [3, 5, 3]])  # one entry three times, one gap, some entries unused
+MOVING = torch.tensor([4, -1, 2, 0, -1])
+TABLE = torch.tensor(
+    [[[0, 5], [3, -1], [4, 4]], [[1, 0], [-1, -1], [0, 3]]]
+)  # shape (2, 3, 2) over 6 entries; 2 unused
+LONG = torch.stack([torch.arange(7).roll(k) for k in range(3)], 1)  # seven weights for each of three outputs
+PARTS = torch.tensor([[0, 2, 1, 3], [1, -1, 3, 0]])
+
+KINDS: dict[str, Callable[[Draw], LinearOperator]] = {
+    "identity": lambda draw: Identity((2, 3), (6,), draw((1,))),
+    "dense": lambda draw: Dense(draw((4, 5))),
+    "dense, long": lambda draw: Dense(draw((3, 40))),
+    "dense, one row": lambda draw: Dense(draw((1, 3))),
+    "dense, positions": lambda draw: Dense(draw((2, 3)), lead=(2,)),
+    "conv 1d": lambda draw: convolution(draw, (2, 7), 3, (3,), (2,), (1,)),
+    "conv 1d adjoint": lambda draw: convolution(draw, (2, 8), 3, (3,), (3,), adjoint=True),
+    "conv 2d": lambda draw: convolution(draw, (2, 4, 5), 3, (3, 2), (1, 2), (1, 0)),
+    "conv 2d groups": lambda draw: convolution(draw, (4, 3, 3), 2, (2, 2), padding=(1, 1), groups=2),
+    "conv 2d dilated": lambda draw: convolution(draw, (1, 5, 5), 2, (2, 3), dilation=(3, 2)),
+    "conv 2d adjoint": lambda draw: convolution(draw, (2, 4, 4), 2, (2, 3), (2, 2), (0, 1), adjoint=True),
+    "select": lambda draw: Select(REPEATING, (2, 3), draw((1,))),
+    "select, moving": lambda draw: Select(MOVING, (6,), draw((1,))),
+    "scatter": lambda draw: Scatter(Select(REPEATING, (2, 3), draw((1,)))),
+    "scatter, moving": lambda draw: Scatter(Select(MOVING, (6,), draw((1,)))),
+    "scatter to one number": lambda draw: Scatter(Select(torch.tensor([0, -1, 0]), (), draw((1,)))),
+    "scale": lambda draw: Scale(draw((2, 3))),
+    "conv 3d": lambda draw: convolution(draw, (2, 3, 4, 3), 2, (2, 3, 2), (1, 2, 1), (1, 0, 1), (1, 1, 2)),
+    "conv 3d adjoint": lambda draw: convolution(draw, (2, 3, 4, 3), 2, (2, 2, 1), (2, 1, 1), groups=2, adjoint=True),
+    "sparse": lambda draw: Sparse(draw(TABLE.shape), TABLE, (2, 3)),
+    "sparse, long rows": lambda draw: Sparse(draw(LONG.shape), LONG, (7,)),
+    "sparse, one number": lambda draw: Sparse(draw((3,)), torch.tensor([4, 0, 1]), (2, 3)),
+    "sparse, middle axis": lambda draw: Sparse(draw(PARTS.shape), PARTS, (4,), None, (2,), (3,)),
+    "sparse adjoint": lambda draw: Sparse(draw(TABLE.shape), TABLE, (2, 3)).transpose(),
+    "sparse adjoint, middle axis": lambda draw: Sparse(draw(PARTS.shape), PARTS, (4,), None, (2,), (2, 1)).transpose(),
+    "blocks": lambda draw: Blocks(draw((3, 2, 4))),
+    "blocks, positions": lambda draw: Blocks(draw((2, 2, 3, 2)), lead=(3,)),
+}
