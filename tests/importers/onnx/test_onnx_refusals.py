@@ -95,7 +95,10 @@ UNSUPPORTED = {
          node("If", "b", then_branch=graph(node("Neg", "x", "t"), "t"), else_branch=graph(node("Abs", "x", "e"), "e"))],
         (1, 4), {"k": np.array(0, np.float32)}, r"Op 'Greater'.*neither affine"),
     "loop": ([node("Loop", "n k x", "y", body=graph(node("Neg", "c", "d"), "k d", "i k c"))],
-             (1, 4), {"k": np.array(True), "n": np.array(3)}, r"Op 'Loop'.*depends on values.*control flow.*until='x'"),
+             (1, 4), {"k": np.array(True), "n": np.array(10**9)}, r"Op 'Loop'.*over 4096 steps.*until='x'"),
+    "loop on values": (
+        [node("ReduceSum", "x", "s"), node("Cast", "s", "b", to=9), node("Loop", "- b x", "y", body=graph(
+            node("Neg", "c", "d"), "k d", "i k c"))], (1, 4), {}, r"Op 'Cast'.*rounds values"),
     "softmax of the batch": ([node("Softmax", "x", axis=0)], ("N", 4), {}, r"Op 'Softmax'.*batch axis"),
     "layer norm of the batch": ([node("LayerNormalization", "x w", axis=0)], ("N", 4), {"w": weight(4)}, r"batch axis"),
     "layer norm behind all axes": ([node("LayerNormalization", "x w", axis=2)], (3, 4), {"w": weight(4)}, r"axis 2 of"),
@@ -115,7 +118,13 @@ UNSUPPORTED = {
     "storage order": (
         [node("MaxPool", "x", kernel_shape=[2], storage_order=1)], (1, 1, 4), {}, r"Op 'MaxPool'.*storage_order"),
     "norm pool": ([node("LpPool", "x", kernel_shape=[2])], (1, 1, 4), {}, r"Op 'LpPool'.*l_p norm.*max pooling"),
-    "recurrent": ([node("RNN", "x w w", hidden_size=2)], (1, 1, 4), {"w": weight(1, 2, 4)}, r"Op 'RNN'.*Recurrent"),
+    "recurrent": ([node("RNN", "x w w", hidden_size=2)], (1, 1, 4), {"w": weight(1, 2, 4)}, r"Op 'RNN'.*weights have"),
+    "recurrent, jumping": (
+        [node("RNN", "x w r", hidden_size=2, activations=["ThresholdedRelu"])], (1, 1, 4),
+        {"w": weight(1, 2, 4), "r": weight(1, 2, 2)}, r"Op 'RNN'.*'ThresholdedRelu' jumps"),
+    "recurrent, of several lengths": (
+        [node("GRU", "x w r - n", hidden_size=2)], (3, 2, 4),
+        {"w": weight(1, 6, 4), "r": weight(1, 6, 2), "n": np.array([1, 3], np.int32)}, r"sequence_lens are \[1, 3\]"),
     "crop": ([node("Resize", "x r s", coordinate_transformation_mode="tf_crop_and_resize")], (1, 1, 4),
              {"r": np.array([0, 0, 0, 1, 1, 1], np.float32), "s": np.array([1, 1, 2], np.float32)},
              r"Op 'Resize'.*tf_crop_and_resize"),

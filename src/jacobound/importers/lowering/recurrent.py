@@ -28,6 +28,29 @@ MOST_STEPS = 4096
 
 
 @dataclass(frozen=True, eq=False)
+class Response:
+    """``factor * activation(inner * x) + shift``.
+
+    Args:
+        activation: None for x itself.
+    """
+
+    activation: Activation | None
+    inner: float = 1.0
+    factor: float = 1.0
+    shift: float = 0.0
+
+    def of(self, steps: RecurrentSteps, node: Node, name: str) -> Node:
+        """Of every entry of a node."""
+        if self.inner != 1:
+            node = steps.add([(self.inner, node)], None, f"{name}.scaled")
+        plain = self.factor == 1 and self.shift == 0
+        if self.activation is not None:
+            node = Elementwise(self.activation, node, name if plain else f"{name}.plain")
+        return node if plain else steps.add([(self.factor, node)], steps.like.new_full(node.shape, self.shift), name)
+
+
+@dataclass(frozen=True, eq=False)
 class Cell(ABC):
     """One step of a recurrent layer.
 
@@ -50,22 +73,22 @@ class Cell(ABC):
             state: before the step, in the same order.
         """
 
-    def activated(self, kind: Activation, node: Node, name: str) -> Node:
-        """An activation behind the limit of its argument."""
+    def activated(self, steps: RecurrentSteps, response: Response, node: Node, name: str) -> Node:
+        """A response behind the limit of its argument."""
         if self.clip is not None:
             node = Elementwise(activation(f"clip:{-self.clip!r},{self.clip!r}"), node, f"{name}.clip")
-        return Elementwise(kind, node, name)
+        return response.of(steps, node, name)
 
 
 @dataclass(frozen=True, eq=False)
 class RnnCell(Cell):
     """``h' = f(inputs + R h + b)``."""
 
-    f: Activation
+    f: Response
 
     def step(self, steps: RecurrentSteps, inputs: Node, state: Sequence[State], name: str) -> tuple[Node, ...]:
         argument = steps.joined(inputs, self.recurrent, state[0], self.bias, f"{name}.argument")
-        return (self.activated(self.f, argument, name),)
+        return (self.activated(steps, self.f, argument, name),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +100,8 @@ class GruCell(Cell):
             ``g(.. + R (r h) + b)``.
     """
 
-    f: Activation
-    g: Activation
+    f: Response
+    g: Response
     behind: bool
 
     def step(self, steps: RecurrentSteps, inputs: Node, state: Sequence[State], name: str) -> tuple[Node, ...]:
@@ -88,7 +111,7 @@ class GruCell(Cell):
         both = steps.joined(
             steps.columns(inputs, rows[0], f"{name}.inputs"), self.recurrent[rows[0]], h, bias, f"{name}.argument"
         )
-        gates = self.activated(self.f, both, f"{name}.gates")
+        gates = self.activated(steps, self.f, both, f"{name}.gates")
         reset = steps.columns(gates, slice(0, size), f"{name}.reset")
         update = steps.columns(gates, slice(size, 2 * size), f"{name}.update")
         part, matrix = steps.columns(inputs, rows[1], f"{name}.new_inputs"), self.recurrent[rows[1]]
@@ -97,7 +120,7 @@ class GruCell(Cell):
         else:
             kept = None if h is None else steps.product(reset, h, f"{name}.kept")
             argument = steps.joined(part, matrix, kept, new_bias, f"{name}.new_argument")
-        new = self.activated(self.g, argument, f"{name}.new")
+        new = self.activated(steps, self.g, argument, f"{name}.new")
         if h is None:
             return (steps.product(steps.complement(update, f"{name}.share"), new, name),)
         change = steps.add([(1.0, h), (-1.0, new)], None, f"{name}.change")
@@ -133,12 +156,12 @@ class LstmCell(Cell):
         f, g, k: activations of the three gates, of the new values, and of c.
         peepholes: factors of c in the arguments of i and f, and of c' in that of o, shape (3, hidden); None for none.
         projection: P, shape (length of h, hidden); None for none.
-        coupled: whether ``i = 1 - f``.
+        coupled: whether ``f = 1 - i``.
     """
 
-    f: Activation
-    g: Activation
-    k: Activation
+    f: Response
+    g: Response
+    k: Response
     peepholes: Tensor | None = None
     projection: Tensor | None = None
     coupled: bool = False
@@ -146,11 +169,13 @@ class LstmCell(Cell):
     def step(self, steps: RecurrentSteps, inputs: Node, state: Sequence[State], name: str) -> tuple[Node, ...]:
         size = len(self.recurrent) // 4
         whole = steps.joined(inputs, self.recurrent, state[0], self.bias, f"{name}.arguments")
-        new = self.activated(self.g, steps.columns(whole, slice(3 * size, None), f"{name}.new_argument"), f"{name}.new")
+        new = self.activated(
+            steps, self.g, steps.columns(whole, slice(3 * size, None), f"{name}.new_argument"), f"{name}.new"
+        )
         memory = state[1] if not isinstance(state[1], Tensor) or bool(state[1].any()) else None
         if self.peepholes is None:
             arguments = steps.columns(whole, slice(0, 3 * size), f"{name}.gate_arguments")
-            gates = self.activated(self.f, arguments, f"{name}.gates")
+            gates = self.activated(steps, self.f, arguments, f"{name}.gates")
             enter, forget, leave = (
                 steps.columns(gates, slice(k * size, (k + 1) * size), f"{name}.{gate}")
                 for k, gate in enumerate(("enter", "forget", "leave"))
@@ -159,7 +184,7 @@ class LstmCell(Cell):
             enter, forget = (self._gate(steps, whole, memory, k, name) for k in (0, 1))
             leave = None
         if self.coupled:
-            enter = steps.complement(forget, f"{name}.coupled")
+            forget = steps.complement(enter, f"{name}.coupled")
         entered = steps.product(enter, new, f"{name}.entered")
         if memory is None:
             cell = entered
@@ -171,7 +196,7 @@ class LstmCell(Cell):
             )
             cell = steps.add([(1.0, kept), (1.0, entered)], None, f"{name}.cell")
         leave = self._gate(steps, whole, cell, 2, name) if leave is None else leave
-        read = Elementwise(self.k, cell, f"{name}.read")
+        read = self.k.of(steps, cell, f"{name}.read")
         if self.projection is None:
             return steps.product(leave, read, name), cell
         return steps.dense(steps.product(leave, read, f"{name}.hidden"), self.projection, None, name), cell
@@ -186,7 +211,7 @@ class LstmCell(Cell):
         if held is not None:
             seen = steps.scale(held, factor, f"{label}.peephole")
             argument = steps.add([(1.0, argument), (1.0, seen)], None, f"{label}.sum")
-        return self.activated(self.f, argument, label)
+        return self.activated(steps, self.f, argument, label)
 
 
 class RecurrentSteps(VectorSteps):
@@ -247,13 +272,15 @@ class RecurrentSteps(VectorSteps):
         return Affine(tuple(terms), full, name)
 
     def held(self, state: State, beside: Node, name: str) -> Node | None:
-        """A state as a node; a constant one reads nothing of the node beside it, so that no product with it rounds."""
+        """A state as a node; a constant one is none when it is zero."""
         if not isinstance(state, Tensor):
             return state
-        if not bool(state.any()):
-            return None
-        nowhere = torch.full(tuple(state.shape), -1, device=self.like.device)
-        return Affine(((Select(nowhere, beside.shape, self.like), beside),), state.clone(), name)
+        return self.constant_node(state, beside, name) if bool(state.any()) else None
+
+    def constant_node(self, value: Tensor, beside: Node, name: str) -> Node:
+        """A constant as a node that reads nothing of the node beside it, so that no product with it rounds."""
+        nowhere = torch.full(tuple(value.shape), -1, device=self.like.device)
+        return Affine(((Select(nowhere, beside.shape, self.like), beside),), value.clone(), name)
 
     def columns(self, node: Node, part: slice, name: str) -> Node:
         """Some entries of the last axis."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
 import onnx
-from onnx import NodeProto
+from onnx import GraphProto, NodeProto
 
 from jacobound.errors import InvalidModelError, ShapeError, UnsupportedOpError
 from jacobound.graph.nodes import Node
 from jacobound.importers.lowering.common import unsupported
 from jacobound.importers.lowering.steps import AffineSteps
+from jacobound.importers.onnx.loops import loop, scan
 from jacobound.importers.onnx.model.evaluate import FOLDABLE, attributes, describe, evaluate, result_shapes
 from jacobound.importers.onnx.model.names import branches, outer_names
 from jacobound.importers.onnx.model.safety import BYTES, array, check_numbers, wrong_type
@@ -126,6 +127,8 @@ def run_node(node: NodeProto, position: int, place: Place, values: dict[str, Val
     inputs = tuple(values[name] if name else None for name in node.input)
     if node.op_type == "If" and isinstance(inputs[0], np.ndarray):
         results = _taken_branch(node, position, place, values, inputs[0])
+    elif node.op_type in ("Loop", "Scan"):
+        results = _repeated(node, position, place, values, inputs)
     else:
         results = _results(node, position, place, inputs)
     for name, value in zip(node.output, results, strict=False):
@@ -142,14 +145,44 @@ def _taken_branch(
     branch = branches.get("then_branch" if bool(condition.all()) else "else_branch")
     if branch is None or condition.size != 1 or len(branch.output) != len(node.output):
         raise InvalidModelError(f"{describe(node)} at position {position}: its branches do not fit; export it again")
-    scope = {**values, **{tensor.name: array(tensor, tensor.name) for tensor in branch.initializer}}
-    for inner in branch.node:
+    return _inside(node, branch, position, place, values)
+
+
+def _repeated(
+    node: NodeProto, position: int, place: Place, values: dict[str, Value], inputs: tuple[Value | None, ...]
+) -> tuple[Value, ...]:
+    """The results of a Loop or a Scan, step by step."""
+    given = attributes(node, place.version)
+    body = given.get("body")
+    assert isinstance(body, GraphProto)  # its definition says so
+
+    def run(graph: GraphProto, own: Mapping[str, Value]) -> tuple[Value, ...]:
+        return _inside(node, graph, position, place, {**values, **own})
+
+    try:
+        if node.op_type == "Loop":
+            return tuple(loop(node, inputs, body, run, place.steps))
+        return tuple(scan(node, inputs, given, place.version, body, run, place.steps))
+    except (UnsupportedOpError, ShapeError) as error:
+        if str(error).startswith("Op '"):
+            raise  # of an operation inside
+        raise unsupported(
+            describe(node), f"position {position}", str(error), advice(node, _cut(node, inputs))
+        ) from error
+
+
+def _inside(
+    node: NodeProto, graph: GraphProto, position: int, place: Place, values: Mapping[str, Value]
+) -> tuple[Value, ...]:
+    """The results of an inner graph, which sees the values around it."""
+    scope = {**values, **{tensor.name: array(tensor, tensor.name) for tensor in graph.initializer}}
+    for inner in graph.node:
         check_node(inner, position, place.version, scope)
         run_node(inner, position, place, scope)
-    missing = [entry.name for entry in branch.output if entry.name not in scope]
+    missing = [entry.name for entry in graph.output if entry.name not in scope]
     if missing:
         raise InvalidModelError(f"{describe(node)} at position {position}: nothing gives '{missing[0]}'")
-    return tuple(scope[entry.name] for entry in branch.output)
+    return tuple(scope[entry.name] for entry in graph.output)
 
 
 def _results(node: NodeProto, position: int, place: Place, inputs: tuple[Value | None, ...]) -> tuple[Value, ...]:

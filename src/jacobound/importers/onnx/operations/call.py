@@ -175,9 +175,15 @@ class Call:
 
     def result(self, node: Node, name: str | None = None) -> tuple[Value, ...]:
         """The only result; its node gets the shape that ONNX says."""
-        if prod(node.shape) != prod(self.shape):
-            raise UnsupportedOpError(f"Its result would have shape {node.shape}, where ONNX says {self.shape}.")
-        return (Traced(self.steps.reshape(node, point_shape(self.shape), name or self.name), self.shape, self.dtype),)
+        return (self.shaped(node, 0, name),)
+
+    def shaped(self, node: Node, position: int, name: str | None = None) -> Traced:
+        """One of the results; its node gets the shape that ONNX says."""
+        shape = self.shapes[position]
+        if prod(node.shape) != prod(shape):
+            raise UnsupportedOpError(f"Its result would have shape {node.shape}, where ONNX says {shape}.")
+        called = name or self.proto.output[position]
+        return Traced(self.steps.reshape(node, point_shape(shape), called), shape, self.dtype)
 
     @property
     def dtype(self) -> np.dtype:

@@ -23,15 +23,13 @@ QUANTISED = (
     "MatMulInteger",
 )
 NORMALISED = ("MeanVarianceNormalization", "LRN")
-RECURRENT = ("RNN", "GRU", "LSTM")
-LOOPS = ("If", "Loop", "Scan")
+LOOPS = ("If", "Loop", "Scan")  # where what they do depends on values
 PLACES = ("ArgMax", "ArgMin", "TopK", "Hardmax", "NonMaxSuppression", "NonZero", "Unique")
 
 # Reasons that are better than "neither affine nor a known activation".
 REASONS: Mapping[str, str] = {
     **_same("It rounds values of the network to integers, or computes with integers.", QUANTISED),
     **_same("It divides by a statistic of the values themselves, which is not understood.", NORMALISED),
-    **_same("Recurrent layers are not understood.", RECURRENT),
     **_same("What is computed depends on values of the network.", LOOPS),
     **_same("It gives the places of values, or sorts; that is no continuous function.", PLACES),
     **_same("Pooling by an l_p norm is not understood.", ("LpPool", "GlobalLpPool")),
@@ -42,7 +40,6 @@ ADVICE: Mapping[str, str] = {
     **_same("Export the network without control flow (by tracing it).", LOOPS),
     **_same("Export the unquantised float32 network.", QUANTISED),
     **_same("Use batch or layer normalisation in its place.", NORMALISED),
-    **_same("Write the steps out in the model before exporting it.", RECURRENT),
     **_same("Use average or max pooling in its place.", ("LpPool", "GlobalLpPool")),
     **_same("Rewrite the network with products by constants only.", ("Gemm", "Pow", "Einsum")),
 }

@@ -21,6 +21,7 @@ from jacobound.importers.onnx.model.evaluate import evaluate
 from jacobound.importers.onnx.model.safety import element_type
 from jacobound.importers.onnx.operations.call import Call, Traced, Value, point_shape
 from jacobound.importers.onnx.operations.products import divide, einsum, gemm, matmul, multiply, power
+from jacobound.importers.onnx.operations.recurrent import RECURRENT
 from jacobound.importers.onnx.operations.reduce import REDUCTIONS, extreme, mean_of_several, running_sum
 from jacobound.importers.onnx.operations.resize import resize
 from jacobound.importers.onnx.operations.vectors import VECTORS
@@ -244,6 +245,7 @@ LOWERINGS: Mapping[str, Lowering] = {
     **dict.fromkeys(MOVEMENTS, _moves(0)),
     **REDUCTIONS,
     **VECTORS,
+    **RECURRENT,
     "Concat": _moves(),
     "Where": _moves(1, 2),
     "ScatterElements": _scatter,

@@ -12,7 +12,7 @@ from torch import Tensor
 from jacobound.activations import activation
 from jacobound.errors import InvalidModelError, UnsupportedOpError
 from jacobound.graph.nodes import Node
-from jacobound.importers.lowering.recurrent import Cell, GruCell, LstmCell, RnnCell, State
+from jacobound.importers.lowering.recurrent import Cell, GruCell, LstmCell, Response, RnnCell, State
 from jacobound.importers.lowering.steps import MIXED
 from jacobound.importers.torch.operations.call import TRAINING, Call, Turned, Value, is_node
 
@@ -176,9 +176,11 @@ def _ordered(
 
 def _cell(kind: str, weights: _Weights) -> Cell:
     """The step of a layer."""
-    sigmoid, tanh = activation("sigmoid"), activation("tanh")
+    sigmoid, tanh = Response(activation("sigmoid")), Response(activation("tanh"))
     if kind == "gru":
         return GruCell(weights.recurrent, weights.recurrent_bias, None, sigmoid, tanh, True)
     if kind == "lstm":
         return LstmCell(weights.recurrent, weights.recurrent_bias, None, sigmoid, tanh, tanh, None, weights.projection)
-    return RnnCell(weights.recurrent, weights.recurrent_bias, None, activation("relu") if "relu" in kind else tanh)
+    return RnnCell(
+        weights.recurrent, weights.recurrent_bias, None, Response(activation("relu")) if "relu" in kind else tanh
+    )
