@@ -12,6 +12,7 @@ from torch import Tensor
 
 from jacobound.arithmetic.intervals import Interval
 from jacobound.budget import Budget as Budget
+from jacobound.budget import checkpoint
 from jacobound.checks import instance
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Node, size
@@ -161,6 +162,7 @@ def derivative_ranges(graph: Graph, ranges: Mapping[Node, Interval]) -> Mapping[
     """
     found = {}
     for node in graph.nodes:
+        checkpoint()
         if isinstance(node, Elementwise):
             node.activation.require(ranges[node.source], node.name)
             found[node] = node.activation.derivative_range(ranges[node.source])

@@ -109,7 +109,7 @@ def bound_output(
     meant, matrix = _meant(graph, semantics), row_matrix(rows, graph)
     asked = question("bound_output", graph, region, matrix, budget)
     target = meant if matrix is None else meant.with_rows(matrix)
-    with _prepared(target, region, budget) as (domains, lead, budget, clock):
+    with _prepared(graph, target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> Interval:
             found = _output_range(method, target, domain, budget)
@@ -173,7 +173,7 @@ def bound_jacobian(
     target = graph.with_rows(matrix).expanded()
     if method is None:
         method = Intersection(RecurJac(), LinearSlopes()) if smooth(target) else RecurJac()
-    with _prepared(target, region, budget) as (domains, lead, budget, clock):
+    with _prepared(graph, target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> tuple[Interval, Tensor, Status]:
             enclosure = _enclosed(method, target, domain, budget)
@@ -253,7 +253,7 @@ def _bracket(
     units = None if not isinstance(norms[0], Weighted) else spread(norms[0].weights, graph.in_shape, "weights")
     target = in_input_units(in_output_units(graph.with_rows(matrix), norms[1]), units)
     expanded = target.expanded() if isinstance(method, JacobianMethod) else target.lowered()
-    with _prepared(graph, region, budget) as (places, lead, budget, clock):
+    with _prepared(graph, graph, region, budget) as (places, lead, budget, clock):
         domains = sets_in_units(places, units)
         time = budget if search is None else budget.within(OF_METHODS * budget.remaining)
         above = partial(_above, method, target, exponents)
@@ -354,11 +354,16 @@ def _activations(graph: Graph) -> int:
 
 @contextlib.contextmanager
 def _prepared(
-    graph: Graph, region: Region, budget: Budget | None
+    graph: Graph, target: Graph, region: Region, budget: Budget | None
 ) -> Iterator[tuple[Domains, tuple[int, ...], Budget, Callable[[], float]]]:
-    """The region's sets, the budget and a clock, inside strict arithmetic without gradients."""
+    """The region's sets, the budget and a clock, inside strict arithmetic without gradients.
+
+    Args:
+        graph: that the call is about.
+        target: what is made of it, whose sets are taken.
+    """
     with strictly(graph, budget) as (budget, clock):
-        domains, lead = region.domains(graph)
+        domains, lead = region.domains(target)
         yield domains, lead, budget, clock
 
 

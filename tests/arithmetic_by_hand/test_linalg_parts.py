@@ -90,3 +90,17 @@ def test_intervals_that_are_no_matrices_are_refused() -> None:
     for bad in (torch.zeros(3), torch.full((2, 2, 2), math.inf)):
         with pytest.raises(ShapeError, match="two axes"):
             spectral_norm_upper_interval(bad, bad)
+
+
+def test_eigenvalues_of_what_has_none_are_nan_and_the_others_right() -> None:
+    good = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+    bad = torch.tensor([[math.inf, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    for spoilt in (bad, torch.full_like(bad, math.nan)):
+        batch = torch.stack((good, spoilt, 3 * good))
+        values, (again, vectors) = linalg.eigenvalues(batch), linalg.eigenvectors(batch)
+        assert torch.equal(values.isnan(), again.isnan())
+        assert values.isnan().any(1).tolist() == [False, True, False]
+        torch.testing.assert_close(values[[0, 2]], torch.tensor([[1.0, 3.0], [3.0, 9.0]], dtype=torch.float64))
+        rebuilt = vectors[2] @ torch.diag(again[2]) @ vectors[2].T
+        torch.testing.assert_close(rebuilt, 3 * good)
+    assert linalg.eigenvalues(bad).isnan().all() and linalg.eigenvectors(bad)[0].isnan().all()

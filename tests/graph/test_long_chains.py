@@ -99,3 +99,31 @@ def test_no_method_calls_itself_once_for_every_node(method: str) -> None:
 @pytest.mark.parametrize("method", ["IBP", "FastLip"])
 def test_nor_for_smooth_activations(method: str) -> None:
     ASKED[method](chain("sigmoid", mixed=method == "IBP"))
+
+
+METHODS: dict[str, jb.JacobianMethod | jb.LipschitzMethod | jb.Best | None] = {
+    "the default": None,
+    "RecurJac": jb.RecurJac(),
+    "LinearSlopes": jb.LinearSlopes(),
+    "AutoLip": jb.AutoLip(),
+    "SeqLip": jb.SeqLip(),
+    "ECLipsE": jb.ECLipsE(),
+    "LipSDP": jb.LipSDP(),
+    "LipSDP, one by one": jb.Best(jb.LipSDP(), jb.ECLipsE()),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_eigenvalues_that_do_not_converge_cost_tightness_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for multipliers of a thousand layers: torch raises an error of its own, and the constant is certified."""
+
+    def failing(*matrices: torch.Tensor, **options: object) -> torch.Tensor:
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")  # pyright: ignore[reportPrivateImportUsage]
+
+    for decomposition in ("eigh", "eigvalsh"):
+        monkeypatch.setattr(torch.linalg, decomposition, failing)
+    graph = chain("tanh", 3, mixed=True)  # its Jacobian at 0 is orthogonal
+    for norm in ((2, 2), (float("inf"), 1)):
+        if norm == (2, 2) or name != "SeqLip":
+            found = jb.lipschitz(graph, jb.Box([-1.0, -1.0], [1.0, 1.0]), METHODS[name], norm=norm)
+            assert found.status.certified and 1 - 1e-9 <= float(found.upper) <= 20

@@ -12,13 +12,14 @@ Jacobians that are only known entry by entry.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import inf, sqrt
+from math import inf, nan, sqrt
 
 import torch
 from torch import Tensor
 
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import down, gamma, inflate, rigorous, tiny, underflow, up
+from jacobound.budget import checkpoint
 from jacobound.errors import ShapeError
 
 _DUAL = {1.0: inf, 2.0: 2.0, inf: 1.0}
@@ -71,6 +72,32 @@ def frobenius_norm_upper(matrix: Tensor) -> Tensor:
     return vector_norm_upper(matrix.flatten(), 2)
 
 
+def eigenvalues(matrices: Tensor) -> Tensor:
+    """Eigenvalues of symmetric matrices in plain floating point, ascending, shape (*batch, n).
+
+    Args:
+        matrices: shape (*batch, n, n). NaN stands for the eigenvalues of one that is not finite, or (of all of them)
+            where the algorithm does not converge.
+    """
+    try:
+        return torch.linalg.eigvalsh(matrices)
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage] - documented all the same
+        return eigenvectors(matrices)[0]
+
+
+def eigenvectors(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """`eigenvalues` and their vectors, in columns of shape (*batch, n, n); NaN where there are none."""
+    try:
+        return tuple(torch.linalg.eigh(matrices))
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+        usable = torch.isfinite(matrices).all(-1).all(-1)
+    if bool(usable.all()):
+        return matrices.new_full(matrices.shape[:-1], nan), torch.full_like(matrices, nan)
+    wide = usable.unsqueeze(-1).unsqueeze(-1)
+    values, vectors = eigenvectors(torch.where(wide, matrices, 0.0))
+    return torch.where(usable.unsqueeze(-1), values, nan), torch.where(wide, vectors, nan)
+
+
 def spectral_norm_upper(matrix: Tensor) -> Tensor:
     """Certified upper bound of the largest singular value of an exact float matrix.
 
@@ -118,7 +145,7 @@ def _candidates(matrix: Tensor, frobenius: Tensor) -> Iterator[Tensor]:
     gram = matrix.T @ matrix
     # |G - A^T A| <= gamma |A|^T |A| entry by entry, whose norm is at most that of the Frobenius norm squared.
     error = float(inflate(gamma(rows + 2, gram) * frobenius * frobenius, 4)) + columns * underflow(rows, gram)
-    estimate = float(torch.linalg.eigvalsh(gram)[-1].clamp(min=tiny(gram.dtype)))
+    estimate = float(eigenvalues(gram)[-1].clamp(min=tiny(gram.dtype)))
     slack = 2 * gamma(columns + 4, gram) * columns + 2 * error / estimate
     while slack < 1e-2:
         bound = gram.new_tensor(sqrt(estimate) * (1 + slack))
@@ -256,7 +283,10 @@ def _spectral_norms(lower: Tensor, upper: Tensor) -> Tensor:
     """`spectral_norm_upper_interval` of every matrix of a batch, shape (*batch,)."""
     batch = lower.shape[:-2]
     pairs = zip(lower.reshape(-1, *lower.shape[-2:]), upper.reshape(-1, *upper.shape[-2:]), strict=True)
-    found = [spectral_norm_upper_interval(*pair) for pair in pairs]
+    found = []
+    for pair in pairs:
+        checkpoint()
+        found.append(spectral_norm_upper_interval(*pair))
     return torch.stack(found).reshape(batch) if found else lower.new_zeros(batch)
 
 

@@ -11,6 +11,7 @@ import torch
 from jacobound.arithmetic.intervals import Interval
 from jacobound.certificates.layered.chain import chain_bytes, layered_chain
 from jacobound.certificates.layered.driver import by_closed_form
+from jacobound.constants.autolip import AutoLip
 from jacobound.constants.lipschitz_method import ConstantBound, LipschitzMethod, ranges_of_one
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Node
@@ -57,8 +58,9 @@ class ECLipsE(LipschitzMethod):
             ranges: known enclosures of the nodes of ``graph.expanded()``.
 
         Returns:
-            `details` holds the constants of both directions, `certificates` what proves the smaller one; infinite with
-            `Status.MEMORY_LIMIT` when the layers do not fit.
+            `details` holds the constants of both directions, `certificates` what proves the smaller one. Infinite with
+            `Status.MEMORY_LIMIT` when the layers do not fit; products of norms with `Status.INCOMPLETE` where the
+            closed forms prove nothing.
 
         Raises:
             UnsupportedOpError: when the graph is no chain.
@@ -81,6 +83,9 @@ class ECLipsE(LipschitzMethod):
         found = by_closed_form(chain, norm, over)
         best = min(found.values(), key=lambda certificate: certificate.value)
         values = {name: torch.tensor(part.value, dtype=torch.float64) for name, part in found.items()}
-        value = torch.tensor(best.value, dtype=torch.float64)
+        value, proofs = torch.tensor(best.value, dtype=torch.float64), (best,)
         status = Status.TIME_LIMIT if budget.is_over else Status.CERTIFIED
-        return ConstantBound(value, Status.of(status, value), values, (best,), slopes, ranges)
+        if not best.value < math.inf:
+            value, proofs = AutoLip().constant(graph, domain, norm, budget, ranges).value, ()
+            values, status = {**values, "products of norms": value}, Status.INCOMPLETE
+        return ConstantBound(value, Status.of(status, value), values, proofs, slopes, ranges)

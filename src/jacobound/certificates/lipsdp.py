@@ -10,9 +10,9 @@ import torch
 
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.linalg import dual_exponent
-from jacobound.budget import Budget, stopping
+from jacobound.budget import PRODUCTS, Budget, stopping
 from jacobound.certificates.dense.barrier import Barrier, Weights
-from jacobound.certificates.dense.matrices import SdpCore, sdp_bytes, sdp_core, unstable_count
+from jacobound.certificates.dense.matrices import SdpCore, core_operations, sdp_bytes, sdp_core, unstable_count
 from jacobound.certificates.dense.proof import SdpCertificate, certified_constant, certify
 from jacobound.certificates.dense.search import FIRST, WARM, feasible_start, search, warm_start
 from jacobound.certificates.layered.chain import LayeredChain, chain_bytes, layered_chain
@@ -35,6 +35,10 @@ MANY = 800
 STARTS = 60
 # ... and hardly less than so many seconds for (inputs + unstable neurons)³; more than LONGEST seconds are never spent.
 RATE, LONGEST = 1e-9, 60.0
+# What a start and a proof take of that.
+OF_A_PROOF = 0.1
+# Seconds that are spent however late it is.
+LITTLE = 0.05
 # Up to so many rows (columns, entries) a maximum over them is taken one by one where one problem would do too.
 FEW = 64
 
@@ -86,8 +90,9 @@ class LipSDP(LipschitzMethod):
         values = {name: torch.tensor(part.value, dtype=torch.float64) for name, part in found.items()}
         value = torch.stack(list(values.values())).max() if values else torch.zeros((), dtype=torch.float64)
         certificates = tuple(found.values())
-        if status is Status.MEMORY_LIMIT or not float(value) < math.inf:
-            # The core does not fit, or nothing could be proved for it.
+        unknown = not found and status in (Status.MEMORY_LIMIT, Status.TIME_LIMIT)
+        if unknown or not float(value) < math.inf:
+            # The core does not fit, there is no time for it, or nothing could be proved for it.
             value, certificates = AutoLip().constant(graph, domain, norm, budget, ranges).value, ()
             values = {"products of norms": value}
             status = Status.TIME_LIMIT if status is Status.CERTIFIED else status
@@ -97,16 +102,18 @@ class LipSDP(LipschitzMethod):
         self, graph: Graph, slopes: Mapping[Node, Interval], norm: tuple[float, float], budget: Budget
     ) -> tuple[Mapping[str, SdpCertificate] | Mapping[str, LayeredCertificate], Status]:
         """Certificates of all parts by name, and whether the search came to its end; none where it does not fit."""
-        fits, chain = budget.fits(sdp_bytes(graph, slopes)), None
-        if not fits or unstable_count(graph, slopes) >= MANY:
+        fits, chain, late = budget.fits(sdp_bytes(graph, slopes)), None, _too_late(graph, slopes, budget)
+        if not fits or late or unstable_count(graph, slopes) >= MANY:
             chain = _chain(graph, slopes, budget)
-        parts = _in_time(graph, slopes, norm, budget) if chain is not None and fits else None
+        parts = _in_time(graph, slopes, norm, budget) if chain is not None and fits and not late else None
         if chain is not None and parts is None:
             layers = LayeredSolver(self.tolerance, budget)
             found = layers.solve(layered_problems(chain, norm))
             return found, Status.TIME_LIMIT if layers.interrupted else Status.CERTIFIED
         if not fits:
             return {}, Status.MEMORY_LIMIT
+        if late:
+            return {}, Status.TIME_LIMIT
         solver = _Solver(self.tolerance, budget)
         solved = solver.solve(parts or problems(sdp_core(graph, slopes), norm))
         return solved, Status.TIME_LIMIT if solver.interrupted else Status.CERTIFIED
@@ -119,6 +126,12 @@ def _chain(graph: Graph, slopes: Mapping[Node, Interval], budget: Budget) -> Lay
     except UnsupportedOpError:
         return None
     return layered_chain(graph, slopes) if needed is not None and budget.fits(needed) else None
+
+
+def _too_late(graph: Graph, slopes: Mapping[Node, Interval], budget: Budget) -> bool:
+    """Whether there is no time to put the core together and to prove something of it."""
+    proof = OF_A_PROOF * RATE * (size(graph.input) + unstable_count(graph, slopes)) ** 3
+    return core_operations(graph, slopes) / PRODUCTS + proof > max(budget.remaining, LITTLE)
 
 
 def _in_time(

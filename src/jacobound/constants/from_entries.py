@@ -16,6 +16,7 @@ from torch import Tensor
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.linalg import induced_norm_upper, vector_norm_upper
 from jacobound.arithmetic.rounding import down, up
+from jacobound.budget import checkpoint
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.method import JacobianEnclosure
@@ -92,6 +93,7 @@ def split_products(
     before = norms_before(graph, enclosure.slopes, p, most_work)
     found = {"product of norms": before[graph.output]} if p == q else {}
     for node in graph.crossings:
+        checkpoint()
         behind = enclosure.adjoints[node].map(lambda end: end.flatten(2))
         value = up(induced_norm_upper(behind.lower, behind.upper, p, q) * before[node])
         name = f"derivative behind {node.name}, product of norms before"
@@ -110,6 +112,7 @@ def norms_before(
     like = graph.example
     found: dict[Node, Tensor] = {}
     for node in graph.nodes:
+        checkpoint()
         if isinstance(node, Input):
             found[node] = like.new_ones(1)
         elif isinstance(node, Affine):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jacobound.arithmetic.intervals import Interval, interval_dot
 from jacobound.arithmetic.rounding import down, up
+from jacobound.budget import checkpoint
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Node, size
 from jacobound.inputs.domains import Domain
@@ -94,6 +95,7 @@ def interval_adjoints(
     choices = {node: node.choice for node in graph.nodes if isinstance(node, Affine) and node.choice is not None}
     settled = {(reader, choice.source) for node, choice in choices.items() for reader in (node, choice.gate.source)}
     for node in reversed(graph.nodes):
+        checkpoint()
         if known is not None and node in known:
             found[node] = found[node].intersect(known[node])
         if isinstance(node, Elementwise):

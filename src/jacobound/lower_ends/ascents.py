@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from jacobound.activations.calculus.pieces import turn_ends
-from jacobound.arithmetic.linalg import dual_exponent
+from jacobound.arithmetic.linalg import dual_exponent, eigenvectors
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Node, Vector, size
 from jacobound.lower_ends.attained import dual_vector
@@ -156,7 +156,7 @@ def _rows_of(jacobian: Tensor, p: float, q: float) -> Tensor:
     if p == 2 and q == 2:
         scale = jacobian.abs().amax((1, 2), keepdim=True).clamp(min=1e-300)
         scaled = jacobian / scale
-        return torch.linalg.eigh(scaled @ scaled.mT).eigenvectors[:, :, -1]
+        return eigenvectors(scaled @ scaled.mT)[1][:, :, -1].nan_to_num(nan=0.0)
     for _ in range(ALTERNATIONS):
         direction = dual_vector((rows.unsqueeze(1) @ jacobian).squeeze(1), p)
         rows = dual_vector((jacobian @ direction.unsqueeze(2)).squeeze(2), dual_exponent(q))

@@ -76,7 +76,7 @@ class Climb:
         anchor = self.inner.anchor.unsqueeze(1)
         self.points, (self.rows, self.values) = anchor, self._judged(anchor)
         self._spread: dict[Node, Tensor] = {}
-        if not self.plan.points or bool(self.inner.tight.all()):
+        if not self.plan.points or self.budget.is_over or bool(self.inner.tight.all()):
             return
         self._start()
         if self._spread or self._is_curved():

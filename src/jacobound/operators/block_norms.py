@@ -16,7 +16,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from jacobound.arithmetic.linalg import psd_upper_shift, vector_norm_upper
+from jacobound.arithmetic.linalg import eigenvalues, psd_upper_shift, vector_norm_upper
 from jacobound.arithmetic.rounding import down, gamma, inflate, rigorous, underflow, up
 from jacobound.budget import checkpoint
 from jacobound.operators.base import CHUNK_ENTRIES
@@ -130,7 +130,7 @@ def _sizes(family: Family, numbers: Tensor) -> tuple[Tensor, Tensor]:
 
 def _largest(grams: Tensor) -> float:
     """Estimate of the largest square root of an eigenvalue in a batch."""
-    return float(torch.linalg.eigvalsh(grams)[:, -1].clamp(min=0.0).sqrt().amax())
+    return float(eigenvalues(grams)[:, -1].clamp(min=0.0).sqrt().amax())
 
 
 def _definite(grams: Tensor, bound: Tensor, frobenius: Tensor, terms: int) -> Tensor:

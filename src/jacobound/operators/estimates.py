@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from jacobound.arithmetic.linalg import eigenvectors
 from jacobound.operators.base import LinearOperator
 
 STEPS = 200
@@ -47,7 +48,7 @@ def lanczos(squared: Callable[[Tensor], Tensor], size: int, steps: int = STEPS) 
             band = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
             if beside:
                 band += torch.diag(torch.tensor(beside, dtype=torch.float64), -1)
-            values, vectors = torch.linalg.eigh(band)
+            values, vectors = eigenvectors(band)
             value = float(values[-1])
             residual = length * abs(float(vectors[-1, -1]))
             if not residual > CLOSE * value:

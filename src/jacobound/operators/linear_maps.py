@@ -17,7 +17,7 @@ from math import inf, prod
 import torch
 from torch import Tensor
 
-from jacobound.arithmetic.linalg import psd_upper_shift
+from jacobound.arithmetic.linalg import eigenvalues, psd_upper_shift
 from jacobound.arithmetic.rounding import down, gamma, inflate, rigorous, underflow, up
 from jacobound.budget import checkpoint
 from jacobound.errors import ShapeError
@@ -239,7 +239,7 @@ def doubt_norm(linear: LinearMap) -> Tensor:
 def gram_estimate(linear: LinearMap, gram: Tensor, unit_size: float) -> float:
     """Estimate of the norm over `unit_size`, from the Gram matrix or by applying the map, whichever is cheaper."""
     if len(gram) <= SMALL_ORDER:
-        return float(torch.linalg.eigvalsh(gram)[-1].clamp(min=0.0).sqrt())
+        return float(eigenvalues(gram)[-1].clamp(min=0.0).sqrt())
     if 4 * (linear.work + linear.transposed.work) >= gram.numel():
         return lanczos(lambda x: gram @ x, len(gram)) ** 0.5
 

@@ -19,6 +19,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from jacobound.arithmetic.linalg import eigenvalues
 from jacobound.budget import checkpoint
 from jacobound.certificates.dense.matrices import SdpCore
 
@@ -296,7 +297,7 @@ class Barrier:
 
 def _best_uniform(needed: Tensor, beta: float) -> Tensor:
     """The logarithm of rho > lambda_max that minimises ``log rho - beta log det(1 - needed / rho)``, shape (1,)."""
-    sizes = torch.linalg.eigvalsh(needed).clamp(min=0.0)
+    sizes = eigenvalues(needed).clamp(min=0.0)
     largest = sizes[-1].clamp(min=torch.finfo(torch.float64).tiny)
     # In s = lambda_max / rho the stationary point solves sum_j beta a_j s / (1 - a_j s) = 1, by bisection on (0, 1).
     share = sizes / largest

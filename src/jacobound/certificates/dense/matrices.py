@@ -108,6 +108,17 @@ def sdp_bytes(graph: Graph, slopes: Mapping[Node, Interval]) -> int:
     return 8 * (6 * rows * widest + 8 * max(rows, columns) ** 2)
 
 
+def core_operations(graph: Graph, slopes: Mapping[Node, Interval]) -> float:
+    """Multiplications that `sdp_core` takes, about."""
+    rows, total = size(graph.output), 0.0
+    for node in reversed(graph.nodes):
+        if isinstance(node, Elementwise):
+            rows += len(unstable_entries(slopes[node]))
+        elif isinstance(node, Affine):
+            total += 2.0 * rows * sum(operator.out_size * max(1, operator.terms) for operator, _ in node.terms)
+    return total
+
+
 def sdp_core(graph: Graph, slopes: Mapping[Node, Interval]) -> SdpCore:
     """The core of a graph; entries that can not be bounded get an infinite radius.
 
@@ -116,6 +127,9 @@ def sdp_core(graph: Graph, slopes: Mapping[Node, Interval]) -> SdpCore:
     """
     return _Backwards(graph, slopes).build().pruned()
 
+
+# Products of rows with a layer between two looks at the clock.
+AT_ONCE = 2.0**29
 
 Rows = tuple[Tensor, Tensor]  # middle and radius, shape (rows, entries of a node)
 
@@ -169,8 +183,12 @@ class _Backwards:
         touched, empty = present.any(0).to(torch.float64), ~present.flatten(1).any(1)
         for operator, source in node.terms:
             backward = _in_float64(operator).transpose()
-            image = backward.apply(middle)
-            doubt = backward.slack(magnitude, radius)
+            images, doubts = [], []
+            step = max(1, int(AT_ONCE / (backward.out_size * max(1, backward.terms))))
+            for parts in zip(middle.split(step), magnitude.split(step), radius.split(step), strict=True):
+                images.append(backward.apply(parts[0]))
+                doubts.append(backward.slack(parts[1], parts[2]))  # asks the clock
+            image, doubt = torch.cat(images), torch.cat(doubts)
             # The floor for underflow must not fill empty rows, nor entries that no weight reaches.
             doubt = torch.where(backward.abs().apply(touched) != 0, doubt, 0.0)
             doubt[empty] = 0.0

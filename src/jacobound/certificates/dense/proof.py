@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jacobound.arithmetic.linalg import is_positive_definite
+from jacobound.arithmetic.linalg import eigenvalues, is_positive_definite
 from jacobound.arithmetic.rounding import down, gamma, inflate, rigorous, tiny, underflow, up
 from jacobound.certificates.dense.barrier import Barrier, Weights
 from jacobound.certificates.dense.matrices import SdpCore
@@ -213,7 +213,7 @@ def _least_outputs(barrier: Barrier, weights: Weights) -> Tensor | None:
     scaled = needed * scale * scale.unsqueeze(1)
     if not bool(torch.isfinite(scaled).all()):
         return None
-    return weights.outputs * torch.linalg.eigvalsh(scaled)[-1].clamp(min=tiny(torch.float64))
+    return weights.outputs * eigenvalues(scaled)[-1].clamp(min=tiny(torch.float64))
 
 
 def _mixed(one: Weights, other: Weights, share: float) -> Weights:

@@ -13,6 +13,7 @@ from math import inf, log, sqrt
 import torch
 from torch import Tensor
 
+from jacobound.arithmetic.linalg import eigenvalues
 from jacobound.budget import checkpoint
 from jacobound.certificates.dense.barrier import Barrier, Derivatives, Point, Weights
 
@@ -93,7 +94,7 @@ def _dominating(matrix: Tensor) -> Tensor:
     size = matrix.diagonal().clone()
     size = size.clamp(min=max(1e-8 * float(size.max()), 1e-200))
     scaled = matrix * size.rsqrt() * size.rsqrt().unsqueeze(1)
-    return size * torch.linalg.eigvalsh(scaled)[-1]
+    return size * eigenvalues(scaled)[-1]
 
 
 def search(

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jacobound.arithmetic.linalg import dual_exponent, is_positive_definite, vector_norm_upper
+from jacobound.arithmetic.linalg import dual_exponent, eigenvalues, is_positive_definite, vector_norm_upper
 from jacobound.arithmetic.rounding import down, gamma, inflate, rigorous, tiny, underflow, up
 from jacobound.certificates.dense.proof import LARGEST, SMALLEST, numbers_of, stored_pair
 from jacobound.certificates.layered.chain import LayeredChain
@@ -240,7 +240,7 @@ def _leaving(form: Tensor, weights: Tensor, q: float) -> Tensor:
     if q == math.inf or len(form) == 1:
         return diagonal.amax()
     shape, root = 1 / weights, weights.sqrt()
-    estimate = torch.linalg.eigvalsh(form * root * root.unsqueeze(1))[-1].clamp(min=1e-250)
+    estimate = eigenvalues(form * root * root.unsqueeze(1))[-1].clamp(min=1e-250)
     scale = powers_of_two((shape * estimate).rsqrt())
     below = -(form.tril(-1) * scale * scale.unsqueeze(1))
     for excess in EXCESS:

@@ -18,7 +18,7 @@ from math import inf, log
 import torch
 from torch import Tensor
 
-from jacobound.arithmetic.linalg import dual_exponent
+from jacobound.arithmetic.linalg import dual_exponent, eigenvalues, eigenvectors
 from jacobound.certificates.layered.chain import LayeredChain
 
 SMOOTHING = (0.1, 0.03, 0.01, 0.003)
@@ -124,7 +124,8 @@ class Sweep:
         found = Multipliers(tuple(neurons), entering, leaving)
         if not bool(torch.isfinite(form).all()):
             return inf, found
-        return self._ending(form, found, SMOOTHING[-1]).value, found
+        end = self._ending(form, found, SMOOTHING[-1])
+        return inf if end is None else end.value, found
 
     def _sizes_at_start(self) -> Tensor:
         """A guess of how much every entry of the first space matters: as if all slopes had independent signs."""
@@ -138,10 +139,16 @@ class Sweep:
                 form.diagonal().add_(sizes)
         return form.diagonal().clamp(min=0).sqrt()
 
-    def _ending(self, form: Tensor, found: Multipliers, smoothing: float) -> _Ending:
-        """The value at the end and its derivative as weighted vectors; takes Y in front of the last layer."""
+    def _ending(self, form: Tensor, found: Multipliers, smoothing: float) -> _Ending | None:
+        """The value at the end and its derivative as weighted vectors; None where numbers leave their range.
+
+        Args:
+            form: Y in front of the last layer.
+        """
         root = (0.5 * found.leaving).exp()
         sizes, vectors = self._spectrum(form, root)
+        if not bool(torch.isfinite(sizes).all()):
+            return None
         # The smoothed maximum is a power mean, so that scaling a chain changes nothing but the value.
         sizes = sizes.clamp(min=max(1e-6 * float(sizes.amax()), 1e-30))
         relative = (sizes / sizes.amax()).log() / smoothing
@@ -179,9 +186,9 @@ class Sweep:
             factor, failed = torch.linalg.cholesky_ex(form + jitter * torch.eye(len(form), dtype=form.dtype))
             if not bool(failed):
                 half = matrix @ factor
-                sizes, inner = torch.linalg.eigh(half.T @ half)
+                sizes, inner = eigenvectors(half.T @ half)
                 return sizes, (half @ inner) * sizes.clamp(min=1e-30).rsqrt()
-        return torch.linalg.eigh(matrix @ form @ matrix.T)
+        return eigenvectors(matrix @ form @ matrix.T)
 
     def evaluate(self, found: Multipliers, smoothing: float) -> tuple[float, float, Multipliers | None]:
         """Value, smoothed value, and its gradient over the logarithms; infinite where the multipliers prove nothing."""
@@ -190,6 +197,8 @@ class Sweep:
         if forms is None:
             return inf, inf, None
         end = self._ending(forms.form, found, smoothing)
+        if end is None:
+            return inf, inf, None
         chain = self.chain
         adjoint = chain.matrices[-1].T @ end.vectors
         slopes: list[Tensor] = []
@@ -241,7 +250,7 @@ def dominating(matrix: Tensor) -> Tensor:
     size = matrix.abs().sum(1)
     size = size.clamp(min=max(1e-8 * float(size.max()), 1e-90))
     scaled = matrix * size.rsqrt() * size.rsqrt().unsqueeze(1)
-    return size * torch.linalg.eigvalsh(scaled)[-1].clamp(min=1e-3)
+    return size * eigenvalues(scaled)[-1].clamp(min=1e-3)
 
 
 def best_closed_form(sweep: Sweep, over: Over) -> tuple[float, Multipliers]:

@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from jacobound.arithmetic.linalg import frobenius_norm_upper
+from jacobound.arithmetic.linalg import eigenvectors, frobenius_norm_upper
 from jacobound.arithmetic.rounding import gamma, inflate, up
 from jacobound.operators.linear_maps import LinearMap, doubt_norm, largest_sums, mixed_norm
 from jacobound.operators.norms import Chain, linear_norm
@@ -128,7 +128,9 @@ def balanced(matrix: Tensor) -> tuple[Tensor, Tensor]:
     largest = float(matrix.abs().max()) if matrix.numel() else 0.0
     root = 2.0 ** (math.frexp(largest)[1] // 2) if 0 < largest < math.inf else 1.0
     wide = (matrix.T if matrix.shape[0] > matrix.shape[1] else matrix) / root / root
-    values, vectors = torch.linalg.eigh(wide @ wide.T)
+    values, vectors = eigenvectors(wide @ wide.T)
+    if not bool(torch.isfinite(vectors).all() & torch.isfinite(values).all()):
+        values, vectors = torch.ones_like(values), torch.eye(len(values), dtype=values.dtype)
     floor = float(values.amax()) * LEAST if len(values) else 0.0
     sizes = values.clamp(min=floor if floor > 0 else 1.0).sqrt().sqrt()
     left, right = vectors * (sizes * root), (vectors.T @ wide) * (root / sizes).unsqueeze(1)

@@ -24,7 +24,7 @@ from jacobound.constants.enclosures import Enclosures
 from jacobound.constants.lipschitz_method import ConstantBound, LipschitzMethod
 from jacobound.constants.pairs.branching import exact_bound
 from jacobound.constants.pairs.chain import Edge, State, Stretch, shortest
-from jacobound.constants.pairs.dual import Pair, PairBound, product_bound
+from jacobound.constants.pairs.dual import PairBound, product_bound
 from jacobound.constants.pairs.estimates import attained, greedy, rough_value
 from jacobound.constants.pairs.layers import Layer
 from jacobound.constants.pairs.search import dual_bound
@@ -184,8 +184,8 @@ class PairSweeps(Sweeps):
             return self._bound(chain, edge)
         if (edge.left_split or edge.right_split) and self._too_late(chain, edge):
             return math.inf
-        pair = chain.pair(edge)
         try:
+            pair = chain.pair(edge)
             value = 0.999 * rough_value(pair) if pair.is_finite else 0.0
         except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage] - documented all the same
             value = math.nan
@@ -204,19 +204,20 @@ class PairSweeps(Sweeps):
             self.complete = False
             return math.inf  # the layers one by one are known already
         if key not in self._known:
-            self._known[key] = self._of_pair(chain.pair(edge))
+            self._known[key] = self._of_pair(chain, edge)
         return self._known[key].upper
 
-    def _of_pair(self, pair: Pair) -> PairBound:
-        over = self._over
-        if self._pairs == "greedy":
-            value = attained(pair, greedy(pair))
-            return PairBound(value, value)
+    def _of_pair(self, chain: Stretch, edge: Edge) -> PairBound:
+        over, pair = self._over, None
         try:
+            pair = chain.pair(edge)
+            if self._pairs == "greedy":
+                value = attained(pair, greedy(pair))
+                return PairBound(value, value)
             found = exact_bound(pair, over) if self._pairs == "exact" else dual_bound(pair, over)
         except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage] - documented all the same
             self.failed = True
-            return PairBound(product_bound(pair), complete=False)
+            return PairBound(math.inf if pair is None else product_bound(pair), complete=False)
         self.complete &= found.complete or not over()
         return found
 

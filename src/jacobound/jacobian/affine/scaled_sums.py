@@ -20,7 +20,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from jacobound.arithmetic.linalg import dual_exponent, frobenius_norm_upper, spectral_norm_upper, vector_norm_upper
+from jacobound.arithmetic.linalg import (
+    dual_exponent,
+    eigenvectors,
+    frobenius_norm_upper,
+    spectral_norm_upper,
+    vector_norm_upper,
+)
 from jacobound.arithmetic.rounding import rigorous, tiny, unit, up
 from jacobound.jacobian.affine.forms import Forms, Symbols
 from jacobound.method import Budget
@@ -122,9 +128,9 @@ def _shares(matrix: Tensor, tied: Tensor, free: bool, over: Callable[[], bool]) 
     for _ in range(STEPS):
         scaled = matrix * at[0].rsqrt().unsqueeze(1) * at[1].rsqrt()
         gram = scaled.T @ scaled
-        if not bool(torch.isfinite(gram).all()):
+        squares, vectors = eigenvectors(gram)
+        if not bool(torch.isfinite(squares).all()):
             break
-        squares, vectors = torch.linalg.eigh(gram)
         if float(squares[-1]) < least:
             least, best = float(squares[-1]), at
         if over():
