@@ -16,6 +16,7 @@ import zoo
 from activation_cases import CASES, Case, certainly_outside, every_case, is_defined, marks
 from jacobound.activations import Activation, activation
 from jacobound.activations.calculus.pieces import linear_piece
+from jacobound.activations.kinds.piecewise import prelu
 from jacobound.activations.lines.secants import _jump
 from jacobound.arithmetic.intervals import Interval
 from jacobound.method import Budget, secant_ranges
@@ -148,3 +149,13 @@ def test_increments_of_a_network_are_products_of_its_secants(kind: str) -> None:
             most = step.abs() @ radius[0].T
             error = (moved - step @ middle[0].T).abs()
             assert (error <= most * (1 + 1e-9) + 1e-9 * (1 + moved.abs().max())).all()
+
+
+def test_secants_of_channels_with_slopes_of_their_own() -> None:
+    slopes = torch.tensor([0.25, 0.5, -1.0], dtype=torch.float64)
+    near = Interval.exact(torch.tensor([[1.0, -1.0, 0.5], [2.0, 0.0, -2.0]], dtype=torch.float64))
+    far = Interval(near.lower - 3, near.upper + 2)
+    found = prelu(slopes).secant_range(near, far)
+    for k, slope in enumerate(slopes):
+        alone = prelu(slope).secant_range(*(Interval(x.lower[:, k], x.upper[:, k]) for x in (near, far)))
+        assert torch.equal(found.lower[:, k], alone.lower) and torch.equal(found.upper[:, k], alone.upper)

@@ -70,6 +70,6 @@ def one_bend(curve: Curve, x: Interval) -> tuple[Tensor, Tensor]:
 def _jump(curve: Curve, place: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Whether the derivative may rise, and may fall, from one piece to the next."""
     ends = turn_ends(curve.breaks[place - 1], like)
-    around = Interval(*(end if isinstance(end, Tensor) else like.new_tensor(end) for end in ends))
+    around = Interval(*((end if isinstance(end, Tensor) else like.new_tensor(end)).expand_as(like) for end in ends))
     left, right = (piece.derivative(around) for piece in curve.pieces[place - 1 : place + 1])
     return right.upper > left.lower, right.lower < left.upper

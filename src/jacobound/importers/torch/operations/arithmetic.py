@@ -8,7 +8,6 @@ import torch
 
 from jacobound.activations import torch_builder
 from jacobound.arithmetic.intervals import Interval
-from jacobound.arithmetic.rounding import unit
 from jacobound.errors import InvalidModelError, UnsupportedOpError
 from jacobound.graph.nodes import Elementwise, Node
 from jacobound.importers.fusions.fusions import product
@@ -229,12 +228,11 @@ def rrelu(call: Call) -> Node:
 def softplus(call: Call) -> Node:
     """log(1 + exp(beta z)) / beta, which torch leaves for z itself above a threshold: there it jumps.
 
-    The jump of the usual threshold (exp(-20) / beta) counts as a detail of the implementation, and so does one that is
-    lost in the rounding of the module's own dtype.
+    The jump of the usual threshold (exp(-20) / beta) counts as a detail of the implementation; no larger one does.
     """
     beta, threshold = float(call.argument(1, "beta", 1.0)), float(call.argument(2, "threshold", 20.0))
-    jump = math.log1p(math.exp(-threshold)) if threshold > -700 else -threshold
-    if not (threshold >= 20 or jump <= unit(call.result.dtype) * threshold):
+    if not threshold >= 20:
+        jump = math.log1p(math.exp(-threshold)) if threshold > -700 else -threshold
         raise UnsupportedOpError(
             f"Softplus with threshold={threshold:g} jumps by {jump / beta:.3g} where its argument is "
             f"{threshold / beta:g}, so it has no bounded derivative there; leave the threshold out."
