@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SOURCES := src tests examples campaign $(wildcard benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench soundness
+.PHONY: help setup demo test check format bench soundness matrix dist
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST)
@@ -45,3 +45,9 @@ bench: $(READY)  ## run the benchmarks
 soundness: $(READY)  ## attack every bound: exact cases by the million, damaged files, deliberate mistakes (hours)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m campaign --primitives 1000000 --exact 100000 --graphs 10000 --exchange 500 \
 		--door 5000 --files 100000 --mutants
+
+matrix:  ## the oldest and the newest torch under every installed Python from 3.11 to 3.13
+	@.ci/matrix
+
+dist: $(READY)  ## build both archives, and run a slice of the tests from the unpacked one
+	@.ci/dist $(BIN)/python

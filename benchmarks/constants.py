@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.layout import table
+from benchmarks.layout import circumstances, table
 from benchmarks.plan import GLOBAL_SECONDS, GROWTH_SECONDS, NETWORKS, Task
+from benchmarks.sdp import BELOW, WORDS_BELOW, below
 
 METHODS = ("AutoLip", "SeqLip", "ECLipsE", "LipSDP")
 TOOLS = {
@@ -18,17 +19,18 @@ TOOLS = {
     "LipSDP-Neuron (cvxpy, CLARABEL)": "LipSDP-Neuron, Clarabel",
     "lower bound (max at 300 points)": "attained",
 }
+OTHERS = tuple(name for name in TOOLS.values() if name != "attained")
 
 
 def measured(task: Task) -> dict[str, Any]:
-    """Value, CPU seconds and status of every method, each with a time limit of its own, and of the default."""
+    """Value, CPU seconds and status of every method, each with a time limit of its own, of the default; a lower end."""
     from benchmarks.problems import problem
 
-    return {"methods": _methods(problem(task.name).graph, task.seconds or GLOBAL_SECONDS)}
+    return _bracketed(problem(task.name).graph, task.seconds or GLOBAL_SECONDS)
 
 
 def grown(task: Task) -> dict[str, Any]:
-    """The same for a random network; the name says its shape: "width 200" or "depth 10"."""
+    """What `measured` tells, of a random network; the name says its shape: "width 200" or "depth 10"."""
     import torch
 
     import jacobound as jb
@@ -41,7 +43,15 @@ def grown(task: Task) -> dict[str, Any]:
         torch.randn(after, before, generator=generator, dtype=torch.float64) * math.sqrt(2 / before)
         for before, after in itertools.pairwise(widths)
     ]
-    return {"methods": _methods(jb.from_layers(weights, activation="relu"), task.seconds or GROWTH_SECONDS)}
+    return _bracketed(jb.from_layers(weights, activation="relu"), task.seconds or GROWTH_SECONDS)
+
+
+def _bracketed(graph: Any, seconds: float) -> dict[str, Any]:
+    """Upper ends of every method, and the lower end that a search proves within the same time."""
+    import jacobound as jb
+
+    whole = jb.lipschitz(graph, jb.WholeSpace(), jb.AutoLip(), norm=(2, 2), budget=jb.Budget(cpu_seconds=seconds))
+    return {"methods": _methods(graph, seconds), "lower": float(whole.lower)}
 
 
 def _methods(graph: Any, seconds: float) -> dict[str, Any]:
@@ -55,7 +65,7 @@ def _methods(graph: Any, seconds: float) -> dict[str, Any]:
         try:
             bound = samples.time(
                 lambda method=method: jb.lipschitz(
-                    graph, jb.WholeSpace(), method, norm=(2, 2), search=None, budget=jb.Budget(seconds)
+                    graph, jb.WholeSpace(), method, norm=(2, 2), search=None, budget=jb.Budget(cpu_seconds=seconds)
                 )
             )
         except jb.UnsupportedOpError:
@@ -88,18 +98,21 @@ def rendered(runs: list[dict[str, Any]], growth: list[dict[str, Any]], known: di
     if runs:
         parts += [
             "### Global constants from l_2 to l_2",
-            f"Each cell: certified constant, and CPU seconds of one thread; a star says that the time limit of "
-            f"{runs[0]['task']['seconds']:g} s cut the search short. `default` is `lipschitz` without a method and the "
-            "same limit. The other tools' numbers are stored with the reference data; they do not account for "
-            "rounding, and `attained` is a lower bound.",
-            table(("network", "default", *METHODS, *TOOLS.values()), _rows(runs, known, tuple(TOOLS.values()))),
+            f"Each cell: certified constant, and CPU seconds of one thread; a star says that the limit of "
+            f"{runs[0]['task']['seconds']:g} CPU s cut the search short. `default` is `lipschitz` without a method and "
+            f"the same limit. The other tools' numbers are stored with the results; they do not account for rounding. "
+            f"{WORDS_BELOW}",
+            circumstances(runs),
+            table(("network", "default", *METHODS, *OTHERS, *BELOW), _rows(runs, known, OTHERS)),
         ]
     if growth:
         parts += [
             "### How constants from l_2 to l_2 grow",
             f"Random ReLU networks of 100 inputs and 10 outputs: two hidden layers of some width, or hidden layers of "
-            f"50 neurons in some number. Time limit {growth[0]['task']['seconds']:g} s for each method.",
-            table(("hidden", "default", *METHODS), _rows(growth, {}, ())),
+            f"50 neurons in some number. Time limit {growth[0]['task']['seconds']:g} CPU s for each method; `lower` is "
+            "proved.",
+            circumstances(growth),
+            table(("hidden", "default", *METHODS, BELOW[0]), (row[:-1] for row in _rows(growth, {}, ()))),
         ]
     return parts
 
@@ -109,7 +122,7 @@ def _rows(runs: list[dict[str, Any]], known: dict[str, Any], tools: tuple[str, .
         name = run["task"]["name"]
         theirs = known.get(NETWORKS[name].point or "", {}) if name in NETWORKS else {}
         ours = (_cell(run["methods"].get(method)) for method in ("default", *METHODS))
-        yield (name, *ours, *(_cell(theirs.get(tool)) for tool in tools))
+        yield (name, *ours, *(_cell(theirs.get(tool)) for tool in tools), *below(run, theirs))
 
 
 def _cell(entry: dict[str, Any] | None) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 QUESTIONS = ("row", "rows", "full")
-TOOLS = ("auto_LiRPA", "auto_LiRPA, alpha", "RecurJac, reference code", "branch and bound", "attained")
+TOOLS = ("auto_LiRPA", "auto_LiRPA, alpha", "RecurJac, reference code", "branch and bound")
+ATTAINED = Path(__file__).parent / "attained.json"
+"""The largest values known to be reached, by the network's point and radius: ascents and leaves of branch and bound."""
 
 
 def peer_results(data: Path | None) -> dict[str, dict[str, dict[str, dict[str, dict[str, float | None]]]]]:
@@ -32,6 +34,26 @@ def peer_results(data: Path | None) -> dict[str, dict[str, dict[str, dict[str, d
             if tool not in cell or (entry["cpu"] or 0.0) < (cell[tool]["cpu"] or 0.0):
                 cell[tool] = entry
     return found
+
+
+def with_attained(others: dict[str, Any]) -> dict[str, Any]:
+    """What other tools gave, with the largest stored value that the network reaches in every cell of question "row".
+
+    A value that is reached in a ball is reached in every larger one.
+    """
+    known = json.loads(ATTAINED.read_text(encoding="utf-8"))["values"]
+    row = {point: {radius: dict(cell) for radius, cell in cells.items()} for point, cells in others["row"].items()}
+    for point, values in known.items():
+        for radius, value in values.items():
+            stored = row.setdefault(point, {}).setdefault(radius, {}).get("attained", {"bound": 0.0})
+            row[point][radius]["attained"] = {"bound": max(value, stored["bound"]), "cpu": None, "megabytes": None}
+    for cells in row.values():
+        largest = 0.0
+        for radius in sorted(cells, key=float):
+            if "attained" in cells[radius]:
+                largest = max(largest, cells[radius]["attained"]["bound"])
+                cells[radius]["attained"] = {**cells[radius]["attained"], "bound": largest}
+    return {**others, "row": row}
 
 
 def _entries(row: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, float | None]]]:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks import constants, sdp
-from benchmarks.layout import table
-from benchmarks.peers import TOOLS
+from benchmarks.layout import circumstances, table
+from benchmarks.peers import TOOLS, with_attained
 from benchmarks.plan import DEMO, FEWEST, GEMM_SIZE, NETWORKS, SOUND_LIMIT
 
 Results = dict[str, Any]
@@ -15,14 +15,13 @@ KINDS = ("target", "network", "peers", "sdp", "constants", "growth")
 
 
 def render(results: Results) -> str:
-    """All tables of a run, with a sentence on what each shows; headings of level three."""
-    machine = results["machine"]
+    """All tables of the stored runs, with a sentence on what each shows; headings of level three."""
     parts = [
-        f"Measured on {machine['cpu']} ({machine['cores']} cores, {machine['simd']}), Python {machine['python']}, "
-        f"torch {machine['torch']}, float64, {results['date']}. Every measurement ran in a process of its own; times "
-        f"are medians of {results['repetitions']} calls after a first one ({FEWEST} or more where one takes long, the "
-        "first one itself where it takes a minute). CPU seconds count all threads. "
-        f"Load of the machine when the run began: {machine['load']:.1f}."
+        "Everything in float64, every measurement in a process of its own; times are medians of "
+        f"{results['repetitions']} calls after a first one ({FEWEST} or more where one takes long, the first one "
+        "itself where it takes a minute). CPU seconds count all threads. Under each heading stands on which machine "
+        "its rows were measured and what else ran there meanwhile: bounds do not depend on that, except where a limit "
+        "of time cut a search short (such cells are marked); seconds do."
     ]
     if not results["with_data"]:
         parts.append(
@@ -32,8 +31,9 @@ def render(results: Results) -> str:
     of_kind = {kind: [run for run in results["runs"] if run["task"]["kind"] == kind] for kind in KINDS}
     parts += _targets(of_kind["target"])
     parts += _networks(of_kind["network"])
-    parts += _peers(of_kind["peers"], results["peers"])
-    parts += sdp.rendered(of_kind["sdp"], results["peers"]["row"])
+    others = with_attained(results["peers"])
+    parts += _peers(of_kind["peers"], others)
+    parts += sdp.rendered(of_kind["sdp"], others["row"])
     parts += constants.rendered(of_kind["constants"], of_kind["growth"], results.get("global", {}))
     return "\n\n".join(parts) + "\n"
 
@@ -96,6 +96,7 @@ def _targets(runs: Sequence[Results]) -> list[str]:
         "### Certified Jacobian bounds: pre-activation bounds (CROWN) and RecurJac",
         "CPU s and wall s are medians; `first call` is CPU seconds of the very first one; `CROWN` is the share of the "
         "pre-activation bounds.",
+        circumstances(runs),
         speed,
         f"What rounding costs: `sound / plain` is the CPU time over that of plain float64 arithmetic, measured in turn "
         f"(at most {SOUND_LIMIT:g} is wanted). GFLOP counts matrix products and convolutions; the peak rate is that of "
@@ -111,6 +112,7 @@ def _networks(runs: Sequence[Results]) -> list[str]:
     return [
         "### Networks: the whole Jacobian over an l_inf ball, one thread",
         "`linf` and `l2` are certified Lipschitz constants over the ball, from l_inf to l_inf and from l_2 to l_2.",
+        circumstances(runs),
         table(
             ("network", "radius", "CPU s", "unstable", "linf", "l2", "peak MB", "status"),
             (
@@ -135,8 +137,7 @@ def _peers(runs: Sequence[Results], others: Results) -> list[str]:
     titles = {
         "row": (
             "### The same work in other tools: the l_1 norm of one output's gradient over an l_inf ball",
-            "Each cell: bound, and CPU seconds of one thread. `attained` is a value that the network reaches, so the "
-            "truth lies between it and every bound.",
+            f"Each cell: bound, and CPU seconds of one thread. {sdp.WORDS_BELOW}",
         ),
         "rows": (
             "### The same work in other tools: the l_1 norms of all outputs' gradients over an l_inf ball",
@@ -152,10 +153,11 @@ def _peers(runs: Sequence[Results], others: Results) -> list[str]:
         tools = [tool for tool in TOOLS if tool in known]
         rows = list(_peer_rows(runs, others[question], question, tools))
         if rows:
-            parts += [title, explanation, table(("network", "radius", "jacobound", *tools), rows)]
+            heads = ("network", "radius", "jacobound", *tools, *(sdp.BELOW if question == "row" else ()))
+            parts += [title, explanation, circumstances(runs), table(heads, rows)]
     if parts:
         parts.append(
-            "The other tools' numbers are stored with the reference data: auto_LiRPA 0.7.1 in float32, the RecurJac "
+            "The other tools' numbers are stored with the results: auto_LiRPA 0.7.1 in float32, the RecurJac "
             "authors' code in float32 with compilation not counted. Neither accounts for rounding."
         )
     return parts
@@ -171,7 +173,8 @@ def _peer_rows(
         for radius, ours in run[question].items():
             theirs = others.get(point, {}).get(radius, {})
             if any(tool in theirs for tool in tools):
-                yield (name, radius, _cell(ours), *(_cell(theirs.get(tool)) for tool in tools))
+                ends = sdp.below(ours, theirs) if question == "row" else ()
+                yield (name, radius, _cell(ours), *(_cell(theirs.get(tool)) for tool in tools), *ends)
 
 
 def _cell(entry: Results | None) -> str:

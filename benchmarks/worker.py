@@ -132,6 +132,8 @@ def _peers(task: Task) -> dict[str, Any]:
         for name, call in (("row", row), ("rows", rows), ("full", full)):
             samples = measure.interleaved({name: call}, task.repetitions)[name]
             found[name][str(radius)] = {"bound": call(), **samples.summary()}
+        bracket = jb.lipschitz(one.graph, ball, recursion, norm=(inf, inf), rows=matrix)
+        found["row"][str(radius)]["lower"] = float(bracket.lower)
     return {**found, "megabytes_peak": measure.peak_megabytes()}
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks' own machinery: planning, counting, tables, and the writer of README.md; nothing is timed here."""
+"""The machinery of the benchmarks: planning, counting, tables, the writer of docs/benchmarks.md; nothing is timed."""
 
 from __future__ import annotations
 
@@ -10,19 +10,30 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import constants, measure, peers, plan, readme, sdp, tables
+from benchmarks import constants, layout, measure, page, peers, plan, sdp, tables
 from benchmarks.plan import DEMO, NETWORKS, Task
 from benchmarks.worker import measured
 
 MODULES = (
     *("__main__", "constants", "layout", "measure", "peers", "plan", "problems"),
-    *("questions", "readme", "sdp", "tables", "worker"),
+    *("page", "questions", "sdp", "tables", "worker"),
 )
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_import(name: str) -> None:
     assert importlib.import_module(f"benchmarks.{name}").__doc__
+
+
+WHERE = {
+    "cpu": "some processor",
+    "cores": 2,
+    "simd": "none",
+    "python": "3",
+    "torch": "2",
+    "date": "2000-01-01",
+    "others": 0.0,
+}
 
 
 def demo_task(kind: Any) -> Task:
@@ -37,13 +48,10 @@ def results() -> dict[str, Any]:
     threads = torch.get_num_threads()
     runs = [json.loads(json.dumps(measured(demo_task(kind)))) for kind in tables.KINDS]
     torch.set_num_threads(threads)
-    machine = {"cpu": "some processor", "cores": 2, "simd": "none", "load": 0.0, "python": "3", "torch": "2"}
     return {
-        "date": "2000-01-01",
-        "machine": machine,
         "repetitions": 1,
         "with_data": False,
-        "runs": runs,
+        "runs": [{**run, "where": WHERE} for run in runs],
         "peers": peers.peer_results(None),
     }
 
@@ -62,6 +70,7 @@ def test_tables_put_other_tools_beside_ours(results: dict[str, Any]) -> None:
     name = "mnist-net_256x4"
     run = {
         "task": {**results["runs"][2]["task"], "name": name},
+        "where": WHERE,
         "row": {"0.001": {"bound": 3.0, "cpu": 0.25}},
         "rows": {},
         "full": {},
@@ -102,22 +111,75 @@ def test_global_constants_stand_beside_other_tools_and_grow(results: dict[str, A
     assert "<svg" in (tmp_path / "growth.svg").read_text(encoding="utf-8")
 
 
-def test_the_readme_gets_the_tables_between_its_comments(results: dict[str, Any], tmp_path: Path) -> None:
-    page, latest = tmp_path / "README.md", tmp_path / "latest.json"
+def test_a_page_gets_the_tables_between_its_comments(results: dict[str, Any], tmp_path: Path) -> None:
+    written, latest = tmp_path / "benchmarks.md", tmp_path / "latest.json"
     latest.write_text(json.dumps(results), encoding="utf-8")
-    page.write_text(f"before\n{readme.BEGIN}\nof last year\n{readme.END}\nafter\n", encoding="utf-8")
-    readme.update(page, latest)
-    once = page.read_text(encoding="utf-8")
-    assert once.startswith("before\n") and once.endswith(f"{readme.END}\nafter\n")
+    written.write_text(f"before\n{page.BEGIN}\nof last year\n{page.END}\nafter\n", encoding="utf-8")
+    page.update(written, latest)
+    once = written.read_text(encoding="utf-8")
+    assert once.startswith("before\n") and once.endswith(f"{page.END}\nafter\n")
     assert "of last year" not in once and tables.render(results).strip() in once
-    readme.update(page, latest)
-    assert page.read_text(encoding="utf-8") == once
+    page.update(written, latest)
+    assert written.read_text(encoding="utf-8") == once
 
 
-@pytest.mark.parametrize("text", ["", readme.BEGIN, f"{readme.END} {readme.BEGIN}", 2 * (readme.BEGIN + readme.END)])
+@pytest.mark.parametrize("text", ["", page.BEGIN, f"{page.END} {page.BEGIN}", 2 * (page.BEGIN + page.END)])
 def test_a_page_without_its_place_is_left_alone(text: str) -> None:
     with pytest.raises(ValueError, match="once and in this order"):
-        readme.with_tables(text, "tables")
+        page.with_tables(text, "tables")
+
+
+def test_the_page_shows_the_stored_results() -> None:
+    written = (plan.REPOSITORY / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert tables.render(stored_results()).strip() in written, "run `python -m benchmarks.page`"
+
+
+def stored_results() -> dict[str, Any]:
+    return json.loads(page.LATEST.read_text(encoding="utf-8"))
+
+
+def test_no_stored_bound_lies_below_what_is_proved_or_attained() -> None:
+    results = stored_results()
+    others = peers.with_attained(results["peers"])["row"]
+    brackets = []
+    for run in results["runs"]:
+        point = NETWORKS[run["task"]["name"]].point if run["task"]["name"] in NETWORKS else None
+        if run["task"]["kind"] == "sdp":
+            brackets += [
+                (entry["default"]["bound"], entry.get("lower"), point, radius) for radius, entry in run["radii"].items()
+            ]
+        if run["task"]["kind"] == "peers":
+            brackets += [(entry["bound"], entry.get("lower"), point, radius) for radius, entry in run["row"].items()]
+    assert len(brackets) > 50
+    for upper, lower, point, radius in brackets:
+        attained = others.get(point, {}).get(radius, {}).get("attained", {"bound": 0.0})["bound"]
+        assert upper >= (lower or 0.0), (point, radius)
+        assert upper >= attained * 0.999, (point, radius)  # stored to a few digits
+
+
+def test_global_bounds_lie_above_what_is_proved_or_attained() -> None:
+    results = stored_results()
+    runs = [run for run in results["runs"] if run["task"]["kind"] in ("constants", "growth")]
+    assert runs
+    for run in runs:
+        name = run["task"]["name"]
+        point = NETWORKS[name].point if name in NETWORKS else None
+        attained = results["global"].get(point, {}).get("attained", {"bound": 0.0})["bound"]
+        for method, entry in run["methods"].items():
+            assert entry["bound"] >= max(run.get("lower", 0.0), attained), (name, method)
+
+
+def test_values_attained_in_a_ball_are_attained_in_larger_ones() -> None:
+    found = peers.with_attained({"row": {"mnist256x2": {"0.3": {"attained": {"bound": 1.0, "cpu": None}}}}})["row"]
+    assert found["mnist256x2"]["0.1"]["attained"]["bound"] == found["mnist256x2"]["0.03"]["attained"]["bound"] == 174
+    assert found["mnist256x2"]["0.3"]["attained"]["bound"] == 174
+
+
+@pytest.mark.parametrize(
+    ("others", "said"), [((0.01, 0.02), "nothing else ran"), ((0.0, 1.5), "0.0 to 1.5"), ((None, 0.0), "not recorded")]
+)
+def test_tables_say_whether_anything_else_ran(others: tuple[float | None, ...], said: str) -> None:
+    assert said in layout.circumstances([{"where": {**WHERE, "others": value}} for value in others])
 
 
 def test_matrix_products_are_counted() -> None:
@@ -137,6 +199,6 @@ def test_without_data_the_demo_network_is_planned() -> None:
 def test_other_tools_results_are_read(shared_data: Path) -> None:
     found = peers.peer_results(shared_data)
     cell = found["row"]["mnist256x4"]["0.003"]
-    assert set(cell) == set(peers.TOOLS)
+    assert set(cell) == {*peers.TOOLS, "attained"}
     bounds = [entry["bound"] or 0.0 for entry in cell.values()]
     assert min(bounds) == cell["attained"]["bound"]

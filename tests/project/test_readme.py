@@ -20,10 +20,3 @@ def test_the_ten_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
     constant = names["constant"]
     assert (constant.lower <= constant.upper).all()  # type: ignore[attr-defined]
     assert names["jacobian"].lower.shape == (2, 2, 4)  # type: ignore[attr-defined]
-
-
-def test_the_readme_names_only_what_exists() -> None:
-    import jacobound
-
-    for name in re.findall(r"\bjb\.(\w+)", README):
-        assert hasattr(jacobound, name), name

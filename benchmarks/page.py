@@ -1,4 +1,4 @@
-"""`python -m benchmarks.readme`: put the tables of the last run into README.md, between two comments."""
+"""`python -m benchmarks.page`: put the tables of the stored results into docs/benchmarks.md, between two comments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def with_tables(text: str, tables: str) -> str:
     return f"{before}{BEGIN}\n\n{tables.strip()}\n\n{END}{rest.partition(END)[2]}"
 
 
-def update(readme: Path, latest: Path = LATEST) -> None:
+def update(page: Path, latest: Path = LATEST) -> None:
     """Rewrite a file in place from the results of a run.
 
     Raises:
@@ -33,12 +33,12 @@ def update(readme: Path, latest: Path = LATEST) -> None:
         ValueError: when the file has no place for them.
     """
     results = json.loads(latest.read_text(encoding="utf-8"))
-    readme.write_text(with_tables(readme.read_text(encoding="utf-8"), render(results)), encoding="utf-8")
+    page.write_text(with_tables(page.read_text(encoding="utf-8"), render(results)), encoding="utf-8")
 
 
 def main() -> None:
     try:
-        update(Path(sys.argv[1]) if len(sys.argv) > 1 else REPOSITORY / "README.md")
+        update(Path(sys.argv[1]) if len(sys.argv) > 1 else REPOSITORY / "docs" / "benchmarks.md")
     except FileNotFoundError as error:
         sys.exit(f"no such file: {error.filename}; run python -m benchmarks first")
     except ValueError as error:
