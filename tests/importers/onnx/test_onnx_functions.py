@@ -130,12 +130,12 @@ def test_a_default_that_were_dropped_would_be_noticed(monkeypatch: pytest.Monkey
     pytest.importorskip("onnxruntime")
     from jacobound.importers.onnx.model import functions as onnx_functions
 
-    given = onnx_functions._Inserter.attributes
+    given = onnx_functions.Inserter.attributes
 
     def without_defaults(self: Any, call: NodeProto, function: FunctionProto) -> dict[str, AttributeProto]:
         named = {attribute.name for attribute in call.attribute}
         return {name: found for name, found in given(self, call, function).items() if name in named}
 
-    monkeypatch.setattr(onnx_functions._Inserter, "attributes", without_defaults)
+    monkeypatch.setattr(onnx_functions.Inserter, "attributes", without_defaults)
     with pytest.raises(JacoboundError, match=r"outputs differ|is not the ONNX model"):
         value(RIGHT["default"][0])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from jacobound.errors import InvalidModelError, JacoboundError, MissingExtraError, UnsupportedOpError
 from jacobound.importers.onnx.file import from_onnx
@@ -48,13 +49,14 @@ def with_type(dtype: Any) -> Any:
     return lambda made: stored(made).CopyFrom(numpy_helper.from_array(np.ones((4, 4), dtype), "w"))
 
 
-def external(location: str) -> Any:
+def external(location: str, **more: object) -> Any:
     def edit(made: onnx.ModelProto) -> None:
         tensor = stored(made)
         tensor.ClearField("raw_data")
         tensor.data_location = TensorProto.EXTERNAL
-        entry = tensor.external_data.add()
-        entry.key, entry.value = "location", location
+        for key, value in {"location": location, **more}.items():
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, str(value)
 
     return edit
 
@@ -111,7 +113,7 @@ INVALID = {
     "empty": (with_dims(0, 4), r"tensor 'w' says it has shape \(0, 4\).*holds 64 bytes"),
     "too long": (with_dims(4, 3), r"tensor 'w' says it has shape \(4, 3\) of FLOAT but holds 64 bytes"),
     "two fields": (lambda made: stored(made).float_data.append(1.0), r"holds 64 bytes besides float_data"),
-    "external": (external("w.bin"), r"tensor 'w' keeps its data in another file \('w.bin'\).*onnx.save"),
+    "external": (external("w.bin"), r"tensor 'w' keeps its data in another file \('w.bin'\).*path of the model"),
     "external above": (external("../../secret"), r"'\.\./\.\./secret', a path that climbs out"),
     "external absolute": (external("/etc/passwd"), r"'/etc/passwd', an absolute path. Do not trust"),
     "external drive": (external("C:\\secret"), r"an absolute path"),
@@ -174,6 +176,45 @@ def test_operations_that_would_fill_the_memory_are_refused_first(nodes: list[onn
     large = {"s": whole(1, 1, 2**31, 2**31), "p": whole(0, 0, 0, 0, 0, 0, 2**31, 2**31), "w": weight(1, 1, 1, 1)}
     with pytest.raises(InvalidModelError, match="more than"):
         from_onnx(model(nodes, (1, 1, 1, 1), large))
+
+
+def test_weights_beside_the_file_are_read(tmp_path: Path) -> None:
+    nodes, values = [node("MatMul", "x w")], np.arange(16, dtype=np.float32).reshape(4, 4)
+    path = tmp_path / "net.onnx"
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "w.bin").write_bytes(b"head" + values.tobytes() + b"tail")
+    path.write_bytes(model(nodes, (1, 4), W, edit=external("parts/w.bin", offset=4, length=64)))
+    graph = from_onnx(path)
+    x = torch.randn(3, 4, dtype=torch.float64)
+    torch.testing.assert_close(graph(x), x @ torch.tensor(values).double())
+    before = graph.source.sha256
+    (tmp_path / "parts" / "w.bin").write_bytes(b"head" + (values + 1).tobytes() + b"tail")
+    assert from_onnx(path).source.sha256 not in (before, None)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"length": 63}, r"shape \(4, 4\), so 64 bytes, and takes 63"),
+        ({"offset": 1}, r"wants 64 bytes from 1 on of 'w.bin', which has 64"),
+        ({"offset": "-1"}, r"offset '-1'"),
+        ({"offset": "9" * 30}, r"offset '999"),
+        ({"key": "value"}, r"described by \['key', 'location'\]"),
+    ],
+)
+def test_places_in_a_file_beside_it_must_fit(tmp_path: Path, entries: dict[str, Any], message: str) -> None:
+    (tmp_path / "w.bin").write_bytes(b"\0" * 64)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model([node("MatMul", "x w")], (1, 4), W, edit=external("w.bin", **entries)))
+    with pytest.raises(InvalidModelError, match=message):
+        from_onnx(path)
+    (tmp_path / "w.bin").unlink()
+    path.write_bytes(model([node("MatMul", "x w")], (1, 4), W, edit=external("w.bin")))
+    with pytest.raises(InvalidModelError, match="no such file; put the two into one folder"):
+        from_onnx(path)
+    (tmp_path / "w.bin").mkdir()
+    with pytest.raises(InvalidModelError, match="a folder"):
+        from_onnx(path)
 
 
 def test_external_data_behind_a_link_is_called_that(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ def from_onnx(
     own number format, and count as weights. Nodes carry the names of the tensors in the file.
 
     Args:
-        source: path of the file, or its content; gzip (.onnx.gz) is read.
+        source: path of the file, or its content; gzip (.onnx.gz) is read, and so are weights in files beside it, as
+            ``torch.onnx.export`` writes them (inside its folder, no links out of it, 2 GiB in all).
         until: name of a tensor or node whose result becomes the output (to cut off a final Softmax, say); None for
             the output that the file declares.
         variance_floor: **an assumption**: what layer, group, instance, RMS and l_2 normalisation divide by is never
@@ -51,8 +52,8 @@ def from_onnx(
     Raises:
         MissingExtraError: when the package `onnx` is not installed.
         InvalidModelError: when the file is no valid ONNX model (or onnxruntime refuses it), is damaged, has NaN
-            weights, weights in half precision or in other files, would become too large, has functions that engines
-            read differently, depends on the length of an open batch, or does not agree with its imported graph.
+            weights, weights in half precision or outside of its folder, would become too large, has functions that
+            engines read differently, depends on the length of an open batch, or does not agree with its imported graph.
         UnsupportedOpError: when an operation is not understood; it is named, with its place.
     """
     try:

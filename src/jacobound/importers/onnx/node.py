@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto
 
+from jacobound.activations import onnx_builder
 from jacobound.errors import InvalidModelError, ShapeError, UnsupportedOpError
 from jacobound.graph.nodes import Node
 from jacobound.importers.lowering.common import unsupported
 from jacobound.importers.lowering.steps import AffineSteps
+from jacobound.importers.onnx.bodies import body_of
 from jacobound.importers.onnx.loops import loop, scan
 from jacobound.importers.onnx.model.evaluate import FOLDABLE, attributes, describe, evaluate, result_shapes
 from jacobound.importers.onnx.model.names import branches, outer_names
@@ -187,29 +189,74 @@ def _inside(
 
 def _results(node: NodeProto, position: int, place: Place, inputs: tuple[Value | None, ...]) -> tuple[Value, ...]:
     """The results of one operation, as nodes or constants."""
-    constant = tuple(None if isinstance(value, Traced) else value for value in inputs)
     try:
-        if not any(isinstance(value, Traced) for value in inputs):
-            return _folded(node, place, constant)
-        if node.op_type not in LOWERINGS:
-            refuse_by_name(node)
-        types = [None if value is None else (value.dtype, tuple(value.shape)) for value in inputs]
-        shapes = result_shapes(node, place.version, types, constant)
-        if any(name and shape is None for name, shape in zip(node.output, shapes, strict=True)):
-            raise UnsupportedOpError("The shape of its result is not known.")
-        known = tuple(shape or () for shape in shapes)
-        given = attributes(node, place.version)
-        call = Call(node, place.version, given, inputs, known, place.steps, place.open_batch, place.made)
-        results = LOWERINGS.get(node.op_type, activation)(call)
-        if any(node.output[len(results) :]):
-            raise UnsupportedOpError(f"Only its first {len(results)} results are understood.")
-        for value in results:
-            if isinstance(value, Traced):
-                place.made.setdefault(value.node, call)
-        return results
+        return _lowered(node, position, place, inputs)
     except (UnsupportedOpError, ShapeError) as error:
         reason = str(error) if str(error).endswith(".") else f"{error}."
         raise unsupported(describe(node), f"position {position}", reason, advice(node, _cut(node, inputs))) from error
+
+
+def _lowered(node: NodeProto, position: int, place: Place, inputs: tuple[Value | None, ...]) -> tuple[Value, ...]:
+    """The same with errors that hold the reason only."""
+    constant = tuple(None if isinstance(value, Traced) else value for value in inputs)
+    if not any(isinstance(value, Traced) for value in inputs) and node.op_type in ("Constant", *FOLDABLE):
+        return _folded(node, place, constant)
+    types = [None if value is None else (value.dtype, tuple(value.shape)) for value in inputs]
+    if node.op_type not in LOWERINGS and onnx_builder(node.op_type) is None:
+        body = body_of(node, place.version, types)
+        if body is not None:
+            return _of_body(node, position, place, inputs, *body)
+    if not any(isinstance(value, Traced) for value in inputs):
+        return _folded(node, place, constant)
+    if node.op_type not in LOWERINGS:
+        refuse_by_name(node)
+    shapes = result_shapes(node, place.version, types, constant)
+    if any(name and shape is None for name, shape in zip(node.output, shapes, strict=True)):
+        raise UnsupportedOpError("The shape of its result is not known.")
+    known = tuple(shape or () for shape in shapes)
+    given = attributes(node, place.version)
+    call = Call(node, place.version, given, inputs, known, place.steps, place.open_batch, place.made)
+    results = LOWERINGS.get(node.op_type, activation)(call)
+    if any(node.output[len(results) :]):
+        raise UnsupportedOpError(f"Only its first {len(results)} results are understood.")
+    for value in results:
+        if isinstance(value, Traced):
+            place.made.setdefault(value.node, call)
+    return results
+
+
+def _of_body(
+    node: NodeProto,
+    position: int,
+    place: Place,
+    inputs: tuple[Value | None, ...],
+    version: int,
+    body: list[NodeProto],
+) -> tuple[Value, ...]:
+    """The results of an operation by its definition in ONNX, whose operations may be of another version."""
+    values: dict[str, Value] = {
+        name: value for name, value in zip(node.input, inputs, strict=True) if name and value is not None
+    }
+    inside = replace(place, version=version)
+    for inner in body:
+        given = tuple(values[name] if name else None for name in inner.input)
+        try:
+            if inner.op_type == "If" and isinstance(given[0], np.ndarray):
+                results = _taken_branch(inner, position, inside, values, given[0])
+            else:
+                results = _lowered(inner, position, inside, given)
+        except (UnsupportedOpError, ShapeError) as error:
+            raise UnsupportedOpError(
+                f"ONNX defines it by other operations, of which {inner.op_type}: {error}"
+            ) from error
+        for name, value in zip(inner.output, results, strict=False):
+            if name:
+                inside.hold(value.shape)
+                values[name] = value
+    place.entries, place.folded = inside.entries, inside.folded
+    if any(name and name not in values for name in node.output):
+        raise UnsupportedOpError("Not all of its results are defined.")
+    return tuple(values.get(name, np.zeros(())) for name in node.output)
 
 
 def _cut(node: NodeProto, inputs: tuple[Value | None, ...]) -> str | None:

@@ -33,7 +33,10 @@ FOLDABLE = frozenset((
 ))
 # fmt: on
 KNOWN_VALUES = 4096  # constants up to this length are shown to shape inference (shapes, axes, repeats)
-KEEPING_SHAPE = ("GroupNormalization",)  # of whose one result ONNX's shape inference says nothing
+KEEPING_SHAPE = (
+    "GroupNormalization",
+    "MeanVarianceNormalization",
+)  # of whose one result ONNX's shape inference says nothing
 
 
 def result_shapes(

@@ -50,7 +50,7 @@ def inlined(model: ModelProto, subject: str) -> ModelProto:
     flat.CopyFrom(model)
     del flat.functions[:]
     del flat.graph.node[:]
-    flat.graph.node.extend(_Inserter(functions, subject, taken).all(model.graph.node, 0))
+    flat.graph.node.extend(Inserter(functions, subject, taken).all(model.graph.node, 0))
     return flat
 
 
@@ -138,7 +138,7 @@ def _definition(operation: str, version: int) -> object:
 
 
 @dataclass(eq=False)
-class _Inserter:
+class Inserter:
     """Puts bodies in the place of calls, with names that are used nowhere else.
 
     Args:

@@ -1,7 +1,7 @@
 """Reading an ONNX file that nobody vouches for: every size and place is checked before anything is allocated.
 
-A model is data: nothing in it is executed, no second file is opened, and a file that lies about itself is refused
-with an `InvalidModelError` that says what is wrong with it.
+A model is data: nothing in it is executed, no file outside of its folder is opened, and a file that lies about itself
+is refused with an `InvalidModelError` that says what is wrong with it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from jacobound.errors import InvalidModelError
+from jacobound.importers.onnx.model.external import embed
 from jacobound.importers.onnx.model.functions import inlined
 from jacobound.importers.onnx.model.names import in_order
 from jacobound.inputs.files import stored_bytes, unpacked
@@ -77,8 +78,9 @@ class File:
 
     Args:
         subject: what it is called in messages.
-        sha256: of the bytes as they were given, compressed or not.
-        data: its bytes, decompressed.
+        sha256: of the bytes as they were given, compressed or not; with weights beside it, of these bytes and the
+            SHA-256 of what was read beside it.
+        data: its bytes, decompressed, with all weights inside.
         model: the same as it is in the file.
         flat: with its own functions inserted, in an order in which nothing is read before it is made.
     """
@@ -94,7 +96,8 @@ def read_model(source: str | os.PathLike[str] | bytes) -> File:
     """The model in a file or in bytes, after all checks that need no knowledge of its operations; gzip is read.
 
     Raises:
-        InvalidModelError: when it is no ONNX model, is truncated, lies about sizes, or keeps weights elsewhere.
+        InvalidModelError: when it is no ONNX model, is truncated, lies about sizes, or keeps weights outside of its
+            folder.
     """
     if isinstance(source, bytes):
         given, folder, subject = source, None, "these bytes"
@@ -115,11 +118,16 @@ def read_model(source: str | os.PathLike[str] | bytes) -> File:
             f"{subject}: not an ONNX model, or truncated or damaged ({error}). Download or export it again"
         ) from error
     _check_texts(model, subject)
-    _check_model(model, subject, folder)
+    digest = hashlib.sha256(given)
+    beside = embed(_all_tensors(model), BYTES, folder)
+    if beside is not None:
+        digest.update(beside)
+        data = model.SerializeToString()
+    _check_model(model, subject)
     flat = in_order(inlined(model, subject), subject)
     if flat is not model:
-        _check_model(flat, subject, folder)
-    return File(subject, hashlib.sha256(given).hexdigest(), data, model, flat)
+        _check_model(flat, subject)
+    return File(subject, digest.hexdigest(), data, model, flat)
 
 
 def opset(model: ModelProto) -> int:
@@ -216,7 +224,7 @@ def _check_texts(message: Message, subject: str) -> None:
                 )
 
 
-def _check_model(model: ModelProto, subject: str, folder: Path | None) -> None:
+def _check_model(model: ModelProto, subject: str) -> None:
     if not model.HasField("graph") or not model.graph.node:
         raise InvalidModelError(f"{subject}: not an ONNX model, or one without operations. Export it again")
     if model.graph.sparse_initializer:
@@ -231,12 +239,16 @@ def _check_model(model: ModelProto, subject: str, folder: Path | None) -> None:
                 f"{subject}: tensor '{tensor.name}' has no name or no element type; export it again"
             )
         names.add(tensor.name)
-    for name, tensor in _tensors(model.graph):
-        _check_tensor(tensor, name, folder)
+    for name, tensor in _all_tensors(model):
+        _check_tensor(tensor, name)
+
+
+def _all_tensors(model: ModelProto) -> Iterator[tuple[str, TensorProto]]:
+    """All dense tensors of a model and of its functions."""
+    yield from _tensors(model.graph)
     for function in model.functions:
         for node in function.node:
-            for name, tensor in _attribute_tensors(node):
-                _check_tensor(tensor, name, folder)
+            yield from _attribute_tensors(node)
 
 
 def _tensors(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
@@ -260,10 +272,8 @@ def _attribute_tensors(node: NodeProto) -> Iterator[tuple[str, TensorProto]]:
             yield from _tensors(inner)
 
 
-def _check_tensor(tensor: TensorProto, name: str, folder: Path | None) -> None:
-    """Refuse external data, bad shapes, and data that does not have the declared length."""
-    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-        raise InvalidModelError(_external(tensor, name, folder))
+def _check_tensor(tensor: TensorProto, name: str) -> None:
+    """Refuse bad shapes, and data that does not have the declared length."""
     if tensor.HasField("segment"):
         raise InvalidModelError(f"tensor '{name}' is stored in segments; save the model again with onnx.save")
     shape = tuple(tensor.dims)
@@ -283,34 +293,3 @@ def _check_tensor(tensor: TensorProto, name: str, folder: Path | None) -> None:
             f"tensor '{name}' says it has shape {shape} of {element_type(tensor.data_type)} but holds {held}"
             f"{' besides ' + ', '.join(found) if found else ''}; the file is damaged"
         )
-
-
-def _external(tensor: TensorProto, name: str, folder: Path | None) -> str:
-    """Why external data is not read; a place outside the model's folder is called what it is."""
-    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-    suspicious = _leaves(location, folder)
-    if suspicious:
-        return (
-            f"tensor '{name}' wants its data from '{location}', {suspicious}. Do not trust this file; "
-            "get the model as one self-contained file"
-        )
-    return (
-        f"tensor '{name}' keeps its data in another file ('{location}'), which is not read. Make one file of it: "
-        "onnx.save(onnx.load('net.onnx'), 'one_file.onnx')"
-    )
-
-
-def _leaves(location: str, folder: Path | None) -> str:
-    """Why a place is outside the folder of the model, or an empty text."""
-    windows, posix = PureWindowsPath(location), PurePosixPath(location)
-    if posix.is_absolute() or windows.is_absolute() or windows.drive or windows.root:
-        return "an absolute path"
-    if ".." in (*posix.parts, *windows.parts):
-        return "a path that climbs out of the model's folder"
-    if folder is None or not location or "\0" in location:
-        return ""
-    try:
-        place = (folder / location).resolve()
-    except (OSError, RuntimeError):  # a loop of links
-        return "a link that leads nowhere"
-    return "" if place.is_relative_to(folder.resolve()) else "a link that leads out of the model's folder"

@@ -22,7 +22,7 @@ QUANTISED = (
     "ConvInteger",
     "MatMulInteger",
 )
-NORMALISED = ("MeanVarianceNormalization", "LRN")
+NORMALISED = ("LRN",)
 LOOPS = ("If", "Loop", "Scan")  # where what they do depends on values
 PLACES = ("ArgMax", "ArgMin", "TopK", "Hardmax", "NonMaxSuppression", "NonZero", "Unique")
 
@@ -33,7 +33,7 @@ REASONS: Mapping[str, str] = {
     **_same("What is computed depends on values of the network.", LOOPS),
     **_same("It gives the places of values, or sorts; that is no continuous function.", PLACES),
     **_same("Pooling by an l_p norm is not understood.", ("LpPool", "GlobalLpPool")),
-    **_same("It multiplies values of the network with each other.", ("ReduceProd", "Attention", "Det")),
+    **_same("It multiplies values of the network with each other.", ("ReduceProd", "Det")),
 }
 
 ADVICE: Mapping[str, str] = {

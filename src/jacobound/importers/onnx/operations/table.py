@@ -61,8 +61,8 @@ def _moved(call: Call, moved: list[int], proto: NodeProto, output: int) -> Value
         return torch.tensor(found.astype(np.int64)).reshape(point_shape(found.shape))
 
     name, shape = call.proto.output[output], call.shapes[output]
-    if 0 in shape:
-        raise UnsupportedOpError(f"Its result '{name}' has shape {shape} and no entries.")
+    if 0 in shape:  # which depends on nothing
+        return np.zeros(shape, call.dtype)
     node = call.steps.rearrange(sources, function, name)
     if isinstance(node, Tensor) and node.numel() == prod(shape):
         return node.reshape(shape).numpy().astype(call.dtype)
@@ -171,9 +171,12 @@ def _cast(call: Call) -> tuple[Value, ...]:
 
 
 def _cast_like(call: Call) -> tuple[Value, ...]:
-    like, value = call.get(1), call.traced()
-    if like is None:
-        raise UnsupportedOpError("Its second input is missing.")
+    """A value of the network or a constant in the element type of another one."""
+    value, like = call.get(0), call.get(1)
+    if value is None or like is None:
+        raise UnsupportedOpError("One of its inputs is missing.")
+    if not isinstance(value, Traced):
+        return (value.astype(like.dtype),)
     return (Traced(value.node, value.shape, _float(value, helper.np_dtype_to_tensor_dtype(like.dtype))),)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from jacobound.arithmetic.intervals import Interval
 from jacobound.errors import UnsupportedOpError
 from jacobound.graph.nodes import Affine, Node, Vector
 from jacobound.graph.vector.smooth import Softmax
@@ -84,6 +85,22 @@ def _grouped(call: Call, groups: int, parameters: int) -> tuple[Value, ...]:
     return call.result(call.steps.group_norm(value.node, groups, gamma, beta, _epsilon(call), call.name))
 
 
+def mean_variance(call: Call) -> tuple[Value, ...]:
+    """``(x - mean) / (deviation + 1e-9)``, the deviation as the length of the centred row by the root of its length."""
+    value, steps, name = call.traced(), call.steps, call.name
+    axes = call.own_axes(value, call.attributes.get("axes") or (0, 2, 3))  # type: ignore[arg-type]
+    node = value.node
+    mean = steps.expand(steps.mean(node, axes, True, f"{name}.mean"), node.shape, f"{name}.means")
+    centred = steps.add([(1.0, node), (-1.0, mean)], None, f"{name}.centred")
+    length = steps.length(centred, axes, True, f"{name}.length")
+    count = math.prod(node.shape[axis] for axis in axes)
+    root = Interval.exact(steps.like.new_full(length.shape, float(count))).sqrt().reciprocal()
+    floor = steps.like.new_full(length.shape, float(np.float32(1e-9)))
+    deviation = steps.scale(length, root, f"{name}.deviation", floor)
+    wide = steps.expand(deviation, node.shape, f"{name}.deviations")
+    return call.result(steps.quotient(centred, wide, name))
+
+
 def lp_norm(call: Call) -> tuple[Value, ...]:
     """Division by the Euclidean length along one axis."""
     value, order = call.traced(), int(call.number("p"))
@@ -139,6 +156,7 @@ VECTORS: Mapping[str, Callable[[Call], tuple[Value, ...]]] = {
     "RMSNormalization": rms_norm,
     "GroupNormalization": group_norm,
     "InstanceNormalization": instance_norm,
+    "MeanVarianceNormalization": mean_variance,
     "LpNormalization": lp_norm,
     "IsNaN": is_nan,
 }
