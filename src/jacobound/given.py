@@ -62,6 +62,20 @@ def region_given(region: object) -> Region:
     raise InvalidRegionError(f"the region can not be a {type(region).__name__}; {cure}")
 
 
+def no_scale_given(scale: object, asked: str) -> None:
+    """Refuse units of each input where a question is about distances from points.
+
+    Raises:
+        InvalidOptionError: with how to ask it.
+    """
+    if scale is not None:
+        raise InvalidOptionError(
+            f"{asked} has no scale=. For radii in units of each input let the network hold the units: with "
+            "unit = graph.with_preprocessing(mean, 1 / scale) the input (x / scale) + mean stands for x; ask "
+            f"{asked}(unit, x / scale + mean) and read the radius in these units (mean may be 0)"
+        )
+
+
 def budget_given(budget: Any) -> Budget | None:
     """A budget; a number is its seconds.
 

@@ -18,7 +18,7 @@ from jacobound.arithmetic.intervals import Interval
 from jacobound.budget import checkpoint
 from jacobound.constants.from_entries import from_entries
 from jacobound.constants.lipschitz_method import ConstantBound, LipschitzMethod, conversion
-from jacobound.errors import InvalidRegionError, UnsupportedOpError
+from jacobound.errors import InvalidRegionError, SolverError, UnsupportedOpError
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Elementwise, Node, Vector
 from jacobound.graph.vector.comparisons import Maximum
@@ -222,6 +222,24 @@ def test_methods_that_choose_depend_on_network_and_region() -> None:
     assert rows_of(Graph(Vector(Softmax((2,)), network().output)), ball) == {"AutoLip", "SeqLip"}
     assert rows_of(pooled, ball) == {"RecurJac", "LipSDP", "AutoLip", "SeqLip"}  # its constant the expansion hides
     assert "AutoLip over the whole space" in jb.lipschitz(network(), ball).details
+
+
+def test_where_the_certificate_of_a_region_fails_one_for_all_inputs_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph, wide = network(), jb.Box([-1e3] * 3, [1e3] * 3)
+    everywhere, own = jb.lipschitz(graph, jb.WholeSpace(), jb.LipSDP(), search=None), jb.LipSDP.constant
+
+    def failing(method: jb.LipSDP, graph: Graph, domain: Domain, *rest: Any) -> object:
+        if bool(domain.bounded.all()):
+            raise SolverError("out of steps")
+        return own(method, graph, domain, *rest)
+
+    monkeypatch.setattr(jb.LipSDP, "constant", failing)
+    found = jb.lipschitz(graph, wide, search=None)
+    assert "LipSDP over the whole space" in found.details
+    assert float(found.upper) <= float(everywhere.upper) * (1 + 1e-9)
+    assert "LipSDP over the whole space" not in jb.lipschitz(graph, jb.WholeSpace(), search=None).details
 
 
 def test_every_method_gets_a_part_of_what_is_left_and_the_last_one_all(monkeypatch: pytest.MonkeyPatch) -> None:

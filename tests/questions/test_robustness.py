@@ -360,3 +360,17 @@ def test_balls_are_those_of_the_region(generator: Generator) -> None:
         mine = balls.domain(torch.arange(3), torch.full((3,), 0.25, dtype=torch.float64))
         theirs = region.domains(graph)[0][0:3]
         assert torch.equal(mine.box.lower, theirs.box.lower) and torch.equal(mine.box.upper, theirs.box.upper)
+
+
+def test_radii_in_units_of_each_input_are_asked_of_the_network_that_holds_the_units() -> None:
+    matrix, scale = torch.tensor([[1.0, -2.0], [3.0, 0.5]], dtype=torch.float64), torch.tensor([0.25, 4.0]).double()
+    layer = torch.nn.Linear(2, 2, bias=False).double()
+    layer.weight.data.copy_(matrix)
+    graph, x = jb.from_torch(layer, torch.zeros(1, 2, dtype=torch.float64)), torch.tensor([1.0, 0.5]).double()
+    for question in (jb.robust_radius, jb.stationary_free_radius):
+        with pytest.raises(jb.InvalidOptionError, match="with_preprocessing"):
+            question(graph, x, scale=scale)  # pyright: ignore[reportArgumentType]
+    found = jb.robust_radius(graph.with_preprocessing(0.0, 1 / scale), x / scale)
+    margin = matrix[1] - matrix[0]
+    truth = float((margin @ x).abs() / (margin * scale).abs().sum())
+    assert truth * (1 - 1e-2) <= float(found.untargeted) <= truth

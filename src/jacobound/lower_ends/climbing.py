@@ -239,6 +239,8 @@ class Climb:
             best = torch.where(better.reshape(*better.shape, *[1] * (points.dim() - 2)), points, best)
             top = best_values.amax(1)
             stale = torch.where((top > before * (1 + GAINED)) | (top == 0), 0, stale + 1)
+            if self.target is not None:  # what reaches it has nothing left to win
+                stale = torch.where(top >= self.target, PATIENCE, stale)
         self._moved, self._moved_rows = points, rows
         self._keep(best, *self._judged(best))
 

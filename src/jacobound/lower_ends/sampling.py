@@ -22,7 +22,7 @@ from jacobound.operators.base import positions
 from jacobound.relaxation.crown import CROWN
 from jacobound.relaxation.ibp import IBP
 
-CLOSE = 1 - 1e-9  # share of the upper bound at which there is nothing left to win
+CLOSE = 1 - 1e-6  # share of the upper bound at which there is nothing left to win
 ENOUGH = 1 - 1e-6  # share of an estimate at which a proof is not repeated
 TRIED = 3  # points of every set that a proof is tried at
 

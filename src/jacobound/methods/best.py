@@ -51,6 +51,7 @@ OF_RANGES = 0.35
 OF_AN_INTERVAL = 60.0
 # Certified norms are improved only where their product is at most so many times the best constant.
 HOPEFUL = 100.0
+EVERYWHERE = " over the whole space"
 
 Method = JacobianMethod | LipschitzMethod
 
@@ -126,7 +127,7 @@ class _Plan:
         """Cheap and strong methods before dear and weak ones; none that can not win any more."""
         bounded = bool(self.domain.bounded.all())
         if bounded and isfinite(self.budget.of_call):
-            self._ask_whole_space()
+            self._ask_whole_space(AutoLip(), self.budget.within(0.0))
         if self.graph.expands:
             entries: JacobianMethod = RecurJac() if bounded else FastLip()
             if self._entries_are_hopeful():
@@ -138,23 +139,25 @@ class _Plan:
                 row = failed(_name(entries), len(self.domain), self.graph.example, Status.TIME_LIMIT, 0.0, note)
                 self.found[_name(entries)] = row
             self._ask(LipSDP(), 0.7 if self.norm == (2, 2) else 0.95)  # pairs know other norms by conversion only
+        if bounded and self._whole_space_may_win():
+            self._ask_whole_space(LipSDP(), self.budget.within(0.6 * self.budget.remaining))
         if self._norms_may_win():
             if not self._has(LipSDP, Status.MEMORY_LIMIT):  # which has asked for products of norms itself
                 self._ask(AutoLip(), 0.5)
             self._ask(SeqLip(), 1.0)
 
-    def _ask_whole_space(self) -> None:
-        """Products of norms that hold everywhere: found once for all regions of a network, and never lost."""
-        name, sets, cheap = "AutoLip over the whole space", len(self.domain), self.budget.within(0.0)
+    def _ask_whole_space(self, method: LipschitzMethod, share: Budget) -> None:
+        """A constant that holds everywhere: one for all regions, and products of norms are never lost."""
+        name, sets = f"{_name(method)}{EVERYWHERE}", len(self.domain)
         domain = WholeSpace().domains(self.graph)[0][:1]
 
         def find() -> Candidates:
-            found = of_sets(AutoLip(), name, self.graph, domain, self.norm, cheap)
+            found = of_sets(method, name, self.graph, domain, self.norm, share)
             known = {name: replace(one, value=one.value.expand(sets)) for name, one in found.known.items()}
             return Candidates(known, torch.zeros(sets, dtype=torch.int64))
 
         errors = len(self.errors)
-        self._attempt(name, find, self.budget)
+        self._attempt(name, find, share if share.remaining > 0 else self.budget, self.budget)
         if any(isinstance(error, JacoboundError) for error in self.errors[errors:]):
             del self.found[name]  # some function has no constant everywhere: that is no answer to the user's question
         del self.errors[errors:]
@@ -282,7 +285,19 @@ class _Plan:
         """
         if self._has(LipSDP, Status.CERTIFIED) and not any(isinstance(node, Vector) for node in self.graph.nodes):
             return False
-        norms, best = self.found.get("AutoLip over the whole space"), self._smallest()
+        return self._norms_are_near()
+
+    def _whole_space_may_win(self) -> bool:
+        """Whether a semidefinite certificate for the whole space may be smaller than what was found on the region.
+
+        It is not where the one for the region, whose slopes are fewer, came to its end.
+        """
+        known = f"{AutoLip.__name__}{EVERYWHERE}" in self.found and self.graph.expands
+        return known and not self._has(LipSDP, Status.CERTIFIED) and self._norms_are_near()
+
+    def _norms_are_near(self) -> bool:
+        """Whether products of norms over the whole space are within `HOPEFUL` times what is known, or unknown."""
+        norms, best = self.found.get(f"{AutoLip.__name__}{EVERYWHERE}"), self._smallest()
         return best is None or norms is None or not bool((norms.upper > HOPEFUL * best.to(norms.upper)).all())
 
     def _has(self, method: type[Method], status: Status) -> bool:

@@ -25,6 +25,8 @@ from jacobound.relaxation.crown import CROWN
 
 # Widths are compared with the slope at the middle; so much wider is no reason to ask for a constant.
 CLOSE = 1.01
+# Points besides the middle at which slopes are looked at.
+TRIED = 15
 
 
 def narrowed_by_constant(graph: Graph, domain: Domain, known: Interval, budget: Budget) -> Interval:
@@ -73,18 +75,24 @@ def largest_distance(domain: Domain) -> tuple[Tensor, float]:
 def _wider_than_the_slope(
     graph: Graph, domain: Domain, known: Interval, radius: Tensor, p: float, which: Tensor
 ) -> Tensor:
-    """Whether some output varies more than the steepest slope at the anchor allows: only then a constant can say more.
+    """Whether some output varies more than the steepest slope in the set allows: only then a constant can say more.
 
-    No constant of all outputs is below that slope. A hint: it decides whether more work is done.
+    No constant of all outputs is below the slopes at the anchor and at a few points. A hint: it decides whether more
+    work is done.
     """
-    points = domain.anchor.detach().requires_grad_()
-    if not len(points):
+    count = len(domain)
+    if not count:
         return which[which]
     width = (known.upper - known.lower)[which].flatten(1)
+    shares = torch.rand((count, TRIED, *graph.in_shape), generator=torch.Generator().manual_seed(0)).to(domain.anchor)
+    box = domain.box.lower.unsqueeze(1), domain.box.upper.unsqueeze(1)
+    tried = domain.project(box[0] + shares * (box[1] - box[0])).clamp(*box)
+    points = torch.cat((domain.anchor.unsqueeze(1), tried), 1).flatten(0, 1).detach().requires_grad_()
     with torch.enable_grad():
         outputs = graph(points).reshape(len(points), -1)
         steepest = radius.new_zeros(len(points))
         for j in range(outputs.shape[1]):
             slope = torch.autograd.grad(outputs[:, j].sum(), points, retain_graph=True, materialize_grads=True)[0]
             steepest = torch.maximum(steepest, torch.linalg.vector_norm(slope.flatten(1), ord=dual_exponent(p), dim=1))
+    steepest = steepest.nan_to_num(nan=0.0, posinf=0.0).reshape(count, -1).amax(1)
     return ~(width.amax(1) <= CLOSE * 2 * radius[which] * steepest)

@@ -18,7 +18,7 @@ from torch import Tensor
 from jacobound.arithmetic.linalg import vector_norm_upper
 from jacobound.asking import in_time, provenance, question, strictly
 from jacobound.checks import whole
-from jacobound.given import Limit, Rows, budget_given, graph_given, jacobian_method_given, row_matrix
+from jacobound.given import Limit, Rows, budget_given, graph_given, jacobian_method_given, no_scale_given, row_matrix
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import size
 from jacobound.inputs.exponents import told_norm
@@ -104,6 +104,7 @@ def stationary_free_radius(
     tolerance: float = 1e-3,
     largest: float = 10.0,
     seed: int = 0,
+    scale: None = None,
 ) -> StationaryFreeRadius:
     """Certified radii around points within which gradients do not vanish, and how small they were seen to become.
 
@@ -118,11 +119,13 @@ def stationary_free_radius(
         tolerance: relative accuracy of the search for the radius.
         largest: no larger radius is tried.
         seed: of the search for small gradients.
+        scale: refused: radii in units of each input are asked of `graph.with_preprocessing`, which holds the units.
 
     Raises:
         ShapeError, InvalidRegionError: when points or rows do not fit the network.
         InvalidOptionError: for options that make no sense.
     """
+    no_scale_given(scale, "stationary_free_radius")
     graph, budget = graph_given(graph), budget_given(budget)
     method, matrix = jacobian_method_given(method) or RecurJac(), row_matrix(rows, graph)
     tolerance, largest = check_tolerance(tolerance, largest)

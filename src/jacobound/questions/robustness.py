@@ -14,7 +14,7 @@ from jacobound.asking import in_time, provenance, question, strictly
 from jacobound.budget import Budget, OutOfTimeError, alarmed
 from jacobound.checks import instance, real
 from jacobound.constants.lipschitz_method import LipschitzMethod
-from jacobound.given import Limit, budget_given, graph_given, radius_method_given
+from jacobound.given import Limit, budget_given, graph_given, no_scale_given, radius_method_given
 from jacobound.graph.graph import Graph
 from jacobound.inputs.regions import Ball, Balls, Points
 from jacobound.jacobian.recursion.recurjac import RecurJac
@@ -63,6 +63,7 @@ def robust_radius(
     largest: float = 1e6,
     seconds: float = 60.0,
     attack: PGD | None = PGD(),  # noqa: B008 - a frozen value
+    scale: None = None,
 ) -> RobustRadius:
     """Certified radii around points within which a classifier's decision can not change.
 
@@ -83,11 +84,13 @@ def robust_radius(
         largest: no larger radius is tried.
         seconds: time for semidefinite certificates, for each point; only without a `method`. 0 leaves them out.
         attack: how adversarial points are looked for; None leaves that out.
+        scale: refused: radii in units of each input are asked of `graph.with_preprocessing`, which holds the units.
 
     Raises:
         ShapeError, InvalidRegionError: when points, labels or targets do not fit, or a point is not inside `clip`.
         InvalidOptionError: for options that make no sense.
     """
+    no_scale_given(scale, "robust_radius")
     graph, method, budget = graph_given(graph), radius_method_given(method), budget_given(budget)
     tolerance, largest = check_tolerance(tolerance, largest)
     steps, seconds, points = check_steps(steps), real(seconds, "seconds", 0.0), Ball(x, 0.0, p, clip)
