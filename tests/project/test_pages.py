@@ -10,7 +10,7 @@ import pytest
 
 import jacobound
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "examples" / "paper" / "README.md"])
 SOURCES = ROOT / "src" / "jacobound"
 
