@@ -138,6 +138,8 @@ class _Plan:
                 note = "not begun: bounds of all entries of the Jacobian would take longer than there is time"
                 row = failed(_name(entries), len(self.domain), self.graph.example, Status.TIME_LIMIT, 0.0, note)
                 self.found[_name(entries)] = row
+            if bounded and self._norms_are_best():
+                self._ask_whole_space(AutoLip(), self.budget.within(0.5 * self.budget.remaining))
             self._ask(LipSDP(), 0.7 if self.norm == (2, 2) else 0.95)  # pairs know other norms by conversion only
         if bounded and self._whole_space_may_win():
             self._ask_whole_space(LipSDP(), self.budget.within(0.6 * self.budget.remaining))
@@ -294,6 +296,11 @@ class _Plan:
         """
         known = f"{AutoLip.__name__}{EVERYWHERE}" in self.found and self.graph.expands
         return known and not self._has(LipSDP, Status.CERTIFIED) and self._norms_are_near()
+
+    def _norms_are_best(self) -> bool:
+        """Whether nothing is below cheap products of norms over the whole space, which more work may improve."""
+        norms, best = self.found.get(f"{AutoLip.__name__}{EVERYWHERE}"), self._smallest()
+        return norms is not None and best is not None and bool((norms.upper <= best.to(norms.upper)).any())
 
     def _norms_are_near(self) -> bool:
         """Whether products of norms over the whole space are within `HOPEFUL` times what is known, or unknown."""
