@@ -78,3 +78,20 @@ KINDS: dict[str, Callable[[Draw], LinearOperator]] = {
     "blocks": lambda draw: Blocks(draw((3, 2, 4))),
     "blocks, positions": lambda draw: Blocks(draw((2, 2, 3, 2)), lead=(3,)),
 }
+
+
+def final_kinds() -> list[type[LinearOperator]]:
+    """The classes of operators that the package defines."""
+    return [kind for kind in LinearOperator.__subclasses__() if kind.__module__.startswith("jacobound.operators.")]
+
+
+def sampled(kind: type[LinearOperator], which: int) -> Callable[[Draw], LinearOperator]:
+    return lambda draw: kind.samples(draw)[which]
+
+
+# A kind that brings samples of its own stands in the list without being written there.
+KINDS |= {
+    f"{kind.__name__}, sample {which}": sampled(kind, which)
+    for kind in final_kinds()
+    for which in range(len(kind.samples(lambda shape: torch.ones(tuple(shape), dtype=torch.float64))))
+}

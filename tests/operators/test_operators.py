@@ -1,6 +1,6 @@
 """Laws of every operator kind, and the two sound verbs (`enclose`, `slack`) against exact rationals.
 
-A new kind enters `KINDS` in `operator_cases` and inherits all laws.
+A new kind brings `samples`, or enters `KINDS` in `operator_cases`, and inherits all laws.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from jacobound.errors import ShapeError, UnsafeArithmeticError
 from jacobound.operators import base as operators
 from jacobound.operators.base import LinearOperator
 from jacobound.operators.kinds import Blocks, Convolution, Dense, Identity, Scale, Select, Sparse
-from operator_cases import KINDS, Draw, integers, reals
+from operator_cases import KINDS, Draw, final_kinds, integers, reals
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
 
@@ -692,3 +692,8 @@ def test_select_and_scatter_of_repeats_and_gaps() -> None:
 def test_padding_with_zeros_survives_infinite_entries() -> None:
     operator = Select(torch.tensor([-1, 0]), (1,), torch.zeros(1))
     assert operator.apply(torch.tensor([math.inf])).tolist() == [0.0, math.inf]
+
+
+def test_every_kind_is_tried() -> None:
+    tried = {type(make(integers(torch.float64, torch.Generator().manual_seed(0)))) for make in KINDS.values()}
+    assert set(final_kinds()) <= tried, "a kind of operator needs `samples`, which the laws try"

@@ -8,7 +8,7 @@ the space an operator acts on; everything in front is free.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from math import prod
 
@@ -82,6 +82,12 @@ class LinearOperator(ABC):
     @abstractmethod
     def example(self) -> Tensor:
         """Any tensor of the operator's dtype and device."""
+
+    @classmethod
+    def samples(cls, draw: Callable[[Sequence[int]], Tensor]) -> Sequence[LinearOperator]:
+        """Small operators of this kind, with weights of the shapes that `draw` is asked for, for the operator laws."""
+        del draw
+        return ()
 
     def parameters(self) -> tuple[Tensor, ...]:
         """The weights, for finiteness checks and hashes."""
