@@ -14,12 +14,11 @@ from campaign.runner import Part, Tally
 from jacobound import Best, RecurJac, Sampling, lipschitz
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import strict
-from jacobound.constants.from_entries import from_entries, split_products
-from jacobound.constants.lipschitz_method import LipschitzMethod
 from jacobound.graph.graph import Graph
 from jacobound.inputs.domains import Domain
 from jacobound.inputs.regions import Region
-from jacobound.method import Budget, JacobianEnclosure, JacobianMethod
+from jacobound.method import Budget, JacobianEnclosure, JacobianMethod, LipschitzMethod, Query
+from jacobound.method.from_entries import from_entries, split_products
 from oracles import Observation, not_enclosed, observe
 from single import nth
 from zoo import KINDS, REGIONS, integer, realised
@@ -81,7 +80,7 @@ def check_jacobians(case: Example, method: JacobianMethod, generator: Generator)
     """Entries, directional derivatives and constants of one method."""
     tally, seen = Tally(), case.seen
     with torch.no_grad(), strict(case.graph.device, case.graph.dtype):
-        whole = method.enclose(case.graph, case.domain, Budget())
+        whole = method.enclose(Query(case.graph, case.domain, Budget()))
         enclosure = nth(whole)
         entries = enclosure.entries
         wrong = not_enclosed(entries, seen.jacobian, seen.jacobian_error) + _no_bounds(entries)

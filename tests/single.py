@@ -15,7 +15,7 @@ from jacobound.inputs.domains import Domain
 from jacobound.inputs.regions import Region
 from jacobound.jacobian.core import UnstableCore
 from jacobound.jacobian.recursion.product_lines import ProductLines
-from jacobound.method import Budget, Deferred, JacobianEnclosure, JacobianMethod
+from jacobound.method import Budget, Deferred, JacobianEnclosure, JacobianMethod, Query
 
 
 def lifted(x: Any) -> Any:
@@ -77,7 +77,7 @@ def single(function: Callable[..., Any]) -> Callable[..., Any]:
 def enclosure_of(method: JacobianMethod, graph: Graph, region: Region, ranges: Any = None) -> JacobianEnclosure:
     """What a method finds over a region of one set."""
     (domain,), _ = region.domains(graph)
-    return nth(method.enclose(graph, domain, Budget(), None if ranges is None else lifted(ranges)))
+    return nth(method.enclose(Query(graph, domain, Budget(), ranges=None if ranges is None else lifted(ranges))))
 
 
 def together(domains: list[Domain]) -> Domain:

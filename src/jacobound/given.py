@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from jacobound.budget import Budget
 from jacobound.checks import instance, real, shown
-from jacobound.constants.lipschitz_method import LipschitzMethod
 from jacobound.errors import InvalidModelError, InvalidOptionError, InvalidRegionError, ShapeError
 from jacobound.graph.execution import Executed
 from jacobound.graph.graph import Graph
@@ -20,8 +19,7 @@ from jacobound.graph.nodes import size
 from jacobound.graph.units import real_tensor
 from jacobound.inputs.regions import Region
 from jacobound.lower_ends.sampling import Sampling
-from jacobound.method import JacobianMethod, OutputMethod
-from jacobound.methods.best import Best
+from jacobound.method import JacobianMethod, Method, OutputMethod
 
 Rows = int | Tensor | np.ndarray | Sequence[int] | Sequence[float] | Sequence[Sequence[float]]
 Limit = Budget | float
@@ -99,15 +97,14 @@ def jacobian_method_given(method: Any) -> JacobianMethod | None:
     return None if method is None else instance(method, JacobianMethod, "the method for Jacobians", JACOBIAN)
 
 
-def constant_method_given(method: Any) -> JacobianMethod | LipschitzMethod | Best | None:
+def constant_method_given(method: Any) -> Method | None:
     """A method that bounds constants, or None."""
-    kinds = (JacobianMethod, LipschitzMethod, Best)
-    return None if method is None else instance(method, kinds, "the method for constants", CONSTANT)
+    return None if method is None else instance(method, Method, "the method for constants", CONSTANT)
 
 
-def radius_method_given(method: Any) -> OutputMethod | JacobianMethod | LipschitzMethod | None:
+def radius_method_given(method: Any) -> OutputMethod | Method | None:
     """A method that bounds outputs, Jacobians or constants, or None."""
-    kinds, cure = (OutputMethod, JacobianMethod, LipschitzMethod), "it takes CROWN(), RecurJac(), LipSDP() or others"
+    kinds, cure = (OutputMethod, Method), "it takes CROWN(), RecurJac(), LipSDP() or others"
     return None if method is None else instance(method, kinds, "the method for radii", cure)
 
 

@@ -20,7 +20,6 @@ from jacobound.arithmetic.intervals import Interval, concatenated
 from jacobound.asking import in_time, provenance, question, sets_together, strictly
 from jacobound.budget import Budget, OutOfTimeError, alarmed, unalarmed
 from jacobound.constants.executed import executed, execution_error
-from jacobound.constants.lipschitz_method import LipschitzMethod
 from jacobound.errors import InvalidRegionError
 from jacobound.given import (
     Limit,
@@ -56,12 +55,11 @@ from jacobound.jacobian.fastlip import FastLip
 from jacobound.jacobian.intersection import Intersection
 from jacobound.jacobian.recursion.recurjac import RecurJac
 from jacobound.lower_ends.sampling import NO_SEARCH, Sampling, Witness
-from jacobound.method import JacobianEnclosure, JacobianMethod, OutputMethod
+from jacobound.method import JacobianEnclosure, JacobianMethod, Method, OutputMethod, Query
+from jacobound.method.candidates import Candidates, unstable_neurons, worst
 from jacobound.methods.best import SECONDS, Best, cheapest
-from jacobound.methods.candidates import Candidates, candidates, unstable_neurons, worst
 from jacobound.methods.increments import narrowed_by_constant
-from jacobound.relaxation.crown import CROWN
-from jacobound.relaxation.ibp import IBP
+from jacobound.relaxation.ranges import CROWN, IBP
 from jacobound.results.kinds import JacobianBounds, LipschitzBound, OutputBounds, Status
 from jacobound.results.question import Question
 
@@ -193,16 +191,16 @@ def _enclosed(method: JacobianMethod, graph: Graph, domain: Domain, budget: Budg
     """What a method knows of the Jacobian; intervals alone where it was given up."""
     try:
         with alarmed(budget):
-            return method.enclose(graph, domain, budget)
+            return method.enclose(Query(graph, domain, budget))
     except OutOfTimeError:
         with unalarmed():
-            return replace(FastLip(IBP()).enclose(graph, domain, budget), status=Status.TIME_LIMIT)
+            return replace(FastLip(IBP()).enclose(Query(graph, domain, budget)), status=Status.TIME_LIMIT)
 
 
 def lipschitz(
     graph: Graph,
     region: Region,
-    method: JacobianMethod | LipschitzMethod | Best | None = None,
+    method: Method | None = None,
     *,
     norm: Norm | tuple[Norm, Norm] = (2, 2),
     rows: Rows | None = None,
@@ -241,7 +239,7 @@ def lipschitz(
 def _bracket(
     asked: Question,
     graph: Graph,
-    method: JacobianMethod | LipschitzMethod | Best,
+    method: Method,
     budget: Budget | None,
     search: Sampling | None,
     semantics: Semantics,
@@ -252,12 +250,12 @@ def _bracket(
     exponents = plain_exponent(norms[0]), plain_exponent(norms[1])
     units = None if not isinstance(norms[0], Weighted) else spread(norms[0].weights, graph.in_shape, "weights")
     target = in_input_units(in_output_units(graph.with_rows(matrix), norms[1]), units)
-    expanded = target.expanded() if isinstance(method, JacobianMethod) else target.lowered()
+    form = method.form(target)
     with _prepared(graph, graph, region, budget) as (places, lead, budget, clock):
         domains = sets_in_units(places, units)
         time = budget if search is None else budget.within(OF_METHODS * budget.remaining)
         above = partial(_above, method, target, exponents)
-        found = Candidates.joined(_in_runs(above, domains, expanded, time, method.bytes_per_set(expanded)))
+        found = Candidates.joined(_in_runs(above, domains, form, time, method.bytes_per_set(form)))
         met = in_time(found.status, time)
         exact = in_input_units(in_output_units(graph.double.with_rows(matrix), norms[1]), units)
         inner = inner_sets_in_units(region.domains(exact)[0], units)
@@ -280,7 +278,7 @@ def _bracket(
         seconds=clock(),
         details={name: replace(one, value=one.value.reshape(lead)) for name, one in found.known.items()},
         unstable=found.unstable.reshape(lead),
-        activations=_activations(expanded),
+        activations=_activations(form),
         radii=region.radii if isinstance(region, Ball) else (),
         provenance=provenance(
             graph, method, clock(), None if search is None else search.seed, meaning_of(semantics), asked
@@ -300,18 +298,16 @@ def _distance(run: Graph, domains: Domains, budget: Budget, q: float) -> Tensor:
 
 
 def _above(
-    method: JacobianMethod | LipschitzMethod | Best,
+    method: Method,
     graph: Graph,
     norm: tuple[float, float],
     domain: Domain,
     budget: Budget,
 ) -> Candidates:
     """What a method knows of the constants of a run of sets; what is cheapest where it was given up."""
-    if isinstance(method, Best):
-        return method.candidates(graph, domain, norm, budget)
     try:
         with alarmed(budget):
-            return candidates(method, graph, domain, norm, budget)
+            return replace(method.constants(Query(graph, domain, budget, norm)), enclosure=None)
     except OutOfTimeError:
         return cheapest(graph, domain, norm, budget)
 

@@ -19,8 +19,8 @@ from jacobound.activations.calculus.pieces import linear_piece
 from jacobound.activations.kinds.piecewise import prelu
 from jacobound.activations.lines.secants import _jump
 from jacobound.arithmetic.intervals import Interval
-from jacobound.method import Budget, secant_ranges
-from jacobound.relaxation.crown import CROWN
+from jacobound.method import Budget, Query, secant_ranges
+from jacobound.relaxation.ranges import CROWN
 
 SMOOTH = ("tanh", "sigmoid", "arctan", "softplus", "elu", "gelu", "silu", "mish", "erf", "softsign")
 
@@ -137,7 +137,7 @@ def test_increments_of_a_network_are_products_of_its_secants(kind: str) -> None:
         near, far = (CROWN().ranges(graph, domain, Budget()) for domain in domains)
         slopes = secant_ranges(graph, near, far)
         entries = [
-            method.enclose(graph, domains[1], Budget(), far, slopes).entries
+            method.enclose(Query(graph, domains[1], Budget(), ranges=far, slopes=slopes)).entries
             for method in (jb.FastLip(), jb.RecurJac(), jb.RecurJac("constant"), jb.LinearSlopes())
         ]
         noise = 2 * torch.rand(2, 40, *graph.in_shape, generator=generator, dtype=torch.float64) - 1

@@ -25,10 +25,11 @@ from jacobound.constants.affine_folding import (
 )
 from jacobound.constants.autolip import AutoLip, Sweeps
 from jacobound.constants.enclosures import Enclosures
-from jacobound.constants.lipschitz_method import LITTLE_PART, conversion
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Part, Vector
 from jacobound.graph.vector.comparisons import Maximum
+from jacobound.method import Query
+from jacobound.method.candidates import LITTLE_PART, conversion
 from jacobound.operators.base import LinearOperator
 from jacobound.operators.kinds import Dense, Identity, Scale, Select
 from jacobound.operators.norms import LITTLE_WORK, MOST_WORK, PRODUCTS, Chain
@@ -53,7 +54,7 @@ def steep(slope: float, source: Node) -> Elementwise:
 
 def constant(graph: Graph, p: float) -> fmpq:
     (domain,), _ = WholeSpace().domains(graph.lowered())
-    return rational(float(AutoLip().constant(graph, domain, (p, p), Budget()).value))
+    return rational(float(AutoLip().constant(Query(graph, domain, Budget(), (p, p))).value))
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ def test_functions_of_vectors_count_with_their_constant(p: float) -> None:
 
 def sweeps(graph: Graph, p: float, budget: Budget | None = None) -> Sweeps:
     (domain,), _ = WholeSpace().domains(graph.lowered())
-    known = Enclosures.of(graph, domain, None, budget or Budget(), None)
+    known = Enclosures.of(Query(graph, domain, budget or Budget()), None)
     return Sweeps(graph, known, p, budget or Budget())
 
 
@@ -274,7 +275,7 @@ def test_other_pairs_of_norms_take_the_best_of_three() -> None:
         for q in EXPONENTS:
             of = [float(torch.linalg.matrix_norm(weight, r)) * conversion(graph, (r, r), (p, q)) for r in EXPONENTS]
             expected = of[EXPONENTS.index(p)] if p == q else min(of)
-            found = AutoLip().constant(graph, domain, (p, q), Budget())
+            found = AutoLip().constant(Query(graph, domain, Budget(), (p, q)))
             assert float(found.value) == pytest.approx(expected, rel=1e-9)
 
 

@@ -14,16 +14,16 @@ from exact import random_floats, rational, rationals
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval, interval_dot
 from jacobound.arithmetic.rounding import unrounded
-from jacobound.constants.from_entries import (
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.method import JacobianEnclosure
+from jacobound.method.from_entries import (
     from_entries,
     merged_column_sums,
     merged_row_sums,
     norms_before,
     split_products,
 )
-from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Affine, Elementwise, Input, Node
-from jacobound.method import JacobianEnclosure
 from jacobound.operators.kinds import Dense
 
 INF = math.inf

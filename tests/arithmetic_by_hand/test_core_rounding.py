@@ -23,9 +23,9 @@ from jacobound.jacobian.recursion.product_lines import chord
 from jacobound.jacobian.recursion.recurjac import RecurJac
 from jacobound.jacobian.recursion.recursion import MOST_ROWS, Recursion
 from jacobound.jacobian.tangents import can_differ, reached_slopes
-from jacobound.method import Budget
+from jacobound.method import Budget, Query
 from jacobound.operators.kinds import Dense, Identity, Scale
-from jacobound.relaxation.ibp import IBP
+from jacobound.relaxation.ranges import IBP
 from oracles import dot
 from zoo import normal
 
@@ -197,7 +197,7 @@ def test_sums_of_columns_hold_beyond_the_rows_that_are_formed() -> None:
     centres = normal((2, count), generator)
     assert (centres @ weights[0].T).abs().min() > 1e-3
     domain = Box(centres - 1e-7, centres + 1e-7).domains(graph)[0][:]
-    enclosure = RecurJac(preactivation=IBP()).enclose(graph, domain, Budget())
+    enclosure = RecurJac(preactivation=IBP()).enclose(Query(graph, domain, Budget()))
     directions = normal((2, 3, count), generator)
     directions[:, 0, ::3] = 0.0  # the first weight of a column may be zero, of either sign, or the only one
     directions[:, 1:, ::9] = 0.0

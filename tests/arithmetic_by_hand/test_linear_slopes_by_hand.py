@@ -18,7 +18,7 @@ from jacobound.inputs.domains import Domain
 from jacobound.jacobian.affine import linear_slopes
 from jacobound.jacobian.affine.forms import Symbols
 from jacobound.jacobian.affine.linear_slopes import Sweeps, forms_bytes, smooth
-from jacobound.method import derivative_ranges
+from jacobound.method import Query, derivative_ranges
 from jacobound.operators.kinds import Dense
 from zoo import normal
 
@@ -35,7 +35,7 @@ def boxes(sets: int, radius: float = 0.1) -> Domain:
 
 
 def plain(graph: Graph, domain: Domain, ranges: object = None, slopes: object = None) -> Interval:
-    return FastLip().enclose(graph, domain, Budget(), ranges, slopes).entries  # type: ignore[arg-type]
+    return FastLip().enclose(Query(graph, domain, Budget(), ranges=ranges, slopes=slopes)).entries  # type: ignore[arg-type]
 
 
 def same(one: Interval, other: Interval) -> bool:
@@ -61,7 +61,7 @@ def test_the_forms_of_all_sets_must_fit_the_memory(sets: int, status: Status) ->
     graph, domain = network(), boxes(sets)
     ranges = jb.CROWN().ranges(graph, domain, Budget())
     budget = Budget(memory=forms_bytes(graph, derivative_ranges(graph, ranges)) * 3 // 2)
-    found = LinearSlopes().enclose(graph, domain, budget, ranges)
+    found = LinearSlopes().enclose(Query(graph, domain, budget, ranges=ranges))
     assert found.status is status and found.entries.shape == (sets, 2, 3)
     assert same(found.entries, plain(graph, domain, ranges)) == (status is Status.MEMORY_LIMIT)
 
@@ -70,7 +70,7 @@ def test_progress_goes_forward_and_back() -> None:
     graph, domain = network(), boxes(1)
     ranges = jb.CROWN().ranges(graph, domain, Budget())
     calls: list[tuple[float, float, str]] = []
-    LinearSlopes().enclose(graph, domain, Budget(progress=lambda *call: calls.append(call)), ranges)
+    LinearSlopes().enclose(Query(graph, domain, Budget(progress=lambda *call: calls.append(call)), ranges=ranges))
     assert calls == [(k, 8, "linear slopes") for k in range(8)]
 
 
@@ -84,9 +84,9 @@ def test_a_sweep_that_is_cut_short_is_fast_lip(moment: int, monkeypatch: pytest.
     def tick(done: float, total: float, what: str) -> None:
         now[0] = 100.0 if done >= moment else 0.0
 
-    found = LinearSlopes().enclose(graph, domain, Budget(50.0, progress=tick, started=0.0), ranges)
+    found = LinearSlopes().enclose(Query(graph, domain, Budget(50.0, progress=tick, started=0.0), ranges=ranges))
     assert found.status is Status.TIME_LIMIT and same(found.entries, plain(graph, domain, ranges))
-    late = LinearSlopes().enclose(graph, domain, Budget(50.0, started=-1000.0), ranges)
+    late = LinearSlopes().enclose(Query(graph, domain, Budget(50.0, started=-1000.0), ranges=ranges))
     assert late.status is Status.TIME_LIMIT
 
 
@@ -94,14 +94,14 @@ def test_slopes_that_are_no_derivatives_are_intervals() -> None:
     graph, domain = network(), boxes(1)
     ranges = jb.CROWN().ranges(graph, domain, Budget())
     wide = {node: Interval(one.lower - 1, one.upper + 1) for node, one in derivative_ranges(graph, ranges).items()}
-    found = LinearSlopes().enclose(graph, domain, Budget(), ranges, wide)
+    found = LinearSlopes().enclose(Query(graph, domain, Budget(), ranges=ranges, slopes=wide))
     assert same(found.entries, plain(graph, domain, ranges, wide)) and found.status is Status.CERTIFIED
 
 
 def test_an_execution_has_no_linear_slopes() -> None:
     graph = jb.from_layers([torch.tensor([[1.0, 0.5, -0.25]]), torch.ones(2, 1)], activation="tanh").with_rows(None)
     run = executed(graph, jb.Executed())
-    assert same(LinearSlopes().enclose(run, boxes(1), Budget()).entries, plain(run, boxes(1)))
+    assert same(LinearSlopes().enclose(Query(run, boxes(1), Budget())).entries, plain(run, boxes(1)))
 
 
 def test_smooth_networks_have_a_curved_piece() -> None:
@@ -140,7 +140,10 @@ def test_entries_and_directions_are_never_wider_than_intervals() -> None:
     for radius in (0.01, 3.0, 30.0):
         domain = boxes(2, radius)
         ranges = jb.CROWN().ranges(graph, domain, Budget())
-        found, intervals = LinearSlopes().enclose(graph, domain, Budget(), ranges), plain(graph, domain, ranges)
+        found, intervals = (
+            LinearSlopes().enclose(Query(graph, domain, Budget(), ranges=ranges)),
+            plain(graph, domain, ranges),
+        )
         assert bool((found.entries.lower >= intervals.lower).all() & (found.entries.upper <= intervals.upper).all())
         u = normal((2, 2, 3), torch.Generator().manual_seed(2))
         sums = found.along(u)
@@ -151,7 +154,7 @@ def test_entries_and_directions_are_never_wider_than_intervals() -> None:
         single = found.along(alone)
         assert bool((single.upper[:, 0] <= found.entries.upper[:, 0, 1] * (1 + 1e-12) + 1e-12).all())
         assert bool((single.upper[:, 1] <= -found.entries.lower[:, 1, 2] * (1 + 1e-12) + 1e-12).all())
-        narrow = jb.FastLip().enclose(graph, domain, Budget(), ranges).along(u)
+        narrow = jb.FastLip().enclose(Query(graph, domain, Budget(), ranges=ranges)).along(u)
         if radius == 0.01:
             assert bool((sums.width < narrow.width).all())
 
@@ -190,7 +193,7 @@ def test_values_that_several_nodes_read_are_kept() -> None:
     both = Affine(((Dense(normal((4, 4), generator)), first), (Dense(normal((4, 4), generator)), z)))
     graph = Graph(Affine(((Dense(normal((2, 4), generator)), Elementwise(activation("tanh"), both)),)))
     domain = boxes(1, 0.01)
-    found = LinearSlopes().enclose(graph, domain, Budget())
+    found = LinearSlopes().enclose(Query(graph, domain, Budget()))
     middle = domain.box.lower[0] / 2 + domain.box.upper[0] / 2
     exact = torch.autograd.functional.jacobian(lambda point: graph(point), middle)
     assert bool((found.entries.lower[0] <= exact).all() & (exact <= found.entries.upper[0]).all())

@@ -21,7 +21,9 @@ from jacobound.certificates.layered.driver import RAISED, LayeredSolver, proved
 from jacobound.certificates.layered.proof import LayeredCertificate
 from jacobound.certificates.layered.search import Multipliers, Sweep
 from jacobound.certificates.lipsdp import _barrier, _chain, _Solver, problems, recheck
+from jacobound.method import Query
 from jacobound.results.kinds import Status
+from single import lifted
 
 INF = math.inf
 
@@ -175,9 +177,9 @@ def test_limits_of_the_method_and_of_the_budget(seconds: float | None, monkeypat
     monkeypatch.setattr(LipSDP, "_certificates", certificates)
     graph = network((3, 4, 2), 1)
     (domain,), _ = Ball(torch.zeros(3), 0.1).domains(graph)
-    found = LipSDP(seconds=seconds).constant(graph, domain, (2.0, 2.0), Budget())
+    found = LipSDP(seconds=seconds).constant(Query(graph, domain, Budget(), (2.0, 2.0)))
     assert float(found.value) == 0.0 and found.status is Status.CERTIFIED and not found.certificates
-    LipSDP(seconds=seconds).constant(graph, domain, (2.0, 2.0), Budget(seconds=2.0, started=100.0))
+    LipSDP(seconds=seconds).constant(Query(graph, domain, Budget(seconds=2.0, started=100.0), (2.0, 2.0)))
     assert seen[0] == (INF if seconds is None else seconds)
     assert seen[1] == min(seen[0], 2.0)
 
@@ -235,10 +237,12 @@ def test_products_of_norms_stand_in_where_nothing_was_proved(
     monkeypatch.setattr(LipSDP, "_certificates", lambda *rest: (parts, status))
     graph = network((3, 4, 2), 1)
     (domain,), _ = Ball(torch.zeros(3), 0.1).domains(graph)
-    found = LipSDP().constant(graph, domain, (2.0, 2.0), Budget())
+    found = LipSDP().constant(Query(graph, domain, Budget(), (2.0, 2.0)))
     if status is Status.MEMORY_LIMIT or INF in values:
         assert set(found.details) == {"products of norms"} and not found.certificates
-        assert float(found.value) == float(AutoLip().constant(graph, domain, (2.0, 2.0), Budget(), found.ranges).value)
+        assert float(found.value) == float(
+            AutoLip().constant(Query(graph, domain, Budget(), (2.0, 2.0), ranges=lifted(found.ranges))).value
+        )
         assert found.status is (Status.TIME_LIMIT if status is Status.CERTIFIED else status)
     else:
         assert float(found.value) == max(values, default=0.0) and len(found.certificates) == len(values)
@@ -249,11 +253,11 @@ def test_certificates_of_either_kind_are_checked_again() -> None:
     graph = network((2, 3, 2), 1)
     (domain,), _ = Ball(torch.zeros(2), 0.5).domains(graph)
     for norm in ((2.0, 2.0), (2.0, INF)):
-        found = LipSDP().constant(graph, domain, norm, Budget())
+        found = LipSDP().constant(Query(graph, domain, Budget(), norm))
         assert recheck(graph, found.slopes, norm, found.certificates) == float(found.value) < INF
         assert recheck(graph, found.slopes, norm, found.certificates[1:]) == INF
         assert recheck(graph, found.slopes, norm, (*found.certificates, found.certificates[0])) == INF
-        layered = ECLipsE().constant(graph, domain, norm, Budget(), found.ranges)
+        layered = ECLipsE().constant(Query(graph, domain, Budget(), norm, ranges=lifted(found.ranges)))
         assert recheck(graph, found.slopes, norm, layered.certificates) == float(layered.value) < INF
 
 

@@ -22,6 +22,7 @@ from jacobound.graph.vector.products import Product
 from jacobound.graph.vector.smooth import Length, Softmax
 from jacobound.inputs.domains import Domain
 from jacobound.lower_ends.sampling import Witness
+from jacobound.method import Query
 from jacobound.operators.kinds import Dense
 
 INF = math.inf
@@ -175,15 +176,14 @@ class Unasked(jb.CROWN):
 def test_known_ranges_are_used_and_others_found() -> None:
     graph = jb.from_layers([torch.eye(2), torch.ones(1, 2)], activation="tanh")
     hidden = next(node for node in graph.nodes if isinstance(node, Elementwise))
-    ranges: dict[Node, Interval] = {
-        node: one[0] for node, one in jb.IBP().ranges(graph, box(graph, 1.0), Budget()).items()
-    }
-    found = Enclosures.of(graph, box(graph, 1.0), Unasked(), Budget(), ranges)
-    assert found.ranges is ranges and found.of_activations[hidden] is found.slopes[hidden] and not found.of_arguments
+    ranges: dict[Node, Interval] = {**jb.IBP().ranges(graph, box(graph, 1.0), Budget())}
+    found = Enclosures.of(Query(graph, box(graph, 1.0), Budget(), ranges=ranges), Unasked())
+    assert set(found.ranges) == set(ranges) and found.of_activations[hidden] is found.slopes[hidden]
+    assert not found.of_arguments
     assert set(found.of_activations) == {hidden}
     with pytest.raises(AssertionError, match="known"):
-        Enclosures.of(graph, box(graph, 1.0), Unasked(), Budget(), {graph.input: ranges[graph.input]})
-    wide = Enclosures.of(graph, box(graph, INF), None, Budget())  # intervals alone: CROWN would do the same
+        Enclosures.of(Query(graph, box(graph, 1.0), Budget(), ranges={graph.input: ranges[graph.input]}), Unasked())
+    wide = Enclosures.of(Query(graph, box(graph, INF), Budget()), None)  # intervals alone: CROWN would do the same
     assert float(wide.slopes[hidden].upper.max()) == pytest.approx(1.0)
 
 
@@ -199,10 +199,10 @@ def test_the_default_for_ranges_depends_on_the_region(monkeypatch: pytest.Monkey
         monkeypatch.setattr(method, "ranges", ranges)
     for size, name in ((1.0, "CROWN"), (INF, "IBP")):
         asked.clear()
-        Enclosures.of(graph, box(graph, size), None, Budget())
+        Enclosures.of(Query(graph, box(graph, size), Budget()), None)
         assert asked == [name]
         asked.clear()
-        Enclosures.of(graph, box(graph, size), jb.FastLin(), Budget())
+        Enclosures.of(Query(graph, box(graph, size), Budget()), jb.FastLin())
         assert asked == []
 
 
@@ -210,11 +210,11 @@ def test_arguments_of_functions_of_vectors_are_enclosed_and_checked() -> None:
     x = Input((2,))
     both = Affine(((Dense(torch.eye(2).double()), x),))
     graph = Graph(Vector(Product(()), both, "xy"))
-    known = Enclosures.of(graph, box(graph, 2.0), None, Budget())
+    known = Enclosures.of(Query(graph, box(graph, 2.0), Budget()), None)
     (argument,) = known.of_arguments.values()
     assert float(argument.upper[0]) == pytest.approx(2.0) and argument.lower.dtype == torch.float64
     with pytest.raises(InvalidRegionError, match="xy"):
-        Enclosures.of(graph, box(graph, INF), None, Budget())
+        Enclosures.of(Query(graph, box(graph, INF), Budget()), None)
 
 
 def test_slopes_behind_a_comparison_are_those_of_the_network() -> None:
@@ -223,7 +223,7 @@ def test_slopes_behind_a_comparison_are_those_of_the_network() -> None:
     largest = Vector(Maximum(torch.tensor([[0], [1]]), (2,)), z)
     hidden = Elementwise(activation("relu"), Affine(((Dense(torch.ones(1, 1).double()), largest),)))
     graph = Graph(Affine(((Dense(torch.ones(1, 1).double()), hidden),)))
-    found = Enclosures.of(graph, box(graph, 2.0), None, Budget())
+    found = Enclosures.of(Query(graph, box(graph, 2.0), Budget()), None)
     assert set(found.of_activations) == {hidden} and hidden not in found.slopes
     slope = found.of_activations[hidden]
     assert slope.lower.tolist() == [0.0] and slope.upper.tolist() == [1.0]

@@ -27,7 +27,7 @@ from jacobound.jacobian.recursion import recursion as recursions
 from jacobound.jacobian.recursion.product_lines import ProductLines, chord
 from jacobound.jacobian.recursion.recursion import Recursion, recur, sums_across
 from jacobound.jacobian.tangents import Neurons
-from jacobound.method import derivative_ranges
+from jacobound.method import Query, derivative_ranges
 from jacobound.operators.kinds import Dense
 from zoo import normal
 
@@ -470,7 +470,7 @@ def test_without_neurons_every_set_has_the_one_derivative_also_in_sums() -> None
     weight = torch.tensor([[1.0, -2.0, 3.0], [4.0, 5.0, -6.0]]).double()
     graph = jb.from_layers([weight]).with_rows(None)
     ends = torch.ones(3, 3).double()
-    found = RecurJac().enclose(graph, Domain(Interval(-ends, ends)), Budget())
+    found = RecurJac().enclose(Query(graph, Domain(Interval(-ends, ends)), Budget()))
     directions = normal((3, 2, 3), Generator().manual_seed(9))
     assert found.across is not None
     for sums, axis in ((found.across(directions), 1), (found.along(directions), 2)):

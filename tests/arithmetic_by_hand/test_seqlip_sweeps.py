@@ -24,6 +24,7 @@ from jacobound.constants.pairs.seqlip import Pairs, PairSweeps, SeqLip, _key
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector
 from jacobound.graph.vector.comparisons import Maximum
+from jacobound.method import Query
 from jacobound.operators.kinds import Dense
 from jacobound.results.kinds import Status
 from small_cases import vector
@@ -57,12 +58,12 @@ def chain_of(*widths: int, seed: int = 1) -> Graph:
 
 def sweeps(graph: Graph, pairs: Pairs = "dual", budget: Budget | None = None) -> PairSweeps:
     (domain,), _ = WholeSpace().domains(graph.lowered())
-    return PairSweeps(graph, Enclosures.of(graph, domain, None, Budget(), None), pairs, budget or Budget())
+    return PairSweeps(graph, Enclosures.of(Query(graph, domain, Budget()), None), pairs, budget or Budget())
 
 
 def constant(graph: Graph, pairs: Pairs = "dual", budget: Budget | None = None) -> tuple[float, Status]:
     (domain,), _ = WholeSpace().domains(graph.lowered())
-    found = SeqLip(pairs).constant(graph, domain, (2.0, 2.0), budget or Budget())
+    found = SeqLip(pairs).constant(Query(graph, domain, budget or Budget(), (2.0, 2.0)))
     return float(found.value), found.status
 
 
@@ -191,7 +192,7 @@ def test_chains_end_where_something_else_reads_them(end: str) -> None:
     }[end]()
     found = sweeps(graph)
     (domain,), _ = WholeSpace().domains(graph.lowered())
-    plain = Sweeps(graph, Enclosures.of(graph, domain, None, Budget(), None), 2.0, Budget())
+    plain = Sweeps(graph, Enclosures.of(Query(graph, domain, Budget()), None), 2.0, Budget())
     assert float(found.forward[last]) < 0.98 * float(plain.forward[last])
     assert len(found.details) == 1
 

@@ -38,13 +38,14 @@ from jacobound.certificates.layered.proof import (
 )
 from jacobound.certificates.layered.search import Sweep, best_closed_form, improved
 from jacobound.certificates.lipsdp import recheck
-from jacobound.constants.lipschitz_method import ConstantBound
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input
 from jacobound.inputs.regions import Region
+from jacobound.method import ConstantBound, Query
 from jacobound.operators.kinds import Dense
 from jacobound.results.kinds import Status
 from oracles import observe
+from single import lifted
 from zoo import KINDS, REGIONS, realised
 
 INF = math.inf
@@ -53,7 +54,7 @@ CHAINS = ("mlp", "convolution", "batch_norm", "elementwise_input", "elementwise_
 
 def bound(graph: Graph, region: Region, norm: tuple[float, float], budget: Budget | None = None) -> ConstantBound:
     (domain,), _ = region.domains(graph)
-    return ECLipsE().constant(graph, domain, norm, budget or Budget())
+    return ECLipsE().constant(Query(graph, domain, budget or Budget(), norm))
 
 
 def jacobians(chain: LayeredChain) -> Tensor:
@@ -265,8 +266,8 @@ def test_a_feasible_point_of_the_problem_that_lipsdp_solves(norm: tuple[float, f
     graph = network((6, 12, 12, 3), 4)
     for region in (WholeSpace(), Ball(torch.zeros(6), 0.4)):
         (domain,), _ = region.domains(graph)
-        best = LipSDP(tolerance=1e-5).constant(graph, domain, norm, Budget())
-        closed = ECLipsE().constant(graph, domain, norm, Budget(), best.ranges)
+        best = LipSDP(tolerance=1e-5).constant(Query(graph, domain, Budget(), norm))
+        closed = ECLipsE().constant(Query(graph, domain, Budget(), norm, ranges=lifted(best.ranges)))
         assert float(best.value) * (1 - 1e-4) <= float(closed.value) <= 2 * float(best.value)
         chain = layered_chain(graph, best.slopes)
         reached = []
@@ -292,7 +293,7 @@ def test_tighter_than_the_fast_form_and_than_products(seed: int) -> None:
     found = bound(graph, WholeSpace(), (2.0, 2.0))
     (domain,), _ = WholeSpace().domains(graph)
     assert float(found.value) < fast_form(layered_chain(graph, found.slopes))
-    assert float(found.value) < float(AutoLip().constant(graph, domain, (2.0, 2.0), Budget()).value)
+    assert float(found.value) < float(AutoLip().constant(Query(graph, domain, Budget(), (2.0, 2.0))).value)
 
 
 @pytest.mark.parametrize("norm", [(2.0, 2.0), (INF, INF), (INF, 1.0)])

@@ -14,7 +14,6 @@ from torch import Generator, Tensor
 from jacobound import IBP, Ball, Budget, ECLipsE, WholeSpace
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
-from jacobound.certificates import eclipse
 from jacobound.certificates.layered import driver as layered_solver
 from jacobound.certificates.layered.chain import LayeredChain, chain_bytes, layered_chain
 from jacobound.certificates.layered.driver import (
@@ -25,15 +24,16 @@ from jacobound.certificates.layered.driver import (
     recheck_layers,
 )
 from jacobound.certificates.layered.search import Sweep
-from jacobound.constants.lipschitz_method import ranges_of_one
 from jacobound.constants.pairs import layers as seqlip_layers
 from jacobound.errors import ShapeError, UnsupportedOpError
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.inputs.domains import Domain
-from jacobound.method import OutputMethod
+from jacobound.method import OutputMethod, Query
 from jacobound.operators.kinds import Dense
+from jacobound.relaxation.ranges import CROWN
 from jacobound.results.kinds import Status
+from single import lifted
 from small_cases import drawn, vector
 
 INF = math.inf
@@ -152,21 +152,23 @@ def test_ranges_come_from_where_they_are_asked_for(monkeypatch: pytest.MonkeyPat
     graph = Graph(dense(torch.ones(2, 3).double(), hidden(dense(torch.ones(3, 2).double(), Input((2,))))))
     asked: list[str] = []
 
-    def noted(method: OutputMethod, *rest: Any) -> Mapping[Node, Interval]:
-        asked.append(type(method).__name__)
-        return ranges_of_one(method, *rest)
+    for kind in (CROWN, IBP):
 
-    monkeypatch.setattr(eclipse, "ranges_of_one", noted)
+        def noted(method: OutputMethod, *rest: Any, _plain: Any = kind.ranges, **more: Any) -> Mapping[Node, Interval]:
+            asked.append(type(method).__name__)
+            return _plain(method, *rest, **more)
+
+        monkeypatch.setattr(kind, "ranges", noted)
     for region, method, name in (
         (Ball(torch.zeros(2), 0.1), ECLipsE(), "CROWN"),
         (WholeSpace(), ECLipsE(), "IBP"),
         (Ball(torch.zeros(2), 0.1), ECLipsE(IBP()), "IBP"),
     ):
         (domain,), _ = region.domains(graph)
-        found = method.constant(graph, domain, (2.0, 2.0), Budget())
+        found = method.constant(Query(graph, domain, Budget(), (2.0, 2.0)))
         assert asked.pop() == name and found.status is Status.CERTIFIED
-        again = method.constant(graph, domain, (2.0, 2.0), Budget(), found.ranges)
-        assert not asked and again.ranges is found.ranges and float(again.value) == float(found.value)
+        again = method.constant(Query(graph, domain, Budget(), (2.0, 2.0), ranges=lifted(found.ranges)))
+        assert not asked and float(again.value) == float(found.value)
 
 
 def test_layers_that_are_too_large_or_too_late_are_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,8 +176,11 @@ def test_layers_that_are_too_large_or_too_late_are_said_so(monkeypatch: pytest.M
     (domain,), _ = Ball(torch.zeros(2), 0.1).domains(graph)
     told: set[str] = set()
     budget = Budget(progress=lambda done, total, what: told.add(what))
-    assert ECLipsE().constant(graph, domain, (2.0, 2.0), budget).status is Status.CERTIFIED and "closed forms" in told
-    late = ECLipsE().constant(graph, domain, (2.0, 2.0), Budget(seconds=0.0))
+    assert (
+        ECLipsE().constant(Query(graph, domain, budget, (2.0, 2.0))).status is Status.CERTIFIED
+        and "closed forms" in told
+    )
+    late = ECLipsE().constant(Query(graph, domain, Budget(seconds=0.0), (2.0, 2.0)))
     assert (
         late.status is Status.TIME_LIMIT and float(late.value) < math.inf and set(late.details) == {"from the inputs"}
     )
@@ -184,7 +189,7 @@ def test_layers_that_are_too_large_or_too_late_are_said_so(monkeypatch: pytest.M
             if change == "size":
                 small.setattr(seqlip_layers, "LARGEST_SIDE", 2)
             memory = Budget(memory=10) if change == "memory" else Budget()
-            found = ECLipsE().constant(graph, domain, (2.0, 2.0), memory)
+            found = ECLipsE().constant(Query(graph, domain, memory, (2.0, 2.0)))
             assert found.status is Status.MEMORY_LIMIT and float(found.value) == math.inf and not found.certificates
 
 
@@ -192,7 +197,7 @@ def test_a_constant_is_of_one_set() -> None:
     graph = Graph(dense(torch.ones(2, 2).double(), Input((2,))))
     several = Domain(Interval(torch.zeros(3, 2).double(), torch.ones(3, 2).double()))
     with pytest.raises(ShapeError, match="one set at a time, not for 3"):
-        ranges_of_one(IBP(), graph, several, Budget())
+        ECLipsE().constant(Query(graph, several, Budget()))
     assert ECLipsE().bytes_per_set(graph) > 0
 
 

@@ -34,12 +34,13 @@ from jacobound.certificates.layered import proof as layered_certificate
 from jacobound.certificates.layered.proof import LayeredCertificate
 from jacobound.certificates.layered.search import Multipliers, Sweep
 from jacobound.certificates.lipsdp import ConstantBound, LipSDP, recheck
-from jacobound.constants.from_entries import from_entries
 from jacobound.graph.graph import Graph
 from jacobound.inputs.regions import Region
-from jacobound.method import derivative_ranges
+from jacobound.method import Query, derivative_ranges
+from jacobound.method.from_entries import from_entries
 from jacobound.results.kinds import Status
 from oracles import observe
+from single import lifted
 from zoo import KINDS, REGIONS, realised
 
 INF = math.inf
@@ -49,7 +50,7 @@ def bound(
     graph: Graph, region: Region, norm: tuple[float, float], method: LipSDP | None = None, budget: Budget | None = None
 ) -> ConstantBound:
     (domain,), _ = region.domains(graph)
-    return (LipSDP() if method is None else method).constant(graph, domain, norm, budget or Budget())
+    return (LipSDP() if method is None else method).constant(Query(graph, domain, budget or Budget(), norm))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,8 +82,8 @@ def test_no_jacobian_of_a_region_is_larger(kind: str, region: str) -> None:
 def test_tighter_than_the_recursion_where_much_is_unstable(norm: tuple[float, float]) -> None:
     graph = network((8, 16, 16, 16, 3), 1)
     (domain,), _ = Ball(torch.zeros(8), 0.5).domains(graph)
-    entries = from_entries(RecurJac().enclose(graph, domain, Budget()), *norm)
-    assert float(LipSDP().constant(graph, domain, norm, Budget()).value) < 0.6 * float(entries)
+    entries = from_entries(RecurJac().enclose(Query(graph, domain, Budget())), *norm)
+    assert float(LipSDP().constant(Query(graph, domain, Budget(), norm)).value) < 0.6 * float(entries)
 
 
 def test_radius_zero_gives_the_norm_of_the_jacobian() -> None:
@@ -189,7 +190,7 @@ def test_too_little_memory_gives_products_of_norms_and_says_so() -> None:
     (domain,), _ = WholeSpace().domains(graph)
     found = bound(graph, WholeSpace(), (2.0, 2.0), budget=Budget(memory=1000))
     assert found.status is Status.MEMORY_LIMIT and not found.certificates
-    assert float(found.value) == float(AutoLip().constant(graph, domain, (2.0, 2.0), Budget()).value) < INF
+    assert float(found.value) == float(AutoLip().constant(Query(graph, domain, Budget(), (2.0, 2.0))).value) < INF
 
 
 def layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,10 +352,10 @@ def test_ranges_and_the_method_behind_them_are_taken_as_given() -> None:
     graph = network((6, 20, 20, 2), 6)
     (domain,), _ = Ball(torch.zeros(6), 0.1).domains(graph)
     ranges = IBP().ranges(graph, domain, Budget())
-    given = LipSDP().constant(graph, domain, (2.0, 2.0), Budget(), ranges)
-    asked = LipSDP(preactivation=IBP()).constant(graph, domain, (2.0, 2.0), Budget())
+    given = LipSDP().constant(Query(graph, domain, Budget(), (2.0, 2.0), ranges=lifted(ranges)))
+    asked = LipSDP(preactivation=IBP()).constant(Query(graph, domain, Budget(), (2.0, 2.0)))
     assert given.ranges is ranges and float(given.value) == float(asked.value)
-    assert float(LipSDP().constant(graph, domain, (2.0, 2.0), Budget()).value) < float(given.value)
+    assert float(LipSDP().constant(Query(graph, domain, Budget(), (2.0, 2.0))).value) < float(given.value)
     assert all(
         torch.equal(given.slopes[node].lower, slope.lower) for node, slope in derivative_ranges(graph, ranges).items()
     )

@@ -21,7 +21,8 @@ from jacobound.arithmetic.intervals import Interval
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Elementwise, Node
 from jacobound.inputs.regions import Region
-from jacobound.method import derivative_ranges
+from jacobound.method import Query, derivative_ranges
+from single import lifted
 
 INF = math.inf
 NORMS = tuple((p, q) for p in (1.0, 2.0, INF) for q in (1.0, 2.0, INF))
@@ -109,5 +110,5 @@ def test_near_the_optimum_and_never_below(
     (domain,), _ = region.domains(graph)
     ranges = {node: x[0] for node, x in CROWN().ranges(graph, domain, Budget()).items()}
     best = optimum(cvxpy, weights, slopes_of(graph, ranges), norm)
-    found = LipSDP(tolerance=1e-4).constant(graph, domain, norm, Budget(), ranges)
+    found = LipSDP(tolerance=1e-4).constant(Query(graph, domain, Budget(), norm, ranges=lifted(ranges)))
     assert best * (1 - 1e-6) <= float(found.value) <= best * (1 + 1e-3)

@@ -21,7 +21,7 @@ from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
 from jacobound.inputs.regions import Ball
 from jacobound.method import Budget, derivative_ranges
 from jacobound.operators.kinds import Dense, Scale
-from jacobound.relaxation.crown import CROWN
+from jacobound.relaxation.ranges import CROWN
 from zoo import KINDS, concatenation
 
 

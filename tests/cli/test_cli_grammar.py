@@ -17,8 +17,7 @@ from jacobound import words as text
 from jacobound.cli.given import options
 from jacobound.cli.given.grammar import parse_clip, parse_fraction, parse_radii, parse_rows, row_matrix, row_names
 from jacobound.cli.shown.summaries import certain_signs, row_sum
-from jacobound.constants.lipschitz_method import LipschitzMethod
-from jacobound.method import JacobianMethod, OutputMethod
+from jacobound.method import JacobianMethod, LipschitzMethod, OutputMethod
 from jacobound.methods import Best
 
 

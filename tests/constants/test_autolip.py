@@ -20,10 +20,11 @@ from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector
 from jacobound.graph.vector.comparisons import Maximum, Sort
 from jacobound.inputs.regions import Region
-from jacobound.method import Budget
+from jacobound.method import Budget, Query
 from jacobound.operators.kinds import Convolution, Dense, Identity, Scale, Select, Sparse
 from jacobound.results.kinds import Status
 from oracles import NORMS, autodiff
+from single import lifted
 from zoo import KINDS, REGIONS, concatenation, normal
 
 LIKE = torch.zeros((), dtype=torch.float64)
@@ -32,7 +33,7 @@ EXPONENTS = (1.0, 2.0, math.inf)
 
 def constant(graph: Graph, norm: tuple[float, float] = (2, 2), region: Region | None = None, **budget: float) -> float:
     (domain,), _ = (WholeSpace() if region is None else region).domains(graph.lowered())
-    found = AutoLip().constant(graph, domain, norm, Budget(**budget))  # type: ignore[arg-type]
+    found = AutoLip().constant(Query(graph, domain, Budget(**budget), norm))  # type: ignore[arg-type]
     assert found.status is Status.CERTIFIED
     return float(found.value)
 
@@ -69,7 +70,7 @@ def test_constants_hold_over_random_networks(kind: str, seed: int) -> None:
         (domain,), _ = region.domains(expanded)
         ranges = (CROWN() if domain.bounded else IBP()).ranges(expanded, domain, Budget())
         for norm in NORMS:
-            found = AutoLip().constant(graph, domain, norm, Budget(), ranges)
+            found = AutoLip().constant(Query(graph, domain, Budget(), norm, ranges=lifted(ranges)))
             assert found.status is Status.CERTIFIED
             assert attained(graph, points, norm) <= float(found.value) * (1 + 1e-9), (name, norm)
 
@@ -288,7 +289,7 @@ def test_padding_and_reused_nodes_are_counted_by_path(seed: int) -> None:
 def test_every_node_has_its_constant_in_the_details() -> None:
     graph = from_layers([2 * torch.eye(2).double(), 3 * torch.eye(2).double()])
     (domain,), _ = WholeSpace().domains(graph)
-    found = AutoLip().constant(graph, domain, (2, 2), Budget())
+    found = AutoLip().constant(Query(graph, domain, Budget(), (2, 2)))
     values = [float(value) for value in found.details.values()]
     assert len(values) == len(graph.nodes)
     assert values == pytest.approx([1, 2, 2, 6], rel=1e-9)
@@ -302,10 +303,10 @@ def test_limits_and_modes() -> None:
     assert 2 <= constant(Graph(skip), seconds=0) <= 2 + 1e-9  # no time to fold: looser, and still certified
     (domain,), _ = WholeSpace().domains(Graph(skip))
     with unrounded():
-        assert AutoLip().constant(Graph(skip), domain, (2, 2), Budget()).status is Status.NOT_RIGOROUS
+        assert AutoLip().constant(Query(Graph(skip), domain, Budget(), (2, 2))).status is Status.NOT_RIGOROUS
     huge = from_layers([*[torch.full((2, 2), 1e200, dtype=torch.float64)] * 2])
     (domain,), _ = WholeSpace().domains(huge)
-    assert AutoLip().constant(huge, domain, (2, 2), Budget()).status is Status.OVERFLOW
+    assert AutoLip().constant(Query(huge, domain, Budget(), (2, 2))).status is Status.OVERFLOW
 
 
 def test_float32_networks_are_bounded_from_above(seed: int) -> None:

@@ -13,10 +13,9 @@ from torch import Generator, Tensor
 
 import jacobound as jb
 from certificate_cases import image, norm_of
-from jacobound.constants.lipschitz_method import conversion
 from jacobound.graph.graph import Graph
+from jacobound.method.candidates import Candidates, conversion, converted
 from jacobound.methods import best
-from jacobound.methods.candidates import Candidates, converted
 from oracles import observe
 from zoo import KINDS, REGIONS, realised
 

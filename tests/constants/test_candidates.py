@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,17 +15,15 @@ from exact import rational
 from jacobound import Budget, Candidate, Status
 from jacobound.arithmetic.intervals import Interval
 from jacobound.budget import checkpoint
-from jacobound.constants.from_entries import from_entries
-from jacobound.constants.lipschitz_method import ConstantBound, LipschitzMethod, conversion
 from jacobound.errors import InvalidRegionError, SolverError, UnsupportedOpError
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Elementwise, Node, Vector
 from jacobound.graph.vector.comparisons import Maximum
 from jacobound.graph.vector.smooth import Softmax
 from jacobound.inputs.domains import Domain
-from jacobound.method import JacobianEnclosure, JacobianMethod
-from jacobound.methods import candidates
-from jacobound.methods.candidates import Candidates, converted, of_jacobian, of_sets
+from jacobound.method import ConstantBound, JacobianEnclosure, JacobianMethod, LipschitzMethod, Query, candidates
+from jacobound.method.candidates import Candidates, conversion, converted
+from jacobound.method.from_entries import from_entries
 
 INF = math.inf
 TWO = (2.0, 2.0)
@@ -57,17 +54,10 @@ class Known(LipschitzMethod):
     certificates: list[tuple[Any, ...]] = field(default_factory=lambda: [()] * 9)
     asked: list[tuple[Domain, tuple[float, float], Budget, Any]] = field(default_factory=list)
 
-    def constant(
-        self,
-        graph: Graph,
-        domain: Domain,
-        norm: tuple[float, float],
-        budget: Budget,
-        ranges: Mapping[Node, Interval] | None = None,
-    ) -> ConstantBound:
+    def constant(self, query: Query) -> ConstantBound:
         k = len(self.asked)
-        self.asked.append((domain, norm, budget, ranges))
-        slopes = {node: one[0] for node, one in slope(graph, [[0.0] * 2], [[float(k > 0), 1.0]]).items()}
+        self.asked.append((query.domain, query.norm, query.budget, query.ranges))
+        slopes = {node: one[0] for node, one in slope(query.graph, [[0.0] * 2], [[float(k > 0), 1.0]]).items()}
         value = torch.tensor(self.values[k], dtype=torch.float64)
         return ConstantBound(value, self.statuses[k], {}, self.certificates[k], slopes, {})
 
@@ -80,11 +70,9 @@ class Entries(JacobianMethod):
     status: Status = Status.CERTIFIED
     asked: list[Any] = field(default_factory=list)
 
-    def enclose(
-        self, graph: Graph, domain: Domain, budget: Budget, ranges: Any = None, slopes: Any = None
-    ) -> JacobianEnclosure:
-        self.asked.append((domain, budget, ranges))
-        sets = len(domain)
+    def enclose(self, query: Query) -> JacobianEnclosure:
+        graph, sets = query.graph, len(query.domain)
+        self.asked.append((query.domain, query.budget, query.ranges))
         exact = Interval.exact(torch.full((1, 2, 3), self.size).to(graph.example))
         known = slope(graph, [[0.0, 1.0]] * sets, [[1.0, 1.0]] * sets)
         adjoints = {node: Interval.exact(torch.ones(sets, 2, *node.shape).to(graph.example)) for node in graph.nodes}
@@ -127,22 +115,23 @@ def test_certificates_and_seconds_of_runs_are_joined() -> None:
 def test_an_enclosure_gives_its_norm_and_products_of_norms() -> None:
     graph, domain = network(), boxes(2)
     behind = next(node for node in graph.crossings)
-    found = of_jacobian(Entries(), "E", graph, domain, (INF, INF), Budget(), through=(INF, 2.0))
+    asked = Query(graph, domain, Budget(), (INF, INF))
+    found = Entries().constants(asked)
+    assert found.enclosure is not None
+    in_l2 = candidates.products_through(2.0, found.enclosure, asked)
     name = f"derivative behind {behind.name}, product of norms before"
-    assert set(found.known) == {"E", name, f"{name} in l_2", "product of norms"}
-    assert found.known["E"].value.tolist() == pytest.approx([6.0, 6.0]) and found.unstable.tolist() == [1, 1]
-    assert found.known["E"].seconds > 0.0 and found.known[name].seconds == 0.0
+    assert set(found.known) == {"Entries", name, "product of norms"} and set(in_l2) == {f"{name} in l_2"}
+    assert found.known["Entries"].value.tolist() == pytest.approx([6.0, 6.0]) and found.unstable.tolist() == [1, 1]
+    assert found.known["Entries"].seconds > 0.0 and found.known[name].seconds == 0.0
     # l_inf: rows 4 and 1.5 before two neurons of slope 1, rows of two ones behind them.
     assert float(found.known[name].value[0]) == pytest.approx(8.0)
     spectral = float(torch.linalg.matrix_norm(torch.tensor([[1.0, 2.0, -1.0], [0.5, 0.0, 1.0]]), 2))
     expected = spectral * math.sqrt(2) * math.sqrt(3)  # of l_2 -> l_inf, from l_inf by sqrt(3)
-    assert float(found.known[f"{name} in l_2"].value[1]) == pytest.approx(expected, rel=1e-6)
-    alone = of_jacobian(Entries(), "E", graph, domain, (INF, INF), Budget())
-    assert set(alone.known) == {"E", name, "product of norms"}
-    few = of_jacobian(Entries(status=Status.MEMORY_LIMIT), "E", graph, domain, TWO, Budget())
+    assert float(in_l2[f"{name} in l_2"].value[1]) == pytest.approx(expected, rel=1e-6)
+    few = Entries(status=Status.MEMORY_LIMIT).constants(Query(graph, domain, Budget(), TWO))
     assert {candidate.status for candidate in few.known.values()} == {Status.MEMORY_LIMIT}
-    wide = of_jacobian(Entries(INF), "E", graph, domain, TWO, Budget())
-    assert wide.known["E"].status is Status.OVERFLOW and wide.known[name].status is Status.CERTIFIED
+    wide = Entries(INF).constants(Query(graph, domain, Budget(), TWO))
+    assert wide.known["Entries"].status is Status.OVERFLOW and wide.known[name].status is Status.CERTIFIED
 
 
 def test_converted_constants_are_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +144,8 @@ def test_converted_constants_are_rounded_up(monkeypatch: pytest.MonkeyPatch) -> 
         assert exact <= rational(found) <= exact * (1 + fmpq(4, 2**53))
         monkeypatch.setattr(candidates, "split_products", lambda *_, value=value: {"x": torch.tensor([value]).double()})
         given = float(torch.tensor([value]).double())
-        split = of_jacobian(Entries(), "E", graph, boxes(1), (INF, INF), Budget(), through=(2.0,)).known["x in l_2"]
+        asked = Query(graph, boxes(1), Budget(), (INF, INF))
+        split = candidates.products_through(2.0, Entries().enclose(asked), asked)["x in l_2"]
         exact = rational(given) * rational(factor)
         assert exact <= rational(float(split.value)) <= exact * (1 + fmpq(4, 2**53))
     same = one(1.0)
@@ -169,7 +159,7 @@ def test_sets_are_asked_one_by_one_with_their_ranges_and_a_share_of_the_time(mon
     ranges = {node: Interval.exact(torch.arange(3.0).double().reshape(3, 1)) for node in graph.nodes}
     statuses = [Status.CERTIFIED, Status.TIME_LIMIT, Status.CERTIFIED]
     method = Known([1.0, 2.0, 0.5], statuses, [("a",), (), ("c",)])
-    found = of_sets(method, "K", graph, domain, TWO, Budget(12.0, started=0.0), ranges)
+    found = method.constants(Query(graph, domain, Budget(12.0, started=0.0), TWO, ranges))
     (candidate,) = found.known.values()
     assert candidate.value.tolist() == [1.0, 2.0, 0.5] and candidate.status is Status.TIME_LIMIT
     assert candidate.certificates == (("a",), (), ("c",)) and candidate.seconds == 0.0
@@ -177,16 +167,16 @@ def test_sets_are_asked_one_by_one_with_their_ranges_and_a_share_of_the_time(mon
     assert [one.box.lower[0, 0].item() for one, *_ in method.asked] == [-1.0, -2.0, -3.0]
     assert [len(one) for one, *_ in method.asked] == [1, 1, 1]
     assert [share.seconds for _, _, share, _ in method.asked] == [4.0, 6.0, 12.0]
-    assert [float(known[graph.input].lower) for *_, known in method.asked] == [0.0, 1.0, 2.0]
+    assert [float(known[graph.input].lower[0]) for *_, known in method.asked] == [0.0, 1.0, 2.0]
     bare = Known([1.0])
-    assert of_sets(bare, "K", graph, boxes(1), TWO, Budget()).known["K"].certificates == ()
+    assert bare.constants(Query(graph, boxes(1), Budget(), TWO)).known["Known"].certificates == ()
     assert bare.asked[0][3] is None
 
 
 def test_constants_are_rounded_up_to_the_dtype_of_the_graph() -> None:
     values = [1.0, 1 + 2.0**-40, 1 - 2.0**-40, 1 / 3, 2.0**-300]
     graph = network(torch.float32)
-    found = of_sets(Known(values), "K", graph, boxes(5, torch.float32), TWO, Budget()).known["K"].value
+    found = Known(values).constants(Query(graph, boxes(5, torch.float32), Budget(), TWO)).known["Known"].value
     assert found.dtype == torch.float32 and float(found[0]) == 1.0
     near = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
     for value, number in zip(values, found.tolist(), strict=True):
@@ -197,10 +187,10 @@ def test_neurons_are_counted_where_there_are_any() -> None:
     linear = jb.from_layers([torch.eye(2)])
     assert candidates.unstable_neurons({}, 3).tolist() == [0, 0, 0]
     assert jb.lipschitz(linear, jb.Ball(torch.zeros(2, 2), 1.0), jb.RecurJac()).unstable.tolist() == [0, 0]
-    asked = candidates.candidates(Entries(), network(), boxes(2), TWO, Budget())
+    asked = Entries().constants(Query(network(), boxes(2), Budget(), TWO))
     assert set(asked.known) >= {"Entries"}
-    assert set(candidates.candidates(Known([1.0, 2.0]), network(), boxes(2), TWO, Budget()).known) == {"Known"}
-    assert float(from_entries(Entries().enclose(network(), boxes(1), Budget()), INF, INF)) == pytest.approx(6.0)
+    assert set(Known([1.0, 2.0]).constants(Query(network(), boxes(2), Budget(), TWO)).known) == {"Known"}
+    assert float(from_entries(Entries().enclose(Query(network(), boxes(1), Budget())), INF, INF)) == pytest.approx(6.0)
 
 
 # --- several methods -----------------------------------------------------------------------------------------------
@@ -230,10 +220,10 @@ def test_where_the_certificate_of_a_region_fails_one_for_all_inputs_counts(
     graph, wide = network(), jb.Box([-1e3] * 3, [1e3] * 3)
     everywhere, own = jb.lipschitz(graph, jb.WholeSpace(), jb.LipSDP(), search=None), jb.LipSDP.constant
 
-    def failing(method: jb.LipSDP, graph: Graph, domain: Domain, *rest: Any) -> object:
-        if bool(domain.bounded.all()):
+    def failing(method: jb.LipSDP, query: Query) -> object:
+        if bool(query.domain.bounded.all()):
             raise SolverError("out of steps")
-        return own(method, graph, domain, *rest)
+        return own(method, query)
 
     monkeypatch.setattr(jb.LipSDP, "constant", failing)
     found = jb.lipschitz(graph, wide, search=None)
@@ -245,7 +235,7 @@ def test_where_the_certificate_of_a_region_fails_one_for_all_inputs_counts(
 def test_every_method_gets_a_part_of_what_is_left_and_the_last_one_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jacobound.budget.monotonic", lambda: 0.0)
     first, second, third = Entries(), Known([1.0]), Known([3.0])
-    found = jb.Best(first, second, third).candidates(network(), boxes(1), TWO, Budget(8.0, started=0.0))
+    found = jb.Best(first, second, third).constants(Query(network(), boxes(1), Budget(8.0, started=0.0), TWO))
     assert [first.asked[0][1].seconds, second.asked[0][2].seconds, third.asked[0][2].seconds] == [4.0, 4.0, 8.0]
     assert first.asked[0][2] is not None and second.asked[0][3] is not None
     assert set(found.known) >= {"Entries", "Known"} and found.unstable.tolist() == [1]

@@ -23,7 +23,7 @@ from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.jacobian.recursion import directions, recursion, reversal
 from jacobound.jacobian.recursion.product_lines import chord
 from jacobound.jacobian.recursion.recursion import MOST_ROWS
-from jacobound.method import Budget, JacobianEnclosure
+from jacobound.method import Budget, JacobianEnclosure, Query
 from jacobound.operators.convolution import Convolution
 from jacobound.operators.kinds import Dense, Scale, Select
 from jacobound.operators.norms import norms_of_rows, operator_norm
@@ -263,7 +263,7 @@ def test_norms_before_bound_the_derivative_of_every_node(kind: str, p: float) ->
         generator = Generator().manual_seed(seed)
         graph = KINDS[kind](generator)
         (domain,), _ = Ball(torch.zeros(graph.in_shape), 0.5).domains(graph)
-        enclosure = nth(RecurJac().enclose(graph, domain, Budget()))
+        enclosure = nth(RecurJac().enclose(Query(graph, domain, Budget())))
         sample = domain.sample(20, generator)[0]
         before = norms_before(graph, enclosure.slopes, p)
         for node in graph.nodes[1:]:
@@ -280,7 +280,7 @@ def test_split_products_beat_entries_at_large_radii() -> None:
     graph = from_layers(weights)
     (domain,), _ = Ball(torch.zeros(20), 3.0, 2).domains(graph)
     with strict(graph.device, graph.dtype):
-        enclosure = nth(RecurJac(preactivation=CROWN()).enclose(graph, domain, Budget()))
+        enclosure = nth(RecurJac(preactivation=CROWN()).enclose(Query(graph, domain, Budget())))
         split = split_products(graph, enclosure, 2, 2)
         product = float(norms_before(graph, enclosure.slopes, 2)[graph.output])
     places = [f"derivative behind layer{k}.activation, product of norms before" for k in (1, 2, 3)]

@@ -26,7 +26,6 @@ from jacobound import (
 )
 from jacobound.arithmetic.intervals import Interval
 from jacobound.constants.autolip import AutoLip
-from jacobound.constants.lipschitz_method import ConstantBound
 from jacobound.constants.pairs.branching import enumerated, exact_bound
 from jacobound.constants.pairs.chain import Edge, Stretch, shortest
 from jacobound.constants.pairs.dual import Pair, product_bound
@@ -37,6 +36,7 @@ from jacobound.constants.pairs.seqlip import Pairs, SeqLip
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise
 from jacobound.inputs.regions import Region
+from jacobound.method import ConstantBound, Query
 from jacobound.operators.kinds import Dense, Identity, Scale
 from oracles import observe
 from zoo import KINDS, REGIONS, realised
@@ -62,12 +62,12 @@ def bound(
     graph: Graph, region: Region | None = None, pairs: Pairs = "dual", budget: Budget | None = None
 ) -> ConstantBound:
     (domain,), _ = (region or WholeSpace()).domains(graph)
-    return SeqLip(pairs).constant(graph, domain, EUCLIDEAN, budget or Budget())
+    return SeqLip(pairs).constant(Query(graph, domain, budget or Budget(), EUCLIDEAN))
 
 
 def product(graph: Graph, region: Region | None = None) -> float:
     (domain,), _ = (region or WholeSpace()).domains(graph)
-    return float(AutoLip().constant(graph, domain, EUCLIDEAN, Budget()).value)
+    return float(AutoLip().constant(Query(graph, domain, Budget(), EUCLIDEAN)).value)
 
 
 def joint(weights: list[Tensor], lower: float = 0.0) -> float:
@@ -351,7 +351,7 @@ def test_options_and_norms_are_checked() -> None:
     with pytest.raises(InvalidOptionError, match="not 'fast'"):
         SeqLip("fast")  # type: ignore[arg-type]
     with pytest.raises(InvalidOptionError, match="l_2 to l_2"):
-        SeqLip().constant(graph, domain, (math.inf, math.inf), Budget())
+        SeqLip().constant(Query(graph, domain, Budget(), (math.inf, math.inf)))
 
 
 def reference_pairs(data: np.lib.npyio.NpzFile) -> list[Pair]:

@@ -16,7 +16,7 @@ from jacobound.arithmetic.intervals import Interval
 from jacobound.errors import InvalidRegionError
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input
-from jacobound.method import Budget
+from jacobound.method import Budget, Query
 from jacobound.operators.kinds import Dense
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
@@ -94,7 +94,7 @@ def test_ranges_given_from_elsewhere_are_checked_too() -> None:
     ranges = dict(zip(graph.nodes, ranges.values(), strict=True))
     for method in JACOBIAN_METHODS:
         with pytest.raises(InvalidRegionError, match="node 'h'"), torch.no_grad():
-            method.enclose(graph, domain, Budget(), ranges)
+            method.enclose(Query(graph, domain, Budget(), ranges=ranges))
 
 
 @pytest.mark.parametrize("name", ["log", "sqrt", "rsqrt", "reciprocal", "power:-3", "power:2.5", "log1p", "exp"])

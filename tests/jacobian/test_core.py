@@ -28,7 +28,7 @@ from jacobound.jacobian.recursion.recursion import Recursion
 from jacobound.jacobian.tangents import unstable_entries
 from jacobound.method import Budget, derivative_ranges
 from jacobound.operators.kinds import Dense, Scale
-from jacobound.relaxation.ibp import IBP
+from jacobound.relaxation.ranges import IBP
 from oracles import dot, exact_derivative, point_inside
 from single import enclosure_of, lifted, nth, single
 from zoo import concatenation, integer

@@ -20,9 +20,9 @@ from jacobound.jacobian.core import UnstableCore, build_core, column_bytes, core
 from jacobound.jacobian.fastlip import FastLip, interval_adjoints
 from jacobound.jacobian.recursion.recurjac import RecurJac
 from jacobound.jacobian.rounding_weights import defect_weights
-from jacobound.method import Budget, JacobianEnclosure, derivative_ranges
+from jacobound.method import Budget, JacobianEnclosure, Query, derivative_ranges
 from jacobound.operators.kinds import Dense
-from jacobound.relaxation.crown import CROWN
+from jacobound.relaxation.ranges import CROWN
 from jacobound.results.kinds import Status
 
 SHARES = (1, 3, 7, 1000)
@@ -106,7 +106,7 @@ def test_time_that_ends_anywhere_leaves_a_certified_bound(monkeypatch: pytest.Mo
     monkeypatch.setattr(Budget, "fits", lambda self, size: True)
     graph, domain = skipping_network(), neighbourhood(skipping_network(), 2)
     ranges = CROWN().ranges(graph, domain, Budget())
-    best, plain = (method.enclose(graph, domain, Budget(), ranges) for method in (RecurJac(), FastLip()))
+    best, plain = (method.enclose(Query(graph, domain, Budget(), ranges=ranges)) for method in (RecurJac(), FastLip()))
     assert best.status is Status.CERTIFIED and not inside(plain.entries, best.entries)
     seen: list[JacobianEnclosure] = []
     questions = 0
@@ -114,7 +114,7 @@ def test_time_that_ends_anywhere_leaves_a_certified_bound(monkeypatch: pytest.Mo
         asked = itertools.count()
         with monkeypatch.context() as patch:
             patch.setattr(Budget, "is_over", property(lambda self, n=questions, asked=asked: next(asked) >= n))
-            seen.append(RecurJac().enclose(graph, domain, Budget(memory=1), ranges))
+            seen.append(RecurJac().enclose(Query(graph, domain, Budget(memory=1), ranges=ranges)))
         found = seen[-1]
         assert found.status in (Status.CERTIFIED, Status.TIME_LIMIT)
         assert inside(best.entries, found.entries) and inside(found.entries, plain.entries)

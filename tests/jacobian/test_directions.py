@@ -25,8 +25,8 @@ from jacobound.jacobian.recursion import directions, recursion, reversal
 from jacobound.jacobian.recursion.product_lines import ProductRelaxation, chord, constant
 from jacobound.jacobian.recursion.reversal import reversed_graph, tail
 from jacobound.jacobian.tangents import unstable_entries
-from jacobound.method import Budget, JacobianEnclosure, derivative_ranges
-from jacobound.relaxation.crown import CROWN
+from jacobound.method import Budget, JacobianEnclosure, Query, derivative_ranges
+from jacobound.relaxation.ranges import CROWN
 from oracles import exact_derivative, point_inside
 from single import nth, single
 
@@ -189,7 +189,9 @@ def test_both_directions_are_never_wider_than_either(kind: str, relaxation: str)
         with torch.no_grad(), strict(graph.device, graph.dtype):
             ranges = CROWN().ranges(graph, domain, Budget())
             found = {
-                direction: nth(RecurJac(relaxation, direction=direction).enclose(graph, domain, Budget(), ranges))  # type: ignore[arg-type]
+                direction: nth(
+                    RecurJac(relaxation, direction=direction).enclose(Query(graph, domain, Budget(), ranges=ranges))
+                )  # type: ignore[arg-type]
                 for direction in RUNS
             }
             ones = torch.ones_like(found["both"].entries.lower)

@@ -26,7 +26,7 @@ from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Node, size
 from jacobound.inputs.domains import ONE_SET
 from jacobound.jacobian.tangents import unstable_entries
-from jacobound.method import Budget, JacobianEnclosure, JacobianMethod
+from jacobound.method import Budget, JacobianEnclosure, JacobianMethod, Query
 from jacobound.relaxation.linear_bounds import BackwardPass, Relaxation
 from jacobound.relaxation.sweep import LinesOf
 from single import enclosure_of, lifted, nth, single
@@ -69,7 +69,7 @@ class Reference:
     def enclose(self, tag: str, method: JacobianMethod) -> JacobianEnclosure:
         (domain,), _ = self.region(tag).domains(self.graph)
         with torch.no_grad(), strict(self.graph.device, self.graph.dtype):
-            return nth(method.enclose(self.graph, domain, Budget(), lifted(self.ranges(tag))))
+            return nth(method.enclose(Query(self.graph, domain, Budget(), ranges=lifted(self.ranges(tag)))))
 
 
 @cache

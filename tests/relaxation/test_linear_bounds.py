@@ -20,9 +20,8 @@ from jacobound.inputs.domains import ONE_SET
 from jacobound.inputs.regions import Box
 from jacobound.method import Budget
 from jacobound.operators.kinds import Dense, Scale
-from jacobound.relaxation.crown import CROWN
-from jacobound.relaxation.ibp import IBP
 from jacobound.relaxation.linear_bounds import BackwardPass, Relaxation, Rows
+from jacobound.relaxation.ranges import CROWN, IBP
 from oracles import dot
 from single import lifted
 

@@ -17,7 +17,7 @@ from jacobound.graph.vector.smooth import Softmax
 from jacobound.inputs.domains import Domain
 from jacobound.method import Budget
 from jacobound.operators.kinds import Dense
-from jacobound.relaxation.crown import CROWN
+from jacobound.relaxation.ranges import CROWN
 from jacobound.relaxation.sweep import _Sweep
 
 EYE = torch.eye(2).double()

@@ -42,7 +42,7 @@ from jacobound.inputs.domains import Domain, Owners
 from jacobound.jacobian.core import unstable_counts
 from jacobound.jacobian.recursion.groups import grouped, put_back
 from jacobound.jacobian.tangents import Neurons
-from jacobound.method import JacobianMethod, derivative_ranges
+from jacobound.method import JacobianMethod, Query, derivative_ranges
 from jacobound.operators.kinds import Identity
 from single import nth, together
 
@@ -112,12 +112,12 @@ def test_a_batch_of_mixed_boxes_is_bounded_as_one_by_one(kind: str) -> None:
 def check_enclosures(
     graph: Graph, method: JacobianMethod, domain: Domain, sets: list[Domain], tolerance: float
 ) -> None:
-    found = method.enclose(graph, domain, Budget())
+    found = method.enclose(Query(graph, domain, Budget()))
     directions = torch.randn(found.entries.shape, generator=generator(9), dtype=torch.float64)
     along = found.along(directions)
     across = None if found.across is None else found.across(directions)
     for k, one in enumerate(sets):
-        alone = method.enclose(graph, one, Budget())
+        alone = method.enclose(Query(graph, one, Budget()))
         pairs = [(found.entries[k], alone.entries[0]), (along[k], alone.along(directions[k : k + 1])[0])]
         if across is not None and alone.across is not None:
             pairs.append((across[k], alone.across(directions[k : k + 1])[0]))

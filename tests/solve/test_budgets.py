@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from jacobound import Budget, FastLip, RecurJac
-from jacobound import method as base
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
 from jacobound.budget import Interrupt, OutOfTimeError, alarmed, checkpoint, interruptible, unalarmed
@@ -18,7 +17,6 @@ from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.jacobian.core import core_bytes
 from jacobound.method import (
-    SHARED_PRODUCTS,
     Deferred,
     JacobianEnclosure,
     derivative_ranges,
@@ -26,6 +24,8 @@ from jacobound.method import (
     secant_ranges,
     sets_worth,
 )
+from jacobound.method import sharing as base
+from jacobound.method.sharing import SHARED_PRODUCTS
 from jacobound.operators.kinds import Dense
 
 

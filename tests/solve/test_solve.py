@@ -33,7 +33,7 @@ from jacobound import (
 )
 from jacobound.arithmetic.rounding import unrounded
 from jacobound.graph.nodes import Affine, Input
-from jacobound.methods.candidates import worst
+from jacobound.method.candidates import worst
 from jacobound.operators.kinds import Convolution, Dense, Scale
 from zoo import normal
 

@@ -19,8 +19,8 @@ from jacobound.inputs.regions import Box, Domain
 from jacobound.method import Budget
 from jacobound.operators.base import LinearOperator
 from jacobound.operators.kinds import Convolution, Dense, Identity, Scale, Scatter, Select
-from jacobound.relaxation.ibp import IBP
 from jacobound.relaxation.linear_bounds import BackwardPass, Relaxation, Rows, absorb, floor_of
+from jacobound.relaxation.ranges import IBP
 from oracles import dot, point_inside
 from single import lifted, nth
 

@@ -12,9 +12,9 @@ from torch import Generator, Tensor
 
 from jacobound import CROWN, IBP, FastLin, FastLip, RecurJac, SinglePrecision
 from jacobound.arithmetic.rounding import strict
-from jacobound.constants.from_entries import from_entries, split_products
 from jacobound.graph.graph import Graph
-from jacobound.method import Budget
+from jacobound.method import Budget, Query
+from jacobound.method.from_entries import from_entries, split_products
 from oracles import NORMS, Observation, not_enclosed, observe
 from single import nth, together
 from zoo import KINDS, REGIONS, integer, realised
@@ -45,7 +45,7 @@ def test_bounds_hold_in_every_set_of_a_batch(kind: str, region: str, seed: int, 
                 wrong = not_enclosed(ranges[node][k], one.values[other], one.value_error[other])
                 assert not wrong, f"{method}, node {node.name}, set {k}: {wrong[:3]}"
         for method in JACOBIAN_METHODS:
-            enclosure = method.enclose(graph, domain, Budget())
+            enclosure = method.enclose(Query(graph, domain, Budget()))
             directions = torch.randn(enclosure.entries.shape, generator=generator).to(graph.dtype)
             along = enclosure.along(directions)
             p, q = NORMS[integer(0, 8, generator)]
@@ -97,6 +97,6 @@ def test_ranges_in_single_precision_hold_for_networks_of_either_precision(kind: 
             assert ranges[node].lower.dtype == torch.float64
             wrong = not_enclosed(nth(ranges[node]), seen.values[other], seen.value_error[other])
             assert not wrong, f"node {node.name}: {wrong[:3]}"
-        enclosure = RecurJac(preactivation=method).enclose(graph, described.domains(graph)[0][:], Budget())
+        enclosure = RecurJac(preactivation=method).enclose(Query(graph, described.domains(graph)[0][:], Budget()))
         assert enclosure.entries.lower.dtype == torch.float64
         assert not not_enclosed(nth(enclosure.entries), seen.jacobian, seen.jacobian_error)

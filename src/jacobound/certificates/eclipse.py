@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from jacobound.arithmetic.intervals import Interval
 from jacobound.certificates.layered.chain import chain_bytes, layered_chain
 from jacobound.certificates.layered.driver import by_closed_form
 from jacobound.constants.autolip import AutoLip
-from jacobound.constants.lipschitz_method import ConstantBound, LipschitzMethod, ranges_of_one
-from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Node
-from jacobound.inputs.domains import Domain
-from jacobound.method import Budget, OutputMethod, derivative_ranges, output_method
-from jacobound.relaxation.crown import CROWN
-from jacobound.relaxation.ibp import IBP
+from jacobound.method import (
+    ConstantBound,
+    LipschitzMethod,
+    OutputMethod,
+    Query,
+    derivative_ranges,
+    facts_of_one,
+    output_method,
+)
+from jacobound.relaxation.ranges import usual_ranges
 from jacobound.results.kinds import Status
 
 
@@ -42,20 +43,10 @@ class ECLipsE(LipschitzMethod):
         if self.preactivation is not None:
             object.__setattr__(self, "preactivation", output_method(self.preactivation))
 
-    def constant(
-        self,
-        graph: Graph,
-        domain: Domain,
-        norm: tuple[float, float],
-        budget: Budget,
-        ranges: Mapping[Node, Interval] | None = None,
-    ) -> ConstantBound:
-        """A certified constant of the graph over the domain.
+    def constant(self, query: Query) -> ConstantBound:
+        """A certified constant over one set of a chain: every affine node follows from one activation.
 
-        Args:
-            graph: a chain: every affine node follows from one activation (linear branches in between are allowed).
-            norm: (p, q), each 1, 2 or inf.
-            ranges: known enclosures of the nodes of ``graph.expanded()``.
+        Linear branches in between are allowed.
 
         Returns:
             `details` holds the constants of both directions, `certificates` what proves the smaller one. Infinite with
@@ -65,11 +56,10 @@ class ECLipsE(LipschitzMethod):
         Raises:
             UnsupportedOpError: when the graph is no chain.
         """
-        graph = graph.expanded()
+        graph, budget = query.graph.expanded(), query.budget
         needed = chain_bytes(graph)
-        if ranges is None:
-            method = self.preactivation or (CROWN() if bool(domain.bounded.all()) else IBP())
-            ranges = ranges_of_one(method, graph, domain, budget)
+        known = query.ranges_by(self.preactivation or usual_ranges(query.domain), graph)
+        ranges = facts_of_one(known)
         slopes = derivative_ranges(graph, ranges)
         if needed is None or not budget.fits(needed):
             nothing = torch.tensor(math.inf, dtype=torch.float64)
@@ -80,12 +70,12 @@ class ECLipsE(LipschitzMethod):
             budget.tell(0, 1, "closed forms")
             return budget.is_over
 
-        found = by_closed_form(chain, norm, over)
+        found = by_closed_form(chain, query.norm, over)
         best = min(found.values(), key=lambda certificate: certificate.value)
         values = {name: torch.tensor(part.value, dtype=torch.float64) for name, part in found.items()}
         value, proofs = torch.tensor(best.value, dtype=torch.float64), (best,)
         status = Status.TIME_LIMIT if budget.is_over else Status.CERTIFIED
         if not best.value < math.inf:
-            value, proofs = AutoLip().constant(graph, domain, norm, budget, ranges).value, ()
+            value, proofs = AutoLip().constant(replace(query, graph=graph, ranges=known)).value, ()
             values, status = {**values, "products of norms": value}, Status.INCOMPLETE
         return ConstantBound(value, Status.of(status, value), values, proofs, slopes, ranges)

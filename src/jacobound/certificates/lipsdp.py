@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.linalg import dual_exponent
 from jacobound.budget import PRODUCTS, Budget, stopping
 from jacobound.certificates.dense.barrier import Barrier, Weights
@@ -20,13 +19,20 @@ from jacobound.certificates.layered.driver import LayeredSolver, layered_problem
 from jacobound.certificates.layered.proof import LayeredCertificate
 from jacobound.checks import real, seconds
 from jacobound.constants.autolip import AutoLip
-from jacobound.constants.lipschitz_method import ConstantBound, LipschitzMethod, ranges_of_one
 from jacobound.errors import InvalidOptionError, UnsupportedOpError
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Node, size
-from jacobound.inputs.domains import Domain
-from jacobound.method import OutputMethod, derivative_ranges, output_method
-from jacobound.relaxation.crown import CROWN
+from jacobound.graph.nodes import size
+from jacobound.method import (
+    ConstantBound,
+    Facts,
+    LipschitzMethod,
+    OutputMethod,
+    Query,
+    derivative_ranges,
+    facts_of_one,
+    output_method,
+)
+from jacobound.relaxation.ranges import CROWN
 from jacobound.results.kinds import Status
 
 # From so many unstable neurons on chains are solved layer by layer, unless Newton's method will end in time.
@@ -74,17 +80,11 @@ class LipSDP(LipschitzMethod):
         if not 0 < real(self.tolerance, "tolerance of LipSDP") < 1:
             raise InvalidOptionError(f"LipSDP needs 0 < tolerance < 1, not {self.tolerance}")
 
-    def constant(
-        self,
-        graph: Graph,
-        domain: Domain,
-        norm: tuple[float, float],
-        budget: Budget,
-        ranges: Mapping[Node, Interval] | None = None,
-    ) -> ConstantBound:
-        graph, own = graph.expanded(), budget.within(math.inf if self.seconds is None else self.seconds)
-        if ranges is None:
-            ranges = ranges_of_one(self.preactivation, graph, domain, budget)
+    def constant(self, query: Query) -> ConstantBound:
+        graph, norm = query.graph.expanded(), query.norm
+        own = query.budget.within(math.inf if self.seconds is None else self.seconds)
+        known = query.ranges_by(self.preactivation, graph)
+        ranges = facts_of_one(known)
         slopes = derivative_ranges(graph, ranges)
         found, status = self._certificates(graph, slopes, norm, own)
         values = {name: torch.tensor(part.value, dtype=torch.float64) for name, part in found.items()}
@@ -93,13 +93,13 @@ class LipSDP(LipschitzMethod):
         unknown = not found and status in (Status.MEMORY_LIMIT, Status.TIME_LIMIT)
         if unknown or not float(value) < math.inf:
             # The core does not fit, there is no time for it, or nothing could be proved for it.
-            value, certificates = AutoLip().constant(graph, domain, norm, budget, ranges).value, ()
+            value, certificates = AutoLip().constant(replace(query, graph=graph, ranges=known)).value, ()
             values = {"products of norms": value}
             status = Status.TIME_LIMIT if status is Status.CERTIFIED else status
         return ConstantBound(value, Status.of(status, value), values, certificates, slopes, ranges)
 
     def _certificates(
-        self, graph: Graph, slopes: Mapping[Node, Interval], norm: tuple[float, float], budget: Budget
+        self, graph: Graph, slopes: Facts, norm: tuple[float, float], budget: Budget
     ) -> tuple[Mapping[str, SdpCertificate] | Mapping[str, LayeredCertificate], Status]:
         """Certificates of all parts by name, and whether the search came to its end; none where it does not fit."""
         fits, chain, late = budget.fits(sdp_bytes(graph, slopes)), None, _too_late(graph, slopes, budget)
@@ -119,7 +119,7 @@ class LipSDP(LipschitzMethod):
         return solved, Status.TIME_LIMIT if solver.interrupted else Status.CERTIFIED
 
 
-def _chain(graph: Graph, slopes: Mapping[Node, Interval], budget: Budget) -> LayeredChain | None:
+def _chain(graph: Graph, slopes: Facts, budget: Budget) -> LayeredChain | None:
     """The graph as a chain of layers; None when it is none or does not fit."""
     try:
         needed = chain_bytes(graph)
@@ -128,15 +128,13 @@ def _chain(graph: Graph, slopes: Mapping[Node, Interval], budget: Budget) -> Lay
     return layered_chain(graph, slopes) if needed is not None and budget.fits(needed) else None
 
 
-def _too_late(graph: Graph, slopes: Mapping[Node, Interval], budget: Budget) -> bool:
+def _too_late(graph: Graph, slopes: Facts, budget: Budget) -> bool:
     """Whether there is no time to put the core together and to prove something of it."""
     proof = OF_A_PROOF * RATE * (size(graph.input) + unstable_count(graph, slopes)) ** 3
     return core_operations(graph, slopes) / PRODUCTS + proof > max(budget.remaining, LITTLE)
 
 
-def _in_time(
-    graph: Graph, slopes: Mapping[Node, Interval], norm: tuple[float, float], budget: Budget
-) -> Problems | None:
+def _in_time(graph: Graph, slopes: Facts, norm: tuple[float, float], budget: Budget) -> Problems | None:
     """The problems on the core, if Newton's method is likely to solve them all in time, by how long a start takes."""
     own = budget.within(LONGEST)
     if RATE * (size(graph.input) + unstable_count(graph, slopes)) ** 3 > own.remaining:
@@ -155,7 +153,7 @@ def _barrier(core: SdpCore, norm: tuple[float, float]) -> Barrier:
 
 def recheck(
     graph: Graph,
-    slopes: Mapping[Node, Interval],
+    slopes: Facts,
     norm: tuple[float, float],
     certificates: Sequence[SdpCertificate] | Sequence[LayeredCertificate],
 ) -> float:

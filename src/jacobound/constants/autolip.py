@@ -20,11 +20,10 @@ from jacobound.arithmetic.rounding import inflate, up
 from jacobound.budget import Budget, OutOfTimeError, alarmed
 from jacobound.constants.affine_folding import Folding, Parts, direct_parts, groups_of, rows_alone, touched_entries
 from jacobound.constants.enclosures import Enclosures
-from jacobound.constants.lipschitz_method import ConstantBound, LipschitzMethod, conversion, little_work
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Part, Vector
-from jacobound.inputs.domains import Domain
-from jacobound.method import OutputMethod, output_method
+from jacobound.method import ConstantBound, LipschitzMethod, OutputMethod, Query, output_method
+from jacobound.method.candidates import conversion, little_work
 from jacobound.operators.norms import MOST_WORK, PRODUCTS, linear_norm, operator_norm
 from jacobound.results.kinds import Status
 
@@ -53,20 +52,8 @@ class AutoLip(LipschitzMethod):
         if self.preactivation is not None:
             object.__setattr__(self, "preactivation", output_method(self.preactivation))
 
-    def constant(
-        self,
-        graph: Graph,
-        domain: Domain,
-        norm: tuple[float, float],
-        budget: Budget,
-        ranges: Mapping[Node, Interval] | None = None,
-    ) -> ConstantBound:
-        """A certified constant of the graph over the domain.
-
-        Args:
-            graph: may hold `Vector` nodes; comparisons are expanded for the ranges alone.
-            norm: (p, q), each 1, 2 or inf.
-            ranges: known enclosures of the nodes of ``graph.lowered()``.
+    def constant(self, query: Query) -> ConstantBound:
+        """A certified constant of the graph over one set; comparisons are expanded for the ranges alone.
 
         Returns:
             `details` holds the forward constant of every node, by its number and name, in the order of the graph.
@@ -75,8 +62,9 @@ class AutoLip(LipschitzMethod):
             InvalidRegionError: when a node has no constant over the region (a product of unbounded values, a
                 normalisation without a floor); names it and what to do.
         """
+        graph, budget, norm = query.graph, query.budget, query.norm
         p, q = norm
-        found = Enclosures.of(graph, domain, self.preactivation, budget, ranges)
+        found = Enclosures.of(query, self.preactivation)
         sweeps = [Sweeps(graph, found, r, budget) for r in ((p,) if p == q else EXPONENTS)]
         values = [up(sweep.value * conversion(graph, (sweep.p, sweep.p), norm)) for sweep in sweeps]
         value = torch.stack(values).amin()

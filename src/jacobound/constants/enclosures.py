@@ -8,13 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from jacobound.arithmetic.intervals import Interval
-from jacobound.constants.lipschitz_method import ranges_of_one
-from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Elementwise, Node, Vector
-from jacobound.inputs.domains import Domain
-from jacobound.method import Budget, OutputMethod, derivative_ranges
-from jacobound.relaxation.crown import CROWN
-from jacobound.relaxation.ibp import IBP
+from jacobound.graph.nodes import Elementwise, Vector
+from jacobound.method import Facts, OutputMethod, Query, derivative_ranges, facts_of_one
+from jacobound.relaxation.ranges import usual_ranges
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,32 +23,21 @@ class Enclosures:
         of_arguments: enclosure of the source of every `Vector` node of the graph, float64 on the CPU.
     """
 
-    ranges: Mapping[Node, Interval]
-    slopes: Mapping[Node, Interval]
-    of_activations: Mapping[Node, Interval]
+    ranges: Facts
+    slopes: Facts
+    of_activations: Facts
     of_arguments: Mapping[Vector, Interval]
 
     @staticmethod
-    def of(
-        graph: Graph,
-        domain: Domain,
-        preactivation: OutputMethod | None,
-        budget: Budget,
-        ranges: Mapping[Node, Interval] | None = None,
-    ) -> Enclosures:
-        """By a method for ranges; None takes CROWN on bounded sets and intervals elsewhere.
-
-        Args:
-            ranges: known enclosures of the nodes of ``graph.lowered()``, each of the node's shape; not read when they
-                are those of other nodes (of ``graph.expanded()``, where that differs).
+    def of(query: Query, preactivation: OutputMethod | None) -> Enclosures:
+        """What a query about one set knows, else by a method for ranges; None takes `usual_ranges`.
 
         Raises:
             InvalidRegionError: when a node has no constant over the set; names it and what to do.
         """
+        graph = query.graph
         lowered = graph.lowered()
-        if ranges is None or not all(node in ranges for node in lowered.nodes):
-            method = preactivation or (CROWN() if bool(domain.bounded.all()) else IBP())
-            ranges = ranges_of_one(method, lowered, domain, budget)
+        ranges = facts_of_one(query.ranges_by(preactivation or usual_ranges(query.domain), lowered))
         slopes = derivative_ranges(lowered, ranges)
         stand_in = {node: node for node in graph.nodes} if lowered is graph else graph.expansion
         activations, arguments = {}, {}

@@ -34,7 +34,7 @@ from jacobound.jacobian.tangents import (
     push_through,
     underflow_of,
 )
-from jacobound.method import Budget, flat_indices
+from jacobound.method import Budget, Facts, flat_indices
 from jacobound.operators.base import positions
 
 # Fewer vectors at a time gain little memory and lose the speed of matrix products.
@@ -58,7 +58,7 @@ class UnstableCore:
     graph: Graph
     blocks: tuple[Elementwise, ...]
     unstable: Mapping[Node, Neurons]
-    slopes: Mapping[Node, Interval]
+    slopes: Facts
     transfer: Mapping[tuple[Node, Node], Tensor]
     error: Mapping[Node, Tensor]
 
@@ -73,7 +73,7 @@ class UnstableCore:
         return sum(len(self.unstable[block]) for block in self.blocks)
 
 
-def unstable_counts(graph: Graph, slopes: Mapping[Node, Interval]) -> Tensor:
+def unstable_counts(graph: Graph, slopes: Facts) -> Tensor:
     """How many unstable neurons every elementwise node has over every set, shape (nodes, N), on the CPU."""
     counts = [is_unstable(slopes[node]).flatten(1).sum(1) for node in graph.nodes if isinstance(node, Elementwise)]
     return torch.stack(counts).cpu() if counts else torch.zeros(0, 1, dtype=torch.int64)
@@ -101,7 +101,7 @@ def core_bytes(graph: Graph, unstable: int, columns: float = inf) -> int:
 
 
 def build_core(
-    graph: Graph, slopes: Mapping[Node, Interval], weights: Mapping[Node, Tensor], budget: Budget | None = None
+    graph: Graph, slopes: Facts, weights: Mapping[Node, Tensor], budget: Budget | None = None
 ) -> UnstableCore | None:
     """Push unit tangents through the graph with the slopes of the stable neurons.
 
@@ -120,9 +120,7 @@ def build_core(
 class _Builder:
     """Forward sweeps, each with a share of the columns; lives for one call."""
 
-    def __init__(
-        self, graph: Graph, slopes: Mapping[Node, Interval], weights: Mapping[Node, Tensor], budget: Budget
-    ) -> None:
+    def __init__(self, graph: Graph, slopes: Facts, weights: Mapping[Node, Tensor], budget: Budget) -> None:
         self._graph, self._slopes, self._weights, self._budget = graph, slopes, weights, budget
         self._unstable: dict[Node, Neurons] = {}
         for node in graph.nodes:
@@ -190,7 +188,7 @@ class _Sweep:
     def __init__(
         self,
         graph: Graph,
-        slopes: Mapping[Node, Interval],
+        slopes: Facts,
         weights: Mapping[Node, Tensor],
         unstable: Mapping[Node, Neurons],
         share: Mapping[Node, Neurons],

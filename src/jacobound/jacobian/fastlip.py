@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,18 +13,17 @@ from jacobound.arithmetic.rounding import down, up
 from jacobound.budget import checkpoint
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Node, size
-from jacobound.inputs.domains import Domain
-from jacobound.jacobian.tangents import reached_slopes
+from jacobound.jacobian.tangents import facts_for
 from jacobound.method import (
-    Budget,
+    Facts,
     JacobianEnclosure,
     JacobianMethod,
     OutputMethod,
-    derivative_ranges,
+    Query,
     output_method,
 )
 from jacobound.operators.base import LinearOperator, positions, unit_rows
-from jacobound.relaxation.crown import CROWN
+from jacobound.relaxation.ranges import CROWN
 from jacobound.results.kinds import Status
 
 
@@ -42,25 +40,17 @@ class FastLip(JacobianMethod):
     def __post_init__(self) -> None:
         object.__setattr__(self, "preactivation", output_method(self.preactivation))
 
-    def enclose(
-        self,
-        graph: Graph,
-        domain: Domain,
-        budget: Budget,
-        ranges: Mapping[Node, Interval] | None = None,
-        slopes: Mapping[Node, Interval] | None = None,
-    ) -> JacobianEnclosure:
-        if ranges is None:
-            ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
-        slopes = reached_slopes(graph, derivative_ranges(graph, ranges) if slopes is None else slopes)
-        return by_intervals(graph, slopes, ranges, interval_adjoints(graph, slopes)).over(len(domain))
+    def enclose(self, query: Query) -> JacobianEnclosure:
+        graph = query.graph
+        ranges, slopes = facts_for(query, graph, self.preactivation)
+        return by_intervals(graph, slopes, ranges, interval_adjoints(graph, slopes)).over(len(query.domain))
 
 
 def by_intervals(
     graph: Graph,
-    slopes: Mapping[Node, Interval],
-    ranges: Mapping[Node, Interval],
-    adjoints: Mapping[Node, Interval],
+    slopes: Facts,
+    ranges: Facts,
+    adjoints: Facts,
     status: Status = Status.CERTIFIED,
 ) -> JacobianEnclosure:
     """What the interval adjoints alone say of the Jacobian."""
@@ -70,8 +60,8 @@ def by_intervals(
 
 def interval_adjoints(
     graph: Graph,
-    slopes: Mapping[Node, Interval],
-    known: Mapping[Node, Interval] | None = None,
+    slopes: Facts,
+    known: Facts | None = None,
     behind: Interval | None = None,
 ) -> dict[Node, Interval]:
     """Enclosures of the derivative of every output with respect to every node, by the interval chain rule.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from jacobound.arithmetic.intervals import Interval
-from jacobound.budget import Budget, OutOfTimeError
+from jacobound.budget import OutOfTimeError
 from jacobound.errors import InvalidOptionError
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Node
-from jacobound.inputs.domains import Domain
-from jacobound.method import JacobianEnclosure, JacobianMethod, OutputMethod
-from jacobound.relaxation.crown import CROWN
+from jacobound.method import JacobianEnclosure, JacobianMethod, OutputMethod, Query
+from jacobound.relaxation.ranges import CROWN
 from jacobound.results.kinds import Status
 
 
@@ -43,22 +41,14 @@ class Intersection(JacobianMethod):
     def __repr__(self) -> str:
         return f"Intersection({', '.join(map(repr, self.methods))})"
 
-    def enclose(
-        self,
-        graph: Graph,
-        domain: Domain,
-        budget: Budget,
-        ranges: Mapping[Node, Interval] | None = None,
-        slopes: Mapping[Node, Interval] | None = None,
-    ) -> JacobianEnclosure:
-        graph = graph.with_affine_output()
-        if ranges is None:
-            ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
+    def enclose(self, query: Query) -> JacobianEnclosure:
+        graph, budget = query.graph.with_affine_output(), query.budget
+        asked = replace(query, graph=graph, ranges=query.ranges_by(self.preactivation, graph))
         found: list[JacobianEnclosure] = []
         for k, method in enumerate(self.methods):
             share = budget.within(budget.remaining / (len(self.methods) - k))
             try:
-                found.append(method.enclose(graph, domain, share, ranges, slopes))
+                found.append(method.enclose(replace(asked, budget=share)))
             except OutOfTimeError:
                 if not found:
                     raise

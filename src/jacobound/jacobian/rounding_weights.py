@@ -12,17 +12,14 @@ propagated by absolute values, which is harmless at this second order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import inflate, rigorous, underflow, unit, up
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Node, size
-from jacobound.jacobian.tangents import Neurons, Tangents, can_differ, is_unstable, passing, push_through
-from jacobound.method import flat_indices
+from jacobound.jacobian.tangents import Neurons, Tangents, can_differ, passing, push_through
+from jacobound.method import Facts, flat_indices, is_unstable
 from jacobound.operators.base import positions
 
 # While interval adjoints at the input are no larger than this times their middle, they are good enough as weights:
@@ -30,9 +27,7 @@ from jacobound.operators.base import positions
 HARMLESS = 256.0
 
 
-def defect_weights(
-    graph: Graph, slopes: Mapping[Node, Interval], adjoints: Mapping[Node, Interval]
-) -> dict[Node, Tensor]:
+def defect_weights(graph: Graph, slopes: Facts, adjoints: Facts) -> dict[Node, Tensor]:
     """Certified bounds of ``|d output_j / d node|``, (N, outputs, *node shape), never above the interval adjoints.
 
     Entries of an elementwise node whose own slope is known to be 0 are given as 0: no tangent ever reaches them.
@@ -51,7 +46,7 @@ def defect_weights(
 class _Backwards:
     """The backward sweep; lives for one call."""
 
-    def __init__(self, graph: Graph, slopes: Mapping[Node, Interval], adjoints: Mapping[Node, Interval]) -> None:
+    def __init__(self, graph: Graph, slopes: Facts, adjoints: Facts) -> None:
         self._graph, self._slopes, self._adjoints = graph, slopes, adjoints
         self._outputs = size(graph.output)
         self._rows: dict[Node, dict[Node | None, Tangents]] = {node: {} for node in graph.nodes}

@@ -13,7 +13,7 @@ from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import rigorous, underflow
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
-from jacobound.method import flat_indices
+from jacobound.method import Facts, OutputMethod, Query, derivative_ranges, flat_indices, is_unstable
 from jacobound.operators.base import LinearOperator, positions, unit_rows
 
 Key = TypeVar("Key")
@@ -140,11 +140,6 @@ def push_through(operator: LinearOperator, groups: Mapping[Key, Tangents], neede
     return images
 
 
-def is_unstable(slope: Interval) -> Tensor:
-    """Mask of the neurons with more than one possible slope (NaN counts as unstable)."""
-    return ~(slope.lower == slope.upper)
-
-
 def unstable_entries(slope: Interval) -> Tensor:
     """Flat positions of the unstable neurons."""
     return flat_indices(is_unstable(slope))
@@ -169,7 +164,18 @@ def passing(slope: Interval) -> tuple[Tensor, Tensor]:
     return entries, known[:, entries]
 
 
-def reached_slopes(graph: Graph, slopes: Mapping[Node, Interval]) -> dict[Node, Interval]:
+def facts_for(query: Query, graph: Graph, preactivation: OutputMethod) -> tuple[Facts, Facts]:
+    """Ranges of all nodes and slopes of all neurons that a derivative reaches: known ones, else found; (N, ...).
+
+    Args:
+        graph: the form of the query's graph that a method works on.
+        preactivation: how ranges are found that are not known.
+    """
+    ranges = query.ranges_by(preactivation, graph)
+    return ranges, reached_slopes(graph, derivative_ranges(graph, ranges) if query.slopes is None else query.slopes)
+
+
+def reached_slopes(graph: Graph, slopes: Facts) -> dict[Node, Interval]:
     """The slopes, set to 0 for neurons that no derivative by the input can reach.
 
     The tangent of such a neuron is exactly zero: every path to it passes a slope of 0 or has no weight. Whatever its
@@ -196,7 +202,7 @@ def reached_slopes(graph: Graph, slopes: Mapping[Node, Interval]) -> dict[Node, 
     return found
 
 
-def path_sums(graph: Graph, slopes: Mapping[Node, Interval], kept: Callable[[Tensor], Tensor]) -> Tensor:
+def path_sums(graph: Graph, slopes: Facts, kept: Callable[[Tensor], Tensor]) -> Tensor:
     """Sums over all paths from each output to each input of the products of absolute weights and largest slopes.
 
     Args:

@@ -10,7 +10,6 @@ the error is one rounding of the network and not its product over the layers (ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +21,7 @@ from jacobound.arithmetic.rounding import down, inflate, up
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.lower_ends.inner_sets import InnerSets
-from jacobound.method import Budget, OutputMethod
+from jacobound.method import Budget, Facts, OutputMethod
 from jacobound.operators.base import positions
 
 # Distances between the points of a pair, as shares of the set's width (or of the point's size).
@@ -103,14 +102,14 @@ def _ratio(least: Tensor, length: Tensor) -> Tensor:
     return torch.where(valid, down(least / torch.where(valid, length, 1.0)), 0.0).clamp(min=0.0)
 
 
-def _slopes(node: Elementwise, ranges: Mapping[Node, Interval]) -> Interval:
+def _slopes(node: Elementwise, ranges: Facts) -> Interval:
     """The slopes that chords between arguments near those of a point can have: beyond a kink at the very end too."""
     inf = torch.full_like(ranges[node.source].lower, torch.inf)
     wider = Interval(ranges[node.source].lower.nextafter(-inf), ranges[node.source].upper.nextafter(inf))
     return node.activation.derivative_range(wider)
 
 
-def _adjoints(graph: Graph, slopes: Mapping[Node, Interval], behind: Tensor) -> tuple[Tensor, dict[Node, Tensor]]:
+def _adjoints(graph: Graph, slopes: Facts, behind: Tensor) -> tuple[Tensor, dict[Node, Tensor]]:
     """The derivative of ``behind . f`` by the input in floating point, and what each step may have missed.
 
     Args:
@@ -137,7 +136,7 @@ def _adjoints(graph: Graph, slopes: Mapping[Node, Interval], behind: Tensor) -> 
     return found[graph.input], missed
 
 
-def _tangents(graph: Graph, slopes: Mapping[Node, Interval], direction: Tensor) -> dict[Node, Tensor]:
+def _tangents(graph: Graph, slopes: Facts, direction: Tensor) -> dict[Node, Tensor]:
     """Upper bounds of the absolute derivatives of all nodes along directions (k, *input shape), all slopes allowed."""
     found: dict[Node, Interval] = {}
     for node in graph.nodes:

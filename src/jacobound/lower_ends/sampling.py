@@ -19,8 +19,7 @@ from jacobound.lower_ends.climbing import MOST_CORNERS, Climb, Plan
 from jacobound.lower_ends.inner_sets import InnerSets
 from jacobound.method import OutputMethod, flat_indices
 from jacobound.operators.base import positions
-from jacobound.relaxation.crown import CROWN
-from jacobound.relaxation.ibp import IBP
+from jacobound.relaxation.ranges import CROWN, IBP
 
 CLOSE = 1 - 1e-6  # share of the upper bound at which there is nothing left to win
 ENOUGH = 1 - 1e-6  # share of an estimate at which a proof is not repeated

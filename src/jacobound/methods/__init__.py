@@ -12,9 +12,7 @@ from jacobound.jacobian.recursion.recurjac import RecurJac
 from jacobound.lower_ends.sampling import Sampling
 from jacobound.method import Budget
 from jacobound.methods.best import Best
-from jacobound.relaxation.crown import CROWN, FastLin
-from jacobound.relaxation.ibp import IBP
-from jacobound.relaxation.single_precision import SinglePrecision
+from jacobound.relaxation.ranges import CROWN, IBP, FastLin, SinglePrecision
 
 __all__ = [
     "CROWN",

@@ -14,7 +14,6 @@ from jacobound.budget import PRODUCTS, Budget, OutOfTimeError, alarmed, unalarme
 from jacobound.certificates.lipsdp import LipSDP
 from jacobound.checks import instance
 from jacobound.constants.autolip import AutoLip
-from jacobound.constants.lipschitz_method import LipschitzMethod
 from jacobound.constants.pairs.seqlip import SeqLip
 from jacobound.errors import (
     InvalidOptionError,
@@ -33,11 +32,17 @@ from jacobound.jacobian.intersection import intersected
 from jacobound.jacobian.recursion.groups import only
 from jacobound.jacobian.recursion.operations import interval_operations, recursion_operations
 from jacobound.jacobian.recursion.recurjac import RecurJac
-from jacobound.jacobian.tangents import is_unstable
-from jacobound.method import JacobianEnclosure, JacobianMethod, derivative_ranges
-from jacobound.methods.candidates import Candidates, Norm, Ranges, converted, failed, of_enclosure, of_sets
-from jacobound.relaxation.crown import CROWN
-from jacobound.relaxation.ibp import IBP
+from jacobound.method import (
+    Facts,
+    JacobianEnclosure,
+    JacobianMethod,
+    Method,
+    Query,
+    derivative_ranges,
+    is_unstable,
+)
+from jacobound.method.candidates import Candidates, Norm, converted, failed, norm_of, products_through
+from jacobound.relaxation.ranges import CROWN, IBP
 from jacobound.results.kinds import Candidate, Status
 
 SECONDS = 10.0
@@ -53,10 +58,8 @@ OF_AN_INTERVAL = 60.0
 HOPEFUL = 100.0
 EVERYWHERE = " over the whole space"
 
-Method = JacobianMethod | LipschitzMethod
 
-
-class Best:
+class Best(Method):
     """Several methods, of whose certified constants the smallest counts.
 
     Without methods it chooses them: products of cheaply certified norms, `RecurJac` (`FastLip` on unbounded regions)
@@ -71,7 +74,9 @@ class Best:
 
     def __init__(self, *methods: Method) -> None:
         cure = "it takes methods that bound constants, such as RecurJac() or LipSDP()"
-        methods = tuple(instance(one, (JacobianMethod, LipschitzMethod), "a method of Best", cure) for one in methods)
+        methods = tuple(instance(one, Method, "a method of Best", cure) for one in methods)
+        if any(isinstance(method, Best) for method in methods):
+            raise InvalidOptionError(f"a Best in a Best shares no time with it; {cure}")
         if any(isinstance(method, SeqLip) and method.pairs == "greedy" for method in methods):
             raise InvalidOptionError(
                 "SeqLip(pairs='greedy') is an estimate and can not take part in a minimum of certified constants; "
@@ -86,14 +91,15 @@ class Best:
         """Working memory for each set in bytes; only Jacobian methods take several sets together."""
         return max(method.bytes_per_set(graph) for method in self.methods or (RecurJac(),))
 
-    def candidates(self, graph: Graph, domain: Domain, norm: Norm, budget: Budget) -> Candidates:
+    def constants(self, query: Query) -> Candidates:
         """Every constant that was found, by name; all sets of a domain get the same methods.
 
         Raises:
             UnsupportedOpError, InvalidRegionError: when no method can take the network on this region.
             SolverError: when all methods failed, with what each said.
         """
-        return _Plan(self.methods, graph, domain, norm, budget).run()
+        with unalarmed():  # every method gets an alarm of its own
+            return _Plan(self.methods, query.graph, query.domain, query.norm, query.budget).run()
 
 
 @dataclass(eq=False)
@@ -148,14 +154,15 @@ class _Plan:
                 self._ask(AutoLip(), 0.5)
             self._ask(SeqLip(), 1.0)
 
-    def _ask_whole_space(self, method: LipschitzMethod, share: Budget) -> None:
+    def _ask_whole_space(self, method: Method, share: Budget) -> None:
         """A constant that holds everywhere: one for all regions, and products of norms are never lost."""
         name, sets = f"{_name(method)}{EVERYWHERE}", len(self.domain)
         domain = WholeSpace().domains(self.graph)[0][:1]
 
         def find() -> Candidates:
-            found = of_sets(method, name, self.graph, domain, self.norm, share)
-            known = {name: replace(one, value=one.value.expand(sets)) for name, one in found.known.items()}
+            found = method.constants(Query(self.graph, domain, share, self.norm))
+            (own,) = found.known.values()
+            known = {name: replace(own, value=own.value.expand(sets))}
             return Candidates(known, torch.zeros(sets, dtype=torch.int64))
 
         errors = len(self.errors)
@@ -209,39 +216,50 @@ class _Plan:
 
     def _asked(self, method: Method, name: str, budget: Budget) -> Candidates:
         """What one method knows, for norms that it does not know by conversion."""
-        graph, domain, norm = self.graph, self.domain, self.norm
-        if isinstance(method, JacobianMethod):
-            through = (norm[0], 2.0) if norm[0] == inf else (norm[0],)
-            target, sets, began = graph.expanded(), len(domain), budget.spent
-            enclosure = method.enclose(target, domain, budget, self._ranges_of_expanded)
-            self.enclosures.append(enclosure)
-            own = of_enclosure(enclosure, name, target, sets, norm, budget, through, began)
-            if len(self.enclosures) == 1:
-                return own
-            both = intersected(self.enclosures)
-            joint = of_enclosure(both, "all enclosures together", target, sets, norm, budget, ())
-            return replace(own, known={**own.known, **joint.known})
-        ranges = self._ranges_of_lowered
+        graph, norm = self.graph, self.norm
+        asked = Query(graph, self.domain, budget, method.norm_for(norm), self._ranges_for(method.form(graph)))
+        found = method.constants(asked)
+        known = {name if called == _name(method) else called: one for called, one in found.known.items()}
+        if asked.norm != norm:
+            known = {
+                f"{called} from l{asked.norm[0]:g} to l{asked.norm[1]:g}": converted(one, graph, asked.norm, norm)
+                for called, one in known.items()
+            }
+        if found.enclosure is not None:
+            known |= self._beside(found.enclosure, replace(asked, graph=method.form(graph)))
+        return replace(found, known=known, enclosure=None)
+
+    def _beside(self, enclosure: JacobianEnclosure, asked: Query) -> dict[str, Candidate]:
+        """What an enclosure of the Jacobian says besides its norm: in the Euclidean norm, and with all the others."""
+        known = products_through(2.0, enclosure, asked) if self.norm[0] == inf else {}
+        self.enclosures.append(enclosure)
+        if len(self.enclosures) > 1:
+            name = "all enclosures together"
+            known[name] = norm_of(intersected(self.enclosures), asked)
+        return known
+
+    def _ranges_for(self, form: Graph) -> Facts | None:
+        """Enclosures of all nodes of a form of the graph, and of those that a method may look at besides."""
+        if self.graph.expands and form is self.graph.expanded():
+            return self._ranges_of_expanded
+        known = self._ranges_of_lowered
         if self.graph.expands and self._ranges_of_expanded is not None:
-            ranges = {**(ranges or {}), **self._ranges_of_expanded}  # each method reads the nodes that it looks at
-        if not isinstance(method, SeqLip) or norm == (2, 2):
-            return of_sets(method, name, graph, domain, norm, budget, ranges)
-        found = of_sets(method, name, graph, domain, (2.0, 2.0), budget, ranges)
-        return replace(found, known={f"{name} from l2 to l2": converted(found.known[name], graph, (2.0, 2.0), norm)})
+            known = {**(known or {}), **self._ranges_of_expanded}  # each method reads the nodes that it looks at
+        return known
 
     @cached_property
-    def _ranges_of_expanded(self) -> Ranges | None:
+    def _ranges_of_expanded(self) -> Facts | None:
         """Enclosures of all nodes of the expanded graph, found once for all methods; None where there are none."""
         return self._ranges(self.graph.expanded())
 
     @cached_property
-    def _ranges_of_lowered(self) -> Ranges | None:
+    def _ranges_of_lowered(self) -> Facts | None:
         lowered = self.graph.lowered()
         if self.graph.expands and lowered is self.graph.expanded():
             return self._ranges_of_expanded
         return self._ranges(lowered)
 
-    def _ranges(self, graph: Graph) -> Ranges | None:
+    def _ranges(self, graph: Graph) -> Facts | None:
         """By linear bounds within a part of the time, else by intervals; None where a method has to say why not."""
         share = self.budget.within(OF_RANGES * self.budget.remaining)
         try:
@@ -341,8 +359,8 @@ def cheapest(graph: Graph, domain: Domain, norm: Norm, budget: Budget) -> Candid
     """Intervals and the cheapest norms, whatever the clock says: what is left when everything else was given up."""
     method = AutoLip(IBP())
     with unalarmed():
-        found = of_sets(method, repr(method), graph, domain, norm, budget.within(0.0))
-    return replace(found, known={name: replace(one, status=Status.TIME_LIMIT) for name, one in found.known.items()})
+        found = method.constants(Query(graph, domain, budget.within(0.0), norm))
+    return replace(found, known={repr(method): replace(one, status=Status.TIME_LIMIT) for one in found.known.values()})
 
 
 def _refusal(errors: list[Exception]) -> Exception:

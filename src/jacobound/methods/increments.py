@@ -19,9 +19,9 @@ from jacobound.budget import Budget
 from jacobound.errors import JacoboundError
 from jacobound.graph.graph import Graph
 from jacobound.inputs.domains import Domain
-from jacobound.method import flat_indices
+from jacobound.method import Query, flat_indices
 from jacobound.methods.best import SECONDS, Best
-from jacobound.relaxation.crown import CROWN
+from jacobound.relaxation.ranges import CROWN
 
 # Widths are compared with the slope at the middle; so much wider is no reason to ask for a constant.
 CLOSE = 1.01
@@ -49,7 +49,7 @@ def narrowed_by_constant(graph: Graph, domain: Domain, known: Interval, budget: 
             min(SECONDS, budget.remaining) / max(1, int(wide.sum()))
         )
         try:
-            constant = Best().candidates(graph, own, (p, inf), share).upper
+            constant = Best().constants(Query(graph, own, share, (p, inf))).upper
             point = Domain(Interval(own.anchor, own.anchor))
             lowered = graph.lowered()
             value = CROWN().ranges(lowered, point, share)[lowered.output]

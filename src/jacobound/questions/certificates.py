@@ -32,7 +32,7 @@ from jacobound.graph.nodes import size
 from jacobound.method import secant_ranges
 from jacobound.questions.evaluators import Around
 from jacobound.questions.marching import lasting_for
-from jacobound.relaxation.crown import CROWN
+from jacobound.relaxation.ranges import CROWN
 
 FIRST = 2.2  # the first ball, in radii that are certified already
 GROWTH = 0.8  # rate at which constants grow with the radius, in logarithms, before two of them are known

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from jacobound.arithmetic.intervals import Interval, concatenated
 from jacobound.arithmetic.linalg import dual_exponent, vector_norm_upper
-from jacobound.constants.from_entries import merged_row_sums
-from jacobound.constants.lipschitz_method import LipschitzMethod
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Elementwise, Node
+from jacobound.graph.nodes import Elementwise
 from jacobound.inputs.domains import Domain
 from jacobound.inputs.regions import Balls
-from jacobound.method import Budget, JacobianEnclosure, JacobianMethod, OutputMethod, secant_ranges
+from jacobound.method import (
+    Budget,
+    Facts,
+    JacobianEnclosure,
+    JacobianMethod,
+    LipschitzMethod,
+    Method,
+    OutputMethod,
+    Query,
+    secant_ranges,
+)
+from jacobound.method.from_entries import merged_row_sums
 from jacobound.questions.common import runs
 from jacobound.questions.marching import Bounds
-from jacobound.relaxation.crown import CROWN
+from jacobound.relaxation.ranges import CROWN
 from jacobound.results.kinds import Status
 
 Arguments = list[Interval]
@@ -96,16 +106,14 @@ class FromJacobian:
             ranges = preactivation(self.method).ranges(target, domain, budget, with_output=with_output)
             known = self._known(target, which[part], near[part], far[part], ranges)
             slopes = secant_ranges(target, known, ranges)
-            enclosure = self.method.enclose(target, domain, budget, ranges, slopes)
+            enclosure = self.method.enclose(Query(target, domain, budget, ranges=ranges, slopes=slopes))
             if enclosure.status is not Status.CERTIFIED:
                 self.around.worst.append(enclosure.status)
             margins.append(ranges[target.output].lower)
             constants.append(row_constants(enclosure, self.around.balls.p))
         return Bounds(torch.cat(margins).to(torch.float64), torch.cat(constants).to(torch.float64))
 
-    def _known(
-        self, target: Graph, which: Tensor, near: Tensor, far: Tensor, ranges: Mapping[Node, Interval]
-    ) -> Mapping[Node, Interval]:
+    def _known(self, target: Graph, which: Tensor, near: Tensor, far: Tensor, ranges: Facts) -> Facts:
         """What the activations' arguments are over the smaller balls; those over the larger ones are kept for later.
 
         Graphs with other rows have nodes of their own for the same activations, in the same order.
@@ -125,7 +133,8 @@ class FromConstants:
     """Margins, and their constants by a method that bounds constants without gradients, row by row."""
 
     around: Around
-    method: LipschitzMethod
+    method: Method
+    constant: Callable[[Query], tuple[Tensor, Status]]
 
     def __call__(self, which: Tensor, near: Tensor, far: Tensor, rows: Tensor) -> Bounds:
         margins = Margins(self.around, preactivation(self.method))(which, far, rows)
@@ -136,11 +145,29 @@ class FromConstants:
             target = self.around.graph.with_rows(self.around.rows[row.cpu()])
             for place in range(len(which)):
                 domain = self.around.domain(which[place : place + 1], far[place : place + 1])
-                found = self.method.constant(target, domain, norm, self.around.budget)
-                if found.status is not Status.CERTIFIED:
-                    self.around.worst.append(found.status)
-                constants[place, column] = found.value
+                value, status = self.constant(Query(target, domain, self.around.budget, norm))
+                if status is not Status.CERTIFIED:
+                    self.around.worst.append(status)
+                constants[place, column] = value
         return Bounds(margins, constants)
+
+
+def evaluator(around: Around, method: Method, with_margins: bool) -> FromJacobian | FromConstants:
+    """What a march asks at every radius: chords from the points where a method encloses them, else constants."""
+    if isinstance(method, JacobianMethod):
+        return FromJacobian(around, method, with_margins)
+    known = partial(_exactly, method) if isinstance(method, LipschitzMethod) else partial(_rounded, method)
+    return FromConstants(around, method, known)
+
+
+def _exactly(method: LipschitzMethod, query: Query) -> tuple[Tensor, Status]:
+    found = method.constant(query)
+    return found.value, found.status
+
+
+def _rounded(method: Method, query: Query) -> tuple[Tensor, Status]:
+    found = method.constants(query)
+    return found.upper[0], found.status
 
 
 def preactivation(method: object) -> OutputMethod:

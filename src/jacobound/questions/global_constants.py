@@ -11,6 +11,7 @@ from jacobound.arithmetic.rounding import down
 from jacobound.constants.autolip import AutoLip
 from jacobound.errors import InvalidRegionError, UnsupportedOpError
 from jacobound.inputs.regions import WholeSpace
+from jacobound.method import Query
 from jacobound.questions.evaluators import Around
 
 Known = dict[bytes, Tensor]
@@ -42,6 +43,6 @@ def _constant(around: Around, row: Tensor) -> Tensor:
     try:
         # All norms of one number are the same, and for two unequal ones AutoLip converts from every norm it knows.
         norm = (p, inf if p == 2 else 2.0)
-        return AutoLip().constant(target, domain, norm, around.budget).value.to("cpu", torch.float64)
+        return AutoLip().constant(Query(target, domain, around.budget, norm)).value.to("cpu", torch.float64)
     except (InvalidRegionError, UnsupportedOpError):
         return torch.tensor(inf, dtype=torch.float64)

@@ -25,7 +25,7 @@ from jacobound.inputs.exponents import told_norm
 from jacobound.inputs.regions import Ball, Balls, Points
 from jacobound.jacobian.fastlip import FastLip
 from jacobound.jacobian.recursion.recurjac import RecurJac
-from jacobound.method import Budget, JacobianEnclosure, JacobianMethod
+from jacobound.method import Budget, JacobianEnclosure, JacobianMethod, Query
 from jacobound.questions.common import (
     NOTHING,
     around_points,
@@ -169,7 +169,7 @@ class _Question:
         graph = self.graph if len(asked) == size(self.graph.output) else _some_rows(self.graph, asked)
         for part in runs(len(which), graph, self.method.bytes_per_set(graph), self.budget):
             domain = self.balls.domain(which[part], radii[part])
-            enclosure = self.method.enclose(graph, domain, quiet)
+            enclosure = self.method.enclose(Query(graph, domain, quiet))
             centre = gradients(graph, self.balls.points[which[part]]).to(graph.dtype)
             found.append(certainty(enclosure, centre))
         return torch.cat(found).to(torch.float64)
@@ -254,7 +254,7 @@ def _vanishing(graph: Graph, balls: Balls, points: Tensor, found: Tensor) -> Ten
         return nearest
     there = Balls(points[sets, places], inf, graph.dtype, None)
     domain = there.domain(torch.arange(len(sets)), there.points.new_zeros(len(sets)))
-    exact = FastLip().enclose(graph, domain, Budget()).entries
+    exact = FastLip().enclose(Query(graph, domain, Budget())).entries
     none = (exact.magnitude() <= NOTHING).all(2)
     distance = away[sets, places]
     for k in range(count):

@@ -26,10 +26,10 @@ from jacobound.inputs.domains import Domain
 from jacobound.inputs.regions import Region
 from jacobound.jacobian.recursion.recurjac import RecurJac
 from jacobound.jacobian.tangents import path_sums
-from jacobound.method import Budget, JacobianMethod
+from jacobound.method import Budget, JacobianMethod, Query
 from jacobound.questions.common import runs
 from jacobound.questions.landscape import gradients
-from jacobound.relaxation.ibp import IBP
+from jacobound.relaxation.ranges import IBP
 from jacobound.results.kinds import Provenance, Result, Status, figures
 
 LENGTHS = (1.0, 0.1, 0.01, 1e-3, 1e-4)  # of a pair of points, as shares of the box
@@ -279,7 +279,7 @@ class _Branching:
         count = len(parts.lower)
         for some in runs(count, self._graph, self._method.bytes_per_set(self._graph), self._budget):
             domain = Domain(parts[some].map(lambda end: end.reshape(-1, *shape)))
-            enclosure = self._method.enclose(self._graph, domain, quiet).over(len(domain))
+            enclosure = self._method.enclose(Query(self._graph, domain, quiet)).over(len(domain))
             # Underflow leaves even what no path reaches with bounds that are not quite 0.
             reached = path_sums(self._graph, enclosure.slopes, lambda sums: (sums > 0).to(sums)) > 0
             found.append(enclosure.entries.map(lambda end, reached=reached: torch.where(reached, end, 0.0)))

@@ -13,12 +13,11 @@ from jacobound.arithmetic.linalg import vector_norm_upper
 from jacobound.asking import in_time, provenance, question, strictly
 from jacobound.budget import Budget, OutOfTimeError, alarmed
 from jacobound.checks import instance, real
-from jacobound.constants.lipschitz_method import LipschitzMethod
 from jacobound.given import Limit, budget_given, graph_given, no_scale_given, radius_method_given
 from jacobound.graph.graph import Graph
 from jacobound.inputs.regions import Ball, Balls, Points
 from jacobound.jacobian.recursion.recurjac import RecurJac
-from jacobound.method import JacobianMethod, OutputMethod
+from jacobound.method import Method, OutputMethod
 from jacobound.questions.attack import PGD, linear_radii
 from jacobound.questions.certificates import refined
 from jacobound.questions.common import (
@@ -28,16 +27,13 @@ from jacobound.questions.common import (
     largest_verified,
     runs,
 )
-from jacobound.questions.evaluators import Around, FromConstants, FromJacobian, Margins
+from jacobound.questions.evaluators import Around, Margins, evaluator
 from jacobound.questions.global_constants import Known, by_global_constants
 from jacobound.questions.marching import march
 from jacobound.questions.margins import Decisions, Labels, decisions
 from jacobound.questions.robust_result import RobustRadius
-from jacobound.relaxation.crown import CROWN
-from jacobound.relaxation.ibp import IBP
+from jacobound.relaxation.ranges import CROWN, IBP
 from jacobound.results.kinds import Status
-
-Method = OutputMethod | JacobianMethod | LipschitzMethod
 
 RANGES, THEOREM, LEMMA, JOINED = "output bounds", "Theorem 2", "Lemma 1", "Theorem 2 from output bounds"
 CERTIFICATES, GLOBAL = "certificates of increments", "global constants"
@@ -55,7 +51,7 @@ def robust_radius(
     p: float = inf,
     targets: Labels | None = None,
     *,
-    method: Method | None = None,
+    method: OutputMethod | Method | None = None,
     budget: Limit | None = None,
     clip: tuple[Points | float, Points | float] | None = None,
     steps: int = 8,
@@ -137,7 +133,7 @@ class _Search:
     graph: Graph
     balls: Balls
     asked: Decisions
-    method: Method | None
+    method: OutputMethod | Method | None
     steps: int
     tolerance: float
     largest: float
@@ -236,11 +232,8 @@ class _Search:
         """Lemma 1 and Theorem 2; joined with linear bounds where the user left the method open."""
         joined = self.method is None
         method = self.method or RecurJac()
-        if isinstance(method, JacobianMethod):
-            evaluate = FromJacobian(around, method, joined)
-        else:
-            assert isinstance(method, LipschitzMethod)
-            evaluate = FromConstants(around, method)
+        assert isinstance(method, Method)
+        evaluate = evaluator(around, method, joined)
         which, rows = torch.arange(len(around.points)), torch.arange(len(around.rows))
         zero = group.margin.new_zeros(len(which))
         start = evaluate(which, zero, zero, rows)

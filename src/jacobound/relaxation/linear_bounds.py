@@ -22,6 +22,7 @@ from jacobound.arithmetic.rounding import down, gamma, inflate, rigorous, underf
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
 from jacobound.inputs.domains import ONE_SET, Domain, Owners
+from jacobound.method import Facts
 from jacobound.operators.base import LinearOperator
 
 
@@ -152,7 +153,7 @@ class BackwardPass:
         self,
         graph: Graph,
         domain: Domain,
-        ranges: Mapping[Node, Interval],
+        ranges: Facts,
         relaxations: Mapping[Node, Relaxation],
         noise: Mapping[Node, Tensor],
     ) -> None:

@@ -6,8 +6,6 @@ the executed values, so the noise is known when a node is reached (`relaxed`, `l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -16,9 +14,10 @@ from jacobound.arithmetic.rounding import inflate, up
 from jacobound.graph.execution import FOLDED, FUNCTION_UNITS, Executed
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Node
+from jacobound.method import Facts
 
 
-def noise_of(graph: Graph, node: Node, ranges: Mapping[Node, Interval]) -> Tensor | None:
+def noise_of(graph: Graph, node: Node, ranges: Facts) -> Tensor | None:
     """Bound of the rounding of one executed node, (N, *node shape); None when it is exact.
 
     Args:
@@ -37,7 +36,7 @@ def noise_of(graph: Graph, node: Node, ranges: Mapping[Node, Interval]) -> Tenso
     return _within(engine, size, inflate(size * engine.unit, 2) + engine.tiny)
 
 
-def _noise_of_sums(engine: Executed, node: Affine, ranges: Mapping[Node, Interval]) -> Tensor | None:
+def _noise_of_sums(engine: Executed, node: Affine, ranges: Facts) -> Tensor | None:
     if len(node.terms) == 1 and node.bias is None and node.terms[0][0].terms == 0:
         return None  # data movement
     size = torch.zeros_like(ranges[node].lower)
@@ -49,7 +48,7 @@ def _noise_of_sums(engine: Executed, node: Affine, ranges: Mapping[Node, Interva
     return _within(engine, up(size * (1 + share)), inflate(size * share, 2) + (products + FOLDED) * engine.tiny)
 
 
-def _noise_of_function(engine: Executed, node: Elementwise, ranges: Mapping[Node, Interval]) -> Tensor | None:
+def _noise_of_function(engine: Executed, node: Elementwise, ranges: Facts) -> Tensor | None:
     if all(piece.line is not None and _is_exact(engine, *piece.line) for piece in node.activation.pieces):
         return None
     argument, value = ranges[node.source].magnitude(), ranges[node].magnitude()

@@ -7,7 +7,7 @@ gradients pass. Their values are estimates in plain arithmetic; certify with `li
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -22,9 +22,9 @@ from jacobound.errors import ShapeError
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Node, Vector
 from jacobound.inputs.regions import Region, WholeSpace
-from jacobound.method import Budget
+from jacobound.method import Budget, Facts, Query
 from jacobound.operators.linear_maps import LinearMap
-from jacobound.relaxation.ibp import IBP
+from jacobound.relaxation.ranges import IBP
 from jacobound.training.live import Live
 from jacobound.training.norms import PowerIteration, SpectralNorm, matrix_of
 from jacobound.training.pairs import dual_value, multipliers_of, oriented
@@ -66,7 +66,7 @@ class GlobalConstant(nn.Module):
         domains, _ = self._region.domains(graph)
         if len(domains) != 1:
             raise ShapeError(f"a global constant is one number, so the region must be one set, not {len(domains)}")
-        return self._sweeps(graph, Enclosures.of(graph, domains[:], IBP(), Budget()))
+        return self._sweeps(graph, Enclosures.of(Query(graph, domains[:], Budget()), IBP()))
 
     @abstractmethod
     def _sweeps(self, graph: Graph, known: Enclosures) -> Sweeps:
@@ -216,9 +216,7 @@ def _whole_line(node: Elementwise, graph: Graph) -> Interval:
 
 def _global(graph: Graph) -> Enclosures:
     """What sweeps need to know of the whole space, where no range matters."""
-    slopes: Mapping[Node, Interval] = {
-        node: _whole_line(node, graph) for node in graph.nodes if isinstance(node, Elementwise)
-    }
+    slopes: Facts = {node: _whole_line(node, graph) for node in graph.nodes if isinstance(node, Elementwise)}
     nothing = Interval.whole(torch.zeros((), dtype=torch.float64))
     vectors = {node: nothing for node in graph.nodes if isinstance(node, Vector)}
     return Enclosures({}, slopes, slopes, vectors)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from jacobound.arithmetic.rounding import unrounded
-from jacobound.constants.from_entries import from_entries
 from jacobound.errors import InvalidOptionError, UnsupportedOpError
 from jacobound.inputs.regions import Ball
 from jacobound.jacobian.fastlip import FastLip
-from jacobound.method import Budget, JacobianMethod
-from jacobound.relaxation.ibp import IBP
+from jacobound.method import Budget, JacobianMethod, Query
+from jacobound.method.from_entries import from_entries
+from jacobound.relaxation.ranges import IBP
 from jacobound.training.live import Live
 
 
@@ -64,7 +64,7 @@ class LocalLipschitz:
         assert graph is not None
         with unrounded():
             domains, lead = Ball(points, self._radius, self._p).domains(graph)
-            enclosure = self._method.enclose(graph, domains[:], Budget())
+            enclosure = self._method.enclose(Query(graph, domains[:], Budget()))
             return from_entries(enclosure, *self._norm).reshape(lead)
 
 

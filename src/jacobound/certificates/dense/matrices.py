@@ -11,7 +11,6 @@ middle and radius. The radius grows by absolute values, which is harmless as lon
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +22,7 @@ from jacobound.errors import UnsupportedOpError
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
 from jacobound.jacobian.tangents import unstable_entries
-from jacobound.method import flat_indices
+from jacobound.method import Facts, flat_indices
 from jacobound.operators.base import LinearOperator
 
 
@@ -95,12 +94,12 @@ class SdpCore:
         return SdpCore(matrix, radius, q, len(inputs), tuple(count for count in blocks if count))
 
 
-def unstable_count(graph: Graph, slopes: Mapping[Node, Interval]) -> int:
+def unstable_count(graph: Graph, slopes: Facts) -> int:
     """How many neurons have more than one possible slope."""
     return sum(len(unstable_entries(slopes[node])) for node in graph.nodes if isinstance(node, Elementwise))
 
 
-def sdp_bytes(graph: Graph, slopes: Mapping[Node, Interval]) -> int:
+def sdp_bytes(graph: Graph, slopes: Facts) -> int:
     """Upper estimate of the memory that the search for multipliers needs, in bytes."""
     neurons = unstable_count(graph, slopes)
     rows, columns = size(graph.output) + neurons, size(graph.input) + neurons
@@ -108,7 +107,7 @@ def sdp_bytes(graph: Graph, slopes: Mapping[Node, Interval]) -> int:
     return 8 * (6 * rows * widest + 8 * max(rows, columns) ** 2)
 
 
-def core_operations(graph: Graph, slopes: Mapping[Node, Interval]) -> float:
+def core_operations(graph: Graph, slopes: Facts) -> float:
     """Multiplications that `sdp_core` takes, about."""
     rows, total = size(graph.output), 0.0
     for node in reversed(graph.nodes):
@@ -119,7 +118,7 @@ def core_operations(graph: Graph, slopes: Mapping[Node, Interval]) -> float:
     return total
 
 
-def sdp_core(graph: Graph, slopes: Mapping[Node, Interval]) -> SdpCore:
+def sdp_core(graph: Graph, slopes: Facts) -> SdpCore:
     """The core of a graph; entries that can not be bounded get an infinite radius.
 
     Args:
@@ -137,7 +136,7 @@ Rows = tuple[Tensor, Tensor]  # middle and radius, shape (rows, entries of a nod
 class _Backwards:
     """The backward sweep; lives for one call. Rows are outputs first, then neurons, last ones first."""
 
-    def __init__(self, graph: Graph, slopes: Mapping[Node, Interval]) -> None:
+    def __init__(self, graph: Graph, slopes: Facts) -> None:
         self._graph, self._slopes = graph, slopes
         self._at: dict[Node, Rows] = {}
         self._count = size(graph.output)

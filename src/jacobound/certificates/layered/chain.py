@@ -7,21 +7,19 @@ that a tangent goes ``z = W y``, ``y_next = m z + r w`` with ``|w_i| <= |z_i|``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from jacobound.arithmetic.intervals import Interval
 from jacobound.certificates.dense.matrices import middle_slopes
 from jacobound.constants.affine_folding import Folding
 from jacobound.constants.pairs.layers import FLOPS, Layer
 from jacobound.errors import UnsupportedOpError
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
-from jacobound.method import flat_indices
+from jacobound.method import Facts, flat_indices
 from jacobound.operators.kinds import Identity
 from jacobound.operators.norms import Chain
 
@@ -115,7 +113,7 @@ def _sizes(chains: tuple[Chain, ...]) -> tuple[int, int]:
     return chains[0][0].in_size, chains[0][-1].out_size
 
 
-def layered_chain(graph: Graph, slopes: Mapping[Node, Interval]) -> LayeredChain:
+def layered_chain(graph: Graph, slopes: Facts) -> LayeredChain:
     """The chain that a graph of affine and elementwise nodes is, in the order of the network.
 
     Args:

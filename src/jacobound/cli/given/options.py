@@ -27,7 +27,6 @@ from jacobound.cli.given.grammar import (
 from jacobound.cli.given.networks import NUMBERS, on_device
 from jacobound.cli.given.points import Point, read_point
 from jacobound.cli.shown.progress import progress
-from jacobound.constants.lipschitz_method import LipschitzMethod
 from jacobound.errors import InvalidRegionError, JacoboundError, MissingExtraError
 from jacobound.given import Semantics
 from jacobound.graph.execution import Executed
@@ -35,12 +34,11 @@ from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import size
 from jacobound.inputs.exponents import Norm as Exponent
 from jacobound.inputs.exponents import Weighted
-from jacobound.method import JacobianMethod, OutputMethod
+from jacobound.method import JacobianMethod, Method, OutputMethod
 from jacobound.methods import (
     CROWN,
     IBP,
     AutoLip,
-    Best,
     Budget,
     ECLipsE,
     FastLin,
@@ -227,7 +225,7 @@ class ConstantOptions(MethodOptions):
     )
     pairs: Literal["dual", "exact", "greedy"] | None = None
 
-    def constant_method(self) -> JacobianMethod | LipschitzMethod | Best | None:
+    def constant_method(self) -> Method | None:
         """The method with its parts; None chooses, and has a time limit of its own."""
         asks_recursion = self.relaxation is not None or self.direction is not None
         method = self.method or ("recurjac" if asks_recursion else "seqlip" if self.pairs else "best")

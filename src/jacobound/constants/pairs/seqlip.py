@@ -8,20 +8,17 @@ networks" (NeurIPS 2018); the certified dual of a pair, its branch and bound and
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import up
 from jacobound.checks import shown
 from jacobound.constants.affine_folding import groups_of, touched_entries
 from jacobound.constants.autolip import Sweeps
 from jacobound.constants.enclosures import Enclosures
-from jacobound.constants.lipschitz_method import ConstantBound, LipschitzMethod
 from jacobound.constants.pairs.branching import exact_bound
 from jacobound.constants.pairs.chain import Edge, State, Stretch, shortest
 from jacobound.constants.pairs.dual import PairBound, product_bound
@@ -31,8 +28,7 @@ from jacobound.constants.pairs.search import dual_bound
 from jacobound.errors import InvalidOptionError
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Node
-from jacobound.inputs.domains import Domain
-from jacobound.method import Budget, OutputMethod, output_method
+from jacobound.method import Budget, ConstantBound, LipschitzMethod, OutputMethod, Query, output_method
 from jacobound.operators.norms import Chain
 from jacobound.results.kinds import Status
 
@@ -61,20 +57,10 @@ class SeqLip(LipschitzMethod):
         if self.preactivation is not None:
             object.__setattr__(self, "preactivation", output_method(self.preactivation))
 
-    def constant(
-        self,
-        graph: Graph,
-        domain: Domain,
-        norm: tuple[float, float],
-        budget: Budget,
-        ranges: Mapping[Node, Interval] | None = None,
-    ) -> ConstantBound:
-        """A constant of the graph over the domain for the norm (2, 2); certified unless pairs is "greedy".
+    def constant(self, query: Query) -> ConstantBound:
+        """A constant of the graph over one set for the norm (2, 2); certified unless pairs is "greedy".
 
-        Args:
-            graph: may hold `Vector` nodes; pairs do not reach across them.
-            norm: (2, 2).
-            ranges: known enclosures of the nodes of ``graph.lowered()``.
+        Pairs do not reach across `Vector` nodes.
 
         Returns:
             `details` holds the pairs that the value was made of, by their layers and neurons.
@@ -83,11 +69,12 @@ class SeqLip(LipschitzMethod):
             InvalidOptionError: for another norm.
             InvalidRegionError: when a node has no constant over the region, as for `AutoLip`.
         """
+        graph, budget, norm = query.graph, query.budget, query.norm
         if tuple(norm) != (2, 2):
             raise InvalidOptionError(
                 f"SeqLip bounds constants from l_2 to l_2 alone, not the norm {norm}; use AutoLip or LipSDP there"
             )
-        known = Enclosures.of(graph, domain, self.preactivation, budget, ranges)
+        known = Enclosures.of(query, self.preactivation)
         sweeps = PairSweeps(graph, known, self.pairs, budget)
         status = Status.CERTIFIED if sweeps.complete else Status.TIME_LIMIT
         status = Status.INCOMPLETE if sweeps.failed else status
@@ -95,6 +82,10 @@ class SeqLip(LipschitzMethod):
         if self.pairs == "greedy" and status.certified:
             status = Status.ESTIMATE
         return ConstantBound(sweeps.value, status, sweeps.details, (), known.slopes, known.ranges)
+
+    def norm_for(self, norm: tuple[float, float]) -> tuple[float, float]:
+        """Pairs are bounded in the Euclidean norm alone."""
+        return (2.0, 2.0)
 
 
 class PairSweeps(Sweeps):

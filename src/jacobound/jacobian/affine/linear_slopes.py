@@ -21,21 +21,22 @@ from jacobound.activations.lines.slope_lines import STEPS
 from jacobound.arithmetic.intervals import Interval, interval_dot
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
-from jacobound.inputs.domains import Domain
 from jacobound.jacobian.affine.forms import Forms, Symbols
 from jacobound.jacobian.affine.scaled_sums import scaled_row_norms
 from jacobound.jacobian.fastlip import by_intervals, interval_adjoints
-from jacobound.jacobian.tangents import is_unstable, reached_slopes
+from jacobound.jacobian.tangents import facts_for
 from jacobound.method import (
     Budget,
+    Facts,
     JacobianEnclosure,
     JacobianMethod,
     OutputMethod,
-    derivative_ranges,
+    Query,
+    is_unstable,
     output_method,
 )
 from jacobound.operators.base import unit_rows
-from jacobound.relaxation.crown import CROWN
+from jacobound.relaxation.ranges import CROWN
 from jacobound.results.kinds import Status
 
 
@@ -57,24 +58,15 @@ class LinearSlopes(JacobianMethod):
     def __post_init__(self) -> None:
         object.__setattr__(self, "preactivation", output_method(self.preactivation))
 
-    def enclose(
-        self,
-        graph: Graph,
-        domain: Domain,
-        budget: Budget,
-        ranges: Mapping[Node, Interval] | None = None,
-        slopes: Mapping[Node, Interval] | None = None,
-    ) -> JacobianEnclosure:
-        graph, derivatives = graph.with_affine_output(), slopes is None
-        if ranges is None:
-            ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
-        slopes = reached_slopes(graph, derivative_ranges(graph, ranges) if slopes is None else slopes)
+    def enclose(self, query: Query) -> JacobianEnclosure:
+        graph, domain, budget = query.graph.with_affine_output(), query.domain, query.budget
+        ranges, slopes = facts_for(query, graph, self.preactivation)
         adjoints = interval_adjoints(graph, slopes)
         fits = budget.fits(len(domain) * forms_bytes(graph, slopes))
         if not fits or budget.is_over:
             status = Status.TIME_LIMIT if fits else Status.MEMORY_LIMIT
             return by_intervals(graph, slopes, ranges, adjoints, status).over(len(domain))
-        if graph.execution is not None or not derivatives:
+        if graph.execution is not None or query.slopes is not None:
             return by_intervals(graph, slopes, ranges, adjoints).over(len(domain))
         symbols = Symbols.of(domain)
         jacobian = Sweeps(graph, symbols, slopes, ranges, budget).jacobian()
@@ -105,7 +97,7 @@ def smooth(graph: Graph) -> bool:
     )
 
 
-def forms_bytes(graph: Graph, slopes: Mapping[Node, Interval]) -> int:
+def forms_bytes(graph: Graph, slopes: Facts) -> int:
     """Estimate of the memory that the forms of one set need, in bytes."""
     neurons = sum(int(is_unstable(slope).flatten(1).any(0).sum()) for slope in slopes.values())
     return _bytes(graph, neurons)
@@ -131,8 +123,8 @@ class Sweeps:
         self,
         graph: Graph,
         symbols: Symbols,
-        slopes: Mapping[Node, Interval],
-        ranges: Mapping[Node, Interval],
+        slopes: Facts,
+        ranges: Facts,
         budget: Budget,
     ) -> None:
         self._graph, self._symbols, self._budget = graph, symbols, budget

@@ -23,9 +23,9 @@ from jacobound.jacobian.recursion.groups import joined, one_by_one
 from jacobound.jacobian.recursion.operations import recursion_operations
 from jacobound.jacobian.recursion.product_lines import ProductRelaxation
 from jacobound.jacobian.recursion.recursion import recur
-from jacobound.jacobian.recursion.reversal import Slopes, forward, forward_shifted, operations, reversed_graph, tail
+from jacobound.jacobian.recursion.reversal import forward, forward_shifted, operations, reversed_graph, tail
 from jacobound.jacobian.tangents import unstable_entries
-from jacobound.method import Budget, Deferred, JacobianEnclosure
+from jacobound.method import Budget, Deferred, Facts, JacobianEnclosure
 from jacobound.operators.base import positions
 from jacobound.results.kinds import Status
 
@@ -38,7 +38,7 @@ SLOWEST = 1e8
 DIRECTIONS = {"backward": recur, "forward": forward, "forward-shifted": forward_shifted}
 
 
-def both(graph: Graph, slopes: Slopes, ranges: Slopes, relax: ProductRelaxation, budget: Budget) -> JacobianEnclosure:
+def both(graph: Graph, slopes: Facts, ranges: Facts, relax: ProductRelaxation, budget: Budget) -> JacobianEnclosure:
     """Both directions, set by set: what pays depends on the unstable neurons of each (see `_both_of_one`)."""
     sets = max((len(slope.lower) for slope in slopes.values()), default=1)
     pairs = zip(one_by_one(slopes, sets), one_by_one(ranges, sets), strict=True)
@@ -50,7 +50,7 @@ def both(graph: Graph, slopes: Slopes, ranges: Slopes, relax: ProductRelaxation,
 
 
 def _both_of_one(
-    graph: Graph, slopes: Slopes, ranges: Slopes, relax: ProductRelaxation, budget: Budget
+    graph: Graph, slopes: Facts, ranges: Facts, relax: ProductRelaxation, budget: Budget
 ) -> JacobianEnclosure:
     """Backward and forward, and a second sweep of each, entry by entry the narrowest; never wider than either.
 
@@ -102,7 +102,7 @@ def _narrowest(graph: Graph, found: list[JacobianEnclosure]) -> JacobianEnclosur
             total = total if one.across is None else total.intersect(one.across(directions))
         return total
 
-    def adjoints() -> Slopes:
+    def adjoints() -> Facts:
         known = dict(found[0].adjoints)
         for one in found[1:]:
             known = {node: known[node].intersect(one.adjoints[node]) for node in graph.nodes}
@@ -113,7 +113,7 @@ def _narrowest(graph: Graph, found: list[JacobianEnclosure]) -> JacobianEnclosur
 
 
 def _second_sweeps(
-    graph: Graph, slopes: Slopes, ranges: Slopes, relax: ProductRelaxation, budget: Budget, allowed: float
+    graph: Graph, slopes: Facts, ranges: Facts, relax: ProductRelaxation, budget: Budget, allowed: float
 ) -> list[JacobianEnclosure]:
     """The backward recursion with bounds from the other direction, on the graph and on the reversed one."""
     found = []
@@ -128,7 +128,7 @@ def _second_sweeps(
     return found
 
 
-def _mirrored(graph: Graph, slopes: Slopes, ranges: Slopes, mirrored: JacobianEnclosure) -> JacobianEnclosure:
+def _mirrored(graph: Graph, slopes: Facts, ranges: Facts, mirrored: JacobianEnclosure) -> JacobianEnclosure:
     """An enclosure of the reversed graph's derivative as one of the graph's."""
     entries = mirrored.entries.map(lambda end: end.mT.contiguous())
 
@@ -138,7 +138,7 @@ def _mirrored(graph: Graph, slopes: Slopes, ranges: Slopes, mirrored: JacobianEn
     def across(directions: Tensor) -> Interval:
         return mirrored.along(directions.mT.contiguous())
 
-    def adjoints() -> Slopes:
+    def adjoints() -> Facts:
         at_input: dict[Node, Interval] = {
             graph.input: entries.map(lambda end: end.reshape(*end.shape[:2], *graph.in_shape))
         }
@@ -147,7 +147,7 @@ def _mirrored(graph: Graph, slopes: Slopes, ranges: Slopes, mirrored: JacobianEn
     return JacobianEnclosure(entries, along, Deferred(adjoints), slopes, ranges, mirrored.status, across)
 
 
-def from_the_other_side(graph: Graph, slopes: Slopes, relax: ProductRelaxation, budget: Budget) -> dict[Node, Interval]:
+def from_the_other_side(graph: Graph, slopes: Facts, relax: ProductRelaxation, budget: Budget) -> dict[Node, Interval]:
     """Bounds of the outputs' derivatives with respect to unstable neurons, by forward recursions behind them.
 
     Returns:
@@ -168,7 +168,7 @@ def from_the_other_side(graph: Graph, slopes: Slopes, relax: ProductRelaxation, 
     return found
 
 
-def sweep_operations(graph: Graph, slopes: Slopes) -> float:
+def sweep_operations(graph: Graph, slopes: Facts) -> float:
     """Counted operations of one second sweep; infinite where it can not gain anything."""
     doubtful = _doubtful(graph, slopes)
     if not doubtful:
@@ -178,7 +178,7 @@ def sweep_operations(graph: Graph, slopes: Slopes) -> float:
     return behind + recursion_operations(graph, slopes)
 
 
-def _doubtful(graph: Graph, slopes: Slopes) -> list[Elementwise]:
+def _doubtful(graph: Graph, slopes: Facts) -> list[Elementwise]:
     """Layers with unstable neurons, behind which two more come."""
     unstable = [node for node in graph.nodes if isinstance(node, Elementwise) and len(unstable_entries(slopes[node]))]
     return unstable[:-2]

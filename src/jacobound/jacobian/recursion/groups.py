@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from jacobound.arithmetic.intervals import Interval
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Node
 from jacobound.jacobian.core import core_bytes
-from jacobound.method import Budget, Deferred, JacobianEnclosure, sets_worth
+from jacobound.method import Budget, Deferred, Facts, JacobianEnclosure, sets_worth
 from jacobound.operators.base import positions
 from jacobound.results.kinds import Status
 
@@ -51,12 +51,12 @@ def grouped(graph: Graph, counts: Tensor, budget: Budget) -> list[Tensor]:
     return [positions(sum(map(len, groups)), graph.example)[group] for group in groups]
 
 
-def only(found: Mapping[Node, Interval], sets: Tensor) -> dict[Node, Interval]:
+def only(found: Facts, sets: Tensor) -> dict[Node, Interval]:
     """Intervals (N or 1, *rest) of nodes for some of the sets."""
     return {node: x[sets] if len(x.lower) > 1 else x for node, x in found.items()}
 
 
-def one_by_one(found: Mapping[Node, Interval], sets: int) -> Iterator[dict[Node, Interval]]:
+def one_by_one(found: Facts, sets: int) -> Iterator[dict[Node, Interval]]:
     """Intervals (N, *rest) of nodes for every single set, (1, *rest)."""
     for k in range(sets):
         yield {node: x[k : k + 1] for node, x in found.items()}
@@ -66,8 +66,8 @@ def joined(
     graph: Graph,
     groups: Sequence[Tensor],
     parts: Sequence[JacobianEnclosure],
-    slopes: Mapping[Node, Interval],
-    ranges: Mapping[Node, Interval],
+    slopes: Facts,
+    ranges: Facts,
 ) -> JacobianEnclosure:
     """One enclosure for all sets from those of groups of them."""
 
@@ -75,7 +75,7 @@ def joined(
         pairs = zip(groups, parts, strict=True)
         return put_back(groups, [part.along(directions[sets]) for sets, part in pairs])
 
-    def adjoints() -> Mapping[Node, Interval]:
+    def adjoints() -> Facts:
         return {node: put_back(groups, [part.adjoints[node] for part in parts]) for node in graph.nodes}
 
     def across(directions: Tensor) -> Interval:

@@ -6,16 +6,16 @@ in block b, every column of every start is pushed through the later blocks twice
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from jacobound.arithmetic.intervals import Interval
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
-from jacobound.jacobian.tangents import can_differ, is_unstable
+from jacobound.jacobian.tangents import can_differ
+from jacobound.method import Facts, is_unstable
 from jacobound.operators.base import LinearOperator
 
 
-def recursion_operations(graph: Graph, slopes: Mapping[Node, Interval]) -> float:
+def recursion_operations(graph: Graph, slopes: Facts) -> float:
     """Multiplications and additions of `recur` on a graph; rounding work (about as much again) is not counted.
 
     Args:
@@ -28,7 +28,7 @@ def recursion_operations(graph: Graph, slopes: Mapping[Node, Interval]) -> float
 class _Count:
     """The same walks as those of the core and the recursion, on sizes alone; lives for one call."""
 
-    def __init__(self, graph: Graph, slopes: Mapping[Node, Interval]) -> None:
+    def __init__(self, graph: Graph, slopes: Facts) -> None:
         self._graph, self._outputs = graph, size(graph.output)
         self._columns: dict[Node, int] = {graph.input: size(graph.input)}
         self._live: dict[Node, int] = {}  # entries of a node that can carry a tangent

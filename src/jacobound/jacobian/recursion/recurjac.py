@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jacobound.arithmetic.intervals import Interval
 from jacobound.checks import shown
 from jacobound.errors import InvalidOptionError
-from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Node
-from jacobound.inputs.domains import Domain
 from jacobound.jacobian.recursion.directions import both
 from jacobound.jacobian.recursion.product_lines import chord, constant
 from jacobound.jacobian.recursion.recursion import recur
 from jacobound.jacobian.recursion.reversal import forward, forward_shifted
-from jacobound.jacobian.tangents import reached_slopes
+from jacobound.jacobian.tangents import facts_for
 from jacobound.method import (
-    Budget,
     JacobianEnclosure,
     JacobianMethod,
     OutputMethod,
-    derivative_ranges,
+    Query,
     output_method,
 )
-from jacobound.relaxation.crown import CROWN
+from jacobound.relaxation.ranges import CROWN
 
 _RELAXATIONS = {"constant": constant, "chord": chord}
 _DIRECTIONS = {"backward": recur, "forward": forward, "forward-shifted": forward_shifted, "both": both}
@@ -58,17 +52,8 @@ class RecurJac(JacobianMethod):
             if not isinstance(given, str) or given not in known:
                 raise InvalidOptionError(f"{what} must be one of {', '.join(known)}, not {shown(given)}")
 
-    def enclose(
-        self,
-        graph: Graph,
-        domain: Domain,
-        budget: Budget,
-        ranges: Mapping[Node, Interval] | None = None,
-        slopes: Mapping[Node, Interval] | None = None,
-    ) -> JacobianEnclosure:
-        graph = graph.with_affine_output()
-        if ranges is None:
-            ranges = self.preactivation.ranges(graph, domain, budget, with_output=False)
-        slopes = reached_slopes(graph, derivative_ranges(graph, ranges) if slopes is None else slopes)
-        found = _DIRECTIONS[self.direction](graph, slopes, ranges, _RELAXATIONS[self.relaxation], budget)
-        return found.over(len(domain))
+    def enclose(self, query: Query) -> JacobianEnclosure:
+        graph = query.graph.with_affine_output()
+        ranges, slopes = facts_for(query, graph, self.preactivation)
+        found = _DIRECTIONS[self.direction](graph, slopes, ranges, _RELAXATIONS[self.relaxation], query.budget)
+        return found.over(len(query.domain))

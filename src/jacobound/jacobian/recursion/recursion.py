@@ -27,7 +27,7 @@ from jacobound.jacobian.recursion.groups import grouped, joined, one_by_one, onl
 from jacobound.jacobian.recursion.operations import recursion_operations
 from jacobound.jacobian.recursion.product_lines import ProductLines, ProductRelaxation
 from jacobound.jacobian.rounding_weights import defect_weights
-from jacobound.method import Budget, Deferred, JacobianEnclosure, flat_indices
+from jacobound.method import Budget, Deferred, Facts, JacobianEnclosure, flat_indices
 from jacobound.operators.base import positions
 from jacobound.results.kinds import Status
 
@@ -41,11 +41,11 @@ CHUNK = 1 << 25
 
 def recur(
     graph: Graph,
-    slopes: Mapping[Node, Interval],
-    ranges: Mapping[Node, Interval],
+    slopes: Facts,
+    ranges: Facts,
     relax: ProductRelaxation,
     budget: Budget,
-    known: Mapping[Node, Interval] | None = None,
+    known: Facts | None = None,
 ) -> JacobianEnclosure:
     """Bounds of a graph's derivative over N sets; by intervals alone when memory or time do not allow the recursion.
 
@@ -70,11 +70,11 @@ def recur(
 
 def _recur_together(
     graph: Graph,
-    slopes: Mapping[Node, Interval],
-    ranges: Mapping[Node, Interval],
+    slopes: Facts,
+    ranges: Facts,
     relax: ProductRelaxation,
     budget: Budget,
-    known: Mapping[Node, Interval],
+    known: Facts,
 ) -> JacobianEnclosure:
     """`recur` for sets whose lists of unstable neurons are padded to one length."""
     adjoints = interval_adjoints(graph, slopes, known)
@@ -91,7 +91,7 @@ def _recur_together(
     recursion.run()
     entries = recursion.bound(graph.input)
 
-    def refined() -> Mapping[Node, Interval]:
+    def refined() -> Facts:
         found: dict[Node, Interval] = {block: recursion.refined(block) for block in core.blocks}
         found[graph.input] = entries.map(lambda end: end.reshape(*end.shape[:2], *graph.in_shape))
         return interval_adjoints(graph, slopes, found)
@@ -100,7 +100,7 @@ def _recur_together(
         return by_intervals(graph, slopes, ranges, refined(), Status.TIME_LIMIT)
 
     def across(directions: Tensor) -> Interval:
-        def rows(merged: Graph, own: Mapping[Node, Interval]) -> Interval:
+        def rows(merged: Graph, own: Facts) -> Interval:
             return recur(merged, own, {}, relax, budget).entries
 
         return sums_across(graph, slopes, entries, directions, rows, budget)
@@ -108,7 +108,7 @@ def _recur_together(
     return JacobianEnclosure(entries, recursion.along, Deferred(refined), slopes, ranges, across=across)
 
 
-def _is_hopeful(graph: Graph, slopes: Mapping[Node, Interval], budget: Budget) -> bool:
+def _is_hopeful(graph: Graph, slopes: Facts, budget: Budget) -> bool:
     """Whether the recursion may come to an end in the time that is left: it is of no use before."""
     if budget.remaining == inf:
         return True
@@ -119,10 +119,10 @@ def _is_hopeful(graph: Graph, slopes: Mapping[Node, Interval], budget: Budget) -
 
 def sums_across(
     graph: Graph,
-    slopes: Mapping[Node, Interval],
+    slopes: Facts,
     entries: Interval,
     directions: Tensor,
-    bound: Callable[[Graph, Mapping[Node, Interval]], Interval],
+    bound: Callable[[Graph, Facts], Interval],
     budget: Budget,
 ) -> Interval:
     """Certified range of ``sum_j J[j, k] directions[n, j, k]`` for every set n and input k, shape (N, inputs).
@@ -185,9 +185,7 @@ class Recursion:
         late: whether there were such columns.
     """
 
-    def __init__(
-        self, core: UnstableCore, adjoints: Mapping[Node, Interval], relax: ProductRelaxation, budget: Budget
-    ) -> None:
+    def __init__(self, core: UnstableCore, adjoints: Facts, relax: ProductRelaxation, budget: Budget) -> None:
         self._core, self._adjoints, self._relax, self._budget = core, adjoints, relax, budget
         self._outputs, self._sets = size(core.graph.output), core.sets
         self._derivative: dict[Node, Interval] = {}

@@ -7,8 +7,6 @@ Source: RecurJac (AAAI 2019), "forward" bounds with shift 0 and 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -20,14 +18,12 @@ from jacobound.jacobian.recursion.groups import one_by_one
 from jacobound.jacobian.recursion.operations import interval_operations, recursion_operations
 from jacobound.jacobian.recursion.product_lines import ProductRelaxation
 from jacobound.jacobian.recursion.recursion import recur, sums_across
-from jacobound.method import Budget, Deferred, JacobianEnclosure
+from jacobound.method import Budget, Deferred, Facts, JacobianEnclosure
 from jacobound.operators.base import LinearOperator, positions
 from jacobound.operators.kinds import Identity, Select
 
-Slopes = Mapping[Node, Interval]
 
-
-def reversed_graph(graph: Graph, slopes: Slopes) -> tuple[Graph, Slopes]:
+def reversed_graph(graph: Graph, slopes: Facts) -> tuple[Graph, Facts]:
     """The graph from the outputs back to the input, and the slopes of its activations."""
     mirrored: dict[Node, Node] = {}
     their_slopes: dict[Node, Interval] = {}
@@ -52,7 +48,7 @@ def reversed_graph(graph: Graph, slopes: Slopes) -> tuple[Graph, Slopes]:
     return Graph(mirrored[graph.input], frozenset((*mirrored.values(), *their_slopes))), their_slopes
 
 
-def tail(graph: Graph, start: Elementwise, slopes: Slopes, entries: Tensor | None = None) -> tuple[Graph, Slopes]:
+def tail(graph: Graph, start: Elementwise, slopes: Facts, entries: Tensor | None = None) -> tuple[Graph, Facts]:
     """The part of a graph behind a node, as a network of that node; what does not depend on the node is left out.
 
     The derivative is that of the outputs with respect to the node. Values agree where all paths cross the node.
@@ -78,7 +74,7 @@ def tail(graph: Graph, start: Elementwise, slopes: Slopes, entries: Tensor | Non
     return Graph(copies[graph.output], frozenset(copies.values())), their_slopes
 
 
-def operations(graph: Graph, slopes: Slopes) -> dict[str, float]:
+def operations(graph: Graph, slopes: Facts) -> dict[str, float]:
     """Counted multiplications and additions of every direction, by name; rounding work is left out.
 
     Args:
@@ -96,9 +92,7 @@ def operations(graph: Graph, slopes: Slopes) -> dict[str, float]:
     return found
 
 
-def forward(
-    graph: Graph, slopes: Slopes, ranges: Slopes, relax: ProductRelaxation, budget: Budget
-) -> JacobianEnclosure:
+def forward(graph: Graph, slopes: Facts, ranges: Facts, relax: ProductRelaxation, budget: Budget) -> JacobianEnclosure:
     """RecurJac-F0: the recursion from the input to the outputs, by the reversed graph."""
     backwards, their_slopes = reversed_graph(graph, slopes)
     found = recur(backwards, their_slopes, {}, relax, budget)
@@ -117,7 +111,7 @@ def forward(
         turned = directions.mT.contiguous()
         return found.along(turned).intersect(interval_dot(turned, found.entries))
 
-    def adjoints() -> Slopes:
+    def adjoints() -> Facts:
         return interval_adjoints(graph, slopes, {graph.input: _shaped(entries, graph.in_shape)})
 
     return JacobianEnclosure(entries, along, Deferred(adjoints), slopes, ranges, found.status, across)
@@ -129,7 +123,7 @@ def _shaped(entries: Interval, shape: tuple[int, ...]) -> Interval:
 
 
 def forward_shifted(
-    graph: Graph, slopes: Slopes, ranges: Slopes, relax: ProductRelaxation, budget: Budget
+    graph: Graph, slopes: Facts, ranges: Facts, relax: ProductRelaxation, budget: Budget
 ) -> JacobianEnclosure:
     """RecurJac-F1: F0 behind the first activation that all paths cross, and one interval step through it."""
     if not graph.crossings:
@@ -149,18 +143,18 @@ def forward_shifted(
         return whole.intersect(interval_dot(directions, entries))
 
     def across(directions: Tensor) -> Interval:
-        def rows(merged: Graph, own: Slopes) -> Interval:
+        def rows(merged: Graph, own: Facts) -> Interval:
             return forward_shifted(merged, own, {}, relax, budget).entries
 
         return sums_across(graph, slopes, entries, directions, rows, budget)
 
-    def adjoints() -> Slopes:
+    def adjoints() -> Facts:
         return interval_adjoints(graph, slopes, {first: matrix})
 
     return JacobianEnclosure(entries, along, Deferred(adjoints), slopes, ranges, behind.status, across)
 
 
-def interval_tangents(graph: Graph, slopes: Slopes, directions: Tensor) -> dict[Node, Interval]:
+def interval_tangents(graph: Graph, slopes: Facts, directions: Tensor) -> dict[Node, Interval]:
     """Enclosures of every node's derivative along input directions, by the interval chain rule.
 
     Args:

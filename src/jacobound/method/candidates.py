@@ -1,32 +1,34 @@
 """What methods know of the constants of a run of sets: candidates by name, of which the smallest certified one counts.
 
 A Jacobian method gives the norm of its enclosure and products of norms with it; a Lipschitz method gives one constant
-per set. `Best` asks several of both.
+per set.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from jacobound.arithmetic.intervals import Interval
-from jacobound.arithmetic.rounding import up
+from jacobound.arithmetic.rounding import inflate, up
 from jacobound.budget import Budget, OutOfTimeError
-from jacobound.constants.from_entries import from_entries, split_products
-from jacobound.constants.lipschitz_method import ConstantBound, LipschitzMethod, conversion, little_work
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Node
-from jacobound.inputs.domains import Domain
-from jacobound.jacobian.tangents import is_unstable
-from jacobound.method import JacobianEnclosure, JacobianMethod
+from jacobound.graph.nodes import Affine, size
+from jacobound.method.enclosure import JacobianEnclosure
+from jacobound.method.facts import Facts, is_unstable
+from jacobound.method.from_entries import from_entries, split_products
+from jacobound.method.query import Query
+from jacobound.operators.norms import LITTLE_WORK, PRODUCTS
 from jacobound.results.kinds import Candidate, Status
 
 Norm = tuple[float, float]
-Ranges = Mapping[Node, Interval]
+
+# The part of a call's time that the cheap norms of all layers may take together.
+LITTLE_PART = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +38,12 @@ class Candidates:
     Args:
         known: candidates by name, values of shape (N,).
         unstable: number of neurons of each set whose slope is not known, shape (N,).
+        enclosure: what is known of the Jacobian besides, where it was enclosed.
     """
 
     known: Mapping[str, Candidate]
     unstable: Tensor
+    enclosure: JacobianEnclosure | None = None
 
     @property
     def upper(self) -> Tensor:
@@ -102,111 +106,46 @@ def worst(statuses: list[Status]) -> Status:
     return min(statuses, key=lambda status: (status.certified, status is Status.CERTIFIED), default=Status.CERTIFIED)
 
 
-def candidates(
-    method: JacobianMethod | LipschitzMethod,
-    graph: Graph,
-    domain: Domain,
-    norm: Norm,
-    budget: Budget,
-    ranges: Ranges | None = None,
-) -> Candidates:
-    """Everything that one method knows of the constants of every set of a domain.
+def of_enclosure(enclosure: JacobianEnclosure, name: str, query: Query, started: float | None = None) -> Candidates:
+    """Constants from what is known of the Jacobian over the sets of a query, by name.
 
     Args:
-        ranges: known enclosures of the nodes of ``graph.expanded()``, each (N, *node shape).
-    """
-    name = type(method).__name__
-    if isinstance(method, JacobianMethod):
-        return of_jacobian(method, name, graph.expanded(), domain, norm, budget, ranges)
-    return of_sets(method, name, graph, domain, norm, budget, ranges)
-
-
-def of_jacobian(
-    method: JacobianMethod,
-    name: str,
-    graph: Graph,
-    domain: Domain,
-    norm: Norm,
-    budget: Budget,
-    ranges: Ranges | None = None,
-    through: Sequence[float] | None = None,
-) -> Candidates:
-    """Constants from an enclosure of the Jacobian, for all sets together.
-
-    Args:
-        graph: without `Vector` nodes.
-        through: exponents of the norms in which products of norms are taken; None for that of the input.
-    """
-    started = budget.spent
-    enclosure = method.enclose(graph, domain, budget, ranges)
-    return of_enclosure(enclosure, name, graph, len(domain), norm, budget, through, started)
-
-
-def of_enclosure(
-    enclosure: JacobianEnclosure,
-    name: str,
-    graph: Graph,
-    sets: int,
-    norm: Norm,
-    budget: Budget,
-    through: Sequence[float] | None = None,
-    started: float | None = None,
-) -> Candidates:
-    """Constants from what is known of the Jacobian over some sets.
-
-    Args:
-        through: as for `of_jacobian`.
+        query: about the graph, without `Vector` nodes, whose Jacobian is enclosed.
         started: when the work began, by `Budget.spent`; now, when None.
     """
-    (p, q), began = norm, budget.spent if started is None else started
+    (p, q), budget, sets = query.norm, query.budget, len(query.domain)
+    began = budget.spent if started is None else started
     values = {name: from_entries(enclosure, p, q)}
-    for exponent in (p,) if through is None else through:
-        try:
-            split = split_products(graph, enclosure, exponent, q, little_work(graph, budget))
-        except OutOfTimeError:
-            break
-        if exponent != p:
-            factor = conversion(graph, (exponent, q), norm)
-            split = {f"{called} in l_{exponent:g}": up(value * factor) for called, value in split.items()}
-        values |= split
+    with contextlib.suppress(OutOfTimeError):
+        values |= split_products(query.graph, enclosure, p, q, little_work(query.graph, budget))
     seconds = {name: budget.spent - began}
     known = {
         called: Candidate(value.expand(sets), Status.of(enclosure.status, value), seconds.get(called, 0.0))
         for called, value in values.items()
     }
-    return Candidates(known, unstable_neurons(enclosure.slopes, sets))
+    return Candidates(known, unstable_neurons(enclosure.slopes, sets), enclosure)
 
 
-def of_sets(
-    method: LipschitzMethod,
-    name: str,
-    graph: Graph,
-    domain: Domain,
-    norm: Norm,
-    budget: Budget,
-    ranges: Ranges | None = None,
-) -> Candidates:
-    """Constants of the sets one by one; the time that is left is shared by those that are left."""
-    started, sets = budget.spent, len(domain)
-    found: list[ConstantBound] = []
-    for k in range(sets):
-        known = None if ranges is None else {node: x[k] for node, x in ranges.items()}
-        share = budget.within(budget.remaining / (sets - k))
-        try:
-            found.append(method.constant(graph, domain[k : k + 1], norm, share, known))
-        except OutOfTimeError:
-            if not found:
-                raise
-            nothing = torch.full_like(found[0].value, math.inf)
-            found += [replace(found[0], value=nothing, status=Status.TIME_LIMIT, certificates=())] * (sets - k)
-            break
-    slopes = [{node: slope[None] for node, slope in one.slopes.items()} for one in found]
-    values = torch.stack([one.value for one in found])
-    moved = values.to(graph.example)
-    moved = torch.where(moved.to(values) < values, up(moved).to(values), moved.to(values)).to(graph.example)
-    status, certificates = worst([one.status for one in found]), tuple(one.certificates for one in found)
-    one = Candidate(moved, status, budget.spent - started, certificates if any(certificates) else ())
-    return Candidates({name: one}, torch.cat([unstable_neurons(slope, 1) for slope in slopes]))
+def norm_of(enclosure: JacobianEnclosure, query: Query) -> Candidate:
+    """The norm of what is known of the Jacobian over the sets of a query, alone."""
+    began, value = query.budget.spent, from_entries(enclosure, *query.norm)
+    status = Status.of(enclosure.status, value)
+    return Candidate(value.expand(len(query.domain)), status, query.budget.spent - began)
+
+
+def products_through(exponent: float, enclosure: JacobianEnclosure, query: Query) -> dict[str, Candidate]:
+    """Products of norms of another exponent than the query's, converted; none when their time is over."""
+    (p, q), graph, sets = query.norm, query.graph, len(query.domain)
+    try:
+        found = split_products(graph, enclosure, exponent, q, little_work(graph, query.budget))
+    except OutOfTimeError:
+        return {}
+    factor = conversion(graph, (exponent, q), (p, q))
+    values = {f"{called} in l_{exponent:g}": up(value * factor) for called, value in found.items()}
+    return {
+        called: Candidate(value.expand(sets), Status.of(enclosure.status, value), 0.0)
+        for called, value in values.items()
+    }
 
 
 def converted(candidate: Candidate, graph: Graph, known: Norm, wanted: Norm) -> Candidate:
@@ -215,7 +154,25 @@ def converted(candidate: Candidate, graph: Graph, known: Norm, wanted: Norm) -> 
     return candidate if factor == 1 else replace(candidate, value=up(candidate.value * factor))
 
 
-def unstable_neurons(slopes: Mapping[Node, Interval], sets: int) -> Tensor:
+def unstable_neurons(slopes: Facts, sets: int) -> Tensor:
     """How many neurons of each set have more than one possible slope, shape (N,)."""
     counts = [is_unstable(slope).flatten(1).sum(1).cpu() for slope in slopes.values()]
     return torch.stack(counts).sum(0) if counts else torch.zeros(sets, dtype=torch.int64)
+
+
+def little_work(graph: Graph, budget: Budget) -> int:
+    """Products for the certificate of one norm, so that those of all layers take a part of a call's time together."""
+    layers = sum(len(node.terms) for node in graph.nodes if isinstance(node, Affine))
+    if math.isinf(budget.of_call):
+        return LITTLE_WORK
+    return max(1, min(LITTLE_WORK, int(LITTLE_PART * budget.of_call * PRODUCTS / max(1, layers))))
+
+
+def conversion(graph: Graph, known: tuple[float, float], wanted: tuple[float, float]) -> float:
+    """The factor from a constant for one pair of norms to one for another, rounded up to a float.
+
+    ``||x||_a <= n^(1/a - 1/b) ||x||_b`` for a <= b, and ``||x||_a <= ||x||_b`` for a >= b.
+    """
+    before = size(graph.input) ** max(0.0, 1 / known[0] - 1 / wanted[0])
+    after = size(graph.output) ** max(0.0, 1 / wanted[1] - 1 / known[1])
+    return float(inflate(torch.tensor(before * after, dtype=torch.float64), 16)) if before * after > 1 else 1.0

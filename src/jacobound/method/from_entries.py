@@ -8,7 +8,7 @@ of |.| and the split products are ours (ARCHITECTURE.md).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -19,7 +19,8 @@ from jacobound.arithmetic.rounding import down, up
 from jacobound.budget import checkpoint
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
-from jacobound.method import JacobianEnclosure
+from jacobound.method.enclosure import JacobianEnclosure
+from jacobound.method.facts import Facts
 from jacobound.operators.base import LinearOperator
 from jacobound.operators.norms import LITTLE_WORK, norms_of_rows, operator_norm
 
@@ -101,9 +102,7 @@ def split_products(
     return found
 
 
-def norms_before(
-    graph: Graph, slopes: Mapping[Node, Interval], p: float, most_work: int = LITTLE_WORK
-) -> dict[Node, Tensor]:
+def norms_before(graph: Graph, slopes: Facts, p: float, most_work: int = LITTLE_WORK) -> dict[Node, Tensor]:
     """Certified l_p Lipschitz constants of every node as a function of the input, by sums and products of norms.
 
     Returns:
@@ -127,7 +126,7 @@ def norms_before(
     return found
 
 
-def _gate(graph: Graph, node: Affine, slopes: Mapping[Node, Interval]) -> Tensor | None:
+def _gate(graph: Graph, node: Affine, slopes: Facts) -> Tensor | None:
     """Entries (N, *shape) of an affine node that its only reader, an activation, passes on; None when all count."""
     readers = graph.consumers[node]
     if len(readers) != 1 or node is graph.output or not isinstance(readers[0], Elementwise):
