@@ -134,7 +134,7 @@ class Budget:
         return process_time() - self.cpu_started if by_cpu else monotonic() - self.started
 
     def within(self, seconds: float) -> Budget:
-        """The same budget with at most so many seconds from now; no limit stays none when seconds is inf."""
+        """This budget with at most so many seconds from now; no limit stays none when seconds is inf."""
         limit = min(self.remaining, seconds)
         if limit == self.remaining or self.interrupt.is_asked:
             return self
@@ -151,7 +151,7 @@ class Budget:
         )
 
     def unlimited(self) -> Budget:
-        """The same without a time limit; an interrupt still ends it."""
+        """This budget without a time limit; an interrupt still ends it."""
         return replace(self, seconds=None, cpu_seconds=None)
 
     def tell(self, done: float, total: float, what: str) -> None:

@@ -45,7 +45,7 @@ def execution_error(graph: Graph, domain: Domain, budget: Budget, method: Output
 
 
 def executed(graph: Graph, arithmetic: Executed) -> Graph:
-    """The same graph, whose values are those that an engine computes.
+    """A graph whose values are those that an engine computes in place of the exact ones.
 
     Raises:
         UnsupportedOpError: when it holds a function (softmax, attention, ...) whose rounding is not known.

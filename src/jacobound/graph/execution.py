@@ -100,5 +100,5 @@ class Execution:
     nodes: frozenset[object]
 
     def on(self, moved: Mapping[Any, object]) -> Execution:
-        """The same on a copy of the graph, given the copy of every node."""
+        """This execution on a copy of the graph, given the copy of every node."""
         return Execution(self.arithmetic, frozenset(moved[node] for node in self.nodes if node in moved))

@@ -181,7 +181,7 @@ class Graph:
         return Graph(output, frozenset(self.nodes), self.execution, self.source)
 
     def with_affine_output(self) -> Graph:
-        """The same network with an affine last node: derivatives start from there."""
+        """This network with an affine last node: derivatives start from there."""
         if isinstance(self.output, Affine):
             return self
         last = Identity(self.output.shape, self.output.shape, self.example)
@@ -246,7 +246,7 @@ class Graph:
         return self._behind(weighting(self.input, self.example, weights), self.source)
 
     def _behind(self, first: Affine, source: Source) -> Graph:
-        """The same network reading another node in place of its input."""
+        """This network reading another node in place of its input."""
         moved: dict[Node, Node] = {self.input: first}
         for node in self.nodes:
             if node is not self.input:
@@ -255,7 +255,7 @@ class Graph:
 
     @cached_property
     def single(self) -> Graph:
-        """The same network in float32, made once.
+        """This network in float32, made once.
 
         Raises:
             UnsafeArithmeticError: when a weight would change.
@@ -264,11 +264,11 @@ class Graph:
 
     @cached_property
     def double(self) -> Graph:
-        """The same network in float64, made once."""
+        """This network in float64, made once."""
         return self if self.dtype == torch.float64 else self.to(dtype=torch.float64)
 
     def lowered(self) -> Graph:
-        """The same network with comparisons (maximum, sort) expanded, and with one axis where a node has none.
+        """This network with comparisons (maximum, sort) expanded, and with one axis where a node has none.
 
         `Vector` nodes of other kinds stay: ranges and products of norms are known of them. It is the graph itself when
         nothing has to change.
@@ -276,7 +276,7 @@ class Graph:
         return self._lowered
 
     def expanded(self) -> Graph:
-        """The same network as bound methods take it: without `Vector` nodes, and with one axis where a node has none.
+        """This network as bound methods take it: without `Vector` nodes, and with one axis where a node has none.
 
         It is the graph itself when nothing has to change.
 
@@ -306,7 +306,7 @@ class Graph:
         return rest.computed() if any(isinstance(node, Vector) for node in rest.nodes) else rest
 
     def computed(self) -> Graph:
-        """The same network without the `Vector` nodes that an engine computes; comparisons stay.
+        """This network without the `Vector` nodes that an engine computes; comparisons stay.
 
         Raises:
             UnsupportedOpError: when a function has no expansion.
@@ -358,7 +358,7 @@ class Graph:
         return "\n".join((*parts, f"SHA-256 of structure and weights: {self.fingerprint}"))
 
     def named(self, source: Source) -> Graph:
-        """The same network with a note where it came from."""
+        """This network with a note where it came from."""
         return Graph(self.output, frozenset(self.nodes), self.execution, source)
 
     def __repr__(self) -> str:

@@ -148,7 +148,7 @@ class VectorFunction(ABC):
         """
 
     def parts(self, p: float, x: Interval) -> tuple[Part, ...]:
-        """The same for disjoint parts of the source, when they differ: constants c_k of parts k with
+        """Lipschitz constants for disjoint parts of the source, when they differ: constants c_k of parts k with
 
         ``||f(a) - f(b)||_p <= sum_k c_k ||(a - b) on part k||_p`` for all a and b in x. Empty: nothing is known besides
         `constant`.
@@ -165,7 +165,7 @@ class VectorFunction(ABC):
         del x, node
 
     def expand(self, source: Node, name: str) -> Node:
-        """The same real function in affine and elementwise nodes.
+        """This real function in affine and elementwise nodes.
 
         Raises:
             UnsupportedOpError: when there is none; the message names the node and what to do.
@@ -253,7 +253,7 @@ class Choice(ABC):
 
     @abstractmethod
     def rebuilt(self, source: Node, gate: Elementwise, device: torch.device) -> Choice:
-        """The same choice in a copy of the graph."""
+        """This choice in a copy of the graph."""
 
 
 Node = Input | Affine | Elementwise | Vector

@@ -24,7 +24,7 @@ class Source:
     units: tuple[str, ...] = ()
 
     def told_with(self, unit: str) -> Source:
-        """The same network with something more in front or behind."""
+        """The source of this network with something more in front or behind."""
         return replace(self, units=(*self.units, unit))
 
     def __str__(self) -> str:

@@ -42,7 +42,7 @@ class Domain:
         return len(self.box.lower)
 
     def __getitem__(self, sets: slice | Tensor) -> Domain:
-        """Some of the sets."""
+        """The domain of the sets that `which` chooses."""
         if self.centre is None or self.radius is None:
             return Domain(self.box[sets])
         return Domain(self.box[sets], self.centre[sets], self.radius[sets], self.p, self.scale)

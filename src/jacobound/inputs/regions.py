@@ -1,4 +1,4 @@
-"""Where the input may be: `Ball`, `Box`, `WholeSpace`; and `Domain`, several convex sets as the methods see them.
+"""Regions of the input: `Ball`, `Box`, `WholeSpace`; and `Domain`, several convex sets as the methods see them.
 
 A region may hold many sets (a batch of centres, a list of radii). `Region.domains` gives any run of them as one
 `Domain`, rounded outward into the graph's dtype, so a domain always contains the sets that the user asked for.

@@ -40,7 +40,7 @@ def sets_in_units(domains: Domains, units: Tensor | None) -> Domains:
 
 
 def inner_sets_in_units(domains: Domains, units: Tensor | None) -> Domains:
-    """The same in float64 for points of a lower end: balls are not grown by what moving a centre costs.
+    """Sets in units of the input, in float64, for a lower end: balls are not grown by what moving a centre costs.
 
     Where a ball is smaller than that, only its centre is left, as the box of all products that it can be.
     """

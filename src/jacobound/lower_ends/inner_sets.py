@@ -82,7 +82,7 @@ class InnerSets:
         return inside & ((distance == 0) | (distance * (1 + units) <= radius * (1 - units)))
 
     def __getitem__(self, sets: Tensor) -> InnerSets:
-        """Some of the sets, also several times."""
+        """The inner sets that an index chooses, also several times."""
         return InnerSets(self.domain[sets])
 
     def around(self, points: Tensor) -> Domain:

@@ -172,7 +172,7 @@ class _Plan:
         del self.errors[errors:]
 
     def _ask_for_anything(self) -> None:
-        """What is left when all was given up: intervals and the cheapest norms, whatever the clock says."""
+        """The last resort when all methods were given up: intervals and the cheapest norms, whatever the clock says."""
         find = partial(cheapest, self.graph, self.domain, self.norm, self.budget)
         self._attempt(f"{AutoLip.__name__}({IBP()})", find, self.budget)
 

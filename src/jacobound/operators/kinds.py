@@ -293,7 +293,7 @@ class Scale(LinearOperator):
 
 
 def with_shapes(operator: LinearOperator, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> LinearOperator:
-    """The same map between other shapes of the same sizes, for the kinds that can take or give a single number.
+    """A map between other shapes of the same sizes, for the kinds that can take or give a single number.
 
     Raises:
         ShapeError: for the other kinds, unless their shapes are these already.

@@ -178,7 +178,7 @@ def _remembered(
 
 
 def _on_cpu(operator: LinearOperator) -> LinearOperator:
-    """The same operator in float64 on the CPU, where factorisations are trusted."""
+    """An operator moved to float64 on the CPU, where factorisations are trusted."""
     example = operator.example()
     if example.is_cpu and example.dtype == torch.float64:
         return operator

@@ -101,7 +101,7 @@ class Sparse(LinearOperator):
 
     @cached_property
     def _transposed(self) -> Sparse:
-        """The same entries sorted by where they are read; the r-th use of an entry stands in row r."""
+        """Entries of the matrix sorted by where they are read; the r-th use of an entry stands in row r."""
         index = _rows(self.index)
         row, target = (index >= 0).nonzero(as_tuple=True)
         source = index[row, target]

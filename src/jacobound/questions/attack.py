@@ -161,7 +161,7 @@ def _along_gradients(graph: Graph, balls: Balls, points: Tensor, rows: Tensor) -
 
 
 def linear_radii(graph: Graph, points: Tensor, rows: Tensor, p: float) -> Tensor:
-    """Where the margins would be lost if they were linear, shape (T,)."""
+    """The radius at which the margins would be lost if they were linear, shape (T,)."""
     margin, gradient = _margins(graph, points.unsqueeze(1), rows)
     steepness = _length(gradient[:, 0], {1: inf, 2: 2, inf: 1}[p])
     found = (margin[:, 0].abs() / steepness).nan_to_num(nan=1.0, posinf=1.0)

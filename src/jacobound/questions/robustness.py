@@ -284,7 +284,7 @@ class _Search:
         return found
 
     def _linear_radii(self, points: Tensor, rows: Tensor, right: Tensor) -> Tensor:
-        """Where the first of the positive margins would be lost if they were linear, shape (n,)."""
+        """The radius at which the first of the positive margins would be lost if they were linear, shape (n,)."""
         count, columns = right.shape
         places = self.balls.points[points].to(self.graph.dtype).repeat_interleave(columns, 0)
         found = linear_radii(self.graph, places, rows.to(places).repeat(count, 1), self.balls.p)

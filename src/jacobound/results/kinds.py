@@ -46,11 +46,11 @@ class Result:
         return self.provenance.question
 
     def asking(self, question: Question) -> Self:
-        """The same result with what was asked."""
+        """This result with what was asked."""
         return replace(self, provenance=replace(self.provenance, question=question))  # type: ignore[type-var]
 
     def asked_by(self, command: tuple[str, ...]) -> Self:
-        """The same result with the words of the command line that asked."""
+        """This result with the words of the command line that asked."""
         return self.asking(replace(Question("?") if self.question is None else self.question, command=command))
 
     def headline(self) -> str:

@@ -163,7 +163,7 @@ class _LiveSweeps(Sweeps):
 
 
 class _PairSweeps(_LiveSweeps):
-    """The same with pairs of layers.
+    """Sweeps that gradients pass, with pairs of layers.
 
     Args:
         pair_of: the bound of a pair by the name of its place: (name, second matrix, first matrix, slopes between).

@@ -190,7 +190,7 @@ def _tensors(graphs: Graphs) -> Iterator[Tensor]:
 
 
 def _with_tensors(part: Any, now: Any) -> Any:
-    """The same operator, activation or function with other tensors, and without uncertainty of its weights."""
+    """An operator, activation or function with other tensors, and without uncertainty of its weights."""
     if isinstance(part, Activation):
         return part if part.rebuild is None else part.rebuild(*map(now, part.parameters))
     changed = {}

@@ -265,7 +265,7 @@ def gelu(x: Interval) -> Interval:
 
 
 def _finite_below(x: Interval) -> Interval:
-    """The same interval; an end of +inf gives a finite lower bound."""
+    """An interval whose lower end is made finite where it is +inf."""
     return Interval(x.lower.clamp(max=torch.finfo(x.lower.dtype).max / 4), x.upper)
 
 

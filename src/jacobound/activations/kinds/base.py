@@ -84,7 +84,7 @@ class Activation:
         return (activation, (self.name,)) if self.rebuild is None else (self.rebuild, self.parameters)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Activation:
-        """The same function with its parameters elsewhere.
+        """This function with its parameters on another device or in another dtype.
 
         Raises:
             UnsafeArithmeticError: when `dtype` cannot hold a parameter exactly.

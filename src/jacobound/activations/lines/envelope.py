@@ -58,7 +58,7 @@ def envelope(curve: Curve, x: Interval) -> Slopes:
 
 @dataclass(frozen=True, eq=False)
 class _Contacts:
-    """Where the two lines touch on both sides of the middle; tensors of shape (2, *interval), upper line first.
+    """Points where the two lines touch on both sides of the middle; tensors of shape (2, *interval), upper line first.
 
     Args:
         left, right: points.

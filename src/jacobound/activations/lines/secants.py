@@ -48,7 +48,7 @@ def chord(curve: Curve, y: Tensor, z: Tensor, slopes: Slopes) -> Interval:
 
 
 def one_bend(curve: Curve, x: Interval) -> tuple[Tensor, Tensor]:
-    """Where the derivative only rises and then falls on `x`, and where it only falls and then rises."""
+    """Masks of the intervals on which the derivative rises, then falls, and of those on which it falls, then rises."""
     rose, fell = (torch.zeros_like(x.lower, dtype=torch.bool) for _ in range(2))
     peak, dip = ~rose, ~fell
     met_before = rose

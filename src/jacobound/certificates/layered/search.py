@@ -71,7 +71,7 @@ class Sweep:
         return Sweep(chain, *norm)
 
     def single(self) -> Sweep:
-        """The same in float32: enough to steer by."""
+        """A sweep in float32: enough to steer by."""
         return replace(self, chain=self.chain.to(torch.float32))
 
     @property

@@ -60,7 +60,7 @@ def say_jacobian(jacobian: JacobianBounds, names: Sequence[str], most: int = MOS
 
 
 def certain_signs(lower: Tensor, upper: Tensor) -> Tensor:
-    """Where the bounds have zero outside; NaN counts as unknown."""
+    """Mask of the entries whose bounds exclude zero; NaN counts as not excluding it."""
     return (lower > 0) | (upper < 0)
 
 

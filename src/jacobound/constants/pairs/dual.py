@@ -85,7 +85,7 @@ class Pair:
 
     @cached_property
     def oriented(self) -> Pair:
-        """The same pair or its transpose, such that q <= p."""
+        """The pair of layers, transposed where that makes q <= p."""
         if self.right.shape[1] <= self.left.shape[0]:
             return self
         return Pair(self.right.T.contiguous(), self.left.T.contiguous(), self.lower, self.upper)

@@ -255,7 +255,7 @@ class Sort(Selecting):
         return source
 
     def _pairs(self, comparators: list[tuple[int, int]]) -> Pairs:
-        """The same comparators in every group."""
+        """Pairs of entries for some comparators, repeated in every group."""
         place = torch.arange(prod(self.in_shape), device=self.like.device).reshape(-1, self.in_shape[-1])
         low, high = (list(ends) for ends in zip(*comparators, strict=True))
         count = len(comparators)

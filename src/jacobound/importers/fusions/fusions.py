@@ -79,7 +79,7 @@ class Gate:
         return Fused(activation(made) if isinstance(made, str) else made, times(self.k, outer), inner, self.a)
 
     def behind(self, source: Node) -> Gate:
-        """The same with the argument of an inner function as source."""
+        """This gate with the argument of an inner function as source."""
         return _gate(self.factor, self.shift, self.numbers, self.left, source)
 
 

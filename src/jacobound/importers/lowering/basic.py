@@ -103,7 +103,7 @@ class BasicSteps:
         return moved
 
     def reshape(self, node: Node, shape: tuple[int, ...], name: str) -> Node:
-        """The same entries in the same order under another shape (without batch)."""
+        """A node's entries in their order under another shape (without batch)."""
         return node if node.shape == shape else self._as_affine(node, Identity(node.shape, shape, self.like), name)
 
     def expand(self, node: Node, shape: tuple[int, ...], name: str) -> Node:

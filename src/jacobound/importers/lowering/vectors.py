@@ -174,7 +174,7 @@ class VectorSteps(ProductSteps):
         return Vector(function, source, name)
 
     def _aligned_stacks(self, nodes: list[Node], name: str) -> list[Node]:
-        """The same axes in front of the matrices."""
+        """Nodes broadcast to equal axes in front of their matrices."""
         try:
             lead = torch.broadcast_shapes(*(node.shape[:-2] for node in nodes))
         except RuntimeError:

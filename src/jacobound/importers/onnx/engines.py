@@ -162,7 +162,7 @@ class BatchNormalization(OpRun):
 
 
 class Softmax(OpRun):
-    """Before opset 13, where an axis and all behind it are one; onnx's own evaluator takes that axis alone."""
+    """Softmax before opset 13, where an axis and all behind it are one; onnx's own evaluator takes that axis alone."""
 
     op_domain = ""
 
@@ -171,7 +171,7 @@ class Softmax(OpRun):
 
 
 class LogSoftmax(OpRun):
-    """The same for its logarithm."""
+    """Log-softmax with the meaning of `Softmax` above."""
 
     op_domain = ""
 

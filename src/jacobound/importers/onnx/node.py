@@ -197,7 +197,7 @@ def _results(node: NodeProto, position: int, place: Place, inputs: tuple[Value |
 
 
 def _lowered(node: NodeProto, position: int, place: Place, inputs: tuple[Value | None, ...]) -> tuple[Value, ...]:
-    """The same with errors that hold the reason only."""
+    """This node with errors that hold the reason only."""
     constant = tuple(None if isinstance(value, Traced) else value for value in inputs)
     if not any(isinstance(value, Traced) for value in inputs) and node.op_type in ("Constant", *FOLDABLE):
         return _folded(node, place, constant)

@@ -110,7 +110,7 @@ class Symbols:
         return Interval.safe(down(forms.centre - radius), up(forms.centre + radius))
 
     def rounded(self, forms: Forms, roundings: int, further: Tensor | float = 0.0) -> Forms:
-        """The same with the error of coefficients that were computed with so many roundings each.
+        """Forms with the error of coefficients that were computed with so many roundings each.
 
         Args:
             further: sizes of terms of the sums that may be larger than the results.

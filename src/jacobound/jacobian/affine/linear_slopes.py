@@ -206,7 +206,7 @@ class Sweeps:
 
 
 def _flat(lines: Lines) -> Lines:
-    """The same lines for flattened entries, (N, entries)."""
+    """Lines for flattened entries, (N, entries)."""
     ends = (lines.lower_slope, lines.lower_offset, lines.upper_slope, lines.upper_offset)
     return Lines(*(end.flatten(1) for end in ends))
 

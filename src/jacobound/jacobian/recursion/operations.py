@@ -26,7 +26,7 @@ def recursion_operations(graph: Graph, slopes: Facts) -> float:
 
 
 class _Count:
-    """The same walks as those of the core and the recursion, on sizes alone; lives for one call."""
+    """Walks of the core and the recursion on sizes alone, which count their operations; lives for one call."""
 
     def __init__(self, graph: Graph, slopes: Facts) -> None:
         self._graph, self._outputs = graph, size(graph.output)

@@ -232,7 +232,7 @@ class Inserter:
         return copy
 
     def rename(self, graph: GraphProto, names: dict[str, str], label: str, given: Mapping[str, AttributeProto]) -> None:
-        """The same inside of an inner graph, whose own names are new ones too."""
+        """Renaming inside an inner graph, whose own names are new ones too."""
         for entry in (*graph.input, *graph.initializer):
             names.pop(entry.name, None)
             entry.name = self.named(entry.name, names, label)

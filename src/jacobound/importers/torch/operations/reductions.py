@@ -84,7 +84,7 @@ def median(call: Call) -> Value:
 
 
 def _ranked(call: Call, dim: int, descending: bool, places: Callable[[int], slice], keep: bool) -> Node:
-    """Some of the sorted values along an axis; without `keep` the axis goes away."""
+    """Sorted values along an axis, at the places asked for; without `keep` the axis goes away."""
     node = call.args[0]
     axis = call.axis(dim, call.rank(node))
     ordered = call.steps.sort(node, axis, descending, f"{call.name}.sort")

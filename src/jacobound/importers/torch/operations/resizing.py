@@ -36,5 +36,5 @@ def copy_entries(call: Call) -> Value:
 
 
 def _by_positions(call: Call, function: Callable[[Tensor], Tensor]) -> Value:
-    """Some of these kernels know no integers; positions are exact in float64."""
+    """Positions from a kernel that knows no integers, computed in float64, where they are exact."""
     return with_batch(call, call.steps.rearrange([call.args[0]], lambda x: function(x.double()).long(), call.name))

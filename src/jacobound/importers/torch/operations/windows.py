@@ -79,7 +79,7 @@ def batch_norm(call: Call) -> Value:
 
 
 def instance_norm(call: Call) -> Node:
-    """The same as batch normalisation where the statistics are stored ones, else a group of its own per channel."""
+    """Instance normalisation: as batch normalisation with stored statistics, else each channel a group of its own."""
     if call.argument(5, "use_input_stats", True):
         gamma, beta = call.optional(call.args[1], "weight"), call.optional(call.args[2], "bias")
         return on_image(

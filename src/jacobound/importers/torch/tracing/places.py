@@ -103,6 +103,6 @@ def place(step: Step) -> str:
 
 
 def at(step: Step) -> str:
-    """The same as `place`, led by the word "at"."""
+    """The place of a node in the model, led by the word "at"."""
     where = place(step)
     return f" at {where}" if where else ""
