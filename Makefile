@@ -6,11 +6,12 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.jacobound-ready
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# Compiled files are kept, whatever the environment says, so that tests are collected in seconds.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 SOURCES := src tests examples campaign $(wildcard benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench soundness matrix dist
+.PHONY: help setup demo quick test check format bench house soundness matrix dist
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST)
@@ -26,7 +27,10 @@ setup: $(READY)  ## create the environment
 demo: $(READY)  ## certify the small network that comes with the package
 	@$(BIN)/jacobound demo
 
-test: $(READY)  ## run all tests
+quick: $(READY)  ## run one case of every test that takes less than a second (a minute)
+	@$(PYTEST) -n $(WORKERS) -q --tier quick
+
+test: $(READY)  ## run all tests, with as many of their cases as it takes to meet every value (minutes)
 	@$(PYTEST) -n $(WORKERS)
 
 check: $(READY)  ## lint, formatting, types and house rules
@@ -42,7 +46,11 @@ format: $(READY)  ## mend lint and formatting where that is automatic
 bench: $(READY)  ## run the benchmarks
 	@$(BIN)/python -m benchmarks
 
-soundness: $(READY)  ## attack every bound: exact cases by the million, damaged files, deliberate mistakes (hours)
+house: $(READY)  ## print how the source tree is built: sizes, imports, names, what tests reach into
+	@$(BIN)/python -m campaign.house
+
+soundness: $(READY)  ## every case of every test, then exact cases by the million, damaged files, mistakes (hours)
+	@$(PYTEST) -n $(WORKERS) --tier soundness
 	@OMP_NUM_THREADS=1 $(BIN)/python -m campaign --primitives 1000000 --exact 100000 --graphs 10000 --exchange 500 \
 		--door 5000 --files 100000 --mutants
 

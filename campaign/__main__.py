@@ -17,7 +17,7 @@ import torch
 
 from campaign import RESULTS, mutants
 from campaign.mutants import all_results, excuses, possible
-from campaign.report import outdated, render, unexcused
+from campaign.report import every_reason, outdated, render, unexcused
 from campaign.runner import Part, generator_of, read, run
 
 PARTS = ("primitives", "exact", "lower", "graphs", "exchange", "door", "calls", "interrupts", "results", "files")
@@ -41,6 +41,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--patience", type=float, default=20.0, metavar="SECONDS", help="of tests for one mistake")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other cases")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument(
+        "--reasons", action="store_true", help="print why each surviving mistake may live, and nothing else"
+    )
     parser.add_argument("--replay", metavar="PART:BATCH", help="run one batch again and print what is wrong")
     return parser.parse_args()
 
@@ -57,6 +60,9 @@ def main() -> int:
     """Zero when nothing was violated, every surviving mistake has its reason, and every reason its survivor."""
     options = arguments()
     torch.set_num_threads(1)
+    if options.reasons:
+        print(every_reason(excuses()))
+        return 0
     if options.mutants is not None:
         mutants.run(options.mutants, options.out, options.most, options.patience)
     if options.replay:

@@ -256,7 +256,7 @@ def pytest_session(root: Path, files: Iterable[str], work: Callable[[Tests], Non
             return True
 
     arguments = ["-q", "-s", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "--tb=line",
-                 "--hypothesis-profile=first-failure", f"--rootdir={root}"]  # fmt: skip
+                 "--hypothesis-profile=first-failure", "--tier=soundness", f"--rootdir={root}"]  # fmt: skip
     return int(
         pytest.main(
             [*arguments, *(file for file in files if (root / file.partition("::")[0]).is_file())], plugins=[Plugin()]

@@ -25,6 +25,7 @@ from typing import Any
 
 from campaign import REPOSITORY
 from campaign.code_swap import Functions, loaded_functions, swap
+from campaign.ledger_keys import landmarks
 from campaign.line_reach import Recorder, statement_lines
 from campaign.mutant_session import Reach, Tests, forked, in_order, name_of, pytest_session, show
 from campaign.mutant_targets import SOURCES, TESTS
@@ -57,39 +58,49 @@ def all_results(results: Path) -> dict[str, Any]:
 
 def kept_of(planned: Iterable[Mutation], known: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of mistakes whose function has not changed since."""
-    return {one.name: known[one.name] for one in planned if _same(one, known.get(one.name))}
+    return {one.name: {**known[one.name], "key": one.key} for one in planned if _same(one, known.get(one.name))}
 
 
 def possible(files: Iterable[str]) -> dict[str, set[str]]:
-    """The names of all mistakes that can be made in files; none for a file that does not exist."""
+    """The keys of all mistakes that can be made in files; none for a file that does not exist."""
     texts = {file: source_of(file).read_text(encoding="utf-8") for file in files if source_of(file).is_file()}
-    return {file: {one.name for one in mutations(text)} for file, text in texts.items()}
+    return {file: {one.key for one in mutations(text)} for file, text in texts.items()}
+
+
+def all_sources() -> dict[str, str]:
+    """The text of every file of the package."""
+    root = REPOSITORY / "src" / "jacobound"
+    return {file.relative_to(root).as_posix(): file.read_text(encoding="utf-8") for file in root.rglob("*.py")}
 
 
 class Pattern(str):
-    """A name in which a star stands for any text, so that one reason may cover a function."""
+    """A key without its hash in which a star stands for any text, so that one reason may cover a function."""
 
     __slots__ = ()
 
 
 def excuses(folder: Path = SURVIVORS) -> dict[str, dict[str, tuple[str, str]]]:
-    """For every source file the survivors that may live: name or `Pattern` -> (class, reason)."""
+    """For every source file the survivors that may live: key or `Pattern` -> (class, reason).
+
+    What the ledger says of a class or function that no file defines, or several do, is kept under that name.
+    """
     found: dict[str, dict[str, tuple[str, str]]] = {}
     texts = [file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.toml"))]
+    files = landmarks(all_sources())
     for group in (group for text in texts for group in tomllib.loads(text)["group"]):
         why = (group["class"], group["reason"])
-        for source, names in group.get("mistakes", {}).items():
-            found.setdefault(source, {}).update(dict.fromkeys(names, why))
-        for source, names in group.get("patterns", {}).items():
-            found.setdefault(source, {}).update(dict.fromkeys(map(Pattern, names), why))
+        for landmark, keys in group.get("mistakes", {}).items():
+            found.setdefault(files.get(landmark, landmark), {}).update(dict.fromkeys(keys, why))
+        for landmark, keys in group.get("patterns", {}).items():
+            found.setdefault(files.get(landmark, landmark), {}).update(dict.fromkeys(map(Pattern, keys), why))
     return found
 
 
-def excuse(name: str, known: Mapping[str, tuple[str, str]]) -> tuple[str, str] | None:
+def excuse(key: str, known: Mapping[str, tuple[str, str]]) -> tuple[str, str] | None:
     """(class, reason) of one mistake: its own, or that of a pattern."""
-    if name in known:
-        return known[name]
-    return next((why for one, why in known.items() if isinstance(one, Pattern) and matches(name, one)), None)
+    if key in known:
+        return known[key]
+    return next((why for one, why in known.items() if isinstance(one, Pattern) and matches(key, one)), None)
 
 
 COVERED = ("margin", "An outward step moves by twice what an operation loses, so the next one covers a missing one; "
@@ -99,12 +110,13 @@ COVERED = ("margin", "An outward step moves by twice what an operation loses, so
 def explained(name: str, mistakes: Mapping[str, Any], known: Mapping[str, tuple[str, str]]) -> tuple[str, str] | None:
     """(class, reason) of a survivor of a file, by what is written or by what became of a larger mistake there."""
     twin = mistakes.get(far_twin(name))
-    return excuse(name, known) or (COVERED if twin is not None and twin["killed"] else None)
+    return excuse(mistakes[name]["key"], known) or (COVERED if twin is not None and twin["killed"] else None)
 
 
-def matches(name: str, pattern: Pattern) -> bool:
+def matches(key: str, pattern: Pattern) -> bool:
     """Whether a pattern covers a mistake; only stars are special."""
-    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name) is not None
+    text = key.rpartition(" @")[0] or key
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), text) is not None
 
 
 def digest(text: str) -> str:
@@ -310,7 +322,7 @@ def _same(mistake: Mutation, known: Mapping[str, Any] | None) -> bool:
 
 
 def _begun(mistake: Mutation) -> dict[str, Any]:
-    texts = {"before": mistake.before, "after": mistake.after, "within": digest(mistake.within)}
+    texts = {"before": mistake.before, "after": mistake.after, "within": digest(mistake.within), "key": mistake.key}
     return {
         **texts,
         "killed": False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ Excuses = Mapping[str, Mapping[str, tuple[str, str]]]
 def unexcused(results: Mapping[str, Any], known: Excuses) -> list[str]:
     """Survivors without a written reason."""
     return [
-        f"{file}:{one['line']} {name}"
+        f"{file}:{one['line']} {one['key']}"
         for file, state in results.items()
         for name, one in state["mistakes"].items()
         if not one["killed"] and explained(name, state["mistakes"], known.get(file, {})) is None
@@ -71,61 +71,91 @@ def outdated(results: Mapping[str, Any], known: Excuses, possible: Mapping[str, 
     """Written reasons that excuse nothing: no such mistake can be made (any more), or a test notices it.
 
     Args:
-        possible: the names of all mistakes that can be made, by file.
+        possible: the keys of all mistakes that can be made, by file.
     """
     found = []
-    for file, names in known.items():
-        made = results.get(file, {}).get("mistakes", {})
-        for name in names:
-            if isinstance(name, Pattern):
-                if not any(matches(one, name) for one in possible.get(file, ())):
-                    found.append(f"{file} {name}: covers nothing")
-            elif name not in possible.get(file, ()):
-                found.append(f"{file} {name}: there is no such mistake")
-            elif name in made and made[name]["killed"]:
-                found.append(f"{file} {name}: {made[name]['test']} notices it")
+    for file, keys in known.items():
+        made = {one["key"]: one for one in results.get(file, {}).get("mistakes", {}).values()}
+        for key in keys:
+            if isinstance(key, Pattern):
+                if not any(matches(one, key) for one in possible.get(file, ())):
+                    found.append(f"{file} {key}: covers nothing")
+            elif key not in possible.get(file, ()):
+                found.append(f"{file} {key}: there is no such mistake{_alike(key, possible.get(file, ()))}")
+            elif key in made and made[key]["killed"]:
+                found.append(f"{file} {key}: {made[key]['test']} notices it")
     return found
 
 
+def _alike(key: str, possible: Iterable[str]) -> str:
+    """Mistakes of the same text in other statements of the same function: where the entry may have stood."""
+    text = key.rpartition(" @")[0]
+    found = sorted(one for one in possible if one.rpartition(" @")[0] == text)
+    return f" (any more? The statement may have changed; there are {', '.join(found)})" if found else ""
+
+
+def every_reason(known: Excuses) -> str:
+    """The ledger as a list: class, reason, and below them what they cover."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for file, keys in known.items():
+        for key, why in keys.items():
+            groups.setdefault(why, []).append(f"    {file}  {key}")
+    return "\n".join("\n".join([f"{kind}: {reason}", *lines]) for (kind, reason), lines in sorted(groups.items()))
+
+
+COLUMNS = ("mistakes", "tried", "killed", "explained", "alive", "unfinished")
+
+
 def mutants_table(results: Mapping[str, Any], known: Excuses) -> str:
-    """Mistakes by file: how many there are and were tried, and what became of these.
+    """Mistakes by folder: how many there are and were tried, and what became of these.
 
     "explained" are survivors with a written reason; of the others, which are "alive", "unfinished" have not met all
     tests that reach them.
     """
-    names = ("mistakes", "tried", "killed", "explained", "alive", "unfinished")
-    lines = ["| file | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-    sums, untried = Counter[str](), Counter[str]()
+    rows: dict[str, Counter[str]] = {}
     for file, state in results.items():
-        mistakes = state["mistakes"]
-        alive = {name: one for name, one in mistakes.items() if not one["killed"]}
-        open_ones = [
-            one for name, one in alive.items() if explained(name, state["mistakes"], known.get(file, {})) is None
-        ]
-        unfinished = sum(one["left"] > 0 or (one["fresh"] and not one["passed_fresh"]) for one in open_ones)
-        numbers = (state["planned"], len(mistakes), len(mistakes) - len(alive), len(alive) - len(open_ones),
-                   len(open_ones), unfinished)  # fmt: skip
-        row = dict(zip(names, numbers, strict=True))
-        sums.update(row)
-        if mistakes:
-            lines.append(f"| `{file}` | " + " | ".join(f"{count:,}" for count in numbers) + " |")
-        else:
-            untried.update({"files": 1, "mistakes": state["planned"]})
-    if untried:
-        lines.append(f"| {untried['files']} files not tried | {untried['mistakes']:,} | 0 | 0 | 0 | 0 | 0 |")
-    return "\n".join([*lines, "| all | " + " | ".join(f"{sums[name]:,}" for name in names) + " |"])
+        folder = file.partition("/")[0] if "/" in file else "others"
+        rows.setdefault(folder, Counter()).update(_counts(state, known.get(file, {})))
+    lines = ["| folder | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
+    total = sum(rows.values(), Counter[str]())
+    for name, row in [*((f"`{folder}`", row) for folder, row in rows.items()), ("all", total)]:
+        lines.append(f"| {name} | " + " | ".join(f"{row[column]:,}" for column in COLUMNS) + " |")
+    return "\n".join(lines)
 
 
-def reasons_table(results: Mapping[str, Any], known: Excuses) -> str:
-    """Why survivors live, with their number."""
-    counts: Counter[tuple[str, str]] = Counter()
+def _counts(state: Mapping[str, Any], known: Mapping[str, tuple[str, str]]) -> dict[str, int]:
+    """The row of one file."""
+    mistakes = state["mistakes"]
+    alive = {name: one for name, one in mistakes.items() if not one["killed"]}
+    open_ones = [one for name, one in alive.items() if explained(name, mistakes, known) is None]
+    unfinished = sum(one["left"] > 0 or (one["fresh"] and not one["passed_fresh"]) for one in open_ones)
+    numbers = (state["planned"], len(mistakes), len(mistakes) - len(alive), len(alive) - len(open_ones),
+               len(open_ones), unfinished)  # fmt: skip
+    return dict(zip(COLUMNS, numbers, strict=True))
+
+
+CLASSES = {
+    "equivalent": "the changed program computes the same",
+    "hint": "only chooses: what is chosen is proved afterwards, so any choice holds",
+    "margin": "rounding is counted more than once, and the rest still covers it",
+    "speed": "only decides how much work is done",
+    "tightness": "a bound that holds all the same, perhaps a wider one",
+}
+
+
+def classes_table(results: Mapping[str, Any], known: Excuses) -> str:
+    """Why survivors live, by class, with their number and that of the reasons."""
+    counts: dict[str, Counter[str]] = {}
     for file, state in results.items():
         for name, one in state["mistakes"].items():
             why = None if one["killed"] else explained(name, state["mistakes"], known.get(file, {}))
             if why is not None:
-                counts[why] += 1
-    lines = ["| class | reason | survivors |", "|---|---|---:|"]
-    lines += [f"| {kind} | {reason} | {count} |" for (kind, reason), count in sorted(counts.items())]
+                counts.setdefault(why[0], Counter())[why[1]] += 1
+    lines = ["| class | what it means | reasons | survivors |", "|---|---|---:|---:|"]
+    lines += [
+        f"| {kind} | {CLASSES.get(kind, '')} | {len(reasons)} | {reasons.total()} |"
+        for kind, reasons in sorted(counts.items())
+    ]
     return "\n".join(lines)
 
 
@@ -134,7 +164,7 @@ def render(results: Mapping[str, Any], mutants: Mapping[str, Any]) -> str:
     parts = [campaign_table(results)] if results else []
     if mutants:
         known = excuses()
-        parts += [mutants_table(mutants, known), reasons_table(mutants, known)]
+        parts += [mutants_table(mutants, known), classes_table(mutants, known)]
     return "\n\n".join(parts)
 
 

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from campaign.ledger_keys import Keys, Positions
+
 # What a call is replaced by: "drop" keeps only the (first) argument or the object, others are texts or other names.
 CALLS = {
     "up": ("drop", "down", "far below"),
@@ -79,6 +81,7 @@ class Mutation:
         before, after: the stretch and what stands there instead.
         within: text of that function, or of the line where there is none.
         name: identifies the mistake while the function stays as it is: place, texts, and a number where they repeat.
+        key: the same for the ledger of survivors, see `campaign.ledger_keys`: local variables are numbered.
     """
 
     place: str
@@ -89,39 +92,16 @@ class Mutation:
     after: str
     within: str = ""
     name: str = ""
+    key: str = ""
 
     def applied(self, text: str) -> str:
         return text[: self.start] + self.after + text[self.end :]
 
 
-class _Text:
-    """Positions of syntax nodes as offsets of characters."""
-
-    def __init__(self, text: str) -> None:
-        self.text, self._starts = text, [0]
-        for line in text.splitlines(keepends=True):
-            self._starts.append(self._starts[-1] + len(line))
-        self._lines = text.splitlines()
-
-    def at(self, line: int, column: int) -> int:
-        # Columns count bytes of UTF-8.
-        return self._starts[line - 1] + len(self._lines[line - 1].encode()[:column].decode())
-
-    def span(self, node: ast.AST) -> tuple[int, int]:
-        return (
-            self.at(node.lineno, node.col_offset),  # type: ignore[attr-defined]
-            self.at(node.end_lineno, node.end_col_offset),  # type: ignore[attr-defined]
-        )
-
-    def of(self, node: ast.AST) -> str:
-        start, end = self.span(node)
-        return self.text[start:end]
-
-
 def mutations(text: str) -> list[Mutation]:
     """All mistakes that can be made in a source text, in the order of the text."""
     found: list[Mutation] = []
-    source, tree = _Text(text), ast.parse(text)
+    source, tree = Positions(text), ast.parse(text)
     functions = [source.span(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]  # outer ones first
     lines = text.splitlines()
     for place, node in _walk(tree, ""):
@@ -135,17 +115,18 @@ def mutations(text: str) -> list[Mutation]:
                 found.append(Mutation(place, line, start, end, before, after, (around or [lines[line - 1]])[-1]))
     found.sort(key=lambda one: (one.start, one.end, one.after))
     seen: Counter[str] = Counter()
-    named = []
+    named, key_of = [], Keys(text, tree)
     for one in found:
         name = f"{one.place}: {' '.join(one.before.split())} -> {' '.join(one.after.split())}"
-        seen[name] += 1
-        suffix = f" #{seen[name]}" if seen[name] > 1 else ""
-        named.append(replace(one, name=name + suffix))
+        key = key_of(one.place, one.start, one.before, one.after)
+        seen.update((name, key))
+        name, key = (text + (f" #{seen[text]}" if seen[text] > 1 else "") for text in (name, key))
+        named.append(replace(one, name=name, key=key))
     shapes = _kinds_only(tree, source)
     return [one for one in named if (one.start, one.end) not in shapes]
 
 
-def _kinds_only(tree: ast.AST, source: _Text) -> set[tuple[int, int]]:
+def _kinds_only(tree: ast.AST, source: Positions) -> set[tuple[int, int]]:
     """Where an end of an interval only tells what kind of tensor is meant: the other end is the same program."""
     found: list[ast.AST] = []
     for node in ast.walk(tree):
@@ -174,7 +155,7 @@ def _walk(node: ast.AST, place: str) -> Iterator[tuple[str, ast.AST]]:
             yield from _walk(child, inner)
 
 
-def _changes(node: ast.AST, source: _Text) -> Iterator[tuple[int, int, str]]:
+def _changes(node: ast.AST, source: Positions) -> Iterator[tuple[int, int, str]]:
     """Stretches and replacements for one syntax node."""
     if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS:
         yield _between(node.left, node.comparators[0], COMPARISONS[type(node.ops[0])], source)
@@ -198,7 +179,7 @@ def _changes(node: ast.AST, source: _Text) -> Iterator[tuple[int, int, str]]:
         yield *source.span(node), "pass"
 
 
-def _between(left: ast.AST, right: ast.AST, operator: str, source: _Text) -> tuple[int, int, str]:
+def _between(left: ast.AST, right: ast.AST, operator: str, source: Positions) -> tuple[int, int, str]:
     """The operator between two operands, brackets around them kept."""
     start, end = source.span(left)[1], source.span(right)[0]
     gap = source.text[start:end]
@@ -207,7 +188,7 @@ def _between(left: ast.AST, right: ast.AST, operator: str, source: _Text) -> tup
     return start + first, start + last, operator
 
 
-def _constants(node: ast.BinOp, source: _Text) -> Iterator[tuple[int, int, str]]:
+def _constants(node: ast.BinOp, source: Positions) -> Iterator[tuple[int, int, str]]:
     """Numbers in sums and products: one less, or half as much."""
     for side in (node.left, node.right):
         if isinstance(side, ast.Constant) and isinstance(side.value, int | float) and side.value:
@@ -215,7 +196,7 @@ def _constants(node: ast.BinOp, source: _Text) -> Iterator[tuple[int, int, str]]
             yield *source.span(side), repr(number - 1 if isinstance(number, int) else number / 2)
 
 
-def _calls(node: ast.Call, source: _Text) -> Iterator[tuple[int, int, str]]:
+def _calls(node: ast.Call, source: Positions) -> Iterator[tuple[int, int, str]]:
     span, arguments = source.span(node), [source.of(argument) for argument in node.args]
     if isinstance(node.func, ast.Name):
         for change in CALLS.get(node.func.id, ()):

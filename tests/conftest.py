@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import Phase, settings
 
-from tiers import MARKS, TIERS, kept
+from tiers import pytest_addoption, pytest_collection_modifyitems, pytest_configure  # noqa: F401 (hooks)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -23,26 +23,6 @@ settings.register_profile(
     report_multiple_bugs=False,
 )
 settings.load_profile("deterministic")  # `--hypothesis-profile=thorough` on the command line still wins
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--tier", choices=TIERS, default="test", help="how many cases of every test run: see tests/tiers.py"
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    for mark in MARKS:
-        config.addinivalue_line("markers", mark)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    wanted = kept(items, config.getoption("--tier"))
-    left_out = set(items) - set(wanted)
-    if left_out:
-        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
-        items[:] = wanted
 
 
 @pytest.fixture(scope="session", autouse=True)

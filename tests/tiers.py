@@ -1,4 +1,4 @@
-"""Three tiers of tests: of the cases of a test, `make quick` runs one, `make test` meets every value, `make soundness` all.
+"""Three tiers: `make quick` runs one case of every test, `make test` meets every value, `make soundness` runs all.
 
 A test that is parametrised by several things, say kinds of networks, regions and norms, has a case for every
 combination. In the tier "test" as many of them run as it takes to meet every kind, every region and every norm, in
@@ -26,7 +26,7 @@ Values = frozenset[tuple[Hashable, Hashable]]  # of every thing that a test is p
 
 
 def chosen(cases: Mapping[Case, Values]) -> list[Case]:
-    """Cases that meet every value of all of them, in their order: as many as the longest list of values, or few more."""
+    """Cases that together meet every value, in their order: as many as the longest list of values, or few more."""
     mixed = list(cases)
     random.Random(len(mixed)).shuffle(mixed)
     unseen, found = set().union(*cases.values()), set()
@@ -66,3 +66,23 @@ def by_test(items: Iterable[pytest.Item]) -> dict[str, list[pytest.Item]]:
     for item in items:
         found.setdefault(item.nodeid.partition("[")[0], []).append(item)
     return found
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--tier", choices=TIERS, default="test", help="how many cases of every test run: see tests/tiers.py"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for mark in MARKS:
+        config.addinivalue_line("markers", mark)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = kept(items, config.getoption("--tier"))
+    left_out = set(items) - set(wanted)
+    if left_out:
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = wanted
