@@ -90,3 +90,12 @@ def test_make_targets_on_pages_exist() -> None:
     for page in PAGES:
         for target in re.findall(r"`make ([a-z]+)`|^make ([a-z]+)", text_of(page), flags=re.MULTILINE):
             assert "".join(target) in known, (page.name, target)
+
+
+def test_every_folder_of_the_package_has_its_row() -> None:
+    page = text_of(ROOT / "ARCHITECTURE.md")
+    rows = page[page.index("## Layers") : page.index("## Where rounding lives")]
+    for marker in sorted(SOURCES.rglob("__init__.py")):
+        folder = marker.parent.relative_to(SOURCES)
+        if folder.parts and any(marker.parent.glob("[a-z]*.py")):
+            assert f"`{folder}/`" in rows or f"`{folder.parts[0]}/`" in rows, folder

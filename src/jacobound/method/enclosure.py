@@ -63,7 +63,7 @@ class JacobianEnclosure:
     rows: Callable[[float], Tensor] | None = None
 
     def over(self, sets: int) -> JacobianEnclosure:
-        """The same with entries written out for every set, where the derivative is the same for all of them."""
+        """This enclosure with entries written out for every set, where the derivative is the same for all of them."""
         if len(self.entries.lower) == sets:
             return self
         return replace(self, entries=self.entries.map(lambda end: end.expand(sets, -1, -1)))
