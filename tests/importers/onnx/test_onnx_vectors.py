@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -221,3 +222,25 @@ def test_means_that_broadcast_along_another_axis_are_no_normalisation() -> None:
     assert functions(agree(model([*centred, node("Div", "d s")], (6, 6), ONE))) == [
         "division by the root mean square of 6"
     ]
+
+
+LOWER = np.where(np.tril(np.ones((4, 4), bool)), 0, -np.inf).astype(np.float32)
+MASKED: dict[str, list[Any]] = {
+    "softmax": [node("Add", "x m", "a"), node("Softmax", "a")],
+    "log-softmax": [node("Add", "x m", "a"), node("LogSoftmax", "a", "l"), node("Slice", "l three four one")],
+    "log-sum-exp": [node("Add", "x m", "a"), node("ReduceLogSumExp", "a", axes=[-1])],
+    "chosen": [node("Where", "b none x", "a"), node("Softmax", "a")],
+    "exponentials": [node("Add", "x m", "a"), node("Exp", "a")],
+    "largest": [node("Add", "x m", "a"), node("ReduceMax", "a", axes=[-1])],
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_masks_leave_entries_out(name: str) -> None:
+    stored = {"m": LOWER, "b": LOWER < 0, "none": np.array(-np.inf, np.float32)}
+    from_onnx(model(MASKED[name], (1, 4, 4), {**stored, "three": whole(3), "four": whole(4), "one": whole(1)}))
+
+
+def test_masks_that_nothing_takes_are_refused() -> None:
+    with pytest.raises(UnsupportedOpError, match=r"'a' has entries that are minus infinity.*'y' reads.*large negative"):
+        from_onnx(model([node("Add", "x m", "a"), node("Sin", "a")], (1, 4, 4), {"m": LOWER}))

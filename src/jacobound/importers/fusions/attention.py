@@ -48,7 +48,7 @@ def scores_of(shares: Node) -> Scores | None:
             return None
         operator, source = node.terms[0]
         step = _step(operator, node.bias)
-        if step is None or (scale != 1 and (step[0] != 1 or step[1] is not None)):
+        if step is None or (scale != 1 and (step[0] != 1 or not _leaves_out_only(step[1]) or scale < 0)):
             return None
         scale = scale * step[0]
         if step[1] is not None and bias is not None:
@@ -65,6 +65,11 @@ def scores_of(shares: Node) -> Scores | None:
     if bias is not None and not bool((bias > -inf).any(-1).all()):
         return None
     return Scores(node.function, node.source, scale, bias)
+
+
+def _leaves_out_only(bias: Tensor | None) -> bool:
+    """Whether what is added changes nothing but entries that it leaves out; no positive factor changes that."""
+    return bias is None or bool(((bias == 0) | (bias == -inf)).all())
 
 
 def _step(operator: LinearOperator, bias: Tensor | None) -> tuple[float, Tensor | None] | None:

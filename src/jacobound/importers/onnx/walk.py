@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
-from jacobound.errors import InvalidModelError
+from jacobound.errors import InvalidModelError, UnsupportedOpError
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Input
+from jacobound.importers.lowering.infinities import InfiniteError, without_infinities
 from jacobound.importers.lowering.steps import AffineSteps
 from jacobound.importers.onnx.model.names import needed, outer_names
 from jacobound.importers.onnx.model.safety import (
@@ -136,7 +137,13 @@ def walk(program: Program, variance_floor: float | None = None) -> Graph:
     output = values.get(program.output)
     if not isinstance(output, Traced):
         raise InvalidModelError(f"'{program.output}' does not depend on the input; choose another output")
-    graph = Graph(output.node)
+    try:
+        graph = Graph(without_infinities(output.node, steps.like))
+    except InfiniteError as error:
+        raise UnsupportedOpError(
+            f"'{error.origin.name}' has entries that are minus infinity, as masks do: {error} Softmax, maxima and "
+            "activations with a limit there understand them; elsewhere put a large negative number in their place"
+        ) from error
     terms = (operator for node in graph.nodes if isinstance(node, Affine) for operator, _ in node.terms)
     check_work(sum(products(operator) for operator in terms), "the network")
     return graph

@@ -14,8 +14,9 @@ from torch.fx import Node as Step
 
 from jacobound.activations import torch_builder
 from jacobound.errors import InvalidModelError, JacoboundError, ShapeError, UnsupportedOpError
-from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.graph.nodes import Elementwise, Input, Node
 from jacobound.importers.lowering.common import exact_weight, unsupported
+from jacobound.importers.lowering.infinities import InfiniteError, without_infinities
 from jacobound.importers.lowering.steps import MIXED, AffineSteps
 from jacobound.importers.torch.operations.call import INFINITE, Absent, Call, Turned, Value, is_node, leaves, map_values
 from jacobound.importers.torch.operations.turned import straightened
@@ -71,7 +72,7 @@ def lower(
             values[step] = _evaluate(step, names[step], args, kwargs, steps, refused)
             rounded = rounded or _rounds(step, args, kwargs)
             if until is not None and names[step] == until and not isinstance(values[step], list):
-                return Lowered(_finite(_result(values[step], f"'{until}'"), values, refused), rounded)
+                return Lowered(_finite(_result(values[step], f"'{until}'"), values, refused, steps.like), rounded)
         elif step.op == "get_attr":
             values[step] = None  # a traced branch; the operation that takes it is refused by name
         elif step.op == "output":
@@ -79,7 +80,7 @@ def lower(
             results = leaves(torch.fx.map_arg(step.args[0], values.__getitem__))
             own = [k for k, spec in enumerate(program.graph_signature.output_specs) if spec.kind.name == "USER_OUTPUT"]
             output = _result(results[own[0]], "the module's output")
-            return Lowered(_finite(output, values, refused), rounded)
+            return Lowered(_finite(output, values, refused, steps.like), rounded)
     raise InvalidModelError("the traced module has no output")
 
 
@@ -93,23 +94,17 @@ def _result(value: Value, what: str) -> Node:
     return value
 
 
-def _finite(output: Node, values: Mapping[Step, Value], refused: Callable[[Step, str], UnsupportedOpError]) -> Node:
-    """The output, unless it reads infinite entries: masks with -inf are left only where no attention took them."""
-    steps: dict[Node, Step] = {}
-    for step, value in values.items():
-        for node in leaves(value):
-            if isinstance(node, Affine) and node.bias is not None and bool(node.bias.isinf().any()):
-                steps[node] = step
-    seen: set[Node] = set()
-    pending = [output] if steps else []
-    while pending:
-        node = pending.pop()
-        if node in steps:
-            raise refused(steps[node], INFINITE)
-        if node not in seen:
-            seen.add(node)
-            pending += node.sources
-    return output
+def _finite(
+    output: Node, values: Mapping[Step, Value], refused: Callable[[Step, str], UnsupportedOpError], like: Tensor
+) -> Node:
+    """The output with numbers only: what masks with minus infinity leave out is left out of what reads them."""
+    try:
+        return without_infinities(output, like)
+    except InfiniteError as error:
+        for step, value in values.items():
+            if error.origin in leaves(value):
+                raise refused(step, f"{INFINITE} Here {error}") from None
+        raise
 
 
 def _placeholders(program: ExportedProgram, source: Input, weights: Mapping[str, Tensor]) -> dict[Step, Value]:

@@ -23,7 +23,7 @@ from jacobound.importers.torch.door.checks import (
 from jacobound.importers.torch.door.comparison import Comparison
 from jacobound.importers.torch.door.copies import copied, evaluation, settle_weights
 from jacobound.importers.torch.lowering import lower
-from jacobound.importers.torch.operations.attention import open_attention
+from jacobound.importers.torch.operations.attention import open_attention, opened
 from jacobound.importers.torch.tracing.function import as_module
 from jacobound.importers.torch.tracing.places import step_names
 from jacobound.importers.torch.tracing.process import alone, known
@@ -104,7 +104,7 @@ def _imported(
     shape = tuple(example.shape[1:]) if batched else tuple(example.shape)
     like = torch.zeros((), dtype=torch.float64, device=example.device)
     steps = AffineSteps(like, BATCH if batched else None, floor)
-    with evaluation(own):
+    with evaluation(own), opened(own):
         derived = own is not module and settle_weights(own)
         cut = None if until is None else _cut(own, traced, batched, until)
         operation = until if cut is None else None

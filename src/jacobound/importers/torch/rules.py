@@ -24,7 +24,7 @@ from jacobound.importers.torch.operations.call import TRAINING, TRAINING_ONLY, C
 
 
 def keep(call: Call) -> Node:
-    """clone, detach, dropout outside training: the value itself."""
+    """clone, detach, dropout outside training, nan_to_num of numbers: the value itself."""
     if "dropout" in call.op and call.argument(2, "train", True):
         raise InvalidModelError(f"'{call.name}' draws random numbers to drop entries: {TRAINING}")
     return call.args[0]
@@ -216,7 +216,7 @@ _MOVEMENT: Final[Rows] = (
         keep,
         "clone.default contiguous.default detach.default alias.default lift_fresh_copy.default positive.default "
         "dropout.default feature_dropout.default alpha_dropout.default feature_alpha_dropout.default "
-        "conj.default resolve_conj.default real.default",
+        "conj.default resolve_conj.default real.default nan_to_num.default",
     ),
     (native_dropout, "native_dropout.default"),
     (cast, "_to_copy.default to.dtype to.dtype_layout to.device to.other type_as.default"),

@@ -40,7 +40,7 @@ def add(call: Call) -> Node:
         if is_node(value):
             terms.append((call.number(sign), call.node(value)))
         else:
-            bias = call.operand(value) if sign == 1 else call.operand(value * sign)
+            bias = call.addend(value) if sign == 1 else call.addend(value * sign)
     return patterns.difference(terms, bias, call.name) or call.steps.add(terms, bias, call.name)
 
 

@@ -7,6 +7,9 @@ it is compared with the original afterwards.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -101,6 +104,27 @@ def open_attention(module: nn.Module) -> nn.Module:
                 assert isinstance(child, nn.MultiheadAttention)
                 setattr(layer, name, HeadsInFront(child))
     return module
+
+
+@contextmanager
+def opened(module: nn.Module) -> Iterator[None]:
+    """Inside, a module that can not be copied runs its attentions as `HeadsInFront`; they are put back as they were."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    layers = [layer for layer in module.modules() if _is_plain(layer)]
+    before = [vars(layer).get("forward") for layer in layers]
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        for layer in layers:
+            assert isinstance(layer, nn.MultiheadAttention)
+            vars(layer)["forward"] = HeadsInFront(layer).forward
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for layer, own in zip(layers, before, strict=True):
+            if own is None:
+                vars(layer).pop("forward", None)
+            else:
+                vars(layer)["forward"] = own
 
 
 def _is_plain(layer: nn.Module) -> bool:

@@ -6,6 +6,7 @@ model holds them), numbers, and lists of those.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -54,9 +55,9 @@ TRAINING: Final = (
 )
 
 INFINITE: Final = (
-    "It gives infinite entries, as masks with -inf do, and only numbers can be bounded. Attention is understood with "
-    "its mask in F.scaled_dot_product_attention(attn_mask=...); a limit at infinity can be left out; a large negative "
-    "number in the place of -inf is another network, but one that can be certified."
+    "It gives infinite entries, as masks with -inf do, and only numbers can be bounded. Softmax, log-softmax, maxima "
+    "and activations with a limit there understand masks; a limit at infinity can be left out; a large negative number "
+    "in the place of -inf is another network, but one that can be certified."
 )
 
 TRAINING_ONLY: Final = Absent("It uses a value that an operation returns for training only.")
@@ -140,6 +141,15 @@ class Call:
         if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
             tensor = exact_weight(self._finite(tensor), f"constant of {self.name}")
         return self.steps.constant(tensor.to(self.result.dtype), self.shape)
+
+    def addend(self, value: Value) -> Tensor:
+        """`operand` that may hold minus infinity, as masks do."""
+        tensor = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.float64)
+        gone = tensor == -math.inf
+        if not tensor.dtype.is_floating_point or not bool(gone.any()):
+            return self.operand(value)
+        finite = self.operand(tensor.masked_fill(gone, 0.0))
+        return finite.masked_fill(self.steps.constant(gone.double(), self.shape) > 0, -math.inf)
 
     def node(self, value: Node) -> Node:
         """A node broadcast to the shape of the result."""

@@ -36,6 +36,10 @@ def movement(call: Call, indices: frozenset[int]) -> Value:
         elif any(is_node(leaf) for leaf in found):
             raise UnsupportedOpError("Which entries it takes depends on the input.")
 
+    # Tensors of positions lie in memory as they come, which view does not take.
+    views = call.op in ("aten.view.default", "aten._unsafe_view.default")
+    target = torch.ops.aten.reshape.default if views else call.target
+
     def run(*codes: Tensor) -> Any:
         remaining = iter(codes)
 
@@ -48,7 +52,7 @@ def movement(call: Call, indices: frozenset[int]) -> Value:
             argument if position in indices else map_values(argument, replace)
             for position, argument in enumerate(call.args)
         ]
-        return call.target(*args, **call.kwargs)
+        return target(*args, **call.kwargs)
 
     if not isinstance(call.result, (list, tuple)):
         return _rearranged(call, sources, run, call.name, call.result)

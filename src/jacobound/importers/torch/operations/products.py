@@ -74,7 +74,7 @@ def add_product(call: Call) -> Node:
     if beta != 0 and is_node(start):
         terms.append((call.number(beta), call.node(start)))
     elif beta != 0:
-        bias = call.operand(start * beta)
+        bias = call.addend(start * beta)
     return call.steps.add(terms, bias, call.name)
 
 

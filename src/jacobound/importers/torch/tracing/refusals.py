@@ -60,7 +60,6 @@ _OPERATIONS: Final = (
     ),
     ("grid_sampler grid_sampler_2d grid_sampler_3d", "Sampling along a grid is not understood.", ""),
     ("fft_rfft fft_fft fft_ifft fft_irfft fft_fft2", "Complex numbers are not understood.", ""),
-    ("nan_to_num", "It replaces NaN and infinite values, which a real network does not have.", "Remove it."),
     (
         "_upsample_bilinear2d_aa _upsample_bicubic2d_aa",
         "Resizing with antialias=True is not understood.",
