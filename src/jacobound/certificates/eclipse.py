@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
@@ -11,6 +12,7 @@ from jacobound.certificates.layered.chain import chain_bytes, layered_chain
 from jacobound.certificates.layered.driver import by_closed_form
 from jacobound.constants.autolip import AutoLip
 from jacobound.method import (
+    About,
     ConstantBound,
     LipschitzMethod,
     OutputMethod,
@@ -36,6 +38,10 @@ class ECLipsE(LipschitzMethod):
         preactivation: how ranges are found, from which slopes follow; None takes CROWN on bounded sets and intervals
             elsewhere.
     """
+
+    about: ClassVar[About] = About(
+        "chains of layers, thousands of neurons wide; all norms", "Xu and Sivaranjani, NeurIPS 2024; Syed and Hu 2025"
+    )
 
     preactivation: OutputMethod | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 
@@ -23,6 +24,7 @@ from jacobound.errors import InvalidOptionError, UnsupportedOpError
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import size
 from jacobound.method import (
+    About,
     ConstantBound,
     Facts,
     LipschitzMethod,
@@ -69,6 +71,10 @@ class LipSDP(LipschitzMethod):
         tolerance: relative distance to the SDP's own optimum at which Newton's method may end.
         seconds: time limit of one constant, besides the budget's.
     """
+
+    about: ClassVar[About] = About(
+        "any network and region whose unstable neurons fit a matrix; all norms", "Fazlyab et al., NeurIPS 2019"
+    )
 
     preactivation: OutputMethod = field(default_factory=CROWN)
     tolerance: float = 1e-4

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from jacobound.constants.affine_folding import Folding, Parts, direct_parts, gro
 from jacobound.constants.enclosures import Enclosures
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Part, Vector
-from jacobound.method import ConstantBound, LipschitzMethod, OutputMethod, Query, output_method
+from jacobound.method import About, ConstantBound, LipschitzMethod, OutputMethod, Query, output_method
 from jacobound.method.candidates import conversion, little_work
 from jacobound.operators.norms import MOST_WORK, PRODUCTS, linear_norm, operator_norm
 from jacobound.results.kinds import Status
@@ -45,6 +46,8 @@ class AutoLip(LipschitzMethod):
         preactivation: how ranges are found, from which slopes follow; None takes CROWN on bounded sets and intervals
             elsewhere (the whole space, where slopes are those of the whole line).
     """
+
+    about: ClassVar[About] = About("any network and region, all norms", "Scaman and Virmaux, NeurIPS 2018")
 
     preactivation: OutputMethod | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Node, size
 from jacobound.jacobian.tangents import facts_for
 from jacobound.method import (
+    About,
     Facts,
     JacobianEnclosure,
     JacobianMethod,
@@ -34,6 +36,8 @@ class FastLip(JacobianMethod):
     Args:
         preactivation: how the ranges of the nodes are found.
     """
+
+    about: ClassVar[About] = About("any network and region, all norms", "Weng et al., ICML 2018")
 
     preactivation: OutputMethod = field(default_factory=CROWN)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from jacobound.lower_ends.ascents import At
 from jacobound.lower_ends.attained import Proved, by_jacobian, by_pairs, dual_vector
 from jacobound.lower_ends.climbing import MOST_CORNERS, Climb, Plan
 from jacobound.lower_ends.inner_sets import InnerSets
-from jacobound.method import OutputMethod, flat_indices
+from jacobound.method import About, OutputMethod, flat_indices
 from jacobound.operators.base import positions
 from jacobound.relaxation.ranges import CROWN, IBP
 
@@ -92,6 +93,9 @@ class Sampling:
         seed: of the random points.
         effort: multiplications for each set at most: large networks get fewer points and steps.
     """
+
+    bounds: ClassVar[str] = "lower bounds of constants"
+    about: ClassVar[About] = About("any network and region, all norms", "jacobound")
 
     points: int = 64
     steps: int = 120

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jacobound.budget import Budget
+from jacobound.method.about import About
 from jacobound.method.candidates import Candidates
 from jacobound.method.enclosure import ConstantBound, Deferred, JacobianEnclosure
 from jacobound.method.facts import Facts, derivative_ranges, flat_indices, is_unstable, secant_ranges
@@ -11,6 +12,7 @@ from jacobound.method.query import OutputMethod, Query, facts_of_one, output_met
 from jacobound.method.sharing import products_of, sets_worth
 
 __all__ = [
+    "About",
     "Budget",
     "Candidates",
     "ConstantBound",

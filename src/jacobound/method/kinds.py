@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 
@@ -12,6 +13,7 @@ from jacobound.arithmetic.rounding import up
 from jacobound.budget import OutOfTimeError
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import size
+from jacobound.method.about import About
 from jacobound.method.candidates import Candidates, Norm, of_enclosure, unstable_neurons, worst
 from jacobound.method.enclosure import ConstantBound, JacobianEnclosure
 from jacobound.method.query import Query, ranges_bytes
@@ -19,11 +21,19 @@ from jacobound.results.kinds import Candidate, Status
 
 
 class Method(ABC):
-    """Bounds the Lipschitz constants of a network over N sets; jacobian methods, others, and the best of several."""
+    """Bounds the Lipschitz constants of a network over N sets; Jacobian methods, others, and the best of several."""
+
+    bounds: ClassVar[str] = "constants"
+    about: ClassVar[About]
 
     @abstractmethod
     def constants(self, query: Query) -> Candidates:
         """Everything that the method knows of the constant of every set, by name; its own stands under its class."""
+
+    @property
+    def is_certified(self) -> bool:
+        """Whether answers hold with rounding included; estimates never take part in `Best`."""
+        return self.about.certified
 
     def form(self, graph: Graph) -> Graph:
         """The form of a graph that the method works on."""
@@ -40,6 +50,8 @@ class Method(ABC):
 
 class JacobianMethod(Method):
     """Encloses the Jacobian over each of N sets, entry by entry; constants are norms of what it encloses."""
+
+    bounds: ClassVar[str] = "Jacobian, constants"
 
     @abstractmethod
     def enclose(self, query: Query) -> JacobianEnclosure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from jacobound.budget import Budget
 from jacobound.checks import instance
@@ -11,11 +12,15 @@ from jacobound.errors import ShapeError
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import size
 from jacobound.inputs.domains import Domain
+from jacobound.method.about import About
 from jacobound.method.facts import Facts
 
 
 class OutputMethod(ABC):
     """Encloses the values of a graph's nodes, over N sets of inputs at once."""
+
+    bounds: ClassVar[str] = "outputs"
+    about: ClassVar[About]
 
     @abstractmethod
     def ranges(self, graph: Graph, domain: Domain, budget: Budget, *, with_output: bool = True) -> Facts:

@@ -1,11 +1,16 @@
-"""The bound methods, one final class each."""
+"""The bound methods, one final class each; what is exported here is offered, documented and tested.
+
+Command line, `jacobound methods`, the table of `docs/choosing.md` and the soundness tests ask `every` for them.
+"""
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 from jacobound.certificates.eclipse import ECLipsE
 from jacobound.certificates.lipsdp import LipSDP
 from jacobound.constants.autolip import AutoLip
-from jacobound.constants.pairs.seqlip import SeqLip
+from jacobound.constants.pairs.seqlip import GreedySeqLip, SeqLip
 from jacobound.jacobian.affine.linear_slopes import LinearSlopes
 from jacobound.jacobian.fastlip import FastLip
 from jacobound.jacobian.recursion.recurjac import RecurJac
@@ -23,6 +28,7 @@ __all__ = [
     "ECLipsE",
     "FastLin",
     "FastLip",
+    "GreedySeqLip",
     "LinearSlopes",
     "LipSDP",
     "RecurJac",
@@ -30,3 +36,11 @@ __all__ = [
     "SeqLip",
     "SinglePrecision",
 ]
+
+Kind = TypeVar("Kind")
+
+
+def every(kind: type[Kind]) -> tuple[type[Kind], ...]:
+    """The exported classes of one kind, such as `OutputMethod` or `Method`, in the order of `__all__`."""
+    exported = (globals()[name] for name in __all__)
+    return tuple(one for one in exported if issubclass(one, kind))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import inf, isfinite
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ from jacobound.jacobian.recursion.groups import only
 from jacobound.jacobian.recursion.operations import interval_operations, recursion_operations
 from jacobound.jacobian.recursion.recurjac import RecurJac
 from jacobound.method import (
+    About,
     Facts,
     JacobianEnclosure,
     JacobianMethod,
@@ -72,14 +74,17 @@ class Best(Method):
         methods: in the order in which they are asked.
     """
 
+    about: ClassVar[About] = About("the smallest of several methods", "jacobound")
+
     def __init__(self, *methods: Method) -> None:
         cure = "it takes methods that bound constants, such as RecurJac() or LipSDP()"
         methods = tuple(instance(one, Method, "a method of Best", cure) for one in methods)
         if any(isinstance(method, Best) for method in methods):
             raise InvalidOptionError(f"a Best in a Best shares no time with it; {cure}")
-        if any(isinstance(method, SeqLip) and method.pairs == "greedy" for method in methods):
+        estimates = [repr(method) for method in methods if not method.is_certified]
+        if estimates:
             raise InvalidOptionError(
-                "SeqLip(pairs='greedy') is an estimate and can not take part in a minimum of certified constants; "
+                f"{estimates[0]} is an estimate and can not take part in a minimum of certified constants; "
                 "ask for it alone"
             )
         self.methods = methods

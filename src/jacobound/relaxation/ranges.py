@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 
@@ -10,7 +11,7 @@ from jacobound.activations.kinds.base import Activation
 from jacobound.arithmetic.rounding import strict
 from jacobound.graph.graph import Graph
 from jacobound.inputs.domains import Domain
-from jacobound.method import Budget, Facts, OutputMethod, output_method
+from jacobound.method import About, Budget, Facts, OutputMethod, output_method
 from jacobound.relaxation.sweep import propagate
 
 
@@ -21,6 +22,8 @@ class IBP(OutputMethod):
     Dual norms where a node is affine in the input.
     """
 
+    about: ClassVar[About] = About("any network and region", "Gowal et al. 2018, arXiv:1810.12715")
+
     def ranges(self, graph: Graph, domain: Domain, budget: Budget, *, with_output: bool = True) -> Facts:
         return propagate(graph, domain, budget, None, with_output)
 
@@ -28,6 +31,8 @@ class IBP(OutputMethod):
 @dataclass(frozen=True)
 class FastLin(OutputMethod):
     """Certified ranges with one slope above and below every activation (Weng et al. 2018): half the price of CROWN."""
+
+    about: ClassVar[About] = About("any network, bounded regions", "Weng et al., ICML 2018")
 
     def ranges(self, graph: Graph, domain: Domain, budget: Budget, *, with_output: bool = True) -> Facts:
         return propagate(graph, domain, budget, Activation.parallel_lines, with_output)
@@ -40,6 +45,8 @@ class CROWN(OutputMethod):
     Lower slopes of ReLU-like activations adapt (1 where u >= -l, else the slope at the left); S-shaped activations
     get exact tangents. Only neurons that intervals have not shown stable are bounded this way.
     """
+
+    about: ClassVar[About] = About("any network, bounded regions", "Zhang et al., NeurIPS 2018")
 
     def ranges(self, graph: Graph, domain: Domain, budget: Budget, *, with_output: bool = True) -> Facts:
         return propagate(graph, domain, budget, Activation.lines, with_output)
@@ -55,6 +62,8 @@ class SinglePrecision(OutputMethod):
     Args:
         method: how the ranges are found.
     """
+
+    about: ClassVar[About] = About("as the method that it wraps", "jacobound")
 
     method: OutputMethod = field(default_factory=CROWN)
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from jacobound.cli.shown.text import say, say_json
+from jacobound.lower_ends.sampling import Sampling
+from jacobound.method import JacobianMethod, Method, OutputMethod
+from jacobound.methods import every
 from jacobound.words import SCREEN
 
 
@@ -28,48 +32,20 @@ class Entry:
     source: str
 
 
-METHODS = (
-    Entry("IBP", "outputs", "any network and region", "certified", "Gowal et al. 2018, arXiv:1810.12715"),
-    Entry("FastLin", "outputs", "any network, bounded regions", "certified", "Weng et al., ICML 2018"),
-    Entry("CROWN", "outputs", "any network, bounded regions", "certified", "Zhang et al., NeurIPS 2018"),
-    Entry("SinglePrecision", "outputs", "as the method that it wraps", "certified", "jacobound"),
-    Entry("FastLip", "Jacobian, constants", "any network and region, all norms", "certified", "Weng et al., ICML 2018"),
-    Entry(
-        "RecurJac", "Jacobian, constants", "any network and region, all norms", "certified", "Zhang et al., AAAI 2019"
-    ),
-    Entry(
-        "LinearSlopes",
-        "Jacobian, constants",
-        "any network and bounded region, all norms; for smooth activations on small regions",
-        "certified",
-        "jacobound",
-    ),
-    Entry("AutoLip", "constants", "any network and region, all norms", "certified", "Scaman and Virmaux, NeurIPS 2018"),
-    Entry(
-        "SeqLip",
-        "constants",
-        "chains of layers pair by pair; l2 to l2",
-        "certified",
-        "Scaman and Virmaux, NeurIPS 2018",
-    ),
-    Entry("SeqLip greedy", "constants", "as SeqLip", "estimate", "Scaman and Virmaux, NeurIPS 2018"),
-    Entry(
-        "LipSDP",
-        "constants",
-        "any network and region whose unstable neurons fit a matrix; all norms",
-        "certified",
-        "Fazlyab et al., NeurIPS 2019",
-    ),
-    Entry(
-        "ECLipsE",
-        "constants",
-        "chains of layers, thousands of neurons wide; all norms",
-        "certified",
-        "Xu and Sivaranjani, NeurIPS 2024; Syed and Hu 2025",
-    ),
-    Entry("Best", "constants", "the smallest of several methods", "certified", "jacobound"),
-    Entry("Sampling", "lower bounds of constants", "any network and region, all norms", "certified", "jacobound"),
-)
+def entries() -> list[Entry]:
+    """Every exported method: those that bound outputs, then Jacobians, constants, and constants from below."""
+    kinds: tuple[type[Any], ...] = (OutputMethod, JacobianMethod, Method, Sampling)
+    found = dict.fromkeys(one for kind in kinds for one in every(kind))
+    return [
+        Entry(
+            one.__name__,
+            one.bounds,
+            one.about.networks,
+            "certified" if one.about.certified else "estimate",
+            one.about.source,
+        )
+        for one in found
+    ]
 
 
 def methods(*, json: bool = False) -> int:
@@ -82,9 +58,9 @@ def methods(*, json: bool = False) -> int:
         json: Write the list as JSON.
     """
     if json:
-        say_json([asdict(entry) for entry in METHODS])
+        say_json([asdict(entry) for entry in entries()])
         return 0
-    for entry in METHODS:
+    for entry in entries():
         say(f"{entry.name:<17}{entry.bounds}; {entry.status}")
         for line in textwrap.wrap(f"{entry.networks}. {entry.source}", SCREEN - 17):
             say(" " * 17 + line)

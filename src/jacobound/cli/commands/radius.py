@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from cyclopts import Parameter
@@ -17,19 +17,20 @@ from jacobound.cli.given.points import Point
 from jacobound.cli.shown.summaries import say_answer, say_files, say_rest, say_status
 from jacobound.cli.shown.text import COMMAND, say_fact, say_json, say_table
 from jacobound.errors import JacoboundError
-from jacobound.methods import CROWN, FastLip, LipSDP, RecurJac
+from jacobound.method import Method, OutputMethod
+from jacobound.methods import every
 from jacobound.questions import PGD, RobustRadius, robust_radius
-from jacobound.questions.robustness import Method
 from jacobound.words import nearest, rounded_down, rounded_up
 
 QUESTION = Parameter(group="Question", allow_leading_hyphen=True)
-METHODS: dict[str, Method | None] = {
-    "all": None,
-    "crown": CROWN(),
-    "recurjac": RecurJac(),
-    "fastlip": FastLip(),
-    "lipsdp": LipSDP(),
+METHODS: dict[str, type[OutputMethod | Method]] = {
+    kind.__name__.lower(): kind for kind in (*every(OutputMethod), *every(Method))
 }
+
+if TYPE_CHECKING:
+    Word = str
+else:
+    Word = Literal[("all", *METHODS)]
 
 
 def radius(
@@ -41,7 +42,7 @@ def radius(
     norm: Annotated[Norm, REGION] = "inf",
     label: Annotated[int | None, QUESTION] = None,
     targets: Annotated[str | None, QUESTION] = None,
-    method: Annotated[Literal["all", "crown", "recurjac", "fastlip", "lipsdp"], Parameter(group="Method")] = "all",
+    method: Annotated[Word, Parameter(group="Method")] = "all",
     constants: Annotated[int | None, Parameter(group="Method")] = None,
     attack: Annotated[PGD, Parameter(name="*", group="Method")] = PGD(),  # noqa: B008
     run: RunOptions = RunOptions(),  # noqa: B008
@@ -74,7 +75,7 @@ def radius(
             label,
             math.inf if norm == "inf" else float(norm),
             chosen,
-            method=METHODS[method],
+            method=None if method == "all" else METHODS[method](),
             budget=budget,
             **options,
         )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 import torch
 from cyclopts import Parameter
@@ -36,20 +36,29 @@ from jacobound.inputs.exponents import Norm as Exponent
 from jacobound.inputs.exponents import Weighted
 from jacobound.method import JacobianMethod, Method, OutputMethod
 from jacobound.methods import (
-    CROWN,
-    IBP,
-    AutoLip,
     Budget,
-    ECLipsE,
-    FastLin,
-    FastLip,
-    LinearSlopes,
-    LipSDP,
     RecurJac,
     SeqLip,
-    SinglePrecision,
+    every,
 )
 from jacobound.results.kinds import Result
+
+Made = TypeVar("Made")
+
+
+def _words(kind: type[object]) -> tuple[str, ...]:
+    return tuple(one.__name__.lower() for one in every(kind))
+
+
+def _of_word(kind: type[Made], word: str) -> type[Made]:
+    """The exported class of one kind that a word of the command line means."""
+    return next(one for one in every(kind) if one.__name__.lower() == word)
+
+
+if TYPE_CHECKING:
+    OutputWord = JacobianWord = ConstantWord = str
+else:
+    OutputWord, JacobianWord, ConstantWord = (Literal[_words(kind)] for kind in (OutputMethod, JacobianMethod, Method))
 
 Norm = Literal["1", "2", "inf"]
 FIGURES = (".png", ".pdf", ".svg")
@@ -143,15 +152,23 @@ class MethodOptions:
         rows: Outputs and margins: 3 is output 3, 3,5 two outputs, 3-5 output 3 minus output 5. [default: all]
     """
 
-    preactivation: Literal["crown", "fastlin", "ibp", "singleprecision"] | None = None
+    preactivation: OutputWord | None = None
     relaxation: Literal["chord", "constant"] | None = None
     direction: Literal["backward", "forward", "forward-shifted", "both"] | None = None
     rows: Annotated[str | None, NUMBERS] = None
 
     def output_method(self) -> OutputMethod:
         """How the outputs and the arguments of the activations are bounded."""
-        words = {"crown": CROWN, "fastlin": FastLin, "ibp": IBP, "singleprecision": SinglePrecision}
-        return words[self.preactivation or "crown"]()
+        kind: Any = _of_word(OutputMethod, self.preactivation or "crown")
+        return kind()
+
+    def with_ranges(self, kind: type[Made]) -> Made:
+        """A method of a class, with the ranges that were asked for."""
+        if self.preactivation is None:
+            return kind()
+        if "preactivation" not in {part.name for part in fields(cast(Any, kind))}:
+            raise JacoboundError(f"--preactivation does not belong to {kind.__name__.lower()}; leave it out there")
+        return cast(Any, kind)(preactivation=self.output_method())
 
     def recurjac(self) -> RecurJac:
         """RecurJac with its parts."""
@@ -200,14 +217,14 @@ class JacobianOptions(MethodOptions):
         method: How the Jacobian is bounded.
     """
 
-    method: Literal["recurjac", "fastlip", "linearslopes"] = "recurjac"
+    method: JacobianWord = "recurjac"
 
     def jacobian_method(self) -> JacobianMethod:
         """The method with its parts."""
         if self.method == "recurjac":
             return self.recurjac()
         self.refuse_recursion(self.method)
-        return (FastLip if self.method == "fastlip" else LinearSlopes)(self.output_method())
+        return self.with_ranges(_of_word(JacobianMethod, self.method))
 
 
 @Parameter(name="*", group="Method")
@@ -220,9 +237,7 @@ class ConstantOptions(MethodOptions):
         pairs: How seqlip bounds pairs of layers; greedy is an estimate. [default: dual]
     """
 
-    method: Literal["best", "recurjac", "fastlip", "linearslopes", "autolip", "seqlip", "lipsdp", "eclipse"] | None = (
-        None
-    )
+    method: ConstantWord | None = None
     pairs: Literal["dual", "exact", "greedy"] | None = None
 
     def constant_method(self) -> Method | None:
@@ -234,17 +249,13 @@ class ConstantOptions(MethodOptions):
         if method == "recurjac":
             return self.recurjac()
         self.refuse_recursion(method)
-        given = None if self.preactivation is None else self.output_method()
         if method == "best":
-            if given is not None:
+            if self.preactivation is not None:
                 raise JacoboundError("--preactivation belongs to a single method; choose one with --method")
             return None
-        if method in ("autolip", "eclipse"):
-            return (AutoLip if method == "autolip" else ECLipsE)(given)
-        if method == "seqlip":
-            return SeqLip(self.pairs or "dual", given)
-        words = {"lipsdp": LipSDP, "linearslopes": LinearSlopes, "fastlip": FastLip}
-        return words[method](self.output_method())
+        if method == "seqlip" and self.pairs is not None:
+            return SeqLip(self.pairs, None if self.preactivation is None else self.output_method())
+        return self.with_ranges(_of_word(Method, method))
 
 
 @Parameter(name="*", group="Constant")

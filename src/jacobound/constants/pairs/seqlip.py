@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from jacobound.constants.pairs.search import dual_bound
 from jacobound.errors import InvalidOptionError
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Node
-from jacobound.method import Budget, ConstantBound, LipschitzMethod, OutputMethod, Query, output_method
+from jacobound.method import About, Budget, ConstantBound, LipschitzMethod, OutputMethod, Query, output_method
 from jacobound.operators.norms import Chain
 from jacobound.results.kinds import Status
 
@@ -47,6 +47,8 @@ class SeqLip(LipschitzMethod):
         preactivation: how ranges are found, from which slopes follow; None takes CROWN on bounded sets and intervals
             elsewhere.
     """
+
+    about: ClassVar[About] = About("chains of layers pair by pair; l2 to l2", "Scaman and Virmaux, NeurIPS 2018")
 
     pairs: Pairs = "dual"
     preactivation: OutputMethod | None = None
@@ -79,12 +81,44 @@ class SeqLip(LipschitzMethod):
         status = Status.CERTIFIED if sweeps.complete else Status.TIME_LIMIT
         status = Status.INCOMPLETE if sweeps.failed else status
         status = Status.of(status, sweeps.value)
-        if self.pairs == "greedy" and status.certified:
+        if not self.is_certified and status.certified:
             status = Status.ESTIMATE
         return ConstantBound(sweeps.value, status, sweeps.details, (), known.slopes, known.ranges)
 
+    @property
+    def is_certified(self) -> bool:
+        """Whether pairs are bounded, and not searched greedily."""
+        return self.pairs != "greedy"
+
     def norm_for(self, norm: tuple[float, float]) -> tuple[float, float]:
         """Pairs are bounded in the Euclidean norm alone."""
+        return (2.0, 2.0)
+
+
+@dataclass(frozen=True)
+class GreedySeqLip(LipschitzMethod):
+    """Constants by pairs of layers whose largest norms are searched for greedily: **an estimate**, as in the paper.
+
+    It may lie below the network's constant. `SeqLip(pairs="greedy")` is the same.
+
+    Args:
+        preactivation: as for `SeqLip`.
+    """
+
+    about: ClassVar[About] = About("as SeqLip", "Scaman and Virmaux, NeurIPS 2018", certified=False)
+
+    preactivation: OutputMethod | None = None
+
+    def __post_init__(self) -> None:
+        if self.preactivation is not None:
+            object.__setattr__(self, "preactivation", output_method(self.preactivation))
+
+    def constant(self, query: Query) -> ConstantBound:
+        """An estimate of the constant over one set for the norm (2, 2), with `Status.ESTIMATE`."""
+        return SeqLip("greedy", self.preactivation).constant(query)
+
+    def norm_for(self, norm: tuple[float, float]) -> tuple[float, float]:
+        """Pairs are looked at in the Euclidean norm alone."""
         return (2.0, 2.0)
 
 
@@ -233,4 +267,4 @@ def _key(chain: Stretch, edge: Edge) -> Key:
     return chain.layers[edge.number], chain.layers[edge.number + 1], edge.right_split, edge.left_split
 
 
-__all__ = ["SeqLip"]
+__all__ = ["GreedySeqLip", "SeqLip"]

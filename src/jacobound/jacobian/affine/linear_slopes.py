@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from jacobound.jacobian.affine.scaled_sums import scaled_row_norms
 from jacobound.jacobian.fastlip import by_intervals, interval_adjoints
 from jacobound.jacobian.tangents import facts_for
 from jacobound.method import (
+    About,
     Budget,
     Facts,
     JacobianEnclosure,
@@ -52,6 +54,10 @@ class LinearSlopes(JacobianMethod):
     Args:
         preactivation: how the ranges of the nodes are found.
     """
+
+    about: ClassVar[About] = About(
+        "any network and bounded region, all norms; for smooth activations on small regions", "jacobound"
+    )
 
     preactivation: OutputMethod = field(default_factory=CROWN)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jacobound.checks import shown
 from jacobound.errors import InvalidOptionError
@@ -13,6 +13,7 @@ from jacobound.jacobian.recursion.recursion import recur
 from jacobound.jacobian.recursion.reversal import forward, forward_shifted
 from jacobound.jacobian.tangents import facts_for
 from jacobound.method import (
+    About,
     JacobianEnclosure,
     JacobianMethod,
     OutputMethod,
@@ -38,6 +39,8 @@ class RecurJac(JacobianMethod):
             layers are unstable and the second sweep is not too dear, it gains some percent in width at most; see
             `jacobound.jacobian.recursion.directions.both`.
     """
+
+    about: ClassVar[About] = About("any network and region, all norms", "Zhang et al., AAAI 2019")
 
     relaxation: Literal["constant", "chord"] = "chord"
     preactivation: OutputMethod = field(default_factory=CROWN)
