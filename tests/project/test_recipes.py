@@ -47,6 +47,12 @@ RECIPES = {
         "return self.length\n\n    def apply",
         "return 1\n\n    def apply",
     ),
+    "Add a method": Recipe(
+        ("tests/soundness/test_methods.py", "-k", "Frobenius"),
+        3,
+        "found.entries.magnitude().flatten(1)",
+        "(found.entries.magnitude() / 2).flatten(1)",
+    ),
 }
 
 
@@ -61,8 +67,8 @@ def steps(title: str) -> list[tuple[str, str, str]]:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The package and its tests in a folder of their own."""
-    for name in ("src", "tests"):
+    """The package, its tests and the campaign that they ask, in a folder of their own."""
+    for name in ("src", "tests", "campaign"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path

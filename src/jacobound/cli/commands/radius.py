@@ -62,8 +62,10 @@ def radius(
     """
     show.check()
     limits, chosen = point.limits, None if targets is None else parse_classes(targets)
-    if constants is not None and method == "crown":
-        raise JacoboundError("--constants belongs to the integral of local constants; leave it out with --method crown")
+    if constants is not None and method in METHODS and issubclass(METHODS[method], OutputMethod):
+        raise JacoboundError(
+            f"--constants belongs to the integral of local constants; leave it out with --method {method}"
+        )
     graph = run.placed(network.read(net))
     places = point.points(graph)
     points = torch.stack([place.values for place in places])
