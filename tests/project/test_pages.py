@@ -98,4 +98,4 @@ def test_every_folder_of_the_package_has_its_row() -> None:
     for marker in sorted(SOURCES.rglob("__init__.py")):
         folder = marker.parent.relative_to(SOURCES)
         if folder.parts and any(marker.parent.glob("[a-z]*.py")):
-            assert f"`{folder}/`" in rows or f"`{folder.parts[0]}/`" in rows, folder
+            assert f"`{folder}/`" in rows or f"`{folder.parts[0]}/" in rows, folder

@@ -8,6 +8,16 @@ backwards through the stable slopes as plain numbers, so
 
 and the bounds at unstable neurons follow from the last layer to the first. Rounding of the rows themselves is
 propagated by absolute values, which is harmless at this second order.
+
+Derivation: sort the paths from v to output j by the first unstable neuron i on them. Paths without one add up to the
+row r_j(v); those whose first one is i add up to ``rho_i(v) s_i Y[j, i]``: rho_i is the row of i through stable slopes
+alone, s_i its slope, Y its output's derivative. So
+
+    d out_j / d v = r_j(v) + sum_i Y[j, i] s_i rho_i(v),        |Y[j, i] s_i| <= behind[j, i] := |Y[j, i]| max |s_i|,
+
+and the triangle inequality gives the bound for all slopes at once. ``behind`` of a neuron needs weights behind it only,
+so one sweep from the output suffices. A weight that is too large is sound and costs tightness; for that reason each is
+the smaller one of this bound and the interval adjoint. Source: this project.
 """
 
 from __future__ import annotations

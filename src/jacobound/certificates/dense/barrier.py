@@ -9,6 +9,21 @@ constant ``sqrt(c_in(nu) c_out(upsilon))``. F is linear in the weights and as la
 The search minimises ``log c_out + log c_in - beta log det(D F D)``, D = diag(tau, upsilon)^(-1/2), over the logarithms
 of the weights: the determinant does not change with the scale of any weight, so neurons that matter little cost
 nothing.
+
+Why F proves it (the S-procedure of LipSDP-Neuron, Fazlyab et al. 2019, on the core and in adjoint form). Slopes are
+scaled to ``w = d z`` with ``|d_i| <= 1``. For output weights v let y be the adjoints of z, and g those of w:
+``y_i = d_i g_i`` and ``B'(y, v) = (J'v, g)``. Then
+
+    0 <= (y, v)' F (y, v) = sum_i tau_i (y_i^2 - g_i^2) + sum_j upsilon_j v_j^2 - sum_k nu_k (J'v)_k^2,
+
+and the first sum is at most 0, because tau > 0 and ``|y_i| <= |g_i|``: this is where the signs of the weights matter.
+The norms follow: ``||J'v||_1^2 <= (sum 1 / nu) sum nu (J'v)^2`` for p = inf (Cauchy and Schwarz; c_in = sum 1 / nu),
+and c_out is the largest ``sum upsilon v^2`` over the dual ball of q: their sum for q = 1, else the largest one.
+
+Derivatives: ``-log det(D F D) = -log det F + sum of the logs of tau and upsilon``, and F is a sum of terms e^theta A:
+``A = e e' - b b'`` for a neuron (e its unit vector, b its column of B), ``-b b'`` for an input, ``e e'`` for an output.
+With G the scaled inverse of F and C the scaled columns b, ``tr(F^-1 e^theta A)`` is G_ii - (C'GC)_ii, and the second
+derivatives are the squares of entries of G and C'GC less those of GC, as `_barrier_derivatives` adds them up.
 """
 
 from __future__ import annotations

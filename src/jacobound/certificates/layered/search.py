@@ -7,6 +7,18 @@ what Z asks for at least; a multiple of the identity with margin 2 would be ECLi
 Gradients: with the stored factors of one sweep the derivative of the constant with respect to every multiplier costs
 matrix-vector products only. The largest eigenvalue at the end is smoothed. A chain is best swept towards its larger
 end: there the optimum has several largest eigenvalues, which smoothing handles, and S stays away from singular.
+
+The sweep, in the notation of `chain` (slopes m + r d, ``|d| <= 1``, unstable neurons U). Y starts as the diagonal
+matrix of the entering weights; ``a'Ya`` bounds the weighted square sum of the entering adjoints when a is the adjoint
+in front of layer W. With Z = W Y W' it is ``b'Zb`` for the adjoint b behind W, and where a is now the adjoint behind
+the neurons, ``b = m a + h`` with ``h = d g``, ``g = r a``. For any V > 0 on U
+
+    b'Zb <= (m a + h)' Z (m a + h) + sum_U V (g^2 - h^2)                                  since h^2 <= g^2
+         <= a' [ m (Z + Z_U' S^-1 Z_U) m + diag(r^2 V) ] a  =: a' Y_next a,               S = V - Z_UU,
+
+the second line being the maximum over all h, which is finite exactly where S is positive definite (elsewhere the
+multipliers prove nothing, and the value is inf). Source: the elimination of ECLipsE (Xu, Sivaranjani, NeurIPS 2024).
+By the envelope theorem the maximiser h may be held fixed: the value changes with log V by ``V (g^2 - h^2)``.
 """
 
 from __future__ import annotations

@@ -5,6 +5,16 @@ with respect to unstable neuron i, are found by pushing the neuron's unit tangen
 unstable neuron the product slope * Y is replaced by lines (`product_relaxation`); everything stable has already been
 multiplied out (`core`), so upper and lower bounds and all outputs share that work, and only unstable neurons need
 bounds at all. The last step does the same for the unit tangents of the input. Source: RecurJac (AAAI 2019), section 3.
+
+One step, with t the tangent that arrives before unstable neuron m and ``s Y`` its slope times the output's derivative:
+
+    t s Y <= t (upper_slope Y + upper_offset)   for t >= 0,       t s Y <= t (lower_slope Y + lower_offset)   for t < 0,
+
+because multiplying the lines of `product_lines` by a negative t turns them around; for lower bounds the two change
+places. Y is not replaced by its interval here but by what it is, the sum over everything behind m: so the tangent goes
+on as ``t slope``, the offset ``t offset`` is added once, and the next neuron chooses by the sign of the sum of all that
+arrives there. Upper and lower bounds are two chains, since their tangents differ after the first neuron. Upper offsets
+are at least 0 and lower ones at most 0, so every added offset moves a bound outward.
 """
 
 from __future__ import annotations
