@@ -255,7 +255,8 @@ def test_a_point_counts_as_adversarial_only_where_that_is_proved() -> None:
     weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     graph, row = jb.from_layers([weight]), torch.tensor([[1.0, -1.0]], dtype=torch.float64)
     for point, lost in (([0.0, 1.0], True), ([1.0, 0.0], False), ([1.0, 1.0], False), ([math.nan, 0.0], False)):
-        assert _verified(graph, torch.tensor([point], dtype=torch.float64), row).tolist() == [lost]
+        place = torch.tensor([point], dtype=torch.float64)
+        assert _verified(graph, place, row, jb.Budget()).tolist() == [lost]
 
 
 def test_a_wrong_label_certifies_nothing_and_is_its_own_witness(generator: Generator) -> None:

@@ -64,7 +64,7 @@ class PGD:
         points = balls.points.to(graph.dtype)
         rows = rows.to(points)
         failed, tried = near.clone(), near.clone()
-        best, first = _along_gradients(graph, balls, points, rows)
+        best, first = _along_gradients(graph, balls, points, rows, budget)
         first = first.to(near)
         reached = _length(best - points, balls.p).to(near).nan_to_num(nan=inf)
         for round_ in range(self.rounds):
@@ -143,16 +143,17 @@ def _margins(graph: Graph, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return margins.detach(), gradient
 
 
-def _along_gradients(graph: Graph, balls: Balls, points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _along_gradients(graph: Graph, balls: Balls, points: Tensor, rows: Tensor, budget: Budget) -> tuple[Tensor, Tensor]:
     """The first lost points straight down the gradients of the margins, NaN where none is; and `linear_radii`.
 
-    A few evaluations of the network: what there is always time for.
+    A few evaluations of the network: what there is nearly always time for.
     """
-    first = linear_radii(graph, points, rows, balls.p)
-    _, gradient = _margins(graph, points.unsqueeze(1), rows)
+    margin, gradient = _margins(graph, points.unsqueeze(1), rows)
+    first, start = _linear(margin, gradient, balls.p), margin[:, 0]
     down, best = _steepest(gradient, balls.p), torch.full_like(points, torch.nan)
-    start = (graph(points).flatten(1) * rows).sum(1)
     for share in reversed(SHARES):
+        if budget.is_over:
+            break
         inside = _projection(balls, points.unsqueeze(1), _wide(share * first, gradient))
         moved = inside(points.unsqueeze(1) - _wide(share * first, gradient) * down).squeeze(1)
         lost = (graph(moved).flatten(1) * rows).sum(1) < -CLEARLY * start.abs()
@@ -162,7 +163,11 @@ def _along_gradients(graph: Graph, balls: Balls, points: Tensor, rows: Tensor) -
 
 def linear_radii(graph: Graph, points: Tensor, rows: Tensor, p: float) -> Tensor:
     """The radius at which the margins would be lost if they were linear, shape (T,)."""
-    margin, gradient = _margins(graph, points.unsqueeze(1), rows)
+    return _linear(*_margins(graph, points.unsqueeze(1), rows), p)
+
+
+def _linear(margin: Tensor, gradient: Tensor, p: float) -> Tensor:
+    """The radius at which margins (T, 1) with these gradients would be lost if they were linear, shape (T,)."""
     steepness = _length(gradient[:, 0], {1: inf, 2: 2, inf: 1}[p])
     found = (margin[:, 0].abs() / steepness).nan_to_num(nan=1.0, posinf=1.0)
     return torch.where(found > 0, found, 1e-6)

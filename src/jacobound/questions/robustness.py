@@ -153,8 +153,7 @@ class _Search:
         groups = self._groups()
         self._round(groups, "linear bounds", OF_RANGES, self._begin)
         margin, radius = self._arranged(groups, lambda group: group.margin), self._arranged(groups, _reached)
-        attacks = self.budget.within(OF_ATTACKS * self.budget.remaining)
-        witness, distance = _attacked(self.graph, self.balls, self.asked, radius, margin, attack, attacks)
+        witness, distance = _attacked(self.graph, self.balls, self.asked, radius, margin, attack, self.budget)
         if not isinstance(self.method, OutputMethod):
             self._round(groups, "integrals", OF_MARCH, self._march)
         if self.method is None:
@@ -302,13 +301,13 @@ def _attacked(
     distance = torch.full_like(radius, inf)
     if attack is None:
         return None, distance
-    found = []
+    found, time = [], budget.within(OF_ATTACKS * budget.remaining)
     for k in range(len(radius)):
         budget.tell(k, len(radius), "attacks")
         rows = asked.rows(k)
         count = len(rows)
         own = Balls(balls.points[k : k + 1].expand(count, *graph.in_shape), balls.p, balls.dtype, balls.valid)
-        share = replace(budget.within(budget.remaining / (len(radius) - k)), progress=None)
+        share = replace(time.within(time.remaining / (len(radius) - k)), progress=None)
         try:
             with alarmed(share, budget):
                 points = attack.nearest(graph, own, rows, radius[k], share)
@@ -316,22 +315,29 @@ def _attacked(
             points = torch.full_like(own.points, torch.nan).to(graph.dtype)
         wrong = margin[k] <= 0  # the point itself may be adversarial already
         points = torch.where(wrong.reshape(-1, *[1] * len(graph.in_shape)), own.points.to(points), points)
-        lost = _verified(graph, points, rows)
+        lost = _verified(graph, points, rows, budget)
         away = vector_norm_upper((points.to(torch.float64) - own.points).flatten(1), balls.p)
         distance[k] = torch.where(lost, away, inf)
         found.append(torch.where(lost.reshape(-1, *[1] * len(graph.in_shape)), points, torch.nan))
     return torch.stack(found), distance
 
 
-def _verified(graph: Graph, points: Tensor, rows: Tensor) -> Tensor:
-    """Whether each margin is certified to be negative at its point; NaN points are not."""
-    usable = ~points.flatten(1).isnan().any(1)
-    places = torch.where(usable.reshape(-1, *[1] * (points.dim() - 1)), points, 0.0).to(torch.float64)
-    target = graph.with_rows(rows).expanded()
-    balls = Balls(places, inf, graph.dtype, None)
-    domain = balls.domain(torch.arange(len(places)), places.new_zeros(len(places)))
-    upper = IBP().ranges(target, domain, Budget())[target.output].upper
-    return usable & (upper.diagonal() < 0)
+def _verified(graph: Graph, points: Tensor, rows: Tensor, budget: Budget) -> Tensor:
+    """Whether each margin is certified to be negative at its point; NaN points are not, nor what comes too late."""
+    lost = ~points.flatten(1).isnan().any(1)
+    usable = lost.nonzero().squeeze(1)
+    if not len(usable):
+        return lost
+    places = points[usable].to(torch.float64)
+    target = graph.with_rows(rows[usable]).expanded()
+    domain = Balls(places, inf, graph.dtype, None).domain(torch.arange(len(places)), places.new_zeros(len(places)))
+    try:
+        with alarmed(budget, budget):
+            upper = IBP().ranges(target, domain, Budget())[target.output].upper
+    except OutOfTimeError:
+        return torch.zeros_like(lost)
+    lost[usable] = upper.diagonal() < 0
+    return lost
 
 
 def _worst(statuses: list[Status]) -> Status:
