@@ -2,9 +2,11 @@
 
 A test that is parametrised by several things, say kinds of networks, regions and norms, has a case for every
 combination. In the tier "test" as many of them run as it takes to meet every kind, every region and every norm, in
-combinations that are mixed by chance, the same ones each time. Two marks say more: `slow`, of a test that takes
-longer than about a second, keeps it out of "quick"; `soundness` keeps it out of both. Counts in loops come from the
-fixture `few_or_many`.
+combinations that are mixed by chance, the same ones each time; of several seeds one will do. So a loop inside of a
+test over methods, norms or seeds is better written as one more list that it is parametrised by. Three marks say more:
+`slow`, of a test that takes longer than about half a second, keeps it out of "quick"; `soundness` keeps it out of
+both; `alike(n)` says that its cases differ little: n of them, spread evenly, run in the tier "test".
+Hypothesis draws 3, 10 and 30 examples.
 """
 
 from __future__ import annotations
@@ -14,11 +16,14 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import pytest
+from hypothesis import settings
 
 TIERS = ("quick", "test", "soundness")
+EXAMPLES = {"quick": 3, "test": 10, "soundness": 30}  # of hypothesis
 MARKS = (
-    "slow: takes longer than about a second; not in the tier 'quick'",
+    "slow: takes longer than about half a second; not in the tier 'quick'",
     "soundness: only in the tier 'soundness'",
+    "alike(n): cases that differ little; n of them, spread evenly, run in the tier 'test'",
 )
 
 Case = TypeVar("Case")
@@ -34,12 +39,13 @@ def chosen(cases: Mapping[Case, Values]) -> list[Case]:
         best = max(mixed, key=lambda case: len(unseen & cases[case]))
         unseen -= cases[best]
         found.add(best)
-    return [case for case in cases if case in found] or list(cases)
+    return [case for case in cases if case in found] or list(cases)[:1]
 
 
 def values_of(item: pytest.Item) -> Values:
     """What one case of a test was parametrised with; names that one mark lists together count as one thing."""
     params = dict(item.callspec.params) if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    params.pop("seed", None)  # more of the same
     found: set[tuple[Hashable, Hashable]] = set()
     for mark in item.iter_markers("parametrize"):
         names = mark.args[0] if mark.args else mark.kwargs["argnames"]
@@ -56,6 +62,8 @@ def kept(items: Sequence[pytest.Item], tier: str) -> list[pytest.Item]:
     wanted: set[pytest.Item] = set()
     for cases in by_test(item for item in items if not any(map(item.get_closest_marker, barred))).values():
         some = chosen({case: values_of(case) for case in cases})
+        alike = cases[0].get_closest_marker("alike")
+        some = some[:: -(-len(some) // alike.args[0])] if alike else some
         wanted.update(some[:1] if tier == "quick" else some)
     return [item for item in items if item in wanted]
 
@@ -77,6 +85,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for mark in MARKS:
         config.addinivalue_line("markers", mark)
+    if config.getoption("--hypothesis-profile", None) is None:
+        name = f"deterministic, {config.getoption('--tier')}"
+        settings.register_profile(
+            name, settings.get_profile("deterministic"), max_examples=EXAMPLES[config.getoption("--tier")]
+        )
+        settings.load_profile(name)
 
 
 @pytest.hookimpl(trylast=True)

@@ -86,6 +86,7 @@ def test_lines_are_tight(case: Case, dtype: torch.dtype) -> None:
     assert not wrong.any(), [(x.lower[k], x.upper[k], excess[k], short[k], slack[k]) for k in wrong.nonzero()[:4, 0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "low"), [("tanh", -4.0), ("sigmoid", -6.3), ("arctan", -15.8)])
 def test_s_shaped_lines_are_sound_and_tight_on_wide_intervals(name: str, low: float) -> None:
     act = activation(name)

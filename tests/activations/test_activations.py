@@ -312,6 +312,7 @@ def test_every_onnx_spelling_computes_the_same() -> None:
     assert old.name == "clip:0.0,inf"  # attributes of operator set 6, where the largest float32 is the default
 
 
+@pytest.mark.slow
 @every_dtype
 def test_a_clip_has_its_ends_entry_by_entry_and_moves_exactly(dtype: torch.dtype) -> None:
     low = torch.tensor([-1.0, 0.25, 2.0, -(2.0**90)], dtype=torch.float64).reshape(4, 1)

@@ -72,6 +72,7 @@ def test_the_last_units_of_breaks_and_turns_are_on_the_right_side(units: int) ->
     assert taylor(flint.arb(minimum[0]), factor)[1] < 0 < taylor(flint.arb(minimum[1]), factor)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("low", [STORED, 0.0447145])
 def test_enclosures_hold_and_are_tight(low: float) -> None:
     made, near = gelu_by_tanh(low, np.nextafter(low, 1)), activation("gelu_tanh")

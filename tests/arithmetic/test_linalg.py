@@ -186,6 +186,7 @@ def test_spectral_norms_do_not_depend_on_scale(scale: float) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_estimate_is_not_believed(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
     """Whatever the eigenvalue routine says, the bound holds; an estimate that is a little low costs a little."""
     matrix = torch.randn(4, 3, dtype=torch.float64, generator=generator)
@@ -199,6 +200,7 @@ def test_the_estimate_is_not_believed(monkeypatch: pytest.MonkeyPatch, generator
         assert not 0 <= too_low < 1e-6 or bound <= truth * (1 + 8 * too_low + 1e-13)
 
 
+@pytest.mark.slow
 def test_a_gram_matrix_that_lost_something_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Squares that round away in the Gram matrix: with an estimate that is low as well, only its error bound helps."""
     rows, roundoff = 400, unit(torch.float64)

@@ -256,6 +256,7 @@ def test_pieces_keep_their_ends_and_shapes() -> None:
         assert torch.equal(piece.upper, high.reshape(shape))
 
 
+@pytest.mark.slow
 def test_columns_that_are_full_are_rounded_up() -> None:
     """Every query looks at one key alone."""
     for n in range(2, 40):

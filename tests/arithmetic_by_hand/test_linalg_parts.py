@@ -52,6 +52,7 @@ def test_one_uncertain_entry_counts(row: int, column: int) -> None:
             assert bounds_spectral_norm(fmpq_mat(2, 3, rationals(corner)), bound)
 
 
+@pytest.mark.slow
 def test_what_a_gram_matrix_loses_grows_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Squares that round away beside a sum of ones: the error bound must know how large that sum is."""
     rows, roundoff = 800, unit(torch.float64)
@@ -69,6 +70,7 @@ def test_what_a_gram_matrix_loses_grows_with_its_size(monkeypatch: pytest.Monkey
             assert bounds_spectral_norm(exact, spectral_norm_upper(matrix).item()), steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_every_candidate_is_proved_whatever_the_estimate(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """An estimate that is a few units too small: none of the numbers that come may be below the norm."""

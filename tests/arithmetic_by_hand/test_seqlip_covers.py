@@ -218,6 +218,7 @@ def test_enumerated_norms_below_the_normal_range_are_rounded_up() -> None:
         assert number(enumerated(pair)) >= number(pair.left) * number(pair.right)
 
 
+@pytest.mark.slow
 def test_any_order_of_branching_ends_at_the_largest_vertex(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = Generator().manual_seed(18)
     pair = drawn_pair(generator, 3, 5, 4)
@@ -243,6 +244,7 @@ def test_branching_stops_when_it_is_told_and_says_so() -> None:
         assert 0 < found.lower <= truth * (1 + 1e-12)
 
 
+@pytest.mark.slow
 def test_children_are_enumerated_when_few_neurons_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is asked for its dual bound or for all of its vertices, and dead neurons are left out on the way."""
     generator = Generator().manual_seed(21)

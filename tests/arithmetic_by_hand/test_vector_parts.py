@@ -459,6 +459,7 @@ def test_least_spreads_of_boxes_are_attained() -> None:
     assert float(least_spread(wide)[1]) == pytest.approx(0.5, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_least_spreads_hold_for_any_centre(monkeypatch: pytest.MonkeyPatch, generator: Generator) -> None:
     """Also for one outside the row; inside it the bound is that of the tangent."""
     for k in range(60):

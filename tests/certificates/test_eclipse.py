@@ -260,6 +260,7 @@ def test_no_jacobian_of_a_region_is_larger(kind: str, region: str) -> None:
         assert found.status.certified == (float(found.value) < INF)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [(2.0, 2.0), (INF, 2.0), (2.0, 1.0)])
 def test_a_feasible_point_of_the_problem_that_lipsdp_solves(norm: tuple[float, float]) -> None:
     """So never below its optimum; the gradients nearly reach it."""
@@ -394,6 +395,7 @@ def test_below_what_other_tools_give(shared_data: Path, name: str, known: float)
     assert found <= known and found < min(row["value"] for row in rows if row["quantity"] == "global_l2_l2")
 
 
+@pytest.mark.slow
 def test_wide_layers(shared_data: Path) -> None:
     """ECLipsE-Fast gives 35906, products of norms 70762."""
     graph = from_onnx(shared_data / "third_party" / "mnist-net_256x4.onnx")

@@ -86,6 +86,7 @@ def test_tighter_than_the_recursion_where_much_is_unstable(norm: tuple[float, fl
     assert float(LipSDP().constant(Query(graph, domain, Budget(), norm)).value) < 0.6 * float(entries)
 
 
+@pytest.mark.slow
 def test_radius_zero_gives_the_norm_of_the_jacobian() -> None:
     graph = network((5, 12, 12, 3), 2, "tanh")
     point = torch.linspace(-1, 1, 5, dtype=torch.float64)
@@ -106,6 +107,7 @@ def test_more_inputs_than_outputs_or_the_other_way_round_are_the_same_problem() 
         assert float(a) == pytest.approx(float(b), rel=2e-3)
 
 
+@pytest.mark.slow
 def test_rows_are_maximised_and_columns_too() -> None:
     graph = network((3, 8, 8, 4), 5)
     rows = bound(graph, Ball(torch.zeros(3), 0.4), (2.0, INF))
@@ -199,6 +201,7 @@ def layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lipsdp, "LONGEST", 0.0)
 
 
+@pytest.mark.slow
 def test_newton_goes_first_where_it_will_come_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, region = network((6, 12, 12, 3), 3), Ball(torch.zeros(6), 0.15)
     best = bound(graph, region, (2.0, 2.0))
@@ -214,6 +217,7 @@ def test_newton_goes_first_where_it_will_come_to_its_end(monkeypatch: pytest.Mon
     assert float(bound(graph, region, (2.0, 2.0)).value) == float(best.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [(2.0, 2.0), (INF, INF), (1.0, 2.0), (INF, 1.0)])
 def test_many_neurons_are_solved_layer_by_layer(norm: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same problem: within 1 % of the optimum and never below; checked again without the search."""
@@ -369,6 +373,7 @@ def stored(shared_data: Path, name: str, row: int | None = None) -> Graph:
     return graph if row is None else graph.with_rows(torch.eye(10, dtype=torch.float64)[[row]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "radius", "known"),
     [
@@ -399,6 +404,7 @@ def test_global_constants_of_trained_networks(shared_data: Path, name: str, know
     assert known * (1 - 1e-5) <= found <= known * 1.002
 
 
+@pytest.mark.slow
 def test_global_constants_of_small_networks_agree_with_conic_solvers(shared_data: Path) -> None:
     """LipSDP-neuron for (2, 2), and for every row the SDP of GeoLIP for (inf, inf), both by Clarabel."""
     with (shared_data / "reference" / "peers" / "results.json").open() as file:
@@ -419,6 +425,7 @@ def test_global_constants_of_small_networks_agree_with_conic_solvers(shared_data
     assert seen >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "file", "until", "scale"),
     [

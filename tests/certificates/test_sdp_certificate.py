@@ -45,6 +45,7 @@ def exact_form(core: SdpCore, weights: Weights, moved: Tensor) -> fmpq_mat:
     return fmpq_mat(len(rows), len(rows), [(own[i] if i == j else fmpq(0)) - product[i, j] for i in rows for j in rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("radius", [0.0, 1e-12, 1e-3])
 def test_what_is_proved_is_positive_semidefinite_without_rounding(seed: int, radius: float) -> None:
     """Output weights are bisected to the least that is still proved; all corners of the radius that are tried hold."""
@@ -100,6 +101,7 @@ def test_ill_scaled_weights_are_judged_right(seed: int) -> None:
             assert is_positive_semidefinite(exact_form(core, weights, torch.zeros_like(core.matrix)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_constants_are_above_all_vertices_and_near_them(norm: tuple[float, float]) -> None:
     generator = Generator().manual_seed(7)
@@ -127,6 +129,7 @@ def test_without_unstable_neurons_the_norm_of_the_matrix_comes_out(norm: tuple[f
     assert constant_of(row, (math.inf, 2.0), 1e-6) == pytest.approx(float(row.matrix.abs().sum()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_one_neuron_is_solved_exactly(seed: int) -> None:
     """(2, 2): the S-lemma loses nothing. One row, p = inf: the dual is concave in one number, found on a grid."""
     generator = Generator().manual_seed(seed)
@@ -141,6 +144,7 @@ def test_one_neuron_is_solved_exactly(seed: int) -> None:
         assert dual * (1 - 1e-7) <= constant_of(row, (math.inf, 2.0)) <= dual * (1 + 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [(2.0, 2.0), (math.inf, 2.0)])
 def test_the_search_finds_what_random_search_finds(norm: tuple[float, float], seed: int) -> None:
     """Three neurons; multipliers drawn around the best so far, in ever smaller steps."""

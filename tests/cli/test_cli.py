@@ -53,6 +53,7 @@ def subject() -> demo.Subject:
 # --- the commands ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_help_fits_a_screen_and_version_is_known(capsys: Capture) -> None:
     code, shown, _ = run(capsys, "--help")
     assert code == 0 and len(shown.splitlines()) <= 32
@@ -136,6 +137,7 @@ def test_bound_of_all_outputs(capsys: Capture) -> None:
     assert code == 0 and shown.count("784 of 784") == 10
 
 
+@pytest.mark.slow
 def test_lipschitz_table(capsys: Capture, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     norms = ("--p", "inf", "--q", "inf", "--rows", "3")
@@ -153,6 +155,7 @@ def test_lipschitz_table(capsys: Capture, tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "l.svg").read_text()
 
 
+@pytest.mark.slow
 def test_constants_of_the_whole_space_and_single_methods(capsys: Capture) -> None:
     code, shown, complaints = run(capsys, "lipschitz", NET, "--global", "--rows", "3", "--budget", "5")
     assert code == 0 and complaints == "" and "the whole space" in shown and "candidates" not in shown
@@ -177,6 +180,7 @@ def test_the_list_of_methods_is_complete(capsys: Capture) -> None:
     assert found["RecurJac"]["source"] == "Zhang et al., AAAI 2019" and found["SeqLip greedy"]["status"] == "estimate"
 
 
+@pytest.mark.slow
 def test_lipschitz_json_is_a_list_of_results(capsys: Capture) -> None:
     chosen = ("--radius", "0.001,0.002", "--rows", "3-8", "--clip", "-0.5", "0.5", "--seed", "7", "--points", "4")
     code, shown, _ = run(capsys, "lipschitz", NET, *IMAGE, *chosen, "--json")
@@ -188,6 +192,7 @@ def test_lipschitz_json_is_a_list_of_results(capsys: Capture) -> None:
         assert result["provenance"]["seed"] == 7 and len(result["witness"]) == 784
 
 
+@pytest.mark.slow
 def test_executed_semantics_widen_outputs_and_add_delta(capsys: Capture) -> None:
     given = (NET, *IMAGE, "--radius", "0", "--rows", "0", "--json")
     _, exact, _ = run(capsys, "bound", *given)
@@ -217,6 +222,7 @@ def interrupt_after(count: int, original: Callable[..., object]) -> Callable[...
     return interrupted
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_is_finished(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = ("lipschitz", NET, *IMAGE, "--radius", "0.001:0.003:3", "--rows", "3")
     monkeypatch.setattr(lipschitz, "find_constant", interrupt_after(2, jb.lipschitz))
@@ -332,6 +338,7 @@ def test_debug_shows_the_traceback(capsys: Capture) -> None:
 # --- the demo -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_demo(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
@@ -344,6 +351,7 @@ def test_demo(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert torch.get_num_threads() == 1
 
 
+@pytest.mark.slow
 def test_demo_json(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "RADII", ("0.001",))
@@ -354,6 +362,7 @@ def test_demo_json(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found["constants"]["output"][0]["lower"] <= found["constants"]["output"][0]["upper"]
 
 
+@pytest.mark.slow
 def test_demo_goes_on_without_matplotlib(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "RADII", ("0.001",))

@@ -124,6 +124,7 @@ def test_negative_numbers_are_numbers(capsys: Capture) -> None:
         assert code == 2 and "Traceback" not in complaints
 
 
+@pytest.mark.slow
 def test_several_inputs_in_one_call(capsys: Capture, tmp_path: Path) -> None:
     for k in range(3):
         np.save(tmp_path / f"{k}.npy", np.load(DATA / "mnist_images.npz")["x"][k] / 255 - 0.5)
@@ -195,6 +196,7 @@ def test_no_error_looks_like_a_bound_that_is_not_certified(
     assert code == 2 and shown == "" and type(error).__name__ in complaints and "Traceback" not in complaints
 
 
+@pytest.mark.slow
 def test_help_is_grouped_and_has_two_examples(capsys: Capture) -> None:
     for command in cli.COMMANDS:
         code, shown, _ = run(capsys, command, "--help")

@@ -42,6 +42,7 @@ def constant(capsys: Capture, *arguments: str) -> tuple[float, list[str]]:
     return found["upper"], found["provenance"]["assumptions"]
 
 
+@pytest.mark.slow
 def test_an_assumed_variance_scales_the_constant_and_is_named(capsys: Capture, normalised: str) -> None:
     code, _, complaint = run(capsys, "lipschitz", normalised, "--global")
     assert code == 2 and "variance_floor" in complaint and "Traceback" not in complaint

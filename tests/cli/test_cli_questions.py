@@ -34,12 +34,14 @@ def told(text: str) -> Any:
     return json.loads(text, parse_constant=pytest.fail)
 
 
+@pytest.mark.slow
 def test_help_fits_a_screen(capsys: Capture) -> None:
     for command in ("radius", "landscape", "monotone"):
         code, shown, _ = run(capsys, command, "--help")
         assert code == 0 and len(shown.splitlines()) <= 110 and "--debug" in shown
 
 
+@pytest.mark.slow
 def test_radius_prints_one_line_per_target(capsys: Capture) -> None:
     code, shown, complaints = run(
         capsys, "radius", NET, *IMAGE, "--targets", "8,5", "--method", "crown", "--restarts", "2", "--rounds", "5"
@@ -50,6 +52,7 @@ def test_radius_prints_one_line_per_target(capsys: Capture) -> None:
     assert float(lines[2][1]) == min(float(lines[0][2]), float(lines[1][2]))
 
 
+@pytest.mark.slow
 def test_radius_as_json_is_the_result(capsys: Capture) -> None:
     chosen = ("--norm", "2", "--method", "recurjac", "--clip", "-0.5", "0.5", "--rounds", "1", "--json")
     code, shown, _ = run(capsys, "radius", NET, *IMAGE, *chosen)
@@ -60,6 +63,7 @@ def test_radius_as_json_is_the_result(capsys: Capture) -> None:
     assert wrong == 0
 
 
+@pytest.mark.slow
 def test_landscape(capsys: Capture) -> None:
     code, shown, _ = run(capsys, "landscape", NET, *IMAGE, "--rows", "3,3-8", "--norm", "inf", "--largest", "1")
     assert code == 0 and "no zero gradient within" in shown and "3-8" in shown

@@ -126,6 +126,7 @@ TRAPS: dict[str, tuple[nn.Module, tuple[int, ...], float]] = {  # model, input s
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAPS)
 def test_traps_of_products_over_modules(name: str) -> None:
     model, shape, most = TRAPS[name]
@@ -324,6 +325,7 @@ def reference(shared_data: Path) -> dict[str, dict[str, float]]:
     return json.loads((shared_data / "reference" / "seqlip" / "summary.json").read_text())["nets"]
 
 
+@pytest.mark.slow
 def test_toy_networks_have_their_reference_constants(shared_data: Path) -> None:
     files = sorted((shared_data / "reference" / "seqlip").glob("toy_*_*layer_relu.npz"))
     assert len(files) > 10
@@ -343,6 +345,7 @@ def test_trained_networks_have_their_reference_constants(shared_data: Path, name
     assert constant(graph) == pytest.approx(values["autolip_CERT"], rel=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnist_cnn", "mnist_cnn_avg", "mnist_cnn_paper4", "mnist_cnn_paper5"])
 def test_convolutional_networks_have_their_reference_constants(shared_data: Path, name: str) -> None:
     """Max-pooling, average pooling and strides, with the norms of explicit matrices."""

@@ -83,6 +83,7 @@ def test_conversions_hold_and_are_attained(p: float, q: float) -> None:
         assert float(converted(one, graph, known, (p, q)).value) >= 2.0 * factor
 
 
+@pytest.mark.slow
 def test_the_smallest_of_the_methods_that_are_named() -> None:
     graph, region = network((6, 12, 12, 3)), jb.Ball(torch.zeros(6), [0.1, 3.0], INF)
     methods = (jb.RecurJac(), jb.AutoLip(), jb.SeqLip())
@@ -145,6 +146,7 @@ def test_no_time_at_all_still_gives_a_certified_constant() -> None:
     assert unhurried.status is jb.Status.CERTIFIED and unhurried.lower <= unhurried.upper <= found.upper
 
 
+@pytest.mark.slow
 def test_sets_share_the_time() -> None:
     graph = network((6, 12, 2))
     region = jb.Ball(torch.randn(3, 6, generator=Generator().manual_seed(0)), [0.1, 1.0], 2)
@@ -173,6 +175,7 @@ def test_details_and_multipliers_stay_with_the_result() -> None:
     assert "Best()" in found.provenance.method
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "most"),
     [("mnist_7layer_leaky_20", 354.04), ("mnist_5layer_tanh_50", 155.05), ("mnist_2layer_leaky_20", 18.1)],
@@ -184,6 +187,7 @@ def test_global_constants_of_trained_networks(shared_data: Path, name: str, most
     assert float(found.lower) <= float(found.upper) <= most
 
 
+@pytest.mark.slow
 def test_local_constants_of_a_trained_network(shared_data: Path) -> None:
     """Image 2, row 1, radius 0.03, as in the table of the local SDP: 1092 where the recursion gives 4138."""
     graph = jb.from_onnx(shared_data / "nets" / "mnist_5layer_leaky_20.onnx")
@@ -193,6 +197,7 @@ def test_local_constants_of_a_trained_network(shared_data: Path) -> None:
     assert found.method == "LipSDP"
 
 
+@pytest.mark.slow
 def test_networks_that_only_products_of_norms_can_take() -> None:
     """A softmax inside has no expansion; the default asks the methods that know its constant."""
     torch.manual_seed(0)
@@ -214,6 +219,7 @@ def test_kinks_on_the_boundary_are_not_attained() -> None:
     assert float(found.lower) == pytest.approx(3.0) and found.lower <= found.upper
 
 
+@pytest.mark.slow
 def test_a_method_that_refuses_leaves_the_others() -> None:
     """The root of a sum of squares has no slope at 0; the length of a vector has the constant 1."""
     graph = jb.from_torch(lambda x: torch.linalg.vector_norm(x, dim=1), torch.ones(1, 3))

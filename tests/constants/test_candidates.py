@@ -203,6 +203,7 @@ def rows_of(graph: Graph, region: jb.Ball | jb.WholeSpace, **more: Any) -> set[s
     return set(found.details) & (names | {"AutoLip", "LipSDP", "SeqLip"})
 
 
+@pytest.mark.slow
 def test_methods_that_choose_depend_on_network_and_region() -> None:
     ball, pooled = jb.Ball([0.1] * 3, 0.5), Graph(Vector(Maximum(torch.tensor([[0], [1]]), (2,)), network().output))
     assert rows_of(network(), ball) == {"RecurJac", "LipSDP"}  # a finished certificate implies products and pairs

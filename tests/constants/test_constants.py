@@ -17,13 +17,13 @@ from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval, interval_dot
 from jacobound.arithmetic.linalg import vector_norm_upper
 from jacobound.arithmetic.rounding import strict
-from jacobound.constants import from_entries as constants
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.jacobian.recursion import directions, recursion, reversal
 from jacobound.jacobian.recursion.product_lines import chord
 from jacobound.jacobian.recursion.recursion import MOST_ROWS
 from jacobound.method import Budget, JacobianEnclosure, Query
+from jacobound.method import from_entries as constants
 from jacobound.operators.convolution import Convolution
 from jacobound.operators.kinds import Dense, Scale, Select
 from jacobound.operators.norms import norms_of_rows, operator_norm
@@ -106,6 +106,7 @@ def test_merged_sums_are_sound_and_better_when_directions_are_known() -> None:
     assert true <= merged < float(tangled.entries.magnitude().sum())
 
 
+@pytest.mark.slow
 def test_merged_sums_hold_over_random_networks() -> None:
     for kind, seed in itertools.product(("mlp", "residual", "several_consumers"), range(3)):
         generator = Generator().manual_seed(seed)

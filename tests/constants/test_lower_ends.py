@@ -45,6 +45,7 @@ KINKED: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINKED)
 def test_kinks_are_not_taken_for_slopes(name: str) -> None:
     function, left, right = KINKED[name]
@@ -125,6 +126,7 @@ VECTORS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VECTORS)
 def test_two_points_prove_what_functions_of_whole_vectors_do(name: str) -> None:
     function, centre = VECTORS[name], torch.tensor([0.3, -0.5, 0.9, 0.2], dtype=torch.float64)

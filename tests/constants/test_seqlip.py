@@ -231,6 +231,7 @@ def test_error_of_a_split_is_added() -> None:
     assert float(shortest(chain, bounds.__getitem__, bounds.__getitem__).value) >= worse + 1e-4
 
 
+@pytest.mark.slow
 def test_steeper_neurons_count_everywhere(seed: int) -> None:
     """All slopes three times as large: every cover of a chain is, to the power of the layers of neurons."""
     layers = tuple(Layer(((Dense(weight),),)) for weight in weights_of(network((4, 6, 3, 6, 4), seed)))
@@ -329,6 +330,7 @@ def test_greedy_is_an_estimate_and_may_be_below_the_constant(shared_data: Path) 
         assert truth <= float(found.value) <= 1.0001 * truth
 
 
+@pytest.mark.slow
 def test_time_limit_leaves_a_certified_bound() -> None:
     graph = network((6, 8, 8, 4), 4)
     for pairs in ("dual", "exact"):
@@ -368,6 +370,7 @@ def reference_pairs(data: np.lib.npyio.NpzFile) -> list[Pair]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", range(2, 10))
 def test_stored_pairs_of_twelve_neurons(layers: int, shared_data: Path) -> None:
     data = np.load(shared_data / "reference" / "seqlip" / f"toy_w12_{layers}layer_relu.npz")

@@ -61,6 +61,7 @@ def test_exact_below_dual_below_product(shape: tuple[int, int, int], kind: str, 
         assert attained(pair, slopes) <= truth * (1 + 1e-12)
 
 
+@pytest.mark.slow
 def test_one_neuron_is_exact_and_rounded_up() -> None:
     """Products of three floats, compared as rationals."""
     generator = Generator().manual_seed(3)
@@ -123,6 +124,7 @@ def test_a_guess_below_the_truth_proves_nothing(seed: int) -> None:
         assert certified_dual(pair, found.multipliers, share * truth) >= truth * (1 - 1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-140, 1e-12, 1e12, 1e140])
 def test_sizes_of_the_matrices_do_not_matter(scale: float) -> None:
     pair = random_pair((4, 9, 5), 1)
@@ -172,6 +174,7 @@ def test_the_transpose_has_the_same_bound() -> None:
     assert dual_bound(flipped).upper == pytest.approx(dual_bound(pair).upper, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_branch_and_bound_beyond_enumeration() -> None:
     """20 neurons: the bracket closes, and every stop before is certified."""
     pair = random_pair((10, 20, 20), 7, "relu")
@@ -190,6 +193,7 @@ def test_stopped_at_once_it_is_still_certified() -> None:
     assert brute(pair) <= found.upper <= product_bound(pair)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(6, 12, 6), (1, 12, 9), (9, 12, 4)])
 def test_a_wide_pair_is_searched_on_its_leading_triplets(
     shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch

@@ -53,6 +53,7 @@ def test_a_graph_arrives_with_its_fingerprint_and_bounds(name: str) -> None:
         assert torch.equal(first.lower, second.lower) and torch.equal(first.upper, second.upper)
 
 
+@pytest.mark.alike(8)
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_an_imported_module_arrives(name: str) -> None:
     module, shape = built(name)
@@ -61,6 +62,7 @@ def test_an_imported_module_arrives(name: str) -> None:
     assert (there.fingerprint, there.source) == (graph.fingerprint, graph.source)
 
 
+@pytest.mark.slow
 def test_choices_arrive_with_the_expansion_of_comparisons() -> None:
     graph = zoo.KINDS["maxima"](torch.Generator().manual_seed(0)).expanded()
     there = sent(graph)
@@ -74,6 +76,7 @@ def test_choices_arrive_with_the_expansion_of_comparisons() -> None:
     assert torch.equal(first.lower, second.lower) and torch.equal(first.upper, second.upper)
 
 
+@pytest.mark.slow
 def test_long_chains_are_copied() -> None:
     node: Node = Input((3,))
     for k in range(3000):

@@ -113,6 +113,7 @@ METHODS: dict[str, jb.JacobianMethod | jb.LipschitzMethod | jb.Best | None] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_eigenvalues_that_do_not_converge_cost_tightness_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As for multipliers of a thousand layers: torch raises an error of its own, and the constant is certified."""

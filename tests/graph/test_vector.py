@@ -59,6 +59,7 @@ def over(function: VectorFunction) -> Graph:
 # --- the functions and their expansion -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(seed=seeds)
 def test_the_maximum_and_its_expansion(seed: int) -> None:
     generator = Generator().manual_seed(seed)
@@ -201,6 +202,7 @@ def test_operators_under_other_shapes() -> None:
 # --- entry points --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_results_are_of_the_users_graph(generator: Generator) -> None:
     graph = pooled(generator)
     region = Ball(torch.zeros(3, dtype=torch.float64), 0.5, 2)
@@ -217,6 +219,7 @@ def test_results_are_of_the_users_graph(generator: Generator) -> None:
     assert bound_output(Graph(Vector(Sort((2,)), graph.output, "last")), region).lower.shape == (2,)
 
 
+@pytest.mark.slow
 @some
 @given(seed=seeds)
 def test_bounds_of_outputs_and_jacobians_hold(seed: int) -> None:
@@ -332,6 +335,7 @@ def test_certain_winners_cost_nothing_in_values(method: IBP | CROWN, generator: 
     assert torch.allclose(found.upper, expected.upper, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @given(seed=seeds)
 def test_interval_ranges_are_those_of_the_functions(seed: int) -> None:
     """The maximum of intervals is [max of lowers, max of uppers], through any number of rounds; sorting likewise."""

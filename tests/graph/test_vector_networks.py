@@ -146,35 +146,36 @@ def network(generator: Generator, first: str) -> Graph:
     return Graph(linear(node, 2, generator, "last"))
 
 
+@pytest.mark.parametrize(("radius", "p"), [(1e-3, 2), (0.1, 2), (0.1, 1), (0.1, math.inf), (0.5, 2)])
 @pytest.mark.parametrize("first", BLOCKS)
-def test_constants_hold_over_random_networks(first: str, seed: int) -> None:
+def test_constants_hold_over_random_networks(first: str, radius: float, p: float, seed: int) -> None:
     generator = Generator().manual_seed(1000 + seed)
     graph = network(generator, first)
     centre = normal((TOKENS, WIDTH), generator, 0.7)
-    for radius, p in ((1e-3, 2), (0.1, 2), (0.1, 1), (0.1, math.inf), (0.5, 2)):
-        region = Ball(centre, radius, p=2 if seed else math.inf)
-        domains, _ = region.domains(graph)
-        points = domains[0:1].sample(12, generator)[0]
-        found = lipschitz(graph, region, AutoLip(), norm=(p, p), search=BRIEF)
-        upper = float(found.upper)
-        jacobians = autodiff(graph, points)
-        assert float(torch.linalg.matrix_norm(jacobians, p).max()) <= upper * (1 + 1e-9), (radius, p)
-        values = graph(points).flatten(1)
-        for x, y, one, two in zip(points, points.roll(1, 0), values, values.roll(1, 0), strict=True):
-            distance = float(torch.linalg.vector_norm((x - y).flatten(), p))
-            gap = float(torch.linalg.vector_norm(one - two, p))
-            assert gap <= upper * distance + 1e-12 * (1 + float(one.abs().max()))
-        assert float(found.lower) <= upper
-        if p == 2 and radius == 0.1:
-            pairs = lipschitz(graph, region, SeqLip(), search=None)
-            assert pairs.status.certified
-            assert float(torch.linalg.matrix_norm(jacobians, 2).max()) <= float(pairs.upper) * (1 + 1e-9)
-            assert float(pairs.upper) <= upper * (1 + 1e-9)
-        for method in (IBP(), CROWN()):
-            bounds = bound_output(graph, region, method)
-            assert ((bounds.lower - 1e-9 <= graph(points)) & (graph(points) <= bounds.upper + 1e-9)).all()
+    region = Ball(centre, radius, p=2 if seed else math.inf)
+    domains, _ = region.domains(graph)
+    points = domains[0:1].sample(12, generator)[0]
+    found = lipschitz(graph, region, AutoLip(), norm=(p, p), search=BRIEF)
+    upper = float(found.upper)
+    jacobians = autodiff(graph, points)
+    assert float(torch.linalg.matrix_norm(jacobians, p).max()) <= upper * (1 + 1e-9), (radius, p)
+    values = graph(points).flatten(1)
+    for x, y, one, two in zip(points, points.roll(1, 0), values, values.roll(1, 0), strict=True):
+        distance = float(torch.linalg.vector_norm((x - y).flatten(), p))
+        gap = float(torch.linalg.vector_norm(one - two, p))
+        assert gap <= upper * distance + 1e-12 * (1 + float(one.abs().max()))
+    assert float(found.lower) <= upper
+    if p == 2 and radius == 0.1:
+        pairs = lipschitz(graph, region, SeqLip(), search=None)
+        assert pairs.status.certified
+        assert float(torch.linalg.matrix_norm(jacobians, 2).max()) <= float(pairs.upper) * (1 + 1e-9)
+        assert float(pairs.upper) <= upper * (1 + 1e-9)
+    for method in (IBP(), CROWN()):
+        bounds = bound_output(graph, region, method)
+        assert ((bounds.lower - 1e-9 <= graph(points)) & (graph(points) <= bounds.upper + 1e-9)).all()
 
 
+@pytest.mark.slow
 def test_a_packed_projection_costs_no_more_than_three_of_its_own(seed: int) -> None:
     """Queries, keys and values by one matrix or by its parts: the same constant."""
     generator = Generator().manual_seed(seed)
@@ -219,6 +220,7 @@ def test_parts_of_a_product_count_with_their_own_constants() -> None:
     assert found == pytest.approx(3 * 100 + 1 * 3, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_attention_as_one_function_is_tighter_than_its_steps() -> None:
     generator, x = Generator().manual_seed(0), Input((12, WIDTH))
     q, k, v = (linear(x, WIDTH, generator, name) for name in "qkv")
@@ -247,6 +249,7 @@ def test_ranges_in_front_of_the_first_function_are_those_of_crown() -> None:
     assert one <= two
 
 
+@pytest.mark.slow
 def test_whole_space_and_refusals() -> None:
     generator = Generator().manual_seed(0)
     x = Input((TOKENS, WIDTH))
@@ -279,6 +282,7 @@ def test_a_call_without_a_method_chooses_one_that_can() -> None:
     assert float(chosen.upper) <= float(lipschitz(graph, region, AutoLip(), search=None).upper) * (1 + 1e-9)
 
 
+@pytest.mark.slow
 def test_modes_batches_and_copies() -> None:
     generator = Generator().manual_seed(3)
     graph = Graph(linear(attended(softmaxed(Input((TOKENS, WIDTH)), generator), generator), 2, generator))

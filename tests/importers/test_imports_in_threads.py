@@ -53,6 +53,7 @@ class Talking(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+@pytest.mark.slow
 def test_threads_import_at_once_and_leave_no_trace() -> None:
     modules = [network(seed) for seed in range(THREADS)]
     example, region = torch.zeros(1, 3), jb.Ball(torch.zeros(3), 0.1)
@@ -126,6 +127,7 @@ SETTINGS: dict[str, Callable[[], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_settings_change_no_value(setting: str) -> None:
@@ -151,6 +153,7 @@ def test_autocast_is_refused_with_the_cure() -> None:
         from_torch(network(0), torch.zeros(1, 3))
 
 
+@pytest.mark.slow
 def test_compiled_modules_are_what_they_were_made_from() -> None:
     module, example = network(0), torch.zeros(1, 3)
     expected = from_torch(module, example).fingerprint
@@ -203,6 +206,7 @@ def owners() -> dict[str, tuple[Graph, Callable[[], None]]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["function", "locked", "closure", "numpy", "layers", "layers of numpy"])
 def test_graphs_own_their_weights(kind: str) -> None:
     graph, spoil = owners()[kind]
@@ -269,6 +273,7 @@ def test_hooks_that_fail_are_named() -> None:
             from_torch(module, torch.zeros(1, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("threshold", [0.0, -1.0, 1.0, 5.0, 9.0, 13.0, 15.0, 19.0, 20.0, 25.0])
 @pytest.mark.parametrize("beta", [1.0, 0.01])

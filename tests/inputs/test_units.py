@@ -109,6 +109,7 @@ def test_constants_over_scaled_balls_hold_at_their_points(p: float, method: obje
     assert float(torch.linalg.matrix_norm(jacobians, 2).max()) <= float(found.upper)
 
 
+@pytest.mark.slow
 def test_small_units_give_small_constants() -> None:
     """A method that forgot the scale would give the constant of the large ball."""
     graph, center = network(seed=5), torch.zeros(4, dtype=DOUBLE)

@@ -136,6 +136,7 @@ def test_version_2_has_tensors() -> None:
     assert jb.Box.from_vnnlib(scalar).lower.shape == ()
 
 
+@pytest.mark.slow
 def test_files_and_gzip(tmp_path: Path) -> None:
     text = DECLARED + UNIT
     (tmp_path / "a.vnnlib").write_text(text)
@@ -224,6 +225,7 @@ def around_zero(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_commands_take_a_property_for_a_region(around_zero: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compressed = around_zero.with_name("net.onnx.gz")
     compressed.write_bytes(gzip.compress(NET.read_bytes()))
@@ -256,6 +258,7 @@ def test_commands_need_a_radius_for_a_point(tmp_path: Path, capsys: pytest.Captu
     assert "--radius is missing" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_properties_of_others_have_the_numbers_of_the_file(shared_data: Path) -> None:
     files = sorted((shared_data / "vnnlib").glob("*.vnnlib"))
     assert len(files) >= 6

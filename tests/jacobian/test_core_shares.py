@@ -99,6 +99,7 @@ def inside(inner: Interval, outer: Interval) -> bool:
     return bool(((inner.lower >= outer.lower - slack) & (inner.upper <= outer.upper + slack)).all())
 
 
+@pytest.mark.slow
 def test_time_that_ends_anywhere_leaves_a_certified_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the bound of the whole recursion and that of interval arithmetic, and never narrower than the truth."""
     monkeypatch.setattr(cores, "LEAST_COLUMNS", 5)

@@ -94,6 +94,7 @@ def weighted_sums(jacobian: fmpq_mat, weights: Tensor, axis: int) -> list[fmpq]:
     return [sum(line, fmpq(0)) for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", GRAPHS)
 @pytest.mark.parametrize("relax", (constant, chord))
 def test_every_direction_encloses_the_exact_derivative_for_all_slopes(kind: str, relax: ProductRelaxation) -> None:
@@ -128,6 +129,7 @@ def test_every_direction_encloses_the_exact_derivative_for_all_slopes(kind: str,
                 assert holds(bounds, exact_derivative(graph, picked, node).entries()), node.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("relax", (constant, chord))
 def test_where_all_weights_are_positive_every_direction_is_exact(relax: ProductRelaxation) -> None:
     """The extreme slopes are known then: the bounds must hold for them without any tolerance, and hardly more."""
@@ -158,6 +160,7 @@ def test_where_all_weights_are_positive_every_direction_is_exact(relax: ProductR
                 assert width(bounds) <= width(best) * (1 + 1e-9), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unstable", [1, 4096])
 def test_long_sums_of_the_interval_step_are_paid_for(unstable: int) -> None:
     """1 + u + u + ... loses small terms in floating point, whichever way it goes."""
@@ -179,6 +182,7 @@ def across(enclosure: JacobianEnclosure, u: Tensor) -> Interval:
     return enclosure.across(u)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ("mlp", "residual", "dense_connections", "several_consumers"))
 @pytest.mark.parametrize("relaxation", ["constant", "chord"])
 def test_both_directions_are_never_wider_than_either(kind: str, relaxation: str) -> None:
@@ -220,6 +224,7 @@ def width(x: Interval) -> float:
     return float((x.upper - x.lower).sum())
 
 
+@pytest.mark.slow
 def test_the_second_sweep_narrows_what_both_directions_found() -> None:
     gains = {}
     for relax in (constant, chord):

@@ -352,6 +352,7 @@ def test_without_memory_or_time_it_is_fast_lip() -> None:
             assert torch.allclose(found.upper, plain.upper, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_default_asks_it_for_smooth_networks_only() -> None:
     ball = jb.Ball(torch.zeros(4).double(), 0.01)
     for name, asked in (("tanh", True), ("gelu", True), ("relu", False)):
@@ -373,6 +374,7 @@ def test_the_bound_of_a_product_needs_its_rounding(monkeypatch: pytest.MonkeyPat
     assert abs(exact - rationals(found.centre)[0]) > rationals(found.error)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("radius", "known", "other"), [(0.001, 88.24, 88.48), (0.003, 116.0, 133.93)])
 def test_the_trained_tanh_network_is_bounded_tighter_than_by_planes(
     shared_data: Path, radius: float, known: float, other: float

@@ -88,6 +88,7 @@ def convolutions(draw: st.DrawFn) -> Convolution:
     return Convolution(weight, image, stride, padding, dilation, groups, draw(st.booleans()))
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(convolutions())
 def test_circulant_norms_hold(convolution: Convolution) -> None:
@@ -95,6 +96,7 @@ def test_circulant_norms_hold(convolution: Convolution) -> None:
     assert truth * BELOW <= float(circulant_norm(convolution))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(convolutions())
 def test_small_convolutions_are_bounded_nearly_exactly(convolution: Convolution) -> None:

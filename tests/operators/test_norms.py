@@ -179,6 +179,7 @@ def test_the_largest_norm_of_a_family_survives_a_bad_ranking(monkeypatch: pytest
     assert truth * BELOW <= float(largest_norm(family)) <= truth * (1 + 1e-12)
 
 
+@pytest.mark.slow
 def test_no_bound_below_the_norm_is_proved() -> None:
     """The largest floats below the norm, where a plain factorisation would often succeed."""
     plain = 0

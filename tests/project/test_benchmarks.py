@@ -56,6 +56,7 @@ def results() -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_tables_show_every_measurement(results: dict[str, Any]) -> None:
     text = tables.render(results)
     assert "only the demo network" in text
@@ -95,6 +96,7 @@ def test_semidefinite_certificates_stand_beside_other_tools(results: dict[str, A
     assert "other tool" in text and "| 0.500 |" in text
 
 
+@pytest.mark.slow
 def test_global_constants_stand_beside_other_tools_and_grow(results: dict[str, Any], tmp_path: Path) -> None:
     of_kind = {run["task"]["kind"]: run for run in results["runs"]}
     name = "mnist-net_256x4"

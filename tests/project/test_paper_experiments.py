@@ -145,6 +145,7 @@ def test_photographs_are_read_from_the_archive(
     assert images.centred().shape == (2, 3072) and float(np.abs(images.centred()).max()) <= 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnist_3layer_leaky_20", "mnist_3layer_relu_16_adv", "mnist_cnn_paper4"])
 def test_networks_are_trained_where_there_are_none(
     scripts: dict[str, ModuleType], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -179,6 +180,7 @@ def tiny(scripts: dict[str, ModuleType], name: str, folder: Path, data: Path) ->
     return (folder / f"{name}.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_ideal_scenario_runs_without_data(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
     text = tiny(scripts, "ideal_scenario", tmp_path, tmp_path / "none")
     assert "| 1      | 0.3183" in text and "](ideal_scenario.svg)" in text
@@ -191,6 +193,7 @@ COLUMNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(COLUMNS))
 def test_tiny_runs(scripts: dict[str, ModuleType], shared_data: Path, name: str, tmp_path: Path) -> None:
     text = tiny(scripts, name, tmp_path, shared_data)
@@ -228,6 +231,7 @@ def test_a_bound_that_is_exactly_zero_is_no_sign(
     assert module.published_radius(None, torch.zeros(4), 2.0) == 0
 
 
+@pytest.mark.slow
 def test_published_radii_are_those_of_the_authors(
     scripts: dict[str, ModuleType], shared_data: Path, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "p"), [(kind, NORMS[k % 3]) for k, kind in enumerate(sorted(zoo.KINDS))])
 def test_no_sampled_gradient_within_the_radius_vanishes(kind: str, p: float, generator: Generator) -> None:
     graph = zoo.KINDS[kind](generator)
@@ -52,6 +53,7 @@ def test_a_linear_network_has_no_stationary_point_anywhere() -> None:
     assert float(result.smallest_gradient[0]) == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", NORMS)
 def test_a_dead_corner_is_found_from_both_sides(p: float) -> None:
     """relu(x + 1) + relu(y + 1) has no slope where both are off: from the origin at distance 1, 2, sqrt(2)."""
@@ -64,6 +66,7 @@ def test_a_dead_corner_is_found_from_both_sides(p: float) -> None:
     assert float(result.vanishing_radius) <= 10.0
 
 
+@pytest.mark.slow
 def test_a_minimum_in_one_dimension_is_bracketed() -> None:
     graph = jb.from_layers([torch.ones(1, 1).double(), torch.ones(1, 1).double()], activation="abs")
     result = jb.stationary_free_radius(graph, torch.tensor([0.5]), tolerance=1e-6)
@@ -83,6 +86,7 @@ def test_directions_certify_where_no_entry_has_a_sign() -> None:
     assert float(jb.stationary_free_radius(graph, near, p=math.inf, largest=4.8).radius) > 1.0
 
 
+@pytest.mark.slow
 def test_rows_batches_and_refusals(generator: Generator) -> None:
     graph = zoo.KINDS["mlp"](torch.Generator().manual_seed(1))
     points = torch.randn(2, 3, *graph.in_shape, generator=generator, dtype=torch.float64)

@@ -74,6 +74,7 @@ def trained(generator: Generator) -> jb.Graph:
     return jb.from_layers([w.detach() for w in weights], [b.detach() for b in biases], activation="tanh")
 
 
+@pytest.mark.slow
 def test_a_network_trained_to_be_monotone_is_certified(generator: Generator) -> None:
     graph = trained(generator)
     box = jb.Box(-torch.ones(3), torch.ones(3))
@@ -122,6 +123,7 @@ def test_signs_win_over_a_slack_that_is_wider_than_the_derivative() -> None:
     assert float(result.slack) == pytest.approx(1e6) and result.words() == ["decreasing"]
 
 
+@pytest.mark.slow
 def test_constant_is_said_only_within_the_slack_on_both_sides() -> None:
     def wave(x: Tensor) -> Tensor:
         cancelled = torch.exp(x[:, :1]) - torch.exp(x[:, :1])
@@ -157,6 +159,7 @@ def test_what_no_path_reaches_is_exactly_constant() -> None:
     assert result.words()[0] in ("increasing", "undecided")
 
 
+@pytest.mark.slow
 def test_limits_are_told_and_boxes_may_be_several() -> None:
     graph = trained(torch.Generator().manual_seed(1))
     boxes = jb.Box(torch.stack((-torch.ones(3), torch.zeros(3))), torch.stack((torch.ones(3), torch.full((3,), 0.01))))

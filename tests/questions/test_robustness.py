@@ -60,6 +60,7 @@ def classifier(generator: Generator, *widths: int, activation: str = "relu") -> 
     return jb.from_layers(weights, biases, activation=activation)
 
 
+@pytest.mark.slow
 def test_pairs_of_layers_serve_euclidean_radii() -> None:
     generator = torch.Generator().manual_seed(0)
     graph = jb.from_layers([torch.randn(shape, generator=generator).double() for shape in ((8, 4), (8, 8), (3, 8))])
@@ -71,6 +72,7 @@ def test_pairs_of_layers_serve_euclidean_radii() -> None:
     assert bool((by_pairs >= by_products * (1 - 1e-9)).all()) and bool((by_pairs > by_products).any())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "p"), [(kind, NORMS[k % 3]) for k, kind in enumerate(sorted(zoo.KINDS))])
 def test_no_sampled_point_within_the_radius_changes_the_decision(kind: str, p: float, generator: Generator) -> None:
     graph = zoo.KINDS[kind](generator)
@@ -90,6 +92,7 @@ def test_no_sampled_point_within_the_radius_changes_the_decision(kind: str, p: f
             assert (margins_at(real, moved, result, k)[:, target] >= -1e-9 * sizes).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_the_radius_of_a_linear_network_is_exact(method: object, p: float) -> None:
@@ -110,17 +113,19 @@ def test_the_radius_of_a_linear_network_is_exact(method: object, p: float) -> No
             assert (result.attack_radius[k] <= exact * 1.2).all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("method", METHODS, ids=repr)
-def test_every_method_stays_below_the_attack(method: object) -> None:
+def test_every_method_stays_below_the_attack(method: object, p: float) -> None:
     generator = torch.Generator().manual_seed(6)
     graph = classifier(generator, 6, 12, 10, 4)
     points = torch.randn(3, 6, generator=generator, dtype=torch.float64)
-    for p in NORMS:
-        result = jb.robust_radius(graph, points, p=p, method=method, attack=QUICK)  # type: ignore[arg-type]
-        assert result.status.certified
-        assert (result.radius > 0).all() and (result.radius <= result.attack_radius).all()
+    result = jb.robust_radius(graph, points, p=p, method=method, attack=QUICK)  # type: ignore[arg-type]
+    assert result.status.certified
+    assert (result.radius > 0).all() and (result.radius <= result.attack_radius).all()
 
 
+@pytest.mark.slow
 def test_semidefinite_certificates_serve_too(generator: Generator) -> None:
     graph = classifier(generator, 4, 6, 5, 2)
     point = torch.randn(4, generator=generator, dtype=torch.float64)
@@ -129,6 +134,7 @@ def test_semidefinite_certificates_serve_too(generator: Generator) -> None:
         assert 0 < float(result.untargeted) <= float(result.untargeted_attack)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", NORMS)
 def test_shared_certificates_bound_every_increment(p: float, generator: Generator) -> None:
     graph = classifier(generator, 5, 14, 12, 4, activation="leaky_relu:0.1")
@@ -176,6 +182,7 @@ def test_a_chase_of_balls_ends_at_the_largest_radius() -> None:
     assert (chase.found[2:] == 0).all()
 
 
+@pytest.mark.slow
 def test_certificates_go_beyond_output_bounds(generator: Generator) -> None:
     graph = classifier(generator, 8, 60, 60, 3)
     point = torch.randn(8, generator=generator, dtype=torch.float64)
@@ -187,6 +194,7 @@ def test_certificates_go_beyond_output_bounds(generator: Generator) -> None:
     assert (result.radius <= result.attack_radius).all()
 
 
+@pytest.mark.slow
 def test_the_default_is_never_below_its_parts(generator: Generator) -> None:
     graph = classifier(generator, 6, 16, 12, 3, activation="tanh")
     points = torch.randn(2, 6, generator=generator, dtype=torch.float64)
@@ -199,6 +207,7 @@ def test_the_default_is_never_below_its_parts(generator: Generator) -> None:
     assert set(best.method) <= set(best.details)
 
 
+@pytest.mark.slow
 def test_more_steps_are_tighter_and_right_end_points_converge_from_below(generator: Generator) -> None:
     graph = classifier(generator, 4, 20, 20, 3)
     point = torch.randn(4, generator=generator, dtype=torch.float64)
@@ -209,6 +218,7 @@ def test_more_steps_are_tighter_and_right_end_points_converge_from_below(generat
     assert radii[0] <= 1.1 * radii[1] and radii[1] <= 1.02 * radii[2] and radii[2] <= 1.3 * radii[1]
 
 
+@pytest.mark.slow
 def test_the_integral_is_that_of_a_known_function() -> None:
     """In one dimension the constant of the margin jumps where the kink enters the ball."""
     # margin g(x) = 1 - 0.5 x - 2 relu(x - 1): |g'| is 0.5 up to 1, then 2.5; from 0 the margin ends at x = 1.2.
@@ -223,6 +233,7 @@ def test_the_integral_is_that_of_a_known_function() -> None:
     assert float(fine.details["Lemma 1"]) <= 1.0 + 1e-9
 
 
+@pytest.mark.slow
 def test_clipping_helps_and_points_outside_are_refused(generator: Generator) -> None:
     graph = classifier(generator, 6, 12, 3)
     points = torch.rand(3, 6, generator=generator, dtype=torch.float64)
@@ -236,6 +247,7 @@ def test_clipping_helps_and_points_outside_are_refused(generator: Generator) -> 
         jb.robust_radius(graph, points - 2, clip=(0.0, 1.0))
 
 
+@pytest.mark.slow
 def test_witnesses_change_the_decision(generator: Generator) -> None:
     graph = classifier(generator, 5, 10, 8, 3)
     points = torch.randn(4, 5, generator=generator, dtype=torch.float64)
@@ -259,6 +271,7 @@ def test_a_point_counts_as_adversarial_only_where_that_is_proved() -> None:
         assert _verified(graph, place, row, jb.Budget()).tolist() == [lost]
 
 
+@pytest.mark.slow
 def test_a_wrong_label_certifies_nothing_and_is_its_own_witness(generator: Generator) -> None:
     graph = classifier(generator, 5, 10, 3)
     point = torch.randn(5, generator=generator, dtype=torch.float64)
@@ -270,6 +283,7 @@ def test_a_wrong_label_certifies_nothing_and_is_its_own_witness(generator: Gener
     assert float(middle.certified_accuracy(0.0)) == 0.0
 
 
+@pytest.mark.slow
 def test_results_as_rows_and_accuracies(generator: Generator) -> None:
     graph = classifier(generator, 5, 10, 3)
     points = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64)
@@ -333,6 +347,7 @@ def test_the_search_for_the_largest_verified_radius() -> None:
     assert len(tried) < 150
 
 
+@pytest.mark.soundness
 @pytest.mark.parametrize("net", ["mnist_3layer_relu_1024"])
 def test_reference_radii_are_exceeded(shared_data: Path, net: str) -> None:
     with np.load(shared_data / "mnist" / "mnist_test.npz") as archive:

@@ -38,6 +38,7 @@ def drawn(axes: figures.Axes) -> bytes:
     return stream.getvalue()
 
 
+@pytest.mark.slow
 def test_output_bars(graph: jb.Graph) -> None:
     bounds = jb.bound_output(graph, jb.Ball(np.full((2, 6), 0.1), [0.1, 0.2]))
     axes = bounds.plot()
@@ -82,6 +83,7 @@ def test_what_can_not_be_drawn_is_refused(jacobian: jb.JacobianBounds) -> None:
         figures.plot_jacobian(jacobian, 0, shape=(2, 2))
 
 
+@pytest.mark.slow
 def test_lipschitz_over_radii(graph: jb.Graph) -> None:
     bound = jb.lipschitz(graph, jb.Ball(np.zeros(6), [0.01, 0.1, 1.0]), norm=(INF, INF))
     given = figures.new_figure().add_subplot()
@@ -125,6 +127,7 @@ def test_infinite_bounds_leave_a_gap(graph: jb.Graph) -> None:
     assert np.isnan(certified.get_ydata()[1]) and not np.isnan(certified.get_ydata()[0])
 
 
+@pytest.mark.slow
 def test_demo_figure(graph: jb.Graph, jacobian: jb.JacobianBounds) -> None:
     singles = [jb.lipschitz(graph, jb.Ball(np.zeros(6), radius)) for radius in (0.1, 0.2)]
     curves = {"one": joined(singles), "two": joined(singles)}

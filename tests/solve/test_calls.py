@@ -32,6 +32,7 @@ def test_every_public_function_and_class_is_called() -> None:
     assert (functions | classes) - set(calls.TARGETS) == NOT_CALLED
 
 
+@pytest.mark.slow
 def test_results_come_back_from_json_bit_for_bit() -> None:
     generator = generator_of("test of results", 0, 0)
     kinds: set[str] = set()
@@ -45,12 +46,14 @@ def test_results_come_back_from_json_bit_for_bit() -> None:
     assert len(kinds) >= 4
 
 
+@pytest.mark.slow
 def test_a_result_is_read_in_another_process() -> None:
     generator = generator_of("test of results", 0, 1)
     text = stored.drawn_result(generator).to_json(None)
     assert stored.elsewhere([text]) == [stored.hashlib.sha256(text.encode()).hexdigest()]
 
 
+@pytest.mark.slow
 def test_every_result_says_itself_briefly() -> None:
     """Four lines at most, a table that escapes what it shows, and plain rows."""
     generator = generator_of("test of words", 0, 0)

@@ -55,6 +55,7 @@ def dense_net(generator: Generator, widths: tuple[int, ...], activation: str, dt
     return jb.from_layers(weights, biases, activation=activation)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(seed=st.integers(0, 2**31), kind=st.sampled_from(sorted(KINDS)))
 def test_executed_values_stay_within_their_bounds(seed: int, kind: str) -> None:
@@ -154,6 +155,7 @@ def test_semantics_that_do_not_exist_are_refused(semantics: object) -> None:
         jb.Executed("int8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("large", ["weight", "bias"])
 def test_the_worst_order_of_a_long_sum_is_covered(large: str) -> None:
     """1 + 4096 * 2^-25, small ones added one after the other to the large one: all of them are lost."""

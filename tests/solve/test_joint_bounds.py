@@ -34,6 +34,7 @@ def models() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(models()))
 @pytest.mark.parametrize("p", [1.0, 2.0, INF])
 def test_outputs_are_no_wider_than_radius_times_constant(name: str, p: float) -> None:
@@ -53,6 +54,7 @@ def test_outputs_are_no_wider_than_radius_times_constant(name: str, p: float) ->
         assert bool((found.lower >= named.lower).all() and (found.upper <= named.upper).all())
 
 
+@pytest.mark.slow
 def test_a_clipped_ball_reaches_no_farther_than_its_points() -> None:
     """The anchor of a clipped l_2 ball is its centre; the constant counts with the largest distance that is left."""
     generator = Generator().manual_seed(0)
@@ -66,6 +68,7 @@ def test_a_clipped_ball_reaches_no_farther_than_its_points() -> None:
     assert bool((values >= found.lower - 1e-12).all() and (values <= found.upper + 1e-12).all())
 
 
+@pytest.mark.slow
 def test_what_a_user_claims_is_for_constants_not_for_ranges() -> None:
     module = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 2)).double().eval()
     torch.manual_seed(1)
@@ -76,6 +79,7 @@ def test_what_a_user_claims_is_for_constants_not_for_ranges() -> None:
     assert torch.equal(free.lower, bold.lower) and torch.equal(free.upper, bold.upper)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [nn.Tanh, nn.Sigmoid, nn.GELU])
 def test_jacobians_of_smooth_networks_are_the_intersection(kind: type[nn.Module]) -> None:
     generator = Generator().manual_seed(0)

@@ -144,6 +144,7 @@ def test_without_rounding_nothing_is_certified(ask: object) -> None:
     assert ask(network(), small_ball()).status is Status.CERTIFIED  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_a_small_memory_gives_a_looser_bound_and_says_so() -> None:
     graph, region = network(), small_ball()
     full, poor = bound_jacobian(graph, region), bound_jacobian(graph, region, budget=Budget(memory=64))
@@ -174,6 +175,7 @@ def test_chunks_do_not_change_jacobians(method: RecurJac) -> None:
     assert torch.allclose(whole.upper, cut.upper, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @questions
 def test_batches_and_radii_give_the_same_as_one_by_one(ask: object) -> None:
     graph, radii = network(2), [0.0, 0.05, 0.3]
@@ -186,6 +188,7 @@ def test_batches_and_radii_give_the_same_as_one_by_one(ask: object) -> None:
             assert torch.allclose(together.upper[r, k], alone.upper, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @questions
 def test_networks_do_not_influence_each_other(ask: object) -> None:
     """In either order, with other activations in between, every bit is the same."""
@@ -232,6 +235,7 @@ def test_a_network_that_does_not_move_has_the_constant_zero(norm: tuple[float, f
     assert float(found.lower) == 0.0 and 0.0 <= float(found.upper) <= 1e-30
 
 
+@pytest.mark.slow
 def test_the_winner_is_named_and_all_candidates_are_listed() -> None:
     found = lipschitz(network(), small_ball(p=2), norm=(2, 2))
     assert found.method in found.details and float(found.details[found.method].value) == float(found.upper)
@@ -314,6 +318,7 @@ def test_greedy_is_never_certified_also_through_lipschitz() -> None:
     assert certified.status is jb.Status.CERTIFIED and certified.lower <= certified.upper
 
 
+@pytest.mark.slow
 @questions
 def test_rows_are_outputs_by_index_or_combinations(ask: object) -> None:
     """Whole numbers are outputs, other lists one combination, matrices several."""

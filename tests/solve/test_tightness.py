@@ -23,10 +23,10 @@ from jacobound import (
     lipschitz,
 )
 from jacobound.arithmetic.intervals import Interval
-from jacobound.constants import from_entries as constants
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Elementwise
 from jacobound.method import JacobianEnclosure, JacobianMethod
+from jacobound.method import from_entries as constants
 from oracles import autodiff
 from single import enclosure_of, single
 from zoo import KINDS
@@ -212,6 +212,7 @@ def test_bounds_of_nested_regions_are_nested_for_fixed_lines(method: JacobianMet
     assert bool((found.unstable.diff() >= 0).all())
 
 
+@pytest.mark.slow
 def test_a_margin_is_bounded_better_than_by_the_difference_of_bounds() -> None:
     row = torch.tensor([[1.0, -1.0]])
     for seed in range(5):

@@ -23,6 +23,7 @@ OUTPUT_METHODS = (IBP(), FastLin(), CROWN())
 JACOBIAN_METHODS = (FastLip(), RecurJac("constant"), RecurJac(), RecurJac(direction="forward-shifted"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=max(1, settings().max_examples // 6))
 @given(region=st.sampled_from(sorted(REGIONS)), seed=st.integers(0, 2**30), single=st.booleans())

@@ -26,6 +26,7 @@ from jacobound.errors import InvalidRegionError, JacoboundError
 FILES = 400
 
 
+@pytest.mark.slow
 def test_damaged_files_are_refused_or_read(tmp_path: Path) -> None:
     outcomes: Counter[tuple[str, str]] = Counter()
     for number in range(FILES):
@@ -37,6 +38,7 @@ def test_damaged_files_are_refused_or_read(tmp_path: Path) -> None:
     assert outcomes["onnx", "valid"] and outcomes["onnx", "refused"] > outcomes["onnx", "valid"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in SHARES if seeds()[kind]])
 def test_undamaged_files_are_read(kind: str, tmp_path: Path) -> None:
     """At least one of every kind, so that damage is what is refused."""
@@ -154,6 +156,7 @@ def test_what_counts_as_a_violation(told: dict[str, object], wrong: bool) -> Non
     assert bool(read_files([0], Told()).violations) == wrong
 
 
+@pytest.mark.slow
 def test_the_reading_process_answers() -> None:
     process = Reader()
     try:

@@ -24,6 +24,7 @@ from jacobound.importers.onnx.model import evaluate as onnx_evaluate
 NOT_DRAWN = {("Upsample", "height_scale"), ("Upsample", "width_scale")}
 
 
+@pytest.mark.slow
 def test_one_model_of_every_operation_is_imported_as_it_is_or_refused() -> None:
     tally = door_onnx.check(generator_of("door", 5, 0))
     assert not tally.violations

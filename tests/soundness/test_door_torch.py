@@ -22,12 +22,14 @@ def tried(count: int, makers: tuple[Maker, ...] = (), name: str = "door torch") 
     return tally
 
 
+@pytest.mark.slow
 def test_modules_have_their_own_values_or_are_refused() -> None:
     tally = tried(12)
     assert not tally.violations, tally.violations
     assert tally.cases["modules imported"] >= 3 and tally.cases["modules refused"] >= 3
 
 
+@pytest.mark.slow
 def test_modules_that_are_not_run_in_other_ways_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_comparison.Comparison, "_repeat", lambda *_: None)
     assert tried(12, (MAKERS["limits"],), "behaviour").violations
@@ -40,6 +42,7 @@ def ruled(monkeypatch: pytest.MonkeyPatch, op: str, change: Callable[[Call], Cal
     monkeypatch.setattr("jacobound.importers.torch.lowering.RULES", changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("op", "maker", "count"), [("aten.softplus.default", "softplus", 4), ("aten.add.Tensor", "arithmetic", 16)]
 )

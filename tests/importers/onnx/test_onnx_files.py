@@ -43,6 +43,7 @@ def agree(file: Path, until: str | None = None) -> None:
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_networks_of_others_load_and_agree(shared_data: Path) -> None:
     files = sorted((shared_data / "third_party").glob("*.onnx")) + sorted((shared_data / "nets").glob("*.onnx"))
     assert len(files) > 30
@@ -53,6 +54,7 @@ def test_networks_of_others_load_and_agree(shared_data: Path) -> None:
             agree(file, SOFTMAX[file.name])
 
 
+@pytest.mark.slow
 def test_networks_that_end_in_softmax_have_constants_but_no_derivatives(shared_data: Path) -> None:
     for name in SOFTMAX:
         graph = from_onnx(shared_data / "third_party" / name)

@@ -112,6 +112,7 @@ def test_functions_that_double_at_every_level_are_refused_at_once() -> None:
         value(program([call("F59")], chain))
 
 
+@pytest.mark.slow
 def test_functions_that_call_each_other_in_a_long_row() -> None:
     chain = [function("F0", [SLOPE], slope=0.5)]
     chain += [function(f"F{k}", [call(f"F{k - 1}", "a", "b")]) for k in range(1, 1500)]

@@ -85,6 +85,7 @@ WORK = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WORK)
 def test_work_made_of_little_is_counted_first(case: str) -> None:
     nodes, shape, weights, message = WORK[case]

@@ -176,6 +176,7 @@ def test_compressed_files_are_read(tmp_path: Path) -> None:
         assert from_onnx(source).fingerprint == plain.fingerprint
 
 
+@pytest.mark.slow
 def test_compressed_files_that_are_damaged_or_grow_without_end() -> None:
     data = gzip.compress(model([node("MatMul", "x w")], ("N", 4), {"w": weight(4, 3)}))
     for damaged, message in {

@@ -253,6 +253,7 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
             from_onnx(path)
 
 
+@pytest.mark.slow
 def test_damaged_files_give_nothing_but_our_errors() -> None:
     nodes = [
         node("Conv", "x w b", "c", pads=[1, 1, 1, 1], strides=[2, 2]),

@@ -157,6 +157,7 @@ def test_a_block_is_understood(kind: int) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_constants_of_a_block_hold() -> None:
     """Spectral, row-sum and column-sum norms of Jacobians at points of a ball are never above the constant for it."""
     graph = from_onnx(block())
@@ -171,6 +172,7 @@ def test_constants_of_a_block_hold() -> None:
         assert torch.linalg.matrix_norm(jacobians, p).amax() <= found.upper
 
 
+@pytest.mark.slow
 def test_what_is_claimed_about_variances() -> None:
     data, whole_space = block(), jb.WholeSpace()
     wide = jb.Ball(torch.zeros(TOKEN, WIDTH, dtype=torch.float64), 10.0, 2)

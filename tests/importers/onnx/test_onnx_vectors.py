@@ -97,6 +97,7 @@ def test_functions_of_vectors_agree_with_other_engines(case: str) -> None:
     agree(model(nodes, shape, weights, opset=opset), judges=slice(case in OLD_SHARES, None), spread=2.0)
 
 
+@pytest.mark.slow
 def test_without_onnxruntime_the_evaluator_of_onnx_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it is wrong by itself."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

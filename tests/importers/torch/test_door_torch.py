@@ -84,6 +84,7 @@ BEHAVIOURS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("kind", BEHAVIOURS, ids=lambda kind: kind.__name__)
 def test_other_behaviour_is_refused_with_its_cause(kind: type[Shifted], dtype: torch.dtype) -> None:
@@ -99,6 +100,7 @@ def test_functions_are_compared_as_well(kind: type[Shifted]) -> None:
         from_torch(lambda x: module(x), torch.zeros(1, 3, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_a_branch_on_the_training_flag_is_named() -> None:
     with pytest.raises(InvalidModelError, match=r"call module\.eval"):
         from_torch(ByTraining().train(), torch.zeros(1, 3))
@@ -134,6 +136,7 @@ def test_memory_without_influence_is_no_hindrance() -> None:
     assert torch.allclose(graph(x), module(x), rtol=1e-14, atol=1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 20, 50])
 def test_small_differences_show_through_deep_networks(depth: int) -> None:
     layers = [part for _ in range(depth) for part in (nn.Linear(32, 32), nn.ReLU())]
@@ -157,6 +160,7 @@ def test_small_differences_show_through_deep_networks(depth: int) -> None:
         from_torch(Off(), example)
 
 
+@pytest.mark.slow
 def test_the_eps_of_a_dtype_is_that_of_the_module() -> None:
     example = torch.full((1, 3), 1e-3)
     for spelling in (nn.RMSNorm(3), lambda x: nn.functional.rms_norm(x, (3,)), Normalised()):
@@ -164,6 +168,7 @@ def test_the_eps_of_a_dtype_is_that_of_the_module() -> None:
         assert torch.allclose(graph(example).float(), spelling(example), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_numbers_in_a_float32_module_are_those_of_float32() -> None:
     for function in (
         lambda x: torch.maximum(x, x.new_full((), 0.1)),

@@ -17,6 +17,7 @@ from torch_agreement import agreement
 from torch_models import ACTIVATIONS, IMAGE, MATRIX, MODELS, VECTOR, Applied, Residual, built, image, randomised
 
 
+@pytest.mark.alike(26)
 @pytest.mark.parametrize("name", MODELS)
 def test_graph_is_the_module(name: str) -> None:
     module, shape = built(name)
@@ -29,6 +30,7 @@ def test_graph_is_the_module(name: str) -> None:
     assert all(torch.equal(tensor, before[key]) for key, tensor in module.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -90,6 +92,7 @@ def test_batch_norm_factor_is_enclosed() -> None:
         assert low**2 <= exact_square <= high**2 and (middle > 0) == (gamma > 0)
 
 
+@pytest.mark.slow
 def test_division_is_enclosed_and_powers_of_two_are_exact() -> None:
     graph = from_torch(Applied(lambda x: x / torch.tensor([1.0, 3.0, -4.0, 7.0])).eval(), torch.zeros(1, 4))
     assert isinstance(graph.output, Affine)
@@ -105,6 +108,7 @@ def test_division_is_enclosed_and_powers_of_two_are_exact() -> None:
     assert isinstance(exact, Scale) and exact.radius is None and (exact.factor == 0.125).all()
 
 
+@pytest.mark.slow
 def test_python_numbers_are_what_the_module_computes_with() -> None:
     single = from_torch(Applied(lambda x: x + 0.1).eval(), torch.zeros(1, 4)).output
     double = from_torch(Applied(lambda x: x + 0.1).double().eval(), torch.zeros(1, 4, dtype=torch.float64)).output
@@ -127,6 +131,7 @@ def test_weights_are_taken_exactly_and_nothing_is_folded() -> None:
     assert torch.equal(last.terms[0][0].weight, second.weight.detach().double())
 
 
+@pytest.mark.slow
 def test_movements_are_composed() -> None:
     graph = from_torch(
         image(lambda x: x.permute(0, 2, 1, 3).flip(1).flatten(1)[:, 3:17].view(-1, 7, 2)).eval(), torch.zeros(1, *IMAGE)
@@ -151,6 +156,7 @@ def test_module_without_batch_axis() -> None:
     torch.testing.assert_close(graph(points), torch.stack([copy.deepcopy(conv).double()(point) for point in points]))
 
 
+@pytest.mark.slow
 def test_nodes_have_the_names_of_the_module() -> None:
     graph = from_torch(Residual().eval(), torch.zeros(1, 5))
     names = [node.name for node in graph.nodes]
@@ -164,6 +170,7 @@ def test_module_is_left_in_its_mode() -> None:
     assert module.training and module[0].training and not module[1].training
 
 
+@pytest.mark.slow
 def test_example_only_gives_the_shape() -> None:
     module = nn.Linear(4, 3)
     prints = {

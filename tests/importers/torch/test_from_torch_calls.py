@@ -23,6 +23,7 @@ CALLS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.alike(44)
 @pytest.mark.parametrize("name", CALLS)
 def test_call_is_imported(name: str) -> None:
     make, shape = CALLS[name]
@@ -41,6 +42,7 @@ def together(functions: Iterable[Callable[[Tensor], object]]) -> Callable[[Tenso
     return both
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(6))
 def test_calls_without_batch_axis(part: int) -> None:
     """A module that takes one point and gives it a batch axis itself."""

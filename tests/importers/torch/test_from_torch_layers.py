@@ -31,6 +31,7 @@ class Beside(nn.Module):
         return torch.cat([layer(0.5 * x).flatten(1) for layer in self.layers], 1)
 
 
+@pytest.mark.alike(32)
 @pytest.mark.parametrize("kind", TAKEN)
 def test_layer_is_imported(kind: str) -> None:
     for shape in dict.fromkeys(shape for _, shape in TAKEN[kind]):
@@ -39,6 +40,8 @@ def test_layer_is_imported(kind: str) -> None:
         agreement(graph, module, shape, 1e-12, slopes=False)
 
 
+@pytest.mark.slow
+@pytest.mark.alike(22)
 @pytest.mark.parametrize("kind", REFUSED)
 def test_layer_is_refused(kind: str) -> None:
     make, shape, text = REFUSED[kind]
@@ -56,6 +59,7 @@ def test_lazy_layers_are_taken_once_they_have_a_shape(count: int) -> None:
     agreement(from_torch(randomised(module), torch.zeros(1, *shape)), module, shape, 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", SPATIAL)
 def test_positions_of_maxima_are_refused_when_used(count: int) -> None:
     shape = SPATIAL[count]

@@ -44,6 +44,7 @@ def test_one_activation(name: str) -> None:
     assert [node.activation.name.split(":")[0] for node in found] == [kind]
 
 
+@pytest.mark.slow
 def test_differences_that_are_no_shrinkage() -> None:
     """Other signs, factors, limits or arguments keep both nodes."""
     for function in (
@@ -107,6 +108,7 @@ BOUNDED: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOUNDED)
 def test_bounds_of_an_imported_graph_hold_for_the_module(name: str) -> None:
     module, shape = BOUNDED[name]

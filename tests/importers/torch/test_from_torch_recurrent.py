@@ -48,6 +48,7 @@ class Sequence(nn.Module):
         return (state, -state) if isinstance(self.layer, nn.LSTM) else state
 
 
+@pytest.mark.slow
 def test_layers_of_every_form_have_torchs_values_and_derivatives() -> None:
     count = 0
     for kind, form in itertools.product(KINDS, FORMS):
@@ -68,6 +69,7 @@ def test_initial_states_may_be_weights_or_values(kind: type[nn.RNNBase], start: 
     agreement(from_torch(module, torch.zeros(1, 3, 3)), module, (3, 3), 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_single_points_come_with_and_without_an_axis_of_their_own(kind: type[nn.RNNBase]) -> None:
     layer = kind(3, 4, batch_first=True).double().eval()
@@ -95,11 +97,13 @@ class Cells(nn.Module):
         return torch.cat([self.last(plain, x[:, 0]), long[1]], 1)
 
 
+@pytest.mark.slow
 def test_cells_in_a_loop() -> None:
     module = Cells().eval()
     agreement(from_torch(module, torch.zeros(1, 4, 3)), module, (4, 3), 1e-12)
 
 
+@pytest.mark.slow
 def test_bounds_of_a_recurrent_layer_hold_for_points_of_the_region() -> None:
     torch.manual_seed(0)
     module = Sequence(nn.GRU(3, 4, batch_first=True), start="constant").double().eval()
@@ -145,6 +149,7 @@ class StepsFirst(nn.Module):
         return found.softmax(0).transpose(0, 1)
 
 
+@pytest.mark.slow
 def test_operations_on_sequences_first() -> None:
     module = StepsFirst().double().eval()
     agreement(from_torch(module, torch.zeros(1, 5, 3, dtype=torch.float64)), module, (5, 3), 1e-12)

@@ -58,6 +58,7 @@ def refusal(module: nn.Module) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_refusal_names_operation_line_and_module() -> None:
     message, line = refusal(Holder(Unknown())), line_of("return torch.lgamma(x)")
     assert f"aten.lgamma.default at {FILE}:{line} in Unknown.forward ('encoder'). " in message
@@ -166,6 +167,7 @@ def test_refusals(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert captured.out == "" and captured.err == ""
 
 
+@pytest.mark.slow
 def test_control_flow_operation_is_refused() -> None:
     module = Applied(lambda x: torch.cond(x.sum() > 0, lambda y: y.sin(), lambda y: y.cos(), (x,))).eval()
     with pytest.raises(UnsupportedOpError, match=r"aten.gt.Scalar at .* compares values|control flow"):
@@ -185,6 +187,7 @@ class OnlyInTraining(nn.Module):
         return 2 * x if self.training else x
 
 
+@pytest.mark.slow
 def test_own_training_behaviour_is_noticed() -> None:
     with pytest.raises(InvalidModelError, match=r"training mode and gives other values.*module\.eval\(\)"):
         from_torch(OnlyInTraining(), torch.zeros(1, 4))

@@ -58,6 +58,7 @@ class Part(nn.Module):
         return self.function(self.whole, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("until", PARTS)
 def test_cut_is_the_part(until: str) -> None:
     module = Classifier().eval()
@@ -66,6 +67,7 @@ def test_cut_is_the_part(until: str) -> None:
     assert "forward" not in vars(module) and not any(layer._forward_hooks for layer in module.modules())
 
 
+@pytest.mark.slow
 def test_where_to_cut_before_a_softmax_is_said_when_its_jacobian_is_asked_for() -> None:
     module, region = Classifier().eval(), Ball(torch.zeros(4), 0.1)
     graph = from_torch(module, torch.zeros(2, 4))
@@ -120,6 +122,7 @@ class Branching(nn.Module):
         return x, x
 
 
+@pytest.mark.slow
 def test_what_is_behind_the_cut_need_not_be_understood() -> None:
     module = Branching().eval()
     for until in ("inside", "inside.1", "inside.1.0"):
@@ -130,6 +133,7 @@ def test_what_is_behind_the_cut_need_not_be_understood() -> None:
         from_torch(module, torch.zeros(1, 5), until="inside")
 
 
+@pytest.mark.slow
 def test_cut_at_an_operation_needs_no_single_output() -> None:
     module = Applied(lambda x: (torch.tanh(x), x.softmax(1))).eval()
     graph = from_torch(module, torch.zeros(1, 4), until="tanh")

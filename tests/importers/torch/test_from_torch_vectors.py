@@ -166,6 +166,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_transformers_have_certified_constants(name: str) -> None:
     torch.manual_seed(0)
@@ -182,6 +183,7 @@ def test_transformers_have_certified_constants(name: str) -> None:
         lipschitz(graph, Ball(centre, 0.01), AutoLip(), semantics="executed")
 
 
+@pytest.mark.slow
 def test_weights_of_an_attention_are_understood_too() -> None:
     class Shares(SelfAttention):
         def forward(self, x: Tensor) -> Tensor:
@@ -191,6 +193,7 @@ def test_weights_of_an_attention_are_understood_too() -> None:
     assert kinds(graph) == ["matrix", "softmax"]
 
 
+@pytest.mark.slow
 def test_constants_that_are_global() -> None:
     for function, constant in (
         (lambda x: x.softmax(1), 0.5),
@@ -203,6 +206,7 @@ def test_constants_that_are_global() -> None:
         assert float(lipschitz(graph, WholeSpace(), AutoLip()).upper) == pytest.approx(constant, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_assumed_floors_stand_in_the_result() -> None:
     module = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2)).eval()
     graph = from_torch(module, torch.zeros(1, 4), variance_floor=0.25)

@@ -132,6 +132,7 @@ class Uncopied(nn.Module):
         return self.layer(x).relu()
 
 
+@pytest.mark.slow
 def test_a_module_that_can_not_be_copied() -> None:
     module = Uncopied()
     with pytest.raises(TypeError):
@@ -143,6 +144,7 @@ def test_a_module_that_can_not_be_copied() -> None:
     assert everything(module) == before
 
 
+@pytest.mark.slow
 def test_long_and_deep_nesting() -> None:
     long = nn.Sequential(*(layer for _ in range(100) for layer in (nn.Linear(3, 3), nn.Tanh())))
     agreement(from_torch(long, torch.zeros(1, 3)), long, (3,), 1e-12)
