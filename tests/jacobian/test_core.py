@@ -194,7 +194,7 @@ def test_an_output_that_is_an_activation_has_its_own_place_in_the_core() -> None
 
 @both_dtypes
 @pytest.mark.parametrize("relax", (constant, chord))
-@pytest.mark.parametrize("exponents", ((-3, 3), (-100, 100), (-3, 3)), ids=("plain", "mixed", "dusty"))
+@pytest.mark.parametrize("exponents", ((-3, 3), (-100, 100), (-3, 3)), ids=("plain", "mixed", "specks"))
 def test_product_lines_hold_at_all_slopes_and_derivatives(
     dtype: torch.dtype, relax: ProductRelaxation, exponents: tuple[int, int], request: pytest.FixtureRequest
 ) -> None:
@@ -203,14 +203,14 @@ def test_product_lines_hold_at_all_slopes_and_derivatives(
     slope_ends, ends = random_floats((2, 40), dtype, generator, half), random_floats((2, 3, 40), dtype, generator, half)
     ends[:, :, :6], slope_ends[:, 6:9] = 0.0, slope_ends[0, 6:9]
     ends[0, :, 2:4], ends[1, :, 4:6] = -1.0, 1.0
-    if "dusty" in request.node.name:  # one end just beside zero
+    if "specks" in request.node.name:  # one end just beside zero
         ends[0, :, 10:25] = -ends[0, :, 10:25].abs() * unit(dtype)
         ends[1, :, 10:25] = ends[1, :, 10:25].abs()
         ends[0, :, 25:] = -ends[0, :, 25:].abs()
         ends[1, :, 25:] = ends[1, :, 25:].abs() * unit(dtype)
     slope, derivative = (Interval(x.amin(0), x.amax(0)) for x in (slope_ends, ends))
-    dust = torch.full((3, 40), 1e-3, dtype=dtype)
-    lines = single(relax)(slope.map(lambda end: end.unsqueeze(0)), derivative, dust)
+    speck = torch.full((3, 40), 1e-3, dtype=dtype)
+    lines = single(relax)(slope.map(lambda end: end.unsqueeze(0)), derivative, speck)
     assert bool((lines.upper_offset >= 0).all()) and bool((lines.lower_offset <= 0).all())
     fixed = slope.lower == slope.upper
     assert bool((lines.upper_slope == slope.upper)[:, fixed].all() & (lines.lower_slope == slope.lower)[:, fixed].all())

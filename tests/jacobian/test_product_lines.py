@@ -17,10 +17,10 @@ both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
 
 
 def lines_of(rule: ProductRelaxation, slope: tuple[float, float], low: list[float], high: list[float],
-             dust: float = 0.0) -> ProductLines:  # fmt: skip
+             rounding: float = 0.0) -> ProductLines:  # fmt: skip
     ends = torch.tensor([[slope[0]] * len(low), [slope[1]] * len(low)], dtype=torch.float64).reshape(2, 1, 1, -1)
     derivative = Interval(*torch.tensor([low, high], dtype=torch.float64).reshape(2, 1, 1, -1))
-    return rule(Interval(ends[0], ends[1]), derivative, torch.full_like(derivative.lower, dust))
+    return rule(Interval(ends[0], ends[1]), derivative, torch.full_like(derivative.lower, rounding))
 
 
 def assert_near(found: Tensor, expected: list[float]) -> None:
@@ -42,14 +42,14 @@ def test_constants_bound_a_product_of_unknown_sign() -> None:
     assert_near(found.lower_offset, [-0.75, -2.25])
 
 
-@pytest.mark.parametrize(("dust", "speck"), [(1e-9, 2e-9), (0.0, 3e-15)])
-def test_specks_of_the_other_sign_keep_the_slopes(dust: float, speck: float) -> None:
-    """Twice the dust, or a few units of the larger end, count as zero; what they cost is an offset of that size."""
-    found = lines_of(constant, (0.25, 0.75), [-speck, -2.0], [2.0, speck], dust)
+@pytest.mark.parametrize(("rounding", "speck"), [(1e-9, 2e-9), (0.0, 3e-15)])
+def test_specks_of_the_other_sign_keep_the_slopes(rounding: float, speck: float) -> None:
+    """Twice the rounding, or a few units of the larger end, count as zero; what they cost is an offset of that size."""
+    found = lines_of(constant, (0.25, 0.75), [-speck, -2.0], [2.0, speck], rounding)
     assert_near(found.upper_slope, [0.75, 0.25])
     assert_near(found.lower_slope, [0.25, 0.75])
     assert 0 < found.upper_offset.max() < speck and -speck < found.lower_offset.min() < 0
-    beyond = lines_of(constant, (0.25, 0.75), [-3 * speck, -2.0], [2.0, 3 * speck], dust)
+    beyond = lines_of(constant, (0.25, 0.75), [-3 * speck, -2.0], [2.0, 3 * speck], rounding)
     assert not beyond.upper_slope.any() and not beyond.lower_slope.any()
 
 

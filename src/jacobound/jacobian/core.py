@@ -152,8 +152,8 @@ class _Builder:
             sweep = _Sweep(self._graph, self._slopes, self._weights, self._unstable, share)
             for path, matrix in sweep.transfer.items():
                 transfer.setdefault(path, []).append(matrix)
-            for start, price in sweep.error.items():
-                error.setdefault(start, []).append(price)
+            for start, part in sweep.error.items():
+                error.setdefault(start, []).append(part)
         blocks = tuple(node for node in self._graph.nodes if isinstance(node, Elementwise) and node in self._unstable)
         slopes: dict[Node, Interval] = {block: self._slopes_of(block) for block in blocks}
         # Parts are let go one path after the other, so that the matrices are never held twice.
@@ -234,15 +234,15 @@ class _Sweep:
         self._at[node][node] = Tangents.unit(neurons, self._graph.example)
         self.error[node] = self._graph.example.new_zeros(1, outputs, len(neurons))
 
-    def _pay(self, start: Node, price: Tensor, floor: Tensor | float) -> None:
-        """Add to the error of a start's columns; `price` has shape (N, outputs, columns)."""
-        self.error[start] = up(self.error[start] + price + floor)
+    def _add_error(self, start: Node, error: Tensor, floor: Tensor | float) -> None:
+        """Add a rounding error, shape (N, outputs, columns), to the error of a start's columns."""
+        self.error[start] = up(self.error[start] + error + floor)
 
-    def _pay_products(self, start: Node, weight: Tensor, values: Tensor) -> None:
-        """Pay for one rounding of every entry of `values` (N, columns, entries), underflow included."""
+    def _add_rounding_of_products(self, start: Node, weight: Tensor, values: Tensor) -> None:
+        """Add the error of one rounding of every entry of `values` (N, columns, entries), underflow included."""
         if rigorous():
-            price = inflate(2 * unit(values.dtype) * (weight @ values.abs().mT), values.shape[2] + 2)
-            self._pay(start, price, underflow(1, values) * weight.sum(2, keepdim=True))
+            error = inflate(2 * unit(values.dtype) * (weight @ values.abs().mT), values.shape[2] + 2)
+            self._add_error(start, error, underflow(1, values) * weight.sum(2, keepdim=True))
 
     def _needed(self, node: Node) -> Tensor | None:
         """Entries of an affine node that some reader can pass on; None when all may be."""
@@ -261,23 +261,23 @@ class _Sweep:
             if not self._at[source]:
                 continue  # the columns of this share start later
             backward = operator.transpose()
-            price = backward.slack(self._weights[node]).flatten(2)
-            doubt = backward.uncertainty(self._weights[node])
+            slack = backward.slack(self._weights[node]).flatten(2)
+            uncertainty = backward.uncertainty(self._weights[node])
             floor = underflow_of(backward, self._weights[node])
             images = push_through(operator, self._at[source], needed)
             for start, tangents in self._at[source].items():
                 image = images[start]
                 if tangents.values is not None and rigorous():
-                    wanted = price if tangents.entries is None else price[..., tangents.entries]
-                    self._pay(start, inflate(wanted @ tangents.values.abs().mT, wanted.shape[2] + 1), floor)
-                elif tangents.units is not None and doubt is not None:
+                    wanted = slack if tangents.entries is None else slack[..., tangents.entries]
+                    self._add_error(start, inflate(wanted @ tangents.values.abs().mT, wanted.shape[2] + 1), floor)
+                elif tangents.units is not None and uncertainty is not None:
                     units = tangents.units
-                    self._pay(start, units.pick(doubt.flatten(2)[..., units.union]), 0.0)
+                    self._add_error(start, units.pick(uncertainty.flatten(2)[..., units.union]), 0.0)
                 if start in sums:
                     image = sums[start] + image
                     weight = self._weights[node].flatten(2)
                     weight = weight if needed is None else weight[..., needed]
-                    self._pay_products(start, weight, image)
+                    self._add_rounding_of_products(start, weight, image)
                 sums[start] = image
         self._at[node] = {start: Tangents(needed, image, self._graph.example) for start, image in sums.items()}
 
@@ -295,5 +295,5 @@ class _Sweep:
             values = tangents.on(entries, size(node))
             values = values if same else values * steepness.unsqueeze(1)
             if inexact:
-                self._pay_products(start, self._weights[node].flatten(2)[..., entries], values)
+                self._add_rounding_of_products(start, self._weights[node].flatten(2)[..., entries], values)
             self._at[node][start] = Tangents(entries, values, self._graph.example)

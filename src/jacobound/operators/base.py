@@ -123,7 +123,7 @@ class LinearOperator(ABC):
 
         Args:
             magnitude: non-negative, shape (*lead, *in_shape); infinite entries give infinite slack.
-            doubt: how far the argument itself may be off, same shape; its image is added in the same product.
+            doubt: error of the argument: how far it may be off, same shape; its image is added in the same product.
 
         Returns:
             Shape (*lead, *out_shape), rounded up.

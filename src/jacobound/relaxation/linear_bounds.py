@@ -1,4 +1,4 @@
-"""Backward substitution: linear bounds of a node in terms of the input, with every rounding error paid at once.
+"""Backward substitution: linear bounds of a node in terms of the input, with every rounding error added at once.
 
 The rows of one pass are entries of one target node, each over one of N sets of inputs; lines and errors are those of
 the row's own set, matrix products are shared by all rows. For its rows the pass keeps coefficients A on nodes not yet

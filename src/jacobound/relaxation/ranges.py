@@ -30,7 +30,7 @@ class IBP(OutputMethod):
 
 @dataclass(frozen=True)
 class FastLin(OutputMethod):
-    """Certified ranges with one slope above and below every activation (Weng et al. 2018): half the price of CROWN."""
+    """Certified ranges with one slope above and below every activation (Weng et al. 2018): half the cost of CROWN."""
 
     about: ClassVar[About] = About("any network, bounded regions", "Weng et al., ICML 2018")
 

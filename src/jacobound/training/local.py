@@ -1,4 +1,4 @@
-"""`LocalLipschitz`: constants around the points of a batch; `CriticPenalty`: what a GAN's critic pays for them.
+"""`LocalLipschitz`: constants around the points of a batch; `CriticPenalty`: the penalty of a GAN's critic on them.
 
 The ranges and Jacobian bounds are those of the library, run in plain arithmetic, which gradients pass.
 """
@@ -72,7 +72,7 @@ class CriticPenalty:
     """``mean max(0, L - target)^2`` over balls around random mixtures of real and generated points.
 
     The gradient penalty of WGAN-GP looks at single points, and at gradient norms there; this one at all gradients in a
-    ball, and pays nothing below the target (one-sided). Source of the penalty: Gulrajani et al. (NeurIPS 2017); of
+    ball, and is 0 below the target (one-sided). Source of the penalty: Gulrajani et al. (NeurIPS 2017); of
     local constants in its place: Zhang, Zhang and Hsieh (AAAI 2019), who name GANs as a use.
 
     Args:

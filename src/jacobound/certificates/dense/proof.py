@@ -127,7 +127,7 @@ def is_feasible(core: SdpCore, weights: Weights) -> bool:
             return False  # NaN lands here too
     if not core.is_finite:
         return False
-    scale, root = own.rsqrt(), inner.sqrt()  # near them: any floats do, what they miss is paid below
+    scale, root = own.rsqrt(), inner.sqrt()  # near them: any floats do, what they miss is added as an error below
     middle = core.matrix * scale.unsqueeze(1) * root
     matrix, error = _scaled_form(middle, down(down(scale * scale) * own))
     radius = core.radius * scale.unsqueeze(1) * root

@@ -125,7 +125,7 @@ class _Walk:
         main = up(up(up(left.factor * right.factor) * value) * start.value)
         missed_right = up(up(left.factor * left.size) * up(up(steepest * right.error) * before))
         if edge.left_split:
-            return up(main + missed_right)  # its error is paid where the other half is used
+            return up(main + missed_right)  # its error is added where the other half is used
         missed_left = up(up(left.error * steepest) * up(self.chain.layers[edge.number].norm * before))
         return up(up(main + missed_right) + missed_left)
 

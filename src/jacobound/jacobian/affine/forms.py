@@ -1,4 +1,4 @@
-"""Affine forms: quantities as linear functions of the input and of further symbols in [-1, 1], rounding paid.
+"""Affine forms: quantities as linear functions of the input and of further symbols in [-1, 1], with rounding errors.
 
 A form stands for numbers ``centre + sum_k linear_k e_k + r`` with ``|r| <= error``. The first symbols are the offset of
 the input from a fixed point of its set; each later one is what a nonlinear step left unknown, and keeps its name, so

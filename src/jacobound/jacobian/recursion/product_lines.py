@@ -37,30 +37,30 @@ class ProductLines:
 ProductRelaxation = Callable[[Interval, Interval, Tensor], ProductLines]
 
 
-def constant(slope: Interval, derivative: Interval, dust: Tensor) -> ProductLines:
+def constant(slope: Interval, derivative: Interval, rounding: Tensor) -> ProductLines:
     """RecurJac's rule: where the sign is unknown the product is bounded by constants.
 
-    An end within `dust` (what rounding added to the bound) of zero counts as zero: the slopes of the known sign are
-    kept and `_lines` pays for the difference with an offset of that size. Otherwise a bound of -1e-15 in place of 0
+    An end within its rounding error of zero counts as zero: the slopes of the known sign are
+    kept and `_lines` encloses the difference by an offset of that size. Otherwise a bound of -1e-15 in place of 0
     would lose the whole term.
 
     Args:
         slope: derivative range of each neuron, shape (N, 1, neurons).
         derivative: bounds of the downstream derivative, shape (N, outputs, neurons).
-        dust: rounding part of those bounds, same shape; free (any value is sound).
+        rounding: what rounding errors added to those bounds, same shape; free (any value is sound).
     """
     a, c, low, high = slope.lower, slope.upper, derivative.lower, derivative.upper
-    dust = 2 * dust + 16 * unit(low.dtype) * derivative.magnitude()
-    almost_positive, almost_negative = low >= -dust, high <= dust
+    near = 2 * rounding + 16 * unit(low.dtype) * derivative.magnitude()
+    almost_positive, almost_negative = low >= -near, high <= near
     zero = torch.zeros_like(low)
     above = torch.where(almost_positive, c, torch.where(almost_negative, a, zero))
     below = torch.where(almost_positive, a, torch.where(almost_negative, c, zero))
     return _lines(slope, derivative, below, above)
 
 
-def chord(slope: Interval, derivative: Interval, dust: Tensor) -> ProductLines:
+def chord(slope: Interval, derivative: Interval, rounding: Tensor) -> ProductLines:
     """Chords through the ends of [L, U]: (L, aL), (U, cU) above and (L, cL), (U, aU) below."""
-    del dust  # the chord changes continuously as an end passes zero
+    del rounding  # the chord changes continuously as an end passes zero
     a, c, low, high = slope.lower, slope.upper, derivative.lower, derivative.upper
     width = torch.where(high > low, high - low, 1.0)  # where there is none the product is known; finite gradients
     above = ((c * high - a * low) / width).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
