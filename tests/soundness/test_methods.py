@@ -73,6 +73,6 @@ def test_sets_together_get_what_they_get_alone(kind: type[Method]) -> None:
 
 def test_options_are_combined() -> None:
     names = [str(method) for method in (*made(OutputMethod), *made(Method))]
-    for what in ("IBP", "FastLin", "SinglePrecision", "constant", "chord", "backward", "forward-shifted", "both"):
+    for what in ("IBP", "FastLin", "SinglePrecision", "Constant", "Chord", "Backward", "ForwardShifted", "Both"):
         assert any(what in name for name in names), what
     assert len(names) == len(set(names))

@@ -13,6 +13,7 @@ from jacobound.constants.autolip import AutoLip
 from jacobound.constants.pairs.seqlip import GreedySeqLip, SeqLip
 from jacobound.jacobian.affine.linear_slopes import LinearSlopes
 from jacobound.jacobian.fastlip import FastLip
+from jacobound.jacobian.recursion.parts import Backward, Both, Chord, Constant, Forward, ForwardShifted
 from jacobound.jacobian.recursion.recurjac import RecurJac
 from jacobound.lower_ends.sampling import Sampling
 from jacobound.method import Budget
@@ -23,11 +24,17 @@ __all__ = [
     "CROWN",
     "IBP",
     "AutoLip",
+    "Backward",
     "Best",
+    "Both",
     "Budget",
+    "Chord",
+    "Constant",
     "ECLipsE",
     "FastLin",
     "FastLip",
+    "Forward",
+    "ForwardShifted",
     "GreedySeqLip",
     "LinearSlopes",
     "LipSDP",
