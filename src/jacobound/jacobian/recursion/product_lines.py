@@ -50,8 +50,8 @@ def constant(slope: Interval, derivative: Interval, rounding: Tensor) -> Product
         rounding: what rounding errors added to those bounds, same shape; free (any value is sound).
     """
     a, c, low, high = slope.lower, slope.upper, derivative.lower, derivative.upper
-    near = 2 * rounding + 16 * unit(low.dtype) * derivative.magnitude()
-    almost_positive, almost_negative = low >= -near, high <= near
+    rounding = 2 * rounding + 16 * unit(low.dtype) * derivative.magnitude()
+    almost_positive, almost_negative = low >= -rounding, high <= rounding
     zero = torch.zeros_like(low)
     above = torch.where(almost_positive, c, torch.where(almost_negative, a, zero))
     below = torch.where(almost_positive, a, torch.where(almost_negative, c, zero))
