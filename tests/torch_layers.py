@@ -201,8 +201,8 @@ REFUSED["TransformerDecoder"] = (
 )
 refuse("TransformerDecoderLayer", LINE, r"takes 2 arguments \(tgt, memory\)", 9, 3, dim_feedforward=4)
 refuse("Transformer", LINE, r"takes 2 arguments \(src, tgt\)", 9, 3, 1, 1, 4)
-refuse("MultiheadAttention", LINE, r"takes 3 arguments \(query, key, value\); wrap it", 9, 3)
-refuse("Bilinear", VECTOR, r"takes 2 arguments \(input1, input2\); wrap it", 8, 8, 2)
+refuse("MultiheadAttention", LINE, r"takes 3 arguments \(query, key, value\); give one tensor for each", 9, 3)
+refuse("Bilinear", VECTOR, r"takes 2 arguments \(input1, input2\); give one tensor for each", 8, 8, 2)
 refuse("Embedding", VECTOR, "Embedding does not take", 8, 2)
 refuse("EmbeddingBag", VECTOR, "EmbeddingBag does not take", 8, 2)
 for kind in ("CosineSimilarity", "PairwiseDistance"):

@@ -22,6 +22,7 @@ from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import down, up
 from jacobound.errors import InvalidOptionError, InvalidRegionError, ShapeError
 from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Input
 from jacobound.graph.units import real_tensor, spread
 from jacobound.inputs.domains import Domain, Domains, ball_or_box, moved_ball, rounded_outward
 from jacobound.inputs.exponents import exponent
@@ -239,6 +240,37 @@ class Box(Region):
         Every input of the property is in one of them; they may overlap.
         """
         return _boxes(read_vnnlib(source), shape)
+
+    @classmethod
+    def side_by_side(cls, *regions: Ball | Box) -> Box:
+        """The box of a network with several inputs: a region for each, in the order in which it was imported.
+
+        Args:
+            regions: boxes, and balls of p=inf and one radius; none of them a batch. An input that is fixed is a ball of
+                radius 0.
+
+        Returns:
+            A box of shape (total,): the entries of the first input row by row, then those of the second, ...
+
+        Raises:
+            InvalidRegionError: when one of them is no box.
+        """
+        ends: list[tuple[Tensor, Tensor]] = []
+        for region in regions:
+            if isinstance(region, Box):
+                ends.append((real_tensor(region.lower, "the lower end"), real_tensor(region.upper, "the upper end")))
+            elif isinstance(region, Ball) and region.p == math.inf and len(region.radii) == 1:
+                centre = real_tensor(region.center, "the centre")
+                box = region.domains(Graph(Input(tuple(centre.shape))))[0][:1].box
+                ends.append((box.lower, box.upper))
+            else:
+                raise InvalidRegionError(
+                    "regions of several inputs are joined as boxes: give a Box, or a Ball with p=inf and one radius, "
+                    "for each"
+                )
+        if not ends:
+            raise InvalidRegionError("there are no regions to be joined")
+        return cls(*(torch.cat([pair[k].flatten() for pair in ends]) for k in (0, 1)))
 
     def domains(self, graph: Graph) -> tuple[Domains, tuple[int, ...]]:
         lower = real_tensor(self.lower, "the lower end").to(graph.device)

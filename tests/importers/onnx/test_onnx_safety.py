@@ -62,8 +62,9 @@ def external(location: str, **more: object) -> Any:
 
 
 def second_input(made: onnx.ModelProto) -> None:
-    made.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 4]))
-    made.graph.node.append(node("Add", "y z", "t"))
+    made.graph.input.append(helper.make_tensor_value_info("z", TensorProto.INT64, [1, 4]))
+    made.graph.node.append(node("Cast", "z", "c", to=1))
+    made.graph.node.append(node("Add", "y c", "t"))
     made.graph.output[0].name = "t"
 
 

@@ -28,17 +28,18 @@ def from_onnx(
     """The network in an ONNX file, opset 7 to current.
 
     The network is taken for one point at a time: axis 0 of the input is the batch if it is symbolic or 1, and points
-    have the remaining shape; the outputs likewise. With another first length the whole input is one point. The file's
-    own bytes are run in a second engine (onnxruntime where it is installed, else the evaluator of the package `onnx`)
-    and must have the graph's values up to rounding, one by one and, where the batch is open, several at once.
-    Weights are converted to float64 exactly. Parts that do not depend on the input are evaluated once, in the file's
-    own number format, and count as weights. Nodes carry the names of the tensors in the file.
+    have the remaining shape; the outputs likewise. With another first length the whole input is one point. Of several
+    inputs the points have the shape (total,): their entries one behind the other in the order of the file, each row by
+    row (`Box.side_by_side` joins a region for each). The file's own bytes are run in a second engine (onnxruntime where
+    it is installed, else the evaluator of the package `onnx`) and must have the graph's values up to rounding, one by
+    one and, where the batch is open, several at once. Weights are converted to float64 exactly. Parts that do not
+    depend on the input are evaluated once, in the file's own number format, and count as weights. Nodes carry the names
+    of the tensors in the file.
 
     Args:
         source: path of the file, or its content; gzip (.onnx.gz) is read, and so are weights in files beside it, as
             ``torch.onnx.export`` writes them (inside its folder, no links out of it, 2 GiB in all).
-        until: name of a tensor or node whose result becomes the output (to cut off a final Softmax, say); None for
-            the output that the file declares.
+        until: name of a tensor or node whose result becomes the output; None for the output that the file declares.
         variance_floor: **an assumption**: what layer, group, instance, RMS and l_2 normalisation divide by is never
             smaller, as a variance (mean square) of every row, for all inputs of interest. Lipschitz constants then rest
             on it, and results name it (`Provenance.assumptions`). None assumes nothing: constants through such a layer
@@ -63,9 +64,10 @@ def from_onnx(
     # Imported here, because these modules need the optional package.
     from jacobound.importers.onnx.model.safety import read_model
     from jacobound.importers.onnx.runtime import original
+    from jacobound.importers.onnx.several import side_by_side
     from jacobound.importers.onnx.walk import select, walk
 
-    file = read_model(source)
+    file = side_by_side(read_model(source), until)
     origin = Source("onnx", name_of(source), file.sha256, until)
     program = select(file, until)
     graph = walk(program, variance_floor)

@@ -115,8 +115,12 @@ def _data(file: File, program: Program, until: str | None) -> bytes:
     entry = next(entry for entry in part.graph.input if entry.name == program.input.name)
     first = entry.type.tensor_type.shape.dim[0]
     nothing = first.HasField("dim_value") and first.dim_value == 0  # how some exporters leave the batch open
-    if until is None and len(kept) == len(nodes) and not nothing:
+    stored = {tensor.name for tensor in model.graph.initializer}
+    unused = [entry for entry in part.graph.input if entry.name not in stored and entry.name != program.input.name]
+    if until is None and len(kept) == len(nodes) and not nothing and not unused:
         return file.data
+    for other in unused:
+        part.graph.input.remove(other)
     if nothing:
         first.Clear()
     copies = [NodeProto.FromString(nodes[k].SerializeToString()) for k in kept]

@@ -60,7 +60,7 @@ def select(file: File, until: str | None) -> Program:
     model = file.flat
     version = opset(model)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    output = _output(model, until)
+    output = output_name(model, until)
     kept = needed(model.graph.node, output)
     nodes = [(position, model.graph.node[position]) for position in kept]
     wanted = {output}.union(*(outer_names(node) for _, node in nodes))
@@ -91,8 +91,8 @@ def _inputs(model: ModelProto, output: str, found: Sequence[str]) -> str:
     names = ", ".join(map(repr, found))
     if found:
         return (
-            f"the model has {len(found)} inputs ({names}); a network with one input is needed. "
-            "Store the others in the file as constants"
+            f"the model has {len(found)} inputs ({names}), not all of FLOAT or all of DOUBLE, or with lengths "
+            "that are left open; store those that are not to vary in the file as constants"
         )
     stored = {tensor.name for tensor in model.graph.initializer}
     declared = [entry.name for entry in model.graph.input]
@@ -105,7 +105,7 @@ def _inputs(model: ModelProto, output: str, found: Sequence[str]) -> str:
     )
 
 
-def _output(model: ModelProto, until: str | None) -> str:
+def output_name(model: ModelProto, until: str | None) -> str:
     declared = [entry.name for entry in model.graph.output]
     if until is None:
         if len(declared) != 1:

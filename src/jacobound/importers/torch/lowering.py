@@ -47,18 +47,21 @@ def lower(
     shape: tuple[int, ...],
     until: str | None = None,
     weights: Mapping[str, Tensor] | None = None,
+    *,
+    name: str = "input",
 ) -> Lowered:
     """Lower a traced module with one input of points of `shape` and one output.
 
     Args:
         until: name of the operation (`step_names`) whose result is the output; None for the module's own.
         weights: values in the place of the traced ones, by their names in the module.
+        name: of the input.
 
     Raises:
         UnsupportedOpError, InvalidModelError: see `from_torch`.
     """
     names = step_names(program)
-    values: dict[Step, Value] = dict(_placeholders(program, Input(shape), weights or {}))
+    values: dict[Step, Value] = dict(_placeholders(program, Input(shape, name), weights or {}))
     rounded = False
 
     def refused(step: Step, reason: str) -> UnsupportedOpError:

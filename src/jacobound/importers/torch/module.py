@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from jacobound.importers.torch.operations.attention import open_attention, opene
 from jacobound.importers.torch.tracing.function import as_module
 from jacobound.importers.torch.tracing.places import step_names
 from jacobound.importers.torch.tracing.process import alone, known
+from jacobound.importers.torch.tracing.several import inner_name, is_several, side_by_side
 from jacobound.importers.torch.tracing.trace import trace
 from jacobound.importers.torch.tracing.until import Cut, ended_at, find_cut, unknown_name
 
@@ -35,14 +37,14 @@ BATCH = 3
 
 
 def from_torch(
-    module: nn.Module | Callable[[Tensor], Tensor],
-    example: Tensor,
+    module: nn.Module | Callable[..., Tensor],
+    example: Tensor | tuple[Tensor, ...] | Mapping[str, Tensor],
     *,
     batched: bool = True,
     until: str | None = None,
     variance_floor: float | None = None,
 ) -> Graph:
-    """The graph of a module in evaluation mode, or of a function of one tensor.
+    """The graph of a module in evaluation mode, or of a function of tensors.
 
     The graph is the real-number function of the stored weights, in float64 (exact for float32 weights). Constants are
     what the module computes with: a number in ``x + 0.1`` is rounded to float32 when the module computes in float32,
@@ -61,9 +63,11 @@ def from_torch(
             vectors (softmax, normalisation, products, attention), through which only constants are known. A copy of it
             is traced (a module that can not be copied is put in evaluation mode for that time); it is run itself, and
             attributes and buffers are put back. Layers that behave differently in training must be in evaluation mode
-            already. A Python function of one tensor may use tensors and modules around it.
+            already. A Python function may use tensors and modules around it.
         example: a batch of points as the module takes it, shape (n, *in_shape) with n >= 1; only its shape and, for
-            the comparison, its magnitude matter.
+            the comparison, its magnitude matter. A tuple of such tensors, or a dictionary by names of arguments, for a
+            module with several inputs: points of shape (total,) then hold them one behind the other in this order,
+            each row by row (`Box.side_by_side` joins a region for each).
         batched: False when the module takes a single point without batch axis; `example` is then one point.
         until: where to cut the model, for example before a final softmax. The qualified name of a submodule
             ("features.3", "fc") whose output becomes the output of the graph; when the submodule is called several
@@ -88,16 +92,34 @@ def from_torch(
     with known(module), alone(module):
         refuse_training(module)
         refuse_storage(module)
-        example = as_example(module, example, batched)
-        refuse_autocast(example.device)
-        refuse_arguments(module)
+        module, points, name = _one_input(module, example, batched)
+        refuse_autocast(points.device)
         own = copied(module)
         own = module if own is None else open_attention(own)
-        return _imported(module, own, example, batched, until, variance_floor).named(origin)
+        return _imported(module, own, points, batched, inner_name(module, until), variance_floor, name).named(origin)
+
+
+def _one_input(module: nn.Module, example: object, batched: bool) -> tuple[nn.Module, Tensor, str]:
+    """The module as one of a single input, its example, and what the input is called."""
+    if not is_several(example):
+        points = as_example(module, example, batched)
+        refuse_arguments(module)
+        return module, points, "input"
+    keys = tuple(map(str, example)) if isinstance(example, Mapping) else None
+    given = list(example.values()) if isinstance(example, Mapping) else list(cast(Sequence[object], example))
+    parts = [as_example(module, one, batched) for one in given]
+    refuse_arguments(module, len(parts))
+    return side_by_side(module, parts, keys, batched)
 
 
 def _imported(
-    module: nn.Module, own: nn.Module, example: Tensor, batched: bool, until: str | None, floor: float | None
+    module: nn.Module,
+    own: nn.Module,
+    example: Tensor,
+    batched: bool,
+    until: str | None,
+    floor: float | None,
+    name: str,
 ) -> Graph:
     """The graph of `own`, which is a private copy of `module` or, failing that, `module` itself."""
     traced = example if not batched else example[:1].expand(BATCH, *example.shape[1:]).clone()
@@ -114,7 +136,7 @@ def _imported(
         program = trace(own, traced, cut)
         if operation is not None and operation not in step_names(program).values():
             raise unknown_name(operation, own, program)
-        lowered = lower(program, steps, shape, operation)
+        lowered = lower(program, steps, shape, operation, name=name)
     graph = Graph(lowered.output)
     rounded = lowered.rounded or (derived and example.dtype == torch.float32)
     points = example if batched else example[None]

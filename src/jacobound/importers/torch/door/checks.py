@@ -14,8 +14,8 @@ from jacobound.importers.torch.tracing.function import FunctionModule
 from jacobound.importers.torch.tracing.trace import first_line, of_hook, user_line
 
 
-def refuse_arguments(module: nn.Module) -> None:
-    """A module must be callable with its example alone."""
+def refuse_arguments(module: nn.Module, given: int = 1) -> None:
+    """A module must be callable with its example alone, which holds so many tensors."""
     called = module.function if isinstance(module, FunctionModule) else module.forward
     try:
         parameters = inspect.signature(called).parameters.values()
@@ -23,10 +23,11 @@ def refuse_arguments(module: nn.Module) -> None:
         return  # a forward without a signature shows when it is called
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     wanted = [one.name for one in parameters if one.default is one.empty and one.kind in kinds]
-    if len(wanted) > 1:
+    if len(wanted) > given:
         raise InvalidModelError(
-            f"{type(module).__name__} takes {len(wanted)} arguments ({', '.join(wanted)}); wrap it in a module that "
-            "takes the one tensor to vary and holds the others as constants"
+            f"{type(module).__name__} takes {len(wanted)} arguments ({', '.join(wanted)}); give one tensor for each as "
+            "the example, example=(x, ...), or wrap it in a module that takes the one tensor to vary and holds the "
+            "others as constants"
         )
 
 

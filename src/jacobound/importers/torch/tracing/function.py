@@ -1,4 +1,4 @@
-"""A Python function of one tensor as a module, so that it can be checked and traced as one."""
+"""A Python function of tensors as a module, so that it can be checked and traced as one."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class FunctionModule(nn.Module):
     It is never copied: what the function refers to would stay behind.
 
     Args:
-        function: of one tensor.
+        function: of one tensor or several.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
         self.function = function
         for name, module in _modules_of(function).items():
             self.add_module(f"used_{name}", module)
         self.training = any(layer.training for layer in self.children())
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
+    def forward(self, *given: Tensor, **named: Tensor) -> Tensor:
+        return self.function(*given, **named)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
         raise TypeError("a function is not copied")
