@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from jacobound.errors import JacoboundError
 from jacobound.graph.graph import Graph
@@ -37,14 +38,14 @@ BATCH = 3
 
 
 def from_torch(
-    module: nn.Module | Callable[..., Tensor],
+    module: nn.Module | ExportedProgram | Callable[..., Tensor],
     example: Tensor | tuple[Tensor, ...] | Mapping[str, Tensor],
     *,
     batched: bool = True,
     until: str | None = None,
     variance_floor: float | None = None,
 ) -> Graph:
-    """The graph of a module in evaluation mode, or of a function of tensors.
+    """The graph of a module in evaluation mode, or of a function of tensors, on the device of the weights.
 
     The graph is the real-number function of the stored weights, in float64 (exact for float32 weights). Constants are
     what the module computes with: a number in ``x + 0.1`` is rounded to float32 when the module computes in float32,
@@ -63,7 +64,7 @@ def from_torch(
             vectors (softmax, normalisation, products, attention), through which only constants are known. A copy of it
             is traced (a module that can not be copied is put in evaluation mode for that time); it is run itself, and
             attributes and buffers are put back. Layers that behave differently in training must be in evaluation mode
-            already. A Python function may use tensors and modules around it.
+            already. A Python function may use tensors and modules around it. An `ExportedProgram` counts as its module.
         example: a batch of points as the module takes it, shape (n, *in_shape) with n >= 1; only its shape and, for
             the comparison, its magnitude matter. A tuple of such tensors, or a dictionary by names of arguments, for a
             module with several inputs: points of shape (total,) then hold them one behind the other in this order,
@@ -76,9 +77,6 @@ def from_torch(
         variance_floor: **an assumption**: what layer, group, instance and RMS normalisation and `normalize` divide by
             is never smaller, as a variance (mean square) of every row; results name it (`Provenance.assumptions`).
             None assumes nothing: constants are refused unless the region keeps it positive; 0 accepts what eps gives.
-
-    Returns:
-        A graph on points of shape in_shape, on the device of the weights.
 
     Raises:
         UnsupportedOpError: an operation is none of these, mixes the points of a batch, or can not be traced (control

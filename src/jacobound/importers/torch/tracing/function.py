@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from jacobound.errors import InvalidModelError
 
@@ -42,6 +43,8 @@ def as_module(given: object) -> nn.Module:
     """
     if isinstance(given, nn.Module):
         return given
+    if isinstance(given, ExportedProgram):
+        return given.module()  # which takes batches of any length when it was exported with dynamic_shapes
     if not callable(given) or isinstance(given, type):
         kind = given.__name__ if isinstance(given, type) else type(given).__name__
         raise InvalidModelError(f"from_torch takes a torch.nn.Module or a function of one tensor, not {kind}")
