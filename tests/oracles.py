@@ -17,11 +17,13 @@ from torch import Generator, Tensor
 from exact import ball, rational, rational_matrix, rationals
 from jacobound.arithmetic.intervals import Interval
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Product, Vector, size
+from jacobound.graph.vector.smooth import LogSumExp
 
 NORMS = tuple((p, q) for p in (1, 2, math.inf) for q in (1, 2, math.inf))
 AFFINE_ERROR = 1e-13  # relative to sums of absolute products; at most some hundred terms
-STEEPEST = 3.0  # no activation of the zoo is steeper, nor bends faster
+STEEPEST = 3.0  # no activation of the zoo is steeper, nor bends faster, but for these that functions are lowered to
+STEEP = ("square", "exp", "rsqrt", "sqrt", "reciprocal")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ def observe(graph: Graph, points: Tensor) -> Observation:
                 operator.abs().apply(error[source] + AFFINE_ERROR * tangent[source].abs())
                 for operator, source in node.terms
             )
+        elif isinstance(node, Product):
+            _through_product(node, values, value_error, tangent, error)
+        elif isinstance(node, Vector):
+            _through_log_sum_exp(node, values, value_error, tangent, error)
+        elif node.activation.name in STEEP:
+            _through_steep(node, values, value_error, tangent, error)
         else:
             shift = value_error[node.source]
             value_error[node] = STEEPEST * shift + 1e-14 * (values[node].abs() + values[node.source].abs() + 1)
@@ -75,6 +83,51 @@ def observe(graph: Graph, points: Tensor) -> Observation:
             )
     jacobian_error = error[graph.output].reshape(count, inputs, -1).transpose(1, 2) * 2
     return Observation(values, value_error, autodiff(graph, points), jacobian_error)
+
+
+Errors = dict[Node, Tensor]
+
+
+def _through_product(
+    node: Product, values: Mapping[Node, Tensor], shift: Errors, tangent: Errors, error: Errors
+) -> None:
+    """Both factors may be off, and so may their tangents."""
+    (a, b), (da, db) = ([x[source] for source in node.sources] for x in (values, shift))
+    shift[node] = a.abs() * db + b.abs() * da + da * db + 1e-14 * (a * b).abs()
+    tangent[node] = b.unsqueeze(1) * tangent[node.first] + a.unsqueeze(1) * tangent[node.second]
+    error[node] = torch.zeros_like(tangent[node])
+    for source, other, doubt in ((node.first, b, db), (node.second, a, da)):
+        size = tangent[source].abs() + error[source]
+        doubt = doubt + 1e-14 * other.abs()
+        error[node] = error[node] + other.abs().unsqueeze(1) * error[source] + doubt.unsqueeze(1) * size
+
+
+def _through_log_sum_exp(
+    node: Vector, values: Mapping[Node, Tensor], shift: Errors, tangent: Errors, error: Errors
+) -> None:
+    """Shares change by no more than twice the largest change of an argument, as a share of themselves."""
+    function, x = node.function, values[node.source]
+    assert isinstance(function, LogSumExp)
+    share = function.masked(x, -math.inf).softmax(-1)
+    most = shift[node.source].amax(-1, keepdim=True)
+    shift[node] = most + 1e-14 * (x.abs().amax(-1, keepdim=True) + 1)
+    tangent[node] = (share.unsqueeze(1) * tangent[node.source]).sum(-1, keepdim=True)
+    doubt = share * (3 * most + 1e-13)
+    size = tangent[node.source].abs() + error[node.source]
+    error[node] = (share.unsqueeze(1) * error[node.source] + doubt.unsqueeze(1) * size).sum(-1, keepdim=True)
+
+
+def _through_steep(
+    node: Elementwise, values: Mapping[Node, Tensor], shift: Errors, tangent: Errors, error: Errors
+) -> None:
+    """Values and slopes over all that the argument may be."""
+    z, doubt = values[node.source], shift[node.source]
+    around = Interval(z - doubt, z + doubt)
+    shift[node] = node.activation.range(around).width + 1e-14 * values[node].abs()
+    slope = node.activation.derivative_range(around)
+    steep, unsure = slope.magnitude().unsqueeze(1), (slope.width + 1e-14 * slope.magnitude()).unsqueeze(1)
+    tangent[node] = _slopes(node, z).unsqueeze(1) * tangent[node.source]
+    error[node] = steep * error[node.source] + unsure * (tangent[node.source].abs() + error[node.source])
 
 
 def autodiff(graph: Graph, points: Tensor) -> Tensor:

@@ -13,13 +13,18 @@ from torch import Generator, Tensor
 from jacobound.activations import Activation, Family, activation, families
 from jacobound.activations.kinds.piecewise import prelu
 from jacobound.arithmetic.intervals import Interval
+from jacobound.graph.copies import moved_beside, on_sources
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Product, Vector
+from jacobound.graph.vector.attention import Attention
 from jacobound.graph.vector.comparisons import Maximum, Sort
+from jacobound.graph.vector.normalising import Normalised, Standardised
+from jacobound.graph.vector.smooth import LogSoftmax, LogSumExp, Softmax
 from jacobound.inputs.regions import Ball, Box, Region, WholeSpace
 from jacobound.operators.base import LinearOperator
 from jacobound.operators.kinds import Blocks, Convolution, Dense, Identity, Scale, Select, Sparse
 
+LIKE = torch.zeros((), dtype=torch.float64)
 NUMBERED = ("leaky_relu:0.25", "leaky_relu:-0.5", "leaky_relu:2", "elu:0.5", "elu:2", "softplus:3", "celu:2")
 
 
@@ -183,7 +188,7 @@ def flat(node: Node) -> Affine:
 
 
 def head(node: Node, generator: Generator) -> Graph:
-    """A hidden layer and two outputs behind a node of any shape; without `Vector` nodes."""
+    """A hidden layer and two outputs behind a node of any shape, as methods take it."""
     hidden = any_activation(dense(flat(node), 4, generator), generator)
     return Graph(dense(hidden, 2, generator)).expanded()
 
@@ -235,6 +240,63 @@ def resampling(generator: Generator) -> Graph:
     return head(any_activation(Affine(((blocks, node),), None, "blocks"), generator), generator)
 
 
+def gates(generator: Generator) -> Graph:
+    """Products of two layers, of a layer with itself and of a product; one factor is read twice."""
+    x, width = Input((3,)), integer(2, 4, generator)
+    one, two = (any_activation(dense(x, width, generator), generator) for _ in range(2))
+    gated = Product(one, Elementwise(activation("sigmoid"), two), "gated")
+    again = Product(dense(gated, width, generator), two, "again")
+    other = dense(x, width, generator)
+    weights = [Dense(normal((3, width), generator, 0.5)) for _ in range(3)]
+    square = Product(other, other, "square")
+    return Graph(Affine(tuple(zip(weights, (gated, again, square), strict=True)), None, "out")).expanded()
+
+
+def quotients(generator: Generator) -> Graph:
+    """One layer over one plus the squares of another."""
+    x = Input((2,))
+    one, two = dense(x, 3, generator), dense(x, 3, generator)
+    divisor = Affine(((Identity((3,), (3,), LIKE), Product(two, two)),), torch.ones(3, dtype=torch.float64))
+    return Graph(dense(Product(one, Elementwise(activation("reciprocal"), divisor)), 2, generator)).expanded()
+
+
+def shares(generator: Generator) -> Graph:
+    """Softmax, its logarithm and log-sum-exp of rows of one layer, some of their entries left out."""
+    rows = (2, integer(2, 4, generator))
+    scores = dense(any_activation(dense(Input((3,)), 5, generator), generator), math.prod(rows), generator)
+    table = Affine(((Identity(scores.shape, rows, LIKE), scores),), None, "rows")
+    open_ = torch.rand(rows, generator=generator) < 0.7
+    open_[:, 0] = True
+    allowed = open_ if integer(0, 1, generator) else None
+    parts = [Vector(kind(rows, LIKE, allowed), table) for kind in (Softmax, LogSoftmax, LogSumExp)]
+    flattened = [dense(flat(part), 2, generator) for part in parts]
+    return Graph(Affine(tuple((Identity((2,), (2,), LIKE), part) for part in flattened), None, "out")).expanded()
+
+
+def normalisations(generator: Generator) -> Graph:
+    """Rows over their deviation, their root mean square, or their length, between layers."""
+    rows = (2, integer(2, 4, generator))
+    node = dense(Input((3,)), math.prod(rows), generator)
+    table = Affine(((Identity(node.shape, rows, LIKE), node),), None, "rows")
+    kinds = (
+        Standardised(rows, LIKE, 0.25),
+        Standardised(rows, LIKE, 0.125, None, False),
+        Normalised(rows, LIKE, 0.5),
+    )
+    return head(Vector(kinds[integer(0, 2, generator)], table, "norm"), generator)
+
+
+def attentions(generator: Generator) -> Graph:
+    """Heads of attention, some keys hidden from some queries."""
+    heads, queries, keys, width = integer(1, 2, generator), 2, integer(2, 3, generator), 2
+    shapes = (heads, queries, width), (heads, keys, width), (heads, keys, 1)
+    node = dense(any_activation(dense(Input((3,)), 4, generator), generator), sum(map(math.prod, shapes)), generator)
+    bias = normal((heads, queries, keys), generator)
+    bias[..., 1:][torch.rand(bias[..., 1:].shape, generator=generator) < 0.3] = -math.inf
+    mask = bias if integer(0, 1, generator) else None
+    return head(Vector(Attention(*shapes, 0.75, mask, LIKE), node, "attention"), generator)
+
+
 KINDS: dict[str, Callable[[Generator], Graph]] = {
     function.__name__: function
     for function in (
@@ -252,6 +314,11 @@ KINDS: dict[str, Callable[[Generator], Graph]] = {
         maxima,
         sorting,
         resampling,
+        gates,
+        quotients,
+        shares,
+        normalisations,
+        attentions,
     )
 }
 
@@ -270,9 +337,10 @@ def realised(graph: Graph, generator: Generator) -> Graph:
     moved: dict[Node, Node] = {}
     for node in graph.nodes:
         if isinstance(node, Affine):
-            moved[node] = Affine(tuple((settle(op), moved[source]) for op, source in node.terms), node.bias, node.name)
-        elif isinstance(node, Elementwise):
-            moved[node] = Elementwise(node.activation, moved[node.source], node.name)
+            terms = tuple((settle(op), moved[source]) for op, source in node.terms)
+            moved[node] = Affine(terms, node.bias, node.name, None, moved_beside(node, moved))
+        elif not isinstance(node, Input):
+            moved[node] = on_sources(node, moved, graph.device)
         else:
             moved[node] = node
     return Graph(moved[graph.output])

@@ -38,7 +38,7 @@ from jacobound.given import (
 )
 from jacobound.graph.execution import Executed
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Elementwise, size
+from jacobound.graph.nodes import Affine, Elementwise, Input, size
 from jacobound.graph.units import spread
 from jacobound.inputs.domains import Domain, Domains
 from jacobound.inputs.exponents import Norm, Weighted, norm_pair, plain_exponent
@@ -330,7 +330,7 @@ def _below(
     if search is None:
         nothing = graph.example.new_full((len(domains), *graph.in_shape), torch.nan)
         return Witness(nothing, torch.zeros_like(upper), nothing, (NO_SEARCH,) * len(domains))
-    plain = graph.expanded() if graph.expands else graph.lowered()
+    plain = graph.plain() if graph.is_plain else graph.lowered()
     first = 0
 
     def work(domain: Domain, budget: Budget) -> Witness:
@@ -345,7 +345,12 @@ def _below(
 
 
 def _activations(graph: Graph) -> int:
-    return sum(size(node) for node in graph.nodes if isinstance(node, Elementwise))
+    """Neurons of the activations, and gates of products (two each) and of functions of vectors."""
+    count = 0
+    for node in graph.nodes:
+        if not isinstance(node, Input | Affine):
+            count += size(node) if isinstance(node, Elementwise) else sum(map(size, node.sources))
+    return count
 
 
 @contextlib.contextmanager

@@ -221,7 +221,7 @@ def test_constants_of_softmax_follow_their_formula() -> None:
 
 def test_constants_of_logarithms_follow_their_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Interval.whole(torch.zeros(2, 3, dtype=torch.float64))
-    monkeypatch.setattr(vector_smooth, "softmax_range", lambda _x: SHARES)
+    monkeypatch.setattr(vector_smooth, "softmax_range", lambda _x, _mask=None: SHARES)
     squares = [0.04 + 0.16 + 0.09, 0.64 + 0.04 + 0.01]
     found = [float(LogSoftmax((2, 3)).constant(p, whole)) for p in EXPONENTS]
     assert found == pytest.approx([1 + 0.8, math.sqrt(3 * squares[1]), 2.0], rel=1e-14)
@@ -229,17 +229,17 @@ def test_constants_of_logarithms_follow_their_formulas(monkeypatch: pytest.Monke
     found = [float(LogSumExp((2, 3)).constant(p, whole)) for p in EXPONENTS]
     assert found == pytest.approx([0.8, math.sqrt(squares[1]), 1.0], rel=1e-14)
     first = Interval(SHARES.lower[:1], SHARES.upper[:1])
-    monkeypatch.setattr(vector_smooth, "softmax_range", lambda _x: first)
+    monkeypatch.setattr(vector_smooth, "softmax_range", lambda _x, _mask=None: first)
     assert float(LogSoftmax((1, 3)).constant(INF, whole)) == pytest.approx(1.8, rel=1e-15)
     narrow = Interval(numbers([[0.0, 0.0, 0.0]]), numbers([[0.5, 0.5, 0.5]]))  # 0.75 is more than the largest share
-    monkeypatch.setattr(vector_smooth, "softmax_range", lambda _x: narrow)
+    monkeypatch.setattr(vector_smooth, "softmax_range", lambda _x, _mask=None: narrow)
     assert float(LogSumExp((1, 3)).constant(2, whole)) == pytest.approx(math.sqrt(0.5), rel=1e-14)
     full = Interval(numbers([[0.0, 0.0]]), numbers([[1.0, 1.0]]))
-    monkeypatch.setattr(vector_smooth, "softmax_range", lambda _x: full)
+    monkeypatch.setattr(vector_smooth, "softmax_range", lambda _x, _mask=None: full)
     assert [float(LogSumExp((1, 2)).constant(p, whole)) for p in EXPONENTS] == [1.0] * 3
     for k in range(120):
         pair = (normal(1, 3, seed=k).abs() / (5 if k % 2 else 1)).clamp(max=0.4 if k % 2 else 0.99)
-        monkeypatch.setattr(vector_smooth, "softmax_range", lambda _x, pair=pair: Interval.exact(pair))
+        monkeypatch.setattr(vector_smooth, "softmax_range", lambda _x, _mask=None, pair=pair: Interval.exact(pair))
         exact = [rational(x) for x in pair.flatten().tolist()]
         squared = sum((x * x for x in exact), fmpq(0))
         for function, p, truth, power in (
@@ -268,7 +268,7 @@ def test_squares_that_vanish_are_paid_for() -> None:
 def test_long_sums_of_squares_are_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
     share = torch.full((1, 4001), 2.0**-28, dtype=torch.float64)
     share[0, 0] = 0.5
-    monkeypatch.setattr(vector_smooth, "softmax_range", lambda _x: Interval.exact(share))
+    monkeypatch.setattr(vector_smooth, "softmax_range", lambda _x, _mask=None: Interval.exact(share))
     truth = sum((v * v for v in rationals(share)), fmpq(0))
     whole = Interval.whole(share)
     assert rational(float(LogSumExp((1, 4001)).constant(2, whole))) ** 2 >= truth

@@ -151,7 +151,7 @@ def test_expansions_replace_what_they_must_and_nothing_else() -> None:
     kinds = [
         {type(node.function) for node in g.nodes if isinstance(node, Vector)} for g in (lowered, expanded, computed)
     ]
-    assert kinds == [{LogSumExp}, set(), {Maximum}]
+    assert kinds == [{LogSumExp}, {LogSumExp}, {Maximum}]
     assert x in lowered.nodes and a in lowered.nodes and r in lowered.nodes
     assert lowered.execution is not None
     names = {node.name for node in lowered.execution.nodes}  # type: ignore[attr-defined]
@@ -163,10 +163,12 @@ def test_expansions_replace_what_they_must_and_nothing_else() -> None:
     assert all(node in moved.nodes for node in moved.execution.nodes)
     assert isinstance(moved.output, Elementwise)
     soft = Graph(Vector(Softmax((2,)), relu(pooled_pair(x)), "soft"))
-    assert not soft.expands
+    assert soft.expands
+    assert not soft.is_plain
+    assert torch.allclose(soft.expanded()(point), soft(point), rtol=1e-13)
     assert any(isinstance(node, Vector) for node in soft.lowered().nodes)
     with pytest.raises(UnsupportedOpError, match="'soft'"):
-        soft.expanded()
+        soft.plain()
 
 
 def pooled_pair(source: Input) -> Vector:

@@ -11,13 +11,13 @@ import torch
 from jacobound.certificates.layered.chain import chain_bytes, layered_chain
 from jacobound.certificates.layered.driver import by_closed_form
 from jacobound.constants.autolip import AutoLip
+from jacobound.graph.derivative import derivative
 from jacobound.method import (
     About,
     ConstantBound,
     LipschitzMethod,
     OutputMethod,
     Query,
-    derivative_ranges,
     facts_of_one,
     output_method,
 )
@@ -66,7 +66,7 @@ class ECLipsE(LipschitzMethod):
         needed = chain_bytes(graph)
         known = query.ranges_by(self.preactivation or usual_ranges(query.domain), graph)
         ranges = facts_of_one(known)
-        slopes = derivative_ranges(graph, ranges)
+        slopes = derivative(graph, ranges).slopes
         if needed is None or not budget.fits(needed):
             nothing = torch.tensor(math.inf, dtype=torch.float64)
             return ConstantBound(nothing, Status.MEMORY_LIMIT, {}, (), slopes, ranges)

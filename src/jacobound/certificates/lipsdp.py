@@ -21,6 +21,7 @@ from jacobound.certificates.layered.proof import LayeredCertificate
 from jacobound.checks import real, seconds
 from jacobound.constants.autolip import AutoLip
 from jacobound.errors import InvalidOptionError, UnsupportedOpError
+from jacobound.graph.derivative import derivative
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import size
 from jacobound.method import (
@@ -30,7 +31,6 @@ from jacobound.method import (
     LipschitzMethod,
     OutputMethod,
     Query,
-    derivative_ranges,
     facts_of_one,
     output_method,
 )
@@ -91,8 +91,9 @@ class LipSDP(LipschitzMethod):
         own = query.budget.within(math.inf if self.seconds is None else self.seconds)
         known = query.ranges_by(self.preactivation, graph)
         ranges = facts_of_one(known)
-        slopes = derivative_ranges(graph, ranges)
-        found, status = self._certificates(graph, slopes, norm, own)
+        gates = derivative(graph, ranges)
+        slopes = gates.slopes
+        found, status = self._certificates(gates.graph, slopes, norm, own)
         values = {name: torch.tensor(part.value, dtype=torch.float64) for name, part in found.items()}
         value = torch.stack(list(values.values())).max() if values else torch.zeros((), dtype=torch.float64)
         certificates = tuple(found.values())

@@ -1,14 +1,14 @@
 """`Graph`: a network as a small graph of affine and elementwise nodes.
 
 `Input` is where the point enters. `Affine` is a sum of linear operators applied to other nodes, plus a bias.
-`Elementwise` is one activation. A `Vector` node is a function of all entries of another node: `Graph.lowered` rewrites
-maxima and sorting into the other kinds, and `Graph.expanded` all that have an expansion, before a bound method looks.
+`Elementwise` is one activation, `Product` the product of two nodes. A `Vector` node is a function of all entries of
+another node: `Graph.lowered` rewrites maxima and sorting into the other kinds, `Graph.expanded` all but log-sum-exp.
 Nodes compare by identity; a node used twice is one node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -17,22 +17,23 @@ import torch
 from torch import Tensor
 
 from jacobound.errors import InvalidModelError, ShapeError
-from jacobound.graph.copies import flattened, moved_choice, on_sources, restored
+from jacobound.graph.copies import flattened, on_sources, restored, transferred
 from jacobound.graph.execution import Executed, Execution
+from jacobound.graph.merging import merged
 from jacobound.graph.nodes import (
     Affine,
     Elementwise,
     Input,
     Node,
+    Product,
     Vector,
-    VectorFunction,
-    no_expansion,
 )
+from jacobound.graph.rewriting import in_gates, in_steps, rewritten
 from jacobound.graph.source import UNKNOWN, Source
-from jacobound.graph.tables import fingerprint, rows, totals, weights_of, whole_text
+from jacobound.graph.tables import check_weights, fingerprint, rows, totals, whole_text
 from jacobound.graph.units import postprocessing, preprocessing, weighting
-from jacobound.operators.kinds import Dense, Identity, convert_exactly, with_shapes
-from jacobound.words import not_finite, printable
+from jacobound.operators.kinds import Dense, Identity, convert_exactly
+from jacobound.words import printable
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -62,18 +63,7 @@ class Graph:
                 f"a graph has exactly one input, this one has {len(inputs)} "
                 f"({', '.join(node.name for node in inputs) or 'the output does not depend on it'})"
             )
-        kinds = set()
-        for node in self.nodes:
-            for tensor in weights_of(node):
-                kinds.add((tensor.device, tensor.dtype))
-                if node not in self.checked and not torch.isfinite(tensor).all():
-                    raise InvalidModelError(not_finite(f"node '{node.name}'", nan=bool(tensor.isnan().any())))
-        if len(kinds) > 1:
-            raise InvalidModelError(
-                f"weights live in {sorted(map(str, kinds))}; move the model to one device and dtype"
-            )
-        if any(dtype not in (torch.float32, torch.float64) for _, dtype in kinds):
-            raise InvalidModelError(f"weights are {kinds}; convert them exactly to float64 first")
+        check_weights(self.nodes, self.checked)
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
@@ -86,7 +76,9 @@ class Graph:
                 order[node] = None
             elif node not in order:
                 stack.append((node, True))
+                beside = None if isinstance(node, Input | Vector) else node.beside
                 stack.extend((source, False) for source in reversed(node.sources))
+                stack.extend([] if beside is None else [(beside.source, False)])
         return tuple(order)
 
     @cached_property
@@ -156,6 +148,8 @@ class Graph:
                 found[node] = node.activation.value(found[node.source])
             elif isinstance(node, Vector):
                 found[node] = node.function.value(found[node.source])
+            elif isinstance(node, Product):
+                found[node] = found[node.first] * found[node.second]
             else:
                 images = [operator.apply(found[source]) for operator, source in node.terms]
                 found[node] = sum(images[1:], images[0]) if node.bias is None else sum(images, node.bias)
@@ -195,18 +189,7 @@ class Graph:
         """
         device = self.device if device is None else torch.device(device)
         dtype = self.dtype if dtype is None else dtype
-        moved: dict[Node, Node] = {}
-        for node in self.nodes:
-            if isinstance(node, Affine):
-                terms = tuple((operator.to(device, dtype), moved[source]) for operator, source in node.terms)
-                bias = None if node.bias is None else convert_exactly(node.bias, device, dtype, "a bias")
-                moved[node] = Affine(terms, bias, node.name, moved_choice(node, moved, device))
-            elif isinstance(node, Elementwise):
-                moved[node] = Elementwise(node.activation.to(device, dtype), moved[node.source], node.name)
-            elif isinstance(node, Vector):
-                moved[node] = Vector(node.function.to(device, dtype), moved[node.source], node.name)
-            else:
-                moved[node] = node
+        moved = transferred(self.nodes, device, dtype)
         execution = None if self.execution is None else self.execution.on(moved)
         return Graph(moved[self.output], execution=execution, source=self.source)
 
@@ -276,18 +259,36 @@ class Graph:
         return self._lowered
 
     def expanded(self) -> Graph:
-        """This network as bound methods take it: without `Vector` nodes, and with one axis where a node has none.
+        """The network as bound methods take it: `Product` nodes and log-sum-exp in place of other `Vector` nodes.
 
-        It is the graph itself when nothing has to change.
+        Equal nodes are one node there. It is the graph itself when nothing has to change.
 
         Raises:
-            UnsupportedOpError: when a function has no expansion.
+            UnsupportedOpError: when a function has no such form.
         """
-        return self._expanded
+        return self._expanded[0]
 
     @property
     def expands(self) -> bool:
         """Whether there is `expanded`."""
+        return all(node.function.lowers for node in self.nodes if isinstance(node, Vector))
+
+    @property
+    def standing(self) -> Mapping[Node, Node]:
+        """For every node of `lowered` the one of `expanded` with the same values."""
+        return self._expanded[1]
+
+    def plain(self) -> Graph:
+        """The network in affine and elementwise nodes alone.
+
+        Raises:
+            UnsupportedOpError: when a function is not made of those.
+        """
+        return self._lowered.computed()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is `plain`."""
         return all(node.function.expands for node in self.nodes if isinstance(node, Vector))
 
     @cached_property
@@ -301,9 +302,14 @@ class Graph:
         return self._rewritten(self.expansion)
 
     @cached_property
-    def _expanded(self) -> Graph:
+    def _expanded(self) -> tuple[Graph, Mapping[Node, Node]]:
         rest = self._lowered
-        return rest.computed() if any(isinstance(node, Vector) for node in rest.nodes) else rest
+        if not any(isinstance(node, Vector | Product) for node in rest.nodes):
+            return rest, {node: node for node in rest.nodes}
+        parts = rewritten(rest.nodes, lambda _: True, in_gates, self.device)
+        same = merged(Graph(parts[rest.output], frozenset(rest.nodes), source=self.source).nodes, self.device)
+        whole = Graph(same[parts[rest.output]], frozenset(same.values()), source=self.source)
+        return whole, {node: same[part] for node, part in parts.items() if part in same}
 
     def computed(self) -> Graph:
         """This network without the `Vector` nodes that an engine computes; comparisons stay.
@@ -311,7 +317,7 @@ class Graph:
         Raises:
             UnsupportedOpError: when a function has no expansion.
         """
-        return self._rewritten(self._expansion(lambda function: not function.compares))
+        return self._rewritten(rewritten(self.nodes, lambda function: not function.compares, in_steps, self.device))
 
     def _rewritten(self, moved: Mapping[Node, Node]) -> Graph:
         """The graph of what stands for its nodes."""
@@ -327,22 +333,7 @@ class Graph:
     @cached_property
     def expansion(self) -> Mapping[Node, Node]:
         """For every node the one that stands for it in `lowered`."""
-        return self._expansion(lambda function: function.compares)
-
-    def _expansion(self, wanted: Callable[[VectorFunction], bool]) -> Mapping[Node, Node]:
-        """For every node the one that stands for it when the functions that are wanted are expanded."""
-        moved: dict[Node, Node] = {}
-        for node in self.nodes:
-            if isinstance(node, Vector) and wanted(node.function):
-                if not node.function.expands:
-                    raise no_expansion(node.function, node.source, node.name, {other.name for other in self.nodes})
-                found = node.function.expand(moved[node.source], node.name)
-                moved[node] = _with_axis(found, found.sources) if isinstance(found, Affine) else found
-            elif isinstance(node, Affine) and () in (node.shape, *(source.shape for source in node.sources)):
-                moved[node] = _with_axis(node, [moved[source] for source in node.sources])
-            else:
-                moved[node] = on_sources(node, moved, self.device)
-        return moved
+        return rewritten(self.nodes, lambda function: function.compares, in_steps, self.device)
 
     def table(self) -> Iterator[dict[str, object]]:
         """One row per node: name, kind, operators or activation, shape, parameters, sources."""
@@ -376,18 +367,6 @@ class Graph:
     def fingerprint(self) -> str:
         """SHA-256 over structure and weights: names the network in a certificate."""
         return fingerprint(self.nodes)
-
-
-def _with_axis(node: Affine, sources: Sequence[Node]) -> Affine:
-    """An affine node on other sources, with one axis if it has none."""
-    shape = node.shape or (1,)
-    if node.shape == shape and all(one is other for one, other in zip(sources, node.sources, strict=True)):
-        return node
-    terms = tuple(
-        (with_shapes(operator, source.shape, shape), source)
-        for (operator, _), source in zip(node.terms, sources, strict=True)
-    )
-    return Affine(terms, None if node.bias is None else node.bias.reshape(shape), node.name)
 
 
 def _restored(

@@ -1,9 +1,9 @@
-"""The nodes of a graph: `Input`, `Affine`, `Elementwise`, and `Vector`, a function of all entries at once."""
+"""The nodes of a graph: `Input`, `Affine`, `Elementwise`, `Product`; `Vector`, a function of all entries at once."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -43,12 +43,14 @@ class Affine:
         bias: tensor of the node's shape, or None for zero.
         name: the name in the user's model.
         choice: what is known besides of a node that chooses among the entries of another one.
+        beside: a function of an earlier node that has the same values, kept for what it knows of them.
     """
 
     terms: tuple[tuple[LinearOperator, Node], ...]
     bias: Tensor | None = None
     name: str = ""
     choice: Choice | None = None
+    beside: Vector | None = None
 
     def __post_init__(self) -> None:
         for operator, source in self.terms:
@@ -76,11 +78,12 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Elementwise:
-    """One activation applied to every entry of `source`."""
+    """One activation applied to every entry of `source`; `beside` is as for `Affine`."""
 
     activation: Activation
     source: Node
     name: str = ""
+    beside: Vector | None = None
 
     def __post_init__(self) -> None:
         _ = self.shape  # kept at once: asked for later, a long chain would recurse
@@ -95,6 +98,46 @@ class Elementwise:
     @property
     def sources(self) -> tuple[Node, ...]:
         return (self.source,)
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """``first * second``, entry by entry, for two nodes of one shape; `beside` is as for `Affine`."""
+
+    first: Node
+    second: Node
+    name: str = ""
+    beside: Vector | None = None
+
+    def __post_init__(self) -> None:
+        if self.first.shape != self.second.shape:
+            raise ShapeError(f"node '{self.name}': factors of shapes {self.first.shape} and {self.second.shape}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.first.shape
+
+    def __repr__(self) -> str:
+        return _told(self, "*")
+
+    @property
+    def sources(self) -> tuple[Node, ...]:
+        return (self.first, self.second)
+
+
+@dataclass(frozen=True, eq=False)
+class Planes:
+    """Linear functions below and above every entry of a node, in terms of the entries of its sources.
+
+    Args:
+        slopes: for every source of the node, in order, the slopes below and above: shape (N, *node shape), or
+            (N, *source shape) where an entry of the node reads a whole row of its source.
+        lower, upper: offsets, (N, *node shape); rigorous for these slopes.
+    """
+
+    slopes: tuple[tuple[Tensor, Tensor], ...]
+    lower: Tensor
+    upper: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +161,8 @@ class VectorFunction(ABC):
         name: what users read: "maximum of 4".
         like: a tensor of the function's dtype and device.
         compares: whether it only compares and moves entries: an engine rounds nothing, and its expansion loses nothing.
-        expands: whether there is an expansion at all; without one only products of norms know what to do.
+        expands: whether there is an expansion in affine maps and activations alone.
+        lowers: whether `lower` finds nodes for it; only products of norms know what to do with one that has none.
         assumption: what constants take for granted of the source, as half a sentence; empty when nothing.
     """
 
@@ -128,6 +172,7 @@ class VectorFunction(ABC):
     like: Tensor
     compares: bool = False
     expands: bool = False
+    lowers: bool = True
     assumption: str = ""
 
     @abstractmethod
@@ -172,6 +217,34 @@ class VectorFunction(ABC):
         """
         raise no_expansion(self, source, name, ())
 
+    def lower(self, source: Node, name: str) -> Node:
+        """The same real function in nodes of which lines and slopes are known; products and log-sum-exp among them.
+
+        Raises:
+            UnsupportedOpError: when there are none.
+        """
+        return self.expand(source, name)
+
+    def planes(self, x: Interval) -> Planes | None:
+        """Linear functions below and above the values over x, (N, *in_shape); None when none are known."""
+        del x
+        return None
+
+    def parallel_planes(self, x: Interval) -> Planes | None:
+        """Planes of the same slopes below and above."""
+        del x
+        return None
+
+    def derivative(self, node: Node, gates: Gates) -> Node | None:
+        """The derivative of a node with this function's values, in gates; None: that of the nodes it is made of."""
+        del node, gates
+        return None
+
+    def increment(self, node: Node, gates: Gates) -> Node | None:
+        """The same for increments between two points; gates have the ranges of slopes of chords."""
+        del node, gates
+        return None
+
     @abstractmethod
     def structure(self) -> bytes:
         """What the function is, for hashes."""
@@ -182,16 +255,16 @@ class VectorFunction(ABC):
 
 
 def no_expansion(function: VectorFunction, source: Node, name: str, names: Collection[str]) -> UnsupportedOpError:
-    """The error for a function that is made of nothing else; says where a model with these names could be cut."""
+    """The error for a function that is made of nothing else; says where a model could be cut before it."""
     before, whole = source, name.removesuffix(".rowwise")  # as importers call a function that works on moved rows
     while before.sources and (before.name.startswith(f"{whole}.") or before.name.endswith(".operands")):
         before = before.sources[0]
     cut = f"{before.name}#1" if f"{before.name}#2" in names else before.name
     return UnsupportedOpError(
-        f"node '{name}': {function.name} is no combination of affine maps and activations, so no method can bound the "
-        "entries of a Jacobian through it. Take lipschitz(graph, region) without a method, or with AutoLip() or "
-        "SeqLip(); for outputs IBP or CROWN, in real semantics; or import the network up to this node "
-        f"(until={cut!r})"
+        f"node '{name}': {function.name} is no combination of affine maps and activations, and where it would be one "
+        "of too many products no method bounds the entries of a Jacobian through it. Take lipschitz(graph, region) "
+        "without a method, or with AutoLip() or SeqLip(); for outputs IBP or CROWN, in real semantics; or import the "
+        f"network up to this node (until={cut!r})"
     )
 
 
@@ -256,7 +329,33 @@ class Choice(ABC):
         """This choice in a copy of the graph."""
 
 
-Node = Input | Affine | Elementwise | Vector
+class Gates(ABC):
+    """What the derivative of a function is made of: tangents of earlier nodes, and gates that scale them.
+
+    Attributes:
+        ranges: enclosures of the nodes' values.
+    """
+
+    ranges: Mapping[Node, Interval]
+
+    @abstractmethod
+    def tangent(self, node: Node) -> Node:
+        """The derivative of an earlier node."""
+
+    @abstractmethod
+    def gate(self, tangent: Node, factor: Node) -> Node:
+        """A tangent times the value of a node of the same shape."""
+
+    @abstractmethod
+    def gate_within(self, tangent: Node, slope: Interval) -> Node:
+        """A tangent times numbers of which only a range is known."""
+
+    @abstractmethod
+    def standing_for(self, function: VectorFunction, source: Node) -> Node | None:
+        """The node that has the values of a function of another node, if there is one."""
+
+
+Node = Input | Affine | Elementwise | Product | Vector
 
 
 def _told(node: Node, what: str) -> str:

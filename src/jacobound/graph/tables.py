@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from jacobound.errors import InvalidModelError
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector, size
-from jacobound.words import SCREEN, sizes_text, table_text, told
+from jacobound.words import SCREEN, not_finite, sizes_text, table_text, told
 
 TITLES = ("<name", "<kind", "<detail", "<shape", "parameters", "<sources")
 
@@ -20,6 +21,27 @@ def weights_of(node: Node) -> tuple[Tensor, ...]:
         weights = tuple(tensor for operator, _ in node.terms for tensor in operator.parameters())
         return weights if node.bias is None else (*weights, node.bias)
     return node.activation.parameters if isinstance(node, Elementwise) else ()
+
+
+def check_weights(nodes: Sequence[Node], checked: Collection[Node]) -> None:
+    """Refuse weights that are not finite, of several dtypes or devices, or of a dtype that nothing is proved for.
+
+    Args:
+        checked: nodes whose weights are known to be finite.
+
+    Raises:
+        InvalidModelError: says which.
+    """
+    kinds = set()
+    for node in nodes:
+        for tensor in weights_of(node):
+            kinds.add((tensor.device, tensor.dtype))
+            if node not in checked and not torch.isfinite(tensor).all():
+                raise InvalidModelError(not_finite(f"node '{node.name}'", nan=bool(tensor.isnan().any())))
+    if len(kinds) > 1:
+        raise InvalidModelError(f"weights live in {sorted(map(str, kinds))}; move the model to one device and dtype")
+    if any(dtype not in (torch.float32, torch.float64) for _, dtype in kinds):
+        raise InvalidModelError(f"weights are {kinds}; convert them exactly to float64 first")
 
 
 def rows(nodes: Sequence[Node]) -> Iterator[dict[str, object]]:

@@ -45,8 +45,8 @@ class FastLip(JacobianMethod):
         object.__setattr__(self, "preactivation", output_method(self.preactivation))
 
     def enclose(self, query: Query) -> JacobianEnclosure:
-        graph = query.graph
-        ranges, slopes = facts_for(query, graph, self.preactivation)
+        gates, ranges = facts_for(query, query.graph, self.preactivation)
+        graph, slopes = gates.graph, gates.slopes
         return by_intervals(graph, slopes, ranges, interval_adjoints(graph, slopes)).over(len(query.domain))
 
 
@@ -59,7 +59,7 @@ def by_intervals(
 ) -> JacobianEnclosure:
     """What the interval adjoints alone say of the Jacobian."""
     entries = adjoints[graph.input].map(lambda end: end.flatten(2))
-    return JacobianEnclosure(entries, partial(interval_dot, x=entries), adjoints, slopes, ranges, status)
+    return JacobianEnclosure(entries, partial(interval_dot, x=entries), adjoints, slopes, ranges, status, graph=graph)
 
 
 def interval_adjoints(

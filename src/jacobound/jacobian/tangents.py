@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import rigorous, underflow
+from jacobound.graph.derivative import Derivative, derivative
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
-from jacobound.method import Facts, OutputMethod, Query, derivative_ranges, flat_indices, is_unstable
+from jacobound.method import Facts, OutputMethod, Query, flat_indices, is_unstable
 from jacobound.operators.base import LinearOperator, positions, unit_rows
 
 Key = TypeVar("Key")
@@ -164,15 +165,18 @@ def passing(slope: Interval) -> tuple[Tensor, Tensor]:
     return entries, known[:, entries]
 
 
-def facts_for(query: Query, graph: Graph, preactivation: OutputMethod) -> tuple[Facts, Facts]:
-    """Ranges of all nodes and slopes of all neurons that a derivative reaches: known ones, else found; (N, ...).
+def facts_for(query: Query, graph: Graph, preactivation: OutputMethod) -> tuple[Derivative, Facts]:
+    """The network of gates with the slopes that a derivative reaches, and ranges of all nodes: known ones, else found.
 
     Args:
         graph: the form of the query's graph that a method works on.
         preactivation: how ranges are found that are not known.
     """
     ranges = query.ranges_by(preactivation, graph)
-    return ranges, reached_slopes(graph, derivative_ranges(graph, ranges) if query.slopes is None else query.slopes)
+    if query.slopes is not None:
+        return Derivative(graph, reached_slopes(graph, query.slopes), {}, {}), ranges
+    gates = derivative(graph, ranges)
+    return replace(gates, slopes=reached_slopes(gates.graph, gates.slopes)), ranges
 
 
 def reached_slopes(graph: Graph, slopes: Facts) -> dict[Node, Interval]:

@@ -117,7 +117,8 @@ def of_enclosure(enclosure: JacobianEnclosure, name: str, query: Query, started:
     began = budget.spent if started is None else started
     values = {name: from_entries(enclosure, p, q)}
     with contextlib.suppress(OutOfTimeError):
-        values |= split_products(query.graph, enclosure, p, q, little_work(query.graph, budget))
+        gates = enclosure.graph or query.graph
+        values |= split_products(gates, enclosure, p, q, little_work(gates, budget))
     seconds = {name: budget.spent - began}
     known = {
         called: Candidate(value.expand(sets), Status.of(enclosure.status, value), seconds.get(called, 0.0))
@@ -135,7 +136,7 @@ def norm_of(enclosure: JacobianEnclosure, query: Query) -> Candidate:
 
 def products_through(exponent: float, enclosure: JacobianEnclosure, query: Query) -> dict[str, Candidate]:
     """Products of norms of another exponent than the query's, converted; none when their time is over."""
-    (p, q), graph, sets = query.norm, query.graph, len(query.domain)
+    (p, q), graph, sets = query.norm, enclosure.graph or query.graph, len(query.domain)
     try:
         found = split_products(graph, enclosure, exponent, q, little_work(graph, query.budget))
     except OutOfTimeError:

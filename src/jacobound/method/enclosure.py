@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from jacobound.arithmetic.intervals import Interval
+from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Node
 from jacobound.method.facts import Facts
 from jacobound.results.kinds import Status
@@ -51,6 +52,7 @@ class JacobianEnclosure:
             (N, inputs) that holds ``sum_j J[j, k] u[n, j, k]``; None when it knows no more than the entries do.
         rows: for p = 2 and inf certified upper bounds of the dual l_p norm of every row, shape (N, outputs), that may
             be infinite; None when it knows no more than the entries and `along` do.
+        graph: the network of affine maps and gates that adjoints and slopes are about; None for the one in question.
     """
 
     entries: Interval
@@ -61,6 +63,7 @@ class JacobianEnclosure:
     status: Status = Status.CERTIFIED
     across: Callable[[Tensor], Interval] | None = None
     rows: Callable[[float], Tensor] | None = None
+    graph: Graph | None = None
 
     def over(self, sets: int) -> JacobianEnclosure:
         """This enclosure with entries written out for every set, where the derivative is the same for all of them."""

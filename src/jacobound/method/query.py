@@ -61,7 +61,8 @@ class Query:
         norm: (p, q), each 1, 2 or inf, of a constant: ``||f(x) - f(y)||_q <= value ||x - y||_p``.
         ranges: enclosures of the nodes that are known already, (N, *node shape), in place of a method's own
             pre-activation bounds; those of a rewritten graph may stand among them.
-        slopes: what stands in for the derivative of every elementwise node, such as `secant_ranges`; bounds then hold
+        slopes: what stands in for the derivative of every elementwise node, such as those of `increments`, for a graph
+            of affine and elementwise nodes; bounds then hold
             for every product of the chain rule with slopes from there.
     """
 

@@ -23,6 +23,7 @@ from jacobound.errors import (
     SolverError,
     UnsupportedOpError,
 )
+from jacobound.graph.derivative import derivative
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Vector, size
 from jacobound.inputs.domains import Domain
@@ -40,7 +41,6 @@ from jacobound.method import (
     JacobianMethod,
     Method,
     Query,
-    derivative_ranges,
     is_unstable,
 )
 from jacobound.method.candidates import Candidates, Norm, converted, failed, norm_of, products_through
@@ -260,8 +260,9 @@ class _Plan:
     @cached_property
     def _ranges_of_lowered(self) -> Facts | None:
         lowered = self.graph.lowered()
-        if self.graph.expands and lowered is self.graph.expanded():
-            return self._ranges_of_expanded
+        if self.graph.expands and self._ranges_of_expanded is not None:
+            known = self._ranges_of_expanded
+            return {node: known[other] for node, other in self.graph.standing.items()}
         return self._ranges(lowered)
 
     def _ranges(self, graph: Graph) -> Facts | None:
@@ -284,9 +285,10 @@ class _Plan:
         if ranges is None:
             return False
         try:
-            slopes = derivative_ranges(graph, ranges)
+            gates = derivative(graph, ranges)
         except InvalidRegionError:
             return False
+        graph, slopes = gates.graph, gates.slopes
         # Counted for the set with the most unstable neurons.
         unstable = torch.stack([is_unstable(slope).flatten(1).sum(1) for slope in slopes.values()] or [torch.zeros(1)])
         widest = unstable.sum(0).argmax().reshape(1)

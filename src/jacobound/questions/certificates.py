@@ -1,6 +1,6 @@
 """Radii from semidefinite certificates of the increments from a point: one search serves several margins.
 
-Between x and any point of the ball around it every neuron has one slope, that of its chord (`secant_ranges`). A
+Between x and any point of the ball around it every neuron has one slope, that of its chord (`derivative.increments`). A
 semidefinite certificate over those slopes is a constant L with ``|g(y) - g(x)| <= L |y - x|`` for every margin g, so
 ``min(radius of the ball, g(x) / L)`` is certified; no integral is needed. Chords from one point vary about half as much
 as derivatives over the ball. Offset local sectors are known from stability analysis (Yin, Seiler, Arcak, IEEE TAC
@@ -28,8 +28,8 @@ from jacobound.certificates.dense.proof import certified_constant
 from jacobound.certificates.dense.row import polished
 from jacobound.certificates.dense.search import feasible_start, search
 from jacobound.certificates.lipsdp import RATE
+from jacobound.graph.derivative import increments
 from jacobound.graph.nodes import size
-from jacobound.method import secant_ranges
 from jacobound.questions.evaluators import Around
 from jacobound.questions.marching import lasting_for
 from jacobound.relaxation.ranges import CROWN
@@ -74,7 +74,8 @@ class Shared:
             domain = around.domain(torch.tensor([point]), margins.new_full((1,), length))
             found = CROWN().ranges(target, domain, around.budget, with_output=False)
             ranges.append({node: x[0] for node, x in found.items()})
-        slopes = secant_ranges(target, ranges[0], ranges[1])
+        gates = increments(target, ranges[0], ranges[1])
+        target, slopes = gates.graph, gates.slopes
         slow = RATE * (size(target.input) + unstable_count(target, slopes)) ** 3 > self.budget.remaining
         if slow or not around.budget.fits(sdp_bytes(target, slopes)):
             return torch.full_like(margins, torch.inf)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from jacobound.arithmetic.intervals import Interval, concatenated
 from jacobound.arithmetic.linalg import dual_exponent, vector_norm_upper
+from jacobound.graph.derivative import increments
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Elementwise
+from jacobound.graph.nodes import Affine
 from jacobound.inputs.domains import Domain
 from jacobound.inputs.regions import Balls
 from jacobound.method import (
@@ -24,7 +25,6 @@ from jacobound.method import (
     Method,
     OutputMethod,
     Query,
-    secant_ranges,
 )
 from jacobound.method.from_entries import merged_row_sums
 from jacobound.questions.common import runs
@@ -105,8 +105,8 @@ class FromJacobian:
             domain = self.around.domain(which[part], far[part])
             ranges = preactivation(self.method).ranges(target, domain, budget, with_output=with_output)
             known = self._known(target, which[part], near[part], far[part], ranges)
-            slopes = secant_ranges(target, known, ranges)
-            enclosure = self.method.enclose(Query(target, domain, budget, ranges=ranges, slopes=slopes))
+            gates = increments(target, known, ranges)
+            enclosure = self.method.enclose(Query(gates.graph, domain, budget, ranges=ranges, slopes=gates.slopes))
             if enclosure.status is not Status.CERTIFIED:
                 self.around.worst.append(enclosure.status)
             margins.append(ranges[target.output].lower)
@@ -114,11 +114,12 @@ class FromJacobian:
         return Bounds(torch.cat(margins).to(torch.float64), torch.cat(constants).to(torch.float64))
 
     def _known(self, target: Graph, which: Tensor, near: Tensor, far: Tensor, ranges: Facts) -> Facts:
-        """What the activations' arguments are over the smaller balls; those over the larger ones are kept for later.
+        """What activations and products read over the smaller balls; that over the larger ones is kept for later.
 
-        Graphs with other rows have nodes of their own for the same activations, in the same order.
+        Graphs with other rows have nodes of their own for the same values, in the same order.
         """
-        sources = [node.source for node in target.nodes if isinstance(node, Elementwise)]
+        readers = (node for node in target.nodes if not isinstance(node, Affine))
+        sources = list(dict.fromkeys(source for node in readers for source in node.sources))
         parts: list[Arguments] = []
         for k, (point, inner, outer) in enumerate(zip(which.tolist(), near.tolist(), far.tolist(), strict=True)):
             here: Arguments = [ranges[node].map(lambda end, k=k: end[k : k + 1]) for node in sources]

@@ -281,10 +281,11 @@ class _Branching:
             domain = Domain(parts[some].map(lambda end: end.reshape(-1, *shape)))
             enclosure = self._method.enclose(Query(self._graph, domain, quiet)).over(len(domain))
             # Underflow leaves even what no path reaches with bounds that are not quite 0.
-            reached = path_sums(self._graph, enclosure.slopes, lambda sums: (sums > 0).to(sums)) > 0
+            reached = path_sums(enclosure.graph or self._graph, enclosure.slopes, lambda sums: (sums > 0).to(sums)) > 0
             found.append(enclosure.entries.map(lambda end, reached=reached: torch.where(reached, end, 0.0)))
             if not self.bounded:  # the whole box
-                self._scale = path_sums(self._graph, enclosure.slopes, lambda sums: sums)[0].to(torch.float64)
+                scale = path_sums(enclosure.graph or self._graph, enclosure.slopes, lambda sums: sums)
+                self._scale = scale[0].to(torch.float64)
         self.bounded += count
         return Interval(torch.cat([one.lower for one in found]), torch.cat([one.upper for one in found]))
 

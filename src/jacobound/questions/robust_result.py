@@ -34,6 +34,8 @@ class RobustRadius(Result):
         witness: adversarial points, shape (*batch, K, *input shape), NaN where none was found; None without an attack.
         seconds: wall-clock time.
         provenance: how it was found.
+        decided_before: last functions of the network that keep the order of its outputs; margins are those of the
+            values before them.
     """
 
     radius: Tensor
@@ -48,6 +50,7 @@ class RobustRadius(Result):
     witness: Tensor | None
     seconds: float
     provenance: Provenance
+    decided_before: tuple[str, ...] = ()
 
     @property
     def untargeted(self) -> Tensor:
@@ -85,7 +88,10 @@ class RobustRadius(Result):
         held, reached, name = self.untargeted, self.untargeted_attack, told_norm(self.p)
         if held.numel() == 1:
             attack = rounded_up(float(reached))
-            return f"class {int(self.label)} holds within {name} {rounded_down(float(held))}, attacked at {attack}"
+            head = f" (decided before {', '.join(self.decided_before)})" if self.decided_before else ""
+            return (
+                f"class {int(self.label)} holds within {name} {rounded_down(float(held))}, attacked at {attack}{head}"
+            )
         sizes = f"{rounded_down(float(held.min()))} to {rounded_down(float(held.max()))}" if held.numel() else "none"
         return f"{name} radii of {held.numel()} points: {sizes}; {int((held > 0).sum())} above 0"
 

@@ -29,6 +29,7 @@ from jacobound.questions.common import (
 )
 from jacobound.questions.evaluators import Around, Margins, evaluator
 from jacobound.questions.global_constants import Known, by_global_constants
+from jacobound.questions.heads import before_head
 from jacobound.questions.marching import march
 from jacobound.questions.margins import Decisions, Labels, decisions
 from jacobound.questions.robust_result import RobustRadius
@@ -64,7 +65,9 @@ def robust_radius(
     """Certified radii around points within which a classifier's decision can not change.
 
     Args:
-        graph: the network; one output per class, the largest decides.
+        graph: the network; one output per class, the largest decides. Last functions that keep the order of the
+            classes (softmax, sigmoid, one positive factor) are left out, which the answer says: margins are those of
+            what lies before.
         x: one point, or a batch of points (*batch, *input shape); taken as exact numbers.
         label: class of each point, or one for all; None for what the network says.
         p: norm of the distance, 1, 2 or inf.
@@ -92,11 +95,14 @@ def robust_radius(
     steps, seconds, points = check_steps(steps), real(seconds, "seconds", 0.0), Ball(x, 0.0, p, clip)
     attack = None if attack is None else instance(attack, PGD, "the attack", "it takes PGD() or None")
     limits = budget
+    deciding, behind = before_head(graph)
     with strictly(graph, budget) as (budget, clock):
         balls, lead = around_points(graph, points)
-        asked = decisions(graph, balls.points, lead, label, targets)
-        search = _Search(graph, balls, asked, method, steps, tolerance, largest, seconds, budget)
+        asked = decisions(deciding, balls.points, lead, label, targets)
+        search = _Search(deciding, balls, asked, method, steps, tolerance, largest, seconds, budget)
         found = search.answer(attack, lead, points.clip, clock)
+    named = replace(found.provenance, network=graph.fingerprint) if behind else found.provenance
+    found = replace(found, decided_before=behind, provenance=named)
     options = {"label": found.label, "targets": found.targets, "steps": steps, "tolerance": tolerance}
     options |= {"largest": largest, "seconds": seconds, "attack": attack}
     return found.asking(question("robust_radius", graph, points, None, limits, **options))

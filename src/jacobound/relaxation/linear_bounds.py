@@ -24,6 +24,7 @@ from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
 from jacobound.inputs.domains import ONE_SET, Domain, Owners
 from jacobound.method import Facts
 from jacobound.operators.base import LinearOperator
+from jacobound.relaxation.planes import PlaneRelaxation
 
 
 def absorb(
@@ -147,6 +148,7 @@ class BackwardPass:
         ranges: enclosures (N, *node shape); must hold all ancestors of a target when `enclose` is called for it.
         relaxations: lines of the elementwise nodes, filled in by the caller as they become known.
         noise: what the execution of a node may add to its value (see `methods.executed`), filled in likewise.
+        planes: planes of nodes that are neither affine nor elementwise, filled in likewise.
     """
 
     def __init__(
@@ -156,9 +158,10 @@ class BackwardPass:
         ranges: Facts,
         relaxations: Mapping[Node, Relaxation],
         noise: Mapping[Node, Tensor],
+        planes: Mapping[Node, PlaneRelaxation] | None = None,
     ) -> None:
         self._graph, self._domain, self._ranges, self._relaxations = graph, domain, ranges, relaxations
-        self._noise = noise
+        self._planes, self._noise = {} if planes is None else planes, noise
         self._slack: dict[Node, tuple[Tensor, Tensor]] = {}
         self._products: dict[LinearOperator, tuple[Tensor | None, Tensor | None, int, Callable[[Tensor], Tensor]]] = {}
         self._position = {node: k for k, node in enumerate(graph.nodes)}
@@ -189,9 +192,10 @@ class BackwardPass:
             entries, values = state.coefficient.pop(node)
             if isinstance(node, Affine):
                 state = self._through_affine(state, node, entries, values)
-            else:
-                assert isinstance(node, Elementwise), "expand the graph first"  # skipping a node would lose a term
+            elif isinstance(node, Elementwise):
                 state = self._through_elementwise(state, node, values)
+            else:
+                state = self._through_planes(state, node, values)
 
     def _start(self, target: Node, rows: Tensor, owners: Owners) -> Rows:
         zeros = self._graph.example.new_zeros(2, len(rows))
@@ -313,6 +317,28 @@ class BackwardPass:
         through, wanted = self._onto(through, relaxation.alive, node), self._entries(source)
         through = through if wanted is None else through[..., wanted]
         error = self._add(state, source, wanted, through, error)
+        return replace(state, constant=constant, error=error)
+
+    def _through_planes(self, state: Rows, node: Node, values: Tensor) -> Rows:
+        relaxation, owners = self._planes[node], state.owners
+        positive, negative = values.clamp(min=0.0), values.clamp(max=0.0)
+        below, above = relaxation.lower, relaxation.upper
+        upper = owners.dot(positive[0], above) + owners.dot(negative[0], below)
+        lower = owners.dot(positive[-1], below) + owners.dot(negative[-1], above)
+        constant, error = state.constant + torch.stack((upper, lower)), state.error
+        if rigorous():
+            slack, floor = relaxation.slack
+            lost = inflate(owners.dot(values.abs(), slack), slack.shape[1] + 1)
+            error = up(up(error + lost + owners.pick(floor)) + 2 * unit(values.dtype) * constant.abs())
+        for source, (low, high, parallel, length) in zip(node.sources, relaxation.slopes, strict=True):
+            touched = values if length == 1 else values.repeat_interleave(length, -1)
+            through = touched * owners.pick(high)
+            if not parallel:
+                low, high = owners.pick(low), owners.pick(high)
+                chains = (torch.where(touched[0] > 0, high, low), torch.where(touched[-1] > 0, low, high))
+                through = torch.stack([slope * touched[k] for slope, k in zip(chains, (0, -1), strict=True)])
+            wanted = self._entries(source)
+            error = self._add(state, source, wanted, through if wanted is None else through[..., wanted], error)
         return replace(state, constant=constant, error=error)
 
     def _onto(self, values: Tensor, entries: Tensor | None, node: Node) -> Tensor:

@@ -18,6 +18,7 @@ from jacobound.inputs.domains import Domain, Owners
 from jacobound.method import Budget
 from jacobound.relaxation.linear_bounds import BackwardPass, Relaxation
 from jacobound.relaxation.noise import noise_of, widened
+from jacobound.relaxation.planes import PlaneRelaxation, planes_of, range_of
 
 LinesOf = Callable[[Activation, Interval], Lines]
 
@@ -48,8 +49,10 @@ class _Sweep:
         self._lines_of, self._with_output = lines_of, with_output
         self._ranges: dict[Node, Interval] = {}
         self._relaxations: dict[Node, Relaxation] = {}
+        self._planes: dict[Node, PlaneRelaxation] = {}
         self._noise: dict[Node, Tensor] = {}
-        self._backward = BackwardPass(graph, domain, self._ranges, self._relaxations, self._noise)
+        self._backward = BackwardPass(graph, domain, self._ranges, self._relaxations, self._noise, self._planes)
+        self._read_as_factors = _read_as_factors(graph)
 
     def run(self) -> dict[Node, Interval]:
         reachable = set()  # nodes that a backward pass can start from
@@ -72,12 +75,23 @@ class _Sweep:
                     lines = self._lines_of(node.activation, argument)
                     self._relaxations[node] = Relaxation(lines, argument.magnitude(), self._noise.get(node))
                     reachable.add(node)
-            else:  # behind such a node intervals alone go on
-                self._set(node, node.function.range(self._ranges[node.source]))
+            else:
+                self._set(node, range_of(node, self._ranges))
+                planes = None
+                if self._lines_of is not None and bounded and all(source in reachable for source in node.sources):
+                    planes = planes_of(node, self._ranges)
+                if planes is not None:  # else behind such a node intervals alone go on
+                    sizes = tuple(self._ranges[source].magnitude() for source in node.sources)
+                    self._planes[node] = PlaneRelaxation(planes, sizes)
+                    reachable.add(node)
+                    self._tighten(done, node)
         return self._ranges
 
     def _set(self, node: Node, found: Interval) -> None:
-        """Record the range of a node, with the noise of its execution if it has any."""
+        """Record the range of a node, with what a function beside it knows and the noise of its execution if any."""
+        beside = getattr(node, "beside", None)
+        if beside is not None:
+            found = found.intersect(beside.function.range(self._ranges[beside.source]))
         self._ranges[node] = found
         noise = noise_of(self._graph, node, self._ranges)
         if noise is not None:
@@ -94,7 +108,7 @@ class _Sweep:
             return total  # an engine that computes the terms one by one rounds them
         return total.intersect(node.choice.range(self._ranges[node.choice.source]))
 
-    def _tighten(self, done: int, node: Affine) -> None:
+    def _tighten(self, done: int, node: Node) -> None:
         """Intersect a node's interval with linear bounds, for the entries where that can change anything later."""
         wanted = self._worthwhile(node).flatten(1) & self._domain.bounded.unsqueeze(1)
         sets, rows = wanted.nonzero(as_tuple=True)
@@ -114,11 +128,11 @@ class _Sweep:
         lower, upper = flat.lower.index_copy(0, place, better.lower), flat.upper.index_copy(0, place, better.upper)
         self._ranges[node] = Interval(lower, upper).reshape(*known.shape)
 
-    def _worthwhile(self, node: Affine) -> Tensor:
+    def _worthwhile(self, node: Node) -> Tensor:
         """Entries whose tighter range can change a line, a slope or a later interval."""
         every = torch.ones_like(self._ranges[node].lower, dtype=torch.bool)
         first = all(isinstance(source, Input) for source in node.sources)
-        if first and len(node.terms) == 1 and self._domain.centre is None:
+        if isinstance(node, Affine) and first and len(node.terms) == 1 and self._domain.centre is None:
             return ~every  # on a box the interval image of one operator is exact already, up to rounding
         if node is self._graph.output and self._with_output:
             return every
@@ -128,4 +142,22 @@ class _Sweep:
         wanted = ~every
         for reader in readers:
             wanted |= ~reader.activation.settled(self._ranges[node])
+        if node in self._read_as_factors:
+            known = self._ranges[node]
+            wanted |= ~(known.lower >= known.upper)
         return wanted
+
+
+def _read_as_factors(graph: Graph) -> frozenset[Node]:
+    """Nodes whose entries a product or a function of vectors reads, perhaps moved; not those that only move them."""
+    found: set[Node] = set()
+    for node in reversed(graph.nodes):
+        moves = isinstance(node, Affine) and node in found and _moves(node)
+        if moves or not isinstance(node, Input | Affine | Elementwise):
+            found.update(node.sources)
+    return frozenset(node for node in found if not (isinstance(node, Affine) and _moves(node)))
+
+
+def _moves(node: Affine) -> bool:
+    """Whether every entry of a node is an entry of its source."""
+    return len(node.terms) == 1 and node.bias is None and node.terms[0][0].terms == 0

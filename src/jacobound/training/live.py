@@ -85,7 +85,7 @@ class Live:
             def lowered(weights: Mapping[str, Tensor]) -> tuple[Graphs, Tape]:
                 with Tape(list(weights.values())) as tape:
                     whole = Graph(lower(program, steps, shape, None, weights).output).with_rows(None)
-                    return Graphs(whole, whole.expanded() if whole.expands else None), tape
+                    return Graphs(whole, whole.plain() if whole.is_plain else None), tape
 
             # Weights without special values, so that a bias which happens to be zero now is not left out.
             self._template, tape = lowered(self._sources.generic(0))

@@ -30,7 +30,7 @@ class LocalLipschitz:
     alone.
 
     Args:
-        live: a network in affine and elementwise nodes (`Graph.expands`).
+        live: a network in affine and elementwise nodes (`Graph.is_plain`).
         radius: of the balls, non-negative.
         p: norm of the balls, 1, 2 or inf.
         method: `FastLip(IBP())` when None: cheap. `FastLip()` and `RecurJac(...)` are tighter and dearer.
@@ -53,7 +53,7 @@ class LocalLipschitz:
             raise InvalidOptionError(f"the radius must be a number >= 0, not {radius}")
         graphs = live.graphs()
         if graphs.expanded is None:
-            graphs.whole.expanded()  # says which function is to blame
+            graphs.whole.plain()  # says which function is to blame
             raise UnsupportedOpError("the network has no expansion")
         self._live, self._radius, self._p, self._norm = live, radius, p, norm
         self._method = FastLip(IBP()) if method is None else method

@@ -65,6 +65,7 @@ class Activation:
         parameters: tensors of the function, broadcastable to the node's shape without batch.
         rebuild: makes the same activation from moved parameters; needed when there are parameters, or when `activation`
             does not read the name. A function of a module, perhaps with first arguments (`functools.partial`).
+        proportional: the number k for which the derivative is k z exactly, for a function that has one.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Activation:
     reduce: Reduction | None = None
     parameters: tuple[Tensor, ...] = ()
     rebuild: Callable[..., Activation] | None = None
+    proportional: float | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """By its name or from its parameters: functions are not copied into other processes, they are there already."""
@@ -136,6 +138,9 @@ class Activation:
 
     def slope_lines(self, x: Interval) -> Lines:
         """Certified parallel lines around the derivative on `x`, in the sense of `derivative_range`."""
+        if self.proportional is not None:
+            slope, offset = torch.full_like(x.lower, self.proportional), torch.zeros_like(x.lower)
+            return Lines(slope, offset, slope, offset)
         moved, shift = self._moved(x)
         found = slope_lines(self, moved)
         return self._lines_where_defined(x, found if shift is None else shifted(found, shift))

@@ -61,7 +61,8 @@ def _whole(n: int) -> Activation:
     name = "square" if n == 2 else f"power:{float(n)!r}"
     if n % 2 == 0:
         pieces = (Piece("convex", value, derivative, jet=_jet(n)),)
-        return Activation(name, lambda z: z**n, pieces, turns=(0.0,), choose=bent(True))
+        line = 2.0 if n == 2 else None
+        return Activation(name, lambda z: z**n, pieces, turns=(0.0,), choose=bent(True), proportional=line)
     pieces = tuple(Piece(curvature, value, derivative, jet=_jet(n)) for curvature in ("concave", "convex"))
     return Activation(name, lambda z: z**n, pieces, breaks=(0.0,))
 

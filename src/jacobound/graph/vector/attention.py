@@ -36,11 +36,13 @@ from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.linalg import induced_norm_upper
 from jacobound.arithmetic.rounding import inflate, unit, up
 from jacobound.errors import InvalidModelError, ShapeError
-from jacobound.graph.nodes import Part, VectorFunction
+from jacobound.graph.nodes import Affine, Node, Part, Vector, VectorFunction
 from jacobound.graph.vector.products import refuse_unbounded
 from jacobound.graph.vector.rows import DOUBLE, flat_part, interval_matmul, joined, largest, longest, split
-from jacobound.graph.vector.smooth import softmax_constants, softmax_range
+from jacobound.graph.vector.smooth import Softmax, softmax_constants, softmax_range
+from jacobound.graph.vector.value_nodes import MOST_PRODUCTS, everything, matrix_products
 from jacobound.operators.base import convert_exactly
+from jacobound.operators.kinds import Scale
 
 # A scale stands for all numbers this near, in units of roundoff: 1 / sqrt(d) is no float.
 SCALE_UNITS = 8
@@ -98,6 +100,10 @@ class Attention(VectorFunction):
     def name(self) -> str:  # type: ignore[override]
         return f"attention of {self.query[-2]} to {self.key[-2]}"
 
+    @property
+    def lowers(self) -> bool:  # type: ignore[override]
+        return prod(self.query[:-1]) * self.key[-2] * max(self.query[-1], self.value_shape[-1]) <= MOST_PRODUCTS
+
     @cached_property
     def allowed(self) -> Tensor:
         """Which query may look at which key, shape (*lead, n, m)."""
@@ -131,6 +137,25 @@ class Attention(VectorFunction):
         hull = Interval(v.lower.amin(-2, keepdim=True), v.upper.amax(-2, keepdim=True))
         product = interval_matmul(self.shares(q, k), v)
         return product.intersect(hull.map(lambda end: end.expand(product.shape)))
+
+    def lower(self, source: Node, name: str) -> Node:
+        """Scores, shares and means, each as products that are written out."""
+        like, (query, key, _) = self.like, self.shapes
+        ends = (0, prod(query), prod(query) + prod(key))
+        q, k, v = (everything(source, like, start, shape) for start, shape in zip(ends, self.shapes, strict=True))
+        products = matrix_products(source, q, source, k, like, f"{name}.scores")
+        factor = like.new_tensor(self.scale)
+        doubt = up(factor.abs() * (2 * SCALE_UNITS * unit(like.dtype)))
+        full, radius = (number.expand(products.shape).clone() for number in (factor, doubt))
+        bias = None
+        if self.bias is not None:
+            bias = torch.where(self.bias > -inf, self.bias, 0.0).broadcast_to(products.shape).clone()
+            bias = convert_exactly(bias, like.device, like.dtype, "the mask of an attention")
+        scores: Node = Affine(((Scale(full, radius), products),), bias, f"{name}.scaled")
+        allowed = None if self.bias is None or bool(self.allowed.all()) else self.allowed
+        shares = Softmax(scores.shape, like, allowed).lower(scores, f"{name}.shares")
+        beside = Vector(self, source, name)
+        return matrix_products(shares, everything(shares, like), source, v.mT, like, name, beside)
 
     def constant(self, p: float, x: Interval) -> Tensor:
         return joined(self.parts(p, x), p)

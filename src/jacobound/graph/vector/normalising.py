@@ -14,10 +14,25 @@ from math import inf, isfinite, sqrt
 import torch
 from torch import Tensor
 
+from jacobound.activations import activation
+from jacobound.activations.kinds.clipped import clip
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import down, inflate, up
 from jacobound.errors import InvalidOptionError, InvalidRegionError
-from jacobound.graph.vector.rows import RowFunction, largest, total
+from jacobound.graph.nodes import Affine, Elementwise, Gates, Node, Product, Vector
+from jacobound.graph.vector.rows import RowFunction, RowReduction, largest, total
+from jacobound.graph.vector.smooth import Length
+from jacobound.graph.vector.value_nodes import (
+    less_copies,
+    minus,
+    plus_number,
+    row_means,
+    row_sums,
+    same,
+    source_beside,
+    spread_rows,
+    squared,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,22 +127,40 @@ class Standardised(Dividing):
     def range(self, x: Interval) -> Interval:
         most = sqrt(max(self.length - 1 if self.centred else self.length, 0)) * (1 + 1e-6)
         least = (Interval.exact(self.least_square(x)[..., None]) + self.eps).sqrt().lower
-        top, wide = self._deviations(x)
-        square = (total(wide.square()) / self.length).upper
-        size = Interval(least, (Interval.exact(square) + self.eps).sqrt().upper)
+        top = deviations(x) if self.centred else x
+        size = Interval(least, (Interval.exact(self.most_square(x)) + self.eps).sqrt().upper)
         return (top / size.map(lambda end: end.expand(top.shape))).intersect(_around_zero(top, most))
 
-    def _deviations(self, x: Interval) -> tuple[Interval, Interval]:
-        """Enclosure of the entries less their mean, and of what their squares sum up to at most."""
-        if not self.centred:
-            return x, x
-        count = float(self.length)
-        low, high = Interval.exact(x.lower), Interval.exact(x.upper)
-        below, above = total(low), total(high)
-        upper = ((high * (count - 1) + low - below.map(lambda e: e.expand(x.shape))) / count).upper
-        lower = ((low * (count - 1) + high - above.map(lambda e: e.expand(x.shape))) / count).lower
-        middle = x.midpoint_and_radius()[0].mean(-1, keepdim=True)
-        return Interval.safe(lower, upper), x - middle.expand(x.shape)  # no point is nearer in squares than the mean
+    def most_square(self, x: Interval) -> Tensor:
+        """Certified upper bound of the mean square (the variance) of every row over x, shape (*lead, 1)."""
+        wide = x
+        if self.centred:  # no point is nearer in squares than the mean
+            wide = x - x.midpoint_and_radius()[0].mean(-1, keepdim=True).expand(x.shape)
+        return (total(wide.square()) / self.length).upper
+
+    def lower(self, source: Node, name: str) -> Node:
+        like, moved = self.like, source
+        if self.centred:
+            mean = row_means(source, like, f"{name}.mean")
+            beside = Vector(Deviation(self.in_shape, like), source, f"{name}.centred")
+            moved = Affine(less_copies(source, mean, like, f"{name}.centred"), None, f"{name}.centred", None, beside)
+        square = plus_number(
+            row_means(squared(moved, f"{name}.square"), like, f"{name}.variance"), self.eps, like, name
+        )
+        beside = Vector(MeanSquare(self.in_shape, like, self), source, f"{name}.variance")
+        square = Affine((same(square, like),), None, f"{name}.divisor", None, beside)
+        inverse = Elementwise(activation("rsqrt"), square, f"{name}.inverse")
+        factor = spread_rows(inverse, self.length, like, f"{name}.factor")
+        return Product(moved, factor, name, Vector(self, source, name))
+
+    def derivative(self, node: Node, gates: Gates) -> Node:
+        """``dy = r (du - y mean(y du))`` with u the centred row and r one over the divisor; holds for every eps."""
+        assert isinstance(node, Product)
+        behind = gates.tangent(node.first)
+        mean = row_means(gates.gate(behind, node), self.like, f"{node.name}.mean")
+        spread = spread_rows(mean, self.length, self.like, f"{node.name}.mean")
+        rest = Affine((same(behind, self.like), minus(gates.gate(spread, node), self.like)), None, f"{node.name}.rest")
+        return gates.gate(rest, node.second)
 
     def least_square(self, x: Interval) -> Tensor:
         squares = least_spread(x) if self.centred else least_squares(x)
@@ -149,6 +182,59 @@ class Standardised(Dividing):
         return super().structure() + repr(self.centred).encode()
 
 
+class Deviation(RowFunction):
+    """Every entry of a row less the row's mean; constant 1 in l2, 2 in l1 and linf."""
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"deviation from the mean of {self.length}"
+
+    def value(self, x: Tensor) -> Tensor:
+        return x - x.mean(-1, keepdim=True)
+
+    def range(self, x: Interval) -> Interval:
+        return deviations(x)
+
+    def constant(self, p: float, x: Interval) -> Tensor:
+        return torch.ones_like(x.lower[..., 0]).amax() * (1.0 if p == 2 else 2.0)
+
+
+@dataclass(frozen=True, eq=False)
+class MeanSquare(RowReduction):
+    """What a normalisation takes the root of: variance or mean square of every row, plus eps. No constant is known.
+
+    Args:
+        within: the normalisation.
+    """
+
+    within: Standardised | None = None
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"mean square of {self.length}"
+
+    def value(self, x: Tensor) -> Tensor:
+        assert self.within is not None
+        x = x - x.mean(-1, keepdim=True) if self.within.centred else x
+        return x.square().mean(-1, keepdim=True) + self.within.eps
+
+    def range(self, x: Interval) -> Interval:
+        assert self.within is not None
+        least = (Interval.exact(self.within.least_square(x)[..., None]) + self.within.eps).lower
+        return Interval(least, (Interval.exact(self.within.most_square(x)) + self.within.eps).upper)
+
+    def constant(self, p: float, x: Interval) -> Tensor:
+        return torch.full_like(x.lower[..., 0], inf).amax()
+
+    def structure(self) -> bytes:
+        assert self.within is not None
+        return super().structure() + self.within.structure()
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> MeanSquare:
+        assert self.within is not None
+        return MeanSquare(self.in_shape, self.like.to(device=device, dtype=dtype), self.within.to(device, dtype))
+
+
 @dataclass(frozen=True, eq=False)
 class Normalised(Dividing):
     """``x / max(||x||_2, eps)`` of every row, as torch's functional normalize has it."""
@@ -167,11 +253,44 @@ class Normalised(Dividing):
         divisor = Interval(torch.maximum(size.lower, eps.lower), torch.maximum(size.upper, eps.upper))
         return (x / divisor.map(lambda end: end.expand(x.shape))).intersect(_around_zero(x, 1.0))
 
+    def lower(self, source: Node, name: str) -> Node:
+        like = self.like
+        size = Length(self.in_shape, like).lower(source, f"{name}.length")
+        divisor = Elementwise(clip(self.eps), size, f"{name}.divisor") if self.eps else size
+        inverse = Elementwise(activation("reciprocal"), divisor, f"{name}.inverse")
+        return Product(
+            source, spread_rows(inverse, self.length, like, f"{name}.factor"), name, Vector(self, source, name)
+        )
+
+    def derivative(self, node: Node, gates: Gates) -> Node:
+        """``dy = r (dx - y y'dx)`` while the length is above eps, and ``r dx`` below."""
+        assert isinstance(node, Product)
+        behind, short = gates.tangent(node.first), least_squares(gates.ranges[source_beside(node)])
+        inner = row_sums(gates.gate(behind, node), self.like, f"{node.name}.dot")
+        spread = spread_rows(inner, self.length, self.like, f"{node.name}.dot")
+        long = (Interval.exact(short).sqrt().lower > self.eps).unsqueeze(-1)
+        value = gates.ranges[node]
+        lower, upper = value.lower, value.upper
+        slope = Interval(torch.where(long, lower, lower.clamp(max=0.0)), torch.where(long, upper, upper.clamp(min=0.0)))
+        taken = gates.gate_within(spread, slope) if not bool(long.all()) else gates.gate(spread, node)
+        rest = Affine((same(behind, self.like), minus(taken, self.like)), None, f"{node.name}.rest")
+        return gates.gate(rest, node.second)
+
     def least_square(self, x: Interval) -> Tensor:
         return down(least_squares(x) / self.length)
 
     def divisor(self, square: Tensor) -> Tensor:
         return (Interval.exact(square) * float(self.length)).sqrt().lower.clamp(min=self.eps)
+
+
+def deviations(x: Interval) -> Interval:
+    """Enclosure of the entries of rows less their mean."""
+    count = float(x.shape[-1])
+    low, high = Interval.exact(x.lower), Interval.exact(x.upper)
+    below, above = total(low), total(high)
+    upper = ((high * (count - 1) + low - below.map(lambda e: e.expand(x.shape))) / count).upper
+    lower = ((low * (count - 1) + high - above.map(lambda e: e.expand(x.shape))) / count).lower
+    return Interval.safe(lower, upper)
 
 
 def _around_zero(x: Interval, size: float) -> Interval:

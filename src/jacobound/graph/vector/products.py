@@ -15,11 +15,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.linalg import induced_norm_upper, vector_norm_upper
 from jacobound.errors import InvalidRegionError, ShapeError
-from jacobound.graph.nodes import Part, VectorFunction
+from jacobound.graph import nodes
+from jacobound.graph.nodes import Elementwise, Node, Part, Vector, VectorFunction
 from jacobound.graph.vector.rows import DOUBLE, flat_part, interval_matmul, joined, largest, split
+from jacobound.graph.vector.value_nodes import MOST_PRODUCTS, entries, everything, matrix_products
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,12 @@ class Pointwise(VectorFunction):
         """The enclosures of the two arguments."""
         lower, upper = self.sides(x.lower), self.sides(x.upper)
         return Interval(lower[0], upper[0]), Interval(lower[1], upper[1])
+
+    def operands(self, source: Node, name: str) -> tuple[Node, Node]:
+        """The two arguments as nodes."""
+        places = everything(source, self.like)
+        first, second = (entries(source, place, self.like, name) for place in places)
+        return first, second
 
     @abstractmethod
     def slopes(self, x: Interval) -> tuple[Tensor, Tensor]:
@@ -91,6 +100,9 @@ class Product(Pointwise):
         one, two = self.both(x)
         return one * two
 
+    def lower(self, source: Node, name: str) -> Node:
+        return nodes.Product(*self.operands(source, f"{name}.operand"), name)
+
     def slopes(self, x: Interval) -> tuple[Tensor, Tensor]:
         one, two = self.both(x)
         return two.magnitude(), one.magnitude()
@@ -113,6 +125,10 @@ class Quotient(Pointwise):
     def range(self, x: Interval) -> Interval:
         one, two = self.both(x)
         return one / two
+
+    def lower(self, source: Node, name: str) -> Node:
+        first, second = self.operands(source, f"{name}.operand")
+        return nodes.Product(first, Elementwise(activation("reciprocal"), second, f"{name}.inverse"), name)
 
     def slopes(self, x: Interval) -> tuple[Tensor, Tensor]:
         one, two = self.both(x)
@@ -165,6 +181,10 @@ class MatrixProduct(VectorFunction):
     def name(self) -> str:  # type: ignore[override]
         return f"matrix product over {self.left[-1]}"
 
+    @property
+    def lowers(self) -> bool:  # type: ignore[override]
+        return prod(self.left) * self.right[-1] <= MOST_PRODUCTS
+
     def value(self, x: Tensor) -> Tensor:
         one, two = split(x, (self.left, self.right))
         return one @ two
@@ -176,6 +196,11 @@ class MatrixProduct(VectorFunction):
 
     def range(self, x: Interval) -> Interval:
         return interval_matmul(*self.both(x))
+
+    def lower(self, source: Node, name: str) -> Node:
+        rows = everything(source, self.like, 0, self.left)
+        columns = everything(source, self.like, prod(self.left), self.right).mT
+        return matrix_products(source, rows, source, columns, self.like, name, Vector(self, source, name))
 
     def constant(self, p: float, x: Interval) -> Tensor:
         return joined(self.parts(p, x), p)

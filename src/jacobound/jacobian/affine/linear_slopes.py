@@ -20,10 +20,12 @@ from torch import Tensor
 from jacobound.activations.kinds.base import Lines
 from jacobound.activations.lines.slope_lines import STEPS
 from jacobound.arithmetic.intervals import Interval, interval_dot
+from jacobound.graph.derivative import Derivative, derivative
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
 from jacobound.jacobian.affine.forms import Forms, Symbols
 from jacobound.jacobian.affine.scaled_sums import scaled_row_norms
+from jacobound.jacobian.affine.value_forms import forms_of
 from jacobound.jacobian.fastlip import by_intervals, interval_adjoints
 from jacobound.jacobian.tangents import facts_for
 from jacobound.method import (
@@ -66,26 +68,29 @@ class LinearSlopes(JacobianMethod):
 
     def enclose(self, query: Query) -> JacobianEnclosure:
         graph, domain, budget = query.graph.with_affine_output(), query.domain, query.budget
-        ranges, slopes = facts_for(query, graph, self.preactivation)
-        adjoints = interval_adjoints(graph, slopes)
-        fits = budget.fits(len(domain) * forms_bytes(graph, slopes))
+        found, ranges = facts_for(query, graph, self.preactivation)
+        gates, known = found.graph, found.slopes
+        adjoints = interval_adjoints(gates, known)
+        chain = partial(by_intervals, gates, known, ranges, adjoints)
+        fits = budget.fits(len(domain) * forms_bytes(gates, known))
         if not fits or budget.is_over:
-            status = Status.TIME_LIMIT if fits else Status.MEMORY_LIMIT
-            return by_intervals(graph, slopes, ranges, adjoints, status).over(len(domain))
+            return chain(Status.TIME_LIMIT if fits else Status.MEMORY_LIMIT).over(len(domain))
         if graph.execution is not None or query.slopes is not None:
-            return by_intervals(graph, slopes, ranges, adjoints).over(len(domain))
+            return chain().over(len(domain))
         symbols = Symbols.of(domain)
-        jacobian = Sweeps(graph, symbols, slopes, ranges, budget).jacobian()
+        sweeps = Sweeps(graph, symbols, known, ranges, budget, found)
+        jacobian = sweeps.jacobian()
         if jacobian is None:
-            return by_intervals(graph, slopes, ranges, adjoints, Status.TIME_LIMIT).over(len(domain))
-        entries = symbols.range(jacobian).intersect(adjoints[graph.input].map(lambda end: end.flatten(2)))
+            return chain(Status.TIME_LIMIT).over(len(domain))
+        entries = symbols.range(jacobian).intersect(adjoints[gates.input].map(lambda end: end.flatten(2)))
 
         def along(directions: Tensor) -> Interval:
             found = symbols.range(symbols.dot(jacobian, directions)).map(lambda end: end.squeeze(2))
             return found.intersect(interval_dot(directions, entries))
 
         rows = partial(scaled_row_norms, symbols, jacobian, budget)
-        return JacobianEnclosure(entries, along, adjoints, slopes, ranges, rows=rows).over(len(domain))
+        narrow = sweeps.narrowed
+        return JacobianEnclosure(entries, along, adjoints, narrow, ranges, rows=rows, graph=gates).over(len(domain))
 
     def bytes_per_set(self, graph: Graph) -> int:
         """Working memory for each set in bytes, all neurons counted as unstable."""
@@ -94,7 +99,9 @@ class LinearSlopes(JacobianMethod):
 
 
 def smooth(graph: Graph) -> bool:
-    """Whether some activation has a piece that is not linear, so that linear forms of its slope say more."""
+    """Whether some slope depends on the input other than by jumps, so that linear forms of it say more."""
+    if any(not isinstance(node, Input | Affine | Elementwise) for node in graph.nodes):
+        return True
     return any(
         piece.curvature != "linear"
         for node in graph.nodes
@@ -121,8 +128,12 @@ class Sweeps:
     """Forms of the values, from the input on, and of the derivatives, back to it; lives for one call.
 
     Args:
-        slopes: derivative range of every elementwise node, (N, *node shape).
+        slopes: derivative range of every gate, (N, *node shape).
         ranges: enclosures of the nodes' values, (N, *node shape).
+        gates: the network of the derivative.
+
+    Attributes:
+        narrowed: the slopes, intersected with the ranges of their forms.
     """
 
     def __init__(
@@ -132,11 +143,17 @@ class Sweeps:
         slopes: Facts,
         ranges: Facts,
         budget: Budget,
+        gates: Derivative | None = None,
     ) -> None:
         self._graph, self._symbols, self._budget = graph, symbols, budget
         self._slopes, self._ranges = slopes, ranges
+        self._gates = derivative(graph, ranges) if gates is None else gates
         self._next = size(graph.input)
-        self._steepness: dict[Node, Forms] = {}
+        self._steepness: dict[Node, Forms] = {}  # of gates
+        self._factors: dict[Node, Forms] = {}  # of values that are slopes
+        self._gate_of = {node: gate for gate, node in self._gates.activations.items()}
+        self._wanted = frozenset(self._gates.factors.values())
+        self.narrowed = dict(slopes)
 
     def jacobian(self) -> Forms | None:
         """Forms of the derivatives of every output by every input, (N, outputs, inputs); None when time is over."""
@@ -144,23 +161,47 @@ class Sweeps:
         return self._backward()
 
     def _forward(self) -> None:
-        """Forms of all values, and of the slopes of all neurons."""
+        """Forms of all values, and of the slopes of all gates."""
         values: dict[Node, Forms] = {}
         unread = {node: len(readers) for node, readers in self._graph.consumers.items()}
         for done, node in enumerate(self._graph.nodes):
             self._budget.tell(done, 2 * len(self._graph.nodes), "linear slopes")
-            if node is self._graph.output or self._budget.is_over:
+            if self._budget.is_over:
+                return
+            if node is self._graph.output and isinstance(node, Affine):
                 break
+            if not unread[node] and node is not self._graph.output:
+                continue  # kept in the graph for its range alone
             if isinstance(node, Input):
                 values[node] = self._symbols.input()
             elif isinstance(node, Affine):
                 values[node] = self._affine(node, values)
             elif isinstance(node, Elementwise):
                 values[node] = self._elementwise(node, values[node.source])
+            else:
+                found = forms_of(self._symbols, node, values, self._ranges, self._next)
+                values[node], self._next = found
+            if node in self._wanted:
+                self._factors[node] = values[node]
             for source in dict.fromkeys(node.sources):
                 unread[source] -= 1
                 if not unread[source]:
                     del values[source]
+        for gate, node in self._gates.factors.items():
+            self._steepness[gate] = self._slope(gate, self._factors[node])
+
+    def _slope(self, gate: Node, forms: Forms) -> Forms:
+        """Forms of a gate's slopes: constants where they are known."""
+        slope = self._slopes[gate].map(lambda end: end.flatten(1))
+        known = slope.lower == slope.upper
+        linear = torch.where(known.unsqueeze(-2), 0.0, forms.linear)
+        found = Forms(torch.where(known, slope.lower, forms.centre), linear, torch.where(known, 0.0, forms.error))
+        self._narrow(gate, found)
+        return found
+
+    def _narrow(self, gate: Node, forms: Forms) -> None:
+        slope = self._slopes[gate]
+        self.narrowed[gate] = slope.intersect(self._symbols.range(forms).reshape(*slope.shape))
 
     def _affine(self, node: Affine, values: Mapping[Node, Forms]) -> Forms:
         found: Forms | None = None
@@ -176,16 +217,19 @@ class Sweeps:
         """Forms of the values of a node; those of its slopes are kept."""
         known = self._symbols.range(argument).intersect(self._ranges[node.source].map(lambda end: end.flatten(1)))
         here = known.reshape(len(known.lower), *node.shape)
-        slope = self._slopes[node].map(lambda end: end.flatten(1))
-        lines = _known_or(slope, _flat(node.activation.slope_lines(here)))
-        self._steepness[node], self._next = self._symbols.between_lines(argument, lines, self._next)
+        gate = self._gate_of.get(node)
+        if gate is not None:
+            slope = self._slopes[gate].map(lambda end: end.flatten(1))
+            lines = _known_or(slope, _flat(node.activation.slope_lines(here)))
+            self._steepness[gate], self._next = self._symbols.between_lines(argument, lines, self._next)
+            self._narrow(gate, self._steepness[gate])
         lines = _flat(node.activation.parallel_lines(here))
         values, self._next = self._symbols.between_lines(argument, lines, self._next)
         return values
 
     def _backward(self) -> Forms | None:
         """Forms of the derivatives of the outputs with respect to the input, by the chain rule."""
-        graph, count = self._graph, size(self._graph.output)
+        graph, count = self._gates.graph, size(self._graph.output)
         rows = Interval.exact(unit_rows(count, graph.example).unsqueeze(0))
         found: dict[Node, Forms] = {graph.output: Forms.constant(rows)}
         for done, node in enumerate(reversed(graph.nodes)):
@@ -194,7 +238,9 @@ class Sweeps:
                 break
             behind = found.pop(node)
             if isinstance(node, Elementwise):
-                steepness = self._steepness.pop(node)
+                steepness = self._steepness.pop(node, None)
+                if steepness is None:  # slopes of which nothing but a range is known
+                    steepness = Forms.constant(self._slopes[node].map(lambda end: end.flatten(1)))
                 shared = Forms(*(x.unsqueeze(1) for x in (steepness.centre, steepness.linear, steepness.error)))
                 images = [(node.source, self._product(shared, behind))]
             else:

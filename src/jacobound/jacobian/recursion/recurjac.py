@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from jacobound.jacobian.recursion.parts import (
@@ -48,8 +48,7 @@ class RecurJac(JacobianMethod):
         object.__setattr__(self, "direction", direction_given(self.direction))
 
     def enclose(self, query: Query) -> JacobianEnclosure:
-        graph = query.graph.with_affine_output()
-        ranges, slopes = facts_for(query, graph, self.preactivation)
+        gates, ranges = facts_for(query, query.graph.with_affine_output(), self.preactivation)
         relaxation, direction = relaxation_given(self.relaxation), direction_given(self.direction)
-        found = direction.enclose(graph, slopes, ranges, relaxation, query.budget)
-        return found.over(len(query.domain))
+        found = direction.enclose(gates.graph, gates.slopes, ranges, relaxation, query.budget)
+        return replace(found, graph=gates.graph).over(len(query.domain))
