@@ -66,8 +66,7 @@ def robust_radius(
 
     Args:
         graph: the network; one output per class, the largest decides. Last functions that keep the order of the
-            classes (softmax, sigmoid, one positive factor) are left out, which the answer says: margins are those of
-            what lies before.
+            classes (softmax, sigmoid, one positive factor) are left out: margins are those before, as the answer says.
         x: one point, or a batch of points (*batch, *input shape); taken as exact numbers.
         label: class of each point, or one for all; None for what the network says.
         p: norm of the distance, 1, 2 or inf.
