@@ -35,18 +35,20 @@ from jacobound import (
     AutoLip,
     Best,
     Budget,
+    Graph,
+    InvalidRegionError,
     SeqLip,
+    Status,
+    UnsafeArithmeticError,
+    UnsupportedOpError,
     bound_jacobian,
     bound_output,
     lipschitz,
 )
-from jacobound.errors import InvalidRegionError, UnsafeArithmeticError, UnsupportedOpError
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
 from jacobound.inputs.regions import Region
 from jacobound.method import JacobianMethod, Method, OutputMethod
 from jacobound.operators.kinds import Dense
-from jacobound.results.kinds import Status
 from oracles import exact_derivative, exact_slopes, exact_values
 from zoo import integer, realised
 

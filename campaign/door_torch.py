@@ -13,8 +13,7 @@ from torch import Generator, Tensor, nn
 from campaign.door_operations import ELEMENTWISE, IMAGES, ROWS, Maker, Operation, chance, constant
 from campaign.families import pick
 from campaign.runner import Tally
-from jacobound import JacoboundError, from_torch
-from jacobound.graph.graph import Graph
+from jacobound import Graph, JacoboundError, from_torch
 from zoo import integer
 
 LENGTHS: Final = (1, 3, 5)

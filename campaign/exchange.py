@@ -14,9 +14,8 @@ from torch import Generator, Tensor
 from campaign.claims import JACOBIAN_METHODS, OUTPUT_METHODS, status_is_wrong
 from campaign.families import pick
 from campaign.runner import Part, Tally
-from jacobound import Ball, bound_jacobian, bound_output, from_onnx, from_torch
+from jacobound import Ball, Graph, bound_jacobian, bound_output, from_onnx, from_torch
 from jacobound.arithmetic.intervals import Interval
-from jacobound.graph.graph import Graph
 from oracles import not_enclosed
 from torch_models import MODELS, randomised
 from zoo import integer

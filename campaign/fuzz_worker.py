@@ -21,9 +21,8 @@ import torch
 from campaign.mutations import checksummed, damaged, reheaded, retold
 from campaign.onnx_mutations import rearranged
 from campaign.seeds import seeds
-from jacobound import Box, from_onnx
+from jacobound import Box, JacoboundError, from_onnx
 from jacobound.cli.given.points import read_point
-from jacobound.errors import JacoboundError
 from jacobound.graph.nodes import size
 
 MEMORY = 4 << 30  # bytes of address space

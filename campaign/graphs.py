@@ -11,13 +11,12 @@ from torch import Generator, Tensor
 from campaign.claims import CONSTANT_METHODS, JACOBIAN_METHODS, NORMS, OUTPUT_METHODS, status_is_wrong
 from campaign.families import pick
 from campaign.runner import Part, Tally
-from jacobound import Best, RecurJac, Sampling, lipschitz
+from jacobound import Best, Budget, Graph, RecurJac, Sampling, lipschitz
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import strict
-from jacobound.graph.graph import Graph
 from jacobound.inputs.domains import Domain
 from jacobound.inputs.regions import Region
-from jacobound.method import Budget, JacobianEnclosure, JacobianMethod, LipschitzMethod, Query
+from jacobound.method import JacobianEnclosure, JacobianMethod, LipschitzMethod, Query
 from jacobound.method.from_entries import from_entries, split_products
 from oracles import Observation, not_enclosed, observe
 from single import nth

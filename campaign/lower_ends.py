@@ -32,9 +32,7 @@ from campaign.networks import (
 )
 from campaign.runner import Part, Tally
 from exact import BITS, DTYPES, rational, rationals
-from jacobound import IBP, AutoLip, Ball, Box, FastLip, LipschitzBound, Sampling, lipschitz
-from jacobound.errors import InvalidRegionError
-from jacobound.graph.graph import Graph
+from jacobound import IBP, AutoLip, Ball, Box, FastLip, Graph, InvalidRegionError, LipschitzBound, Sampling, lipschitz
 from jacobound.graph.nodes import Elementwise, Node, size
 from jacobound.inputs.regions import Region
 from oracles import exact_derivative, exact_values, leaky_slope

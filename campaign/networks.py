@@ -12,10 +12,9 @@ from torch import Generator, Tensor
 
 from campaign.families import pick
 from exact import random_floats, rationals
-from jacobound import Ball, Box, WholeSpace
+from jacobound import Ball, Box, Graph, WholeSpace
 from jacobound.activations import activation
 from jacobound.arithmetic.rounding import tiny
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.inputs.regions import Region
 from jacobound.operators.base import LinearOperator

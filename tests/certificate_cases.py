@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from jacobound import IBP, Ball, Budget, from_layers
+from jacobound import IBP, Ball, Budget, Graph, from_layers
 from jacobound.arithmetic.intervals import Interval
 from jacobound.certificates.dense.matrices import SdpCore
 from jacobound.certificates.layered.chain import LayeredChain
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Node
 from jacobound.method import derivative_ranges
 

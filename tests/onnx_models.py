@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from jacobound.graph.graph import Graph
+from jacobound import Graph, from_onnx
 from jacobound.graph.nodes import Affine
-from jacobound.importers.onnx.file import from_onnx
 
 onnx = pytest.importorskip("onnx")
 

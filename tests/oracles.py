@@ -15,8 +15,8 @@ from flint import arb, fmpq, fmpq_mat
 from torch import Generator, Tensor
 
 from exact import ball, rational, rational_matrix, rationals
+from jacobound import Graph
 from jacobound.arithmetic.intervals import Interval
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Product, Vector, size
 from jacobound.graph.vector.smooth import LogSumExp
 

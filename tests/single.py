@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jacobound import Budget, Graph
 from jacobound.arithmetic.intervals import Interval
-from jacobound.graph.graph import Graph
 from jacobound.inputs.domains import Domain
 from jacobound.inputs.regions import Region
 from jacobound.jacobian.core import UnstableCore
 from jacobound.jacobian.recursion.product_lines import ProductLines
-from jacobound.method import Budget, Deferred, JacobianEnclosure, JacobianMethod, Query
+from jacobound.method import Deferred, JacobianEnclosure, JacobianMethod, Query
 
 
 def lifted(x: Any) -> Any:

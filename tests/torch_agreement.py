@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch import nn
 
-from jacobound.graph.graph import Graph
+from jacobound import Graph
 
 
 def agreement(graph: Graph, module: nn.Module, shape: tuple[int, ...], relative: float, *, slopes: bool = True) -> None:

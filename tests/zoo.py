@@ -10,17 +10,17 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
+from jacobound import Ball, Box, Graph, WholeSpace
 from jacobound.activations import Activation, Family, activation, families
 from jacobound.activations.kinds.piecewise import prelu
 from jacobound.arithmetic.intervals import Interval
 from jacobound.graph.copies import moved_beside, on_sources
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Product, Vector
 from jacobound.graph.vector.attention import Attention
 from jacobound.graph.vector.comparisons import Maximum, Sort
 from jacobound.graph.vector.normalising import Normalised, Standardised
 from jacobound.graph.vector.smooth import LogSoftmax, LogSumExp, Softmax
-from jacobound.inputs.regions import Ball, Box, Region, WholeSpace
+from jacobound.inputs.regions import Region
 from jacobound.operators.base import LinearOperator
 from jacobound.operators.kinds import Blocks, Convolution, Dense, Identity, Scale, Select, Sparse
 

@@ -13,6 +13,7 @@ from flint import arb
 from torch import Tensor
 
 from activation_cases import CASES, Case, every_case, every_dtype, exact, is_defined, leaky, marks
+from jacobound import InvalidModelError, UnsupportedOpError
 from jacobound.activations import Activation, activation
 from jacobound.activations.calculus.numbers import irrational
 from jacobound.activations.calculus.stretches import EVERYWHERE, NOT_NEGATIVE, NOT_ZERO, POSITIVE, Stretch
@@ -20,7 +21,6 @@ from jacobound.activations.kinds.clipped import clip
 from jacobound.activations.kinds.periodic import reduced
 from jacobound.activations.kinds.piecewise import hard_sigmoid, leaky_relu, prelu, rrelu
 from jacobound.arithmetic.intervals import Interval
-from jacobound.errors import InvalidModelError, UnsupportedOpError
 
 INF = math.inf
 

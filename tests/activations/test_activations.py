@@ -24,12 +24,12 @@ from activation_cases import (
     marks,
     moderate,
 )
+from jacobound import InvalidModelError, UnsafeArithmeticError, UnsupportedOpError
 from jacobound.activations import Activation, activation, families, onnx_builder, register, torch_builder
 from jacobound.activations.calculus.stretches import EVERYWHERE
 from jacobound.activations.kinds.clipped import clip
 from jacobound.activations.kinds.piecewise import hard_sigmoid, prelu
 from jacobound.arithmetic.intervals import Interval
-from jacobound.errors import InvalidModelError, UnsafeArithmeticError, UnsupportedOpError
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from jacobound import UnsupportedOpError
 from jacobound.activations import activation
 from jacobound.activations.kinds.tanh_gelu import FARTHEST, INFLECTION, MINIMUM, gelu_by_tanh
 from jacobound.arithmetic.intervals import Interval
-from jacobound.errors import UnsupportedOpError
 
 STORED = float(np.float32(0.044715))
 

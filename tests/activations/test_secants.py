@@ -14,13 +14,13 @@ from torch import Tensor
 import jacobound as jb
 import zoo
 from activation_cases import CASES, Case, certainly_outside, every_case, is_defined, marks
+from jacobound import CROWN, Budget
 from jacobound.activations import Activation, activation
 from jacobound.activations.calculus.pieces import linear_piece
 from jacobound.activations.kinds.piecewise import prelu
 from jacobound.activations.lines.secants import _jump
 from jacobound.arithmetic.intervals import Interval
-from jacobound.method import Budget, Query, secant_ranges
-from jacobound.relaxation.ranges import CROWN
+from jacobound.method import Query, secant_ranges
 
 SMOOTH = ("tanh", "sigmoid", "arctan", "softplus", "elu", "gelu", "silu", "mish", "erf", "softsign")
 

@@ -25,9 +25,9 @@ from exact import (
     rationals,
     special_numbers,
 )
+from jacobound import ShapeError
 from jacobound.arithmetic.intervals import PERIODIC_REACH, ULPS, Interval, dot_slack, interval_dot
 from jacobound.arithmetic.rounding import tiny, unit, unrounded
-from jacobound.errors import ShapeError
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
 

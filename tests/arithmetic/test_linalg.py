@@ -24,6 +24,7 @@ from exact import (
     rationals,
     special_numbers,
 )
+from jacobound import JacoboundError, ShapeError
 from jacobound.arithmetic.linalg import (
     dual_exponent,
     frobenius_norm_upper,
@@ -35,7 +36,6 @@ from jacobound.arithmetic.linalg import (
     vector_norm_upper,
 )
 from jacobound.arithmetic.rounding import tiny, unit, unrounded
-from jacobound.errors import JacoboundError, ShapeError
 
 INF = math.inf
 EXPONENTS = (1, 2, INF)

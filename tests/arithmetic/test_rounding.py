@@ -18,6 +18,7 @@ from torch import Tensor
 
 import jacobound as jb
 from exact import DTYPE_NAMES, DTYPES, at_least, at_most, outside, random_floats, rational, rationals, special_numbers
+from jacobound import UnsafeArithmeticError
 from jacobound.arithmetic import rounding
 from jacobound.arithmetic.rounding import (
     down,
@@ -35,7 +36,6 @@ from jacobound.arithmetic.rounding import (
     unrounded,
     up,
 )
-from jacobound.errors import UnsafeArithmeticError
 
 CPU = torch.device("cpu")
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)

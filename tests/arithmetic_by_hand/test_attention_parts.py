@@ -10,9 +10,9 @@ from flint import arb, fmpq
 from torch import Tensor
 
 from exact import ball, outside, rational, rationals
+from jacobound import InvalidModelError, InvalidRegionError, ShapeError, UnsafeArithmeticError
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.linalg import induced_norm_upper
-from jacobound.errors import InvalidModelError, InvalidRegionError, ShapeError, UnsafeArithmeticError
 from jacobound.graph.vector import attention as vector_attention
 from jacobound.graph.vector.attention import SCALE_UNITS, Attention
 from jacobound.graph.vector.smooth import softmax_constants

@@ -11,7 +11,7 @@ from flint import fmpq
 from torch import Tensor
 
 from exact import rational
-from jacobound import Budget, WholeSpace
+from jacobound import AutoLip, Budget, Graph, WholeSpace
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
 from jacobound.constants import autolip
@@ -23,9 +23,8 @@ from jacobound.constants.affine_folding import (
     rows_alone,
     touched_entries,
 )
-from jacobound.constants.autolip import AutoLip, Sweeps
+from jacobound.constants.autolip import Sweeps
 from jacobound.constants.enclosures import Enclosures
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Part, Vector
 from jacobound.graph.vector.comparisons import Maximum
 from jacobound.method import Query

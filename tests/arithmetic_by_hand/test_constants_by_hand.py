@@ -11,10 +11,10 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import random_floats, rational, rationals
+from jacobound import Graph
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval, interval_dot
 from jacobound.arithmetic.rounding import unrounded
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.method import JacobianEnclosure
 from jacobound.method.from_entries import (

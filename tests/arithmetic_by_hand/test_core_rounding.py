@@ -10,22 +10,19 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import DTYPE_NAMES, DTYPES, ball, outside, random_floats, rational, rationals
+from jacobound import IBP, Box, Budget, Graph, RecurJac
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import unit, unrounded
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
-from jacobound.inputs.regions import Box
 from jacobound.jacobian import rounding_weights as defects
 from jacobound.jacobian.core import UnstableCore, build_core
 from jacobound.jacobian.fastlip import interval_adjoints
 from jacobound.jacobian.recursion.product_lines import chord
-from jacobound.jacobian.recursion.recurjac import RecurJac
 from jacobound.jacobian.recursion.recursion import MOST_ROWS, Recursion
 from jacobound.jacobian.tangents import can_differ, reached_slopes
-from jacobound.method import Budget, Query
+from jacobound.method import Query
 from jacobound.operators.kinds import Dense, Identity, Scale
-from jacobound.relaxation.ranges import IBP
 from oracles import dot
 from zoo import normal
 

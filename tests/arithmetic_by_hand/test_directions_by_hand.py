@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 import jacobound as jb
-from jacobound import Budget, Status
+from jacobound import Budget, Graph, Status
 from jacobound.arithmetic.intervals import Interval, interval_dot
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Elementwise, Node
 from jacobound.jacobian.recursion import directions, groups
 from jacobound.jacobian.recursion.directions import sweep_operations

@@ -11,6 +11,7 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import is_positive_semidefinite, rational, rational_matrix, rationals
+from jacobound import InvalidOptionError
 from jacobound.arithmetic.rounding import gamma, unrounded
 from jacobound.certificates.dense.proof import LARGEST, SMALLEST
 from jacobound.certificates.layered import proof as certificate
@@ -25,7 +26,6 @@ from jacobound.certificates.layered.proof import (
     through_layer,
     through_neurons,
 )
-from jacobound.errors import InvalidOptionError
 from small_cases import drawn, number, symmetric, vector
 
 INF = math.inf

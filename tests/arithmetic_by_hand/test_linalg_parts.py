@@ -10,10 +10,10 @@ import torch
 from flint import fmpq, fmpq_mat
 
 from exact import at_least, bounds_spectral_norm, random_floats, rational, rational_matrix, rationals, special_numbers
+from jacobound import ShapeError
 from jacobound.arithmetic import linalg
 from jacobound.arithmetic.linalg import psd_upper_shift, spectral_norm_upper, spectral_norm_upper_interval
 from jacobound.arithmetic.rounding import tiny, unit
-from jacobound.errors import ShapeError
 
 
 def test_powers_of_two_are_powers_and_the_largest_below() -> None:

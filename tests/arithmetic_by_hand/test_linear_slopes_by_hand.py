@@ -6,13 +6,12 @@ import pytest
 import torch
 
 import jacobound as jb
-from jacobound import Budget, FastLip, LinearSlopes, Status
+from jacobound import Budget, FastLip, Graph, LinearSlopes, Status
 from jacobound.activations import activation
 from jacobound.activations.kinds.base import Lines
 from jacobound.activations.lines.slope_lines import STEPS
 from jacobound.arithmetic.intervals import Interval
 from jacobound.constants.executed import executed
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.inputs.domains import Domain
 from jacobound.jacobian.affine import linear_slopes

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from certificate_cases import NORMS, jacobians, network, norm_of, random_chain, random_core, slopes_of
-from jacobound import AutoLip, Ball, Budget, ECLipsE, LipSDP
+from jacobound import AutoLip, Ball, Budget, ECLipsE, LipSDP, Status
 from jacobound.budget import stopping
 from jacobound.certificates import lipsdp
 from jacobound.certificates.dense.barrier import Barrier
@@ -22,7 +22,6 @@ from jacobound.certificates.layered.proof import LayeredCertificate
 from jacobound.certificates.layered.search import Multipliers, Sweep
 from jacobound.certificates.lipsdp import _barrier, _chain, _Solver, problems, recheck
 from jacobound.method import Query
-from jacobound.results.kinds import Status
 from single import lifted
 
 INF = math.inf

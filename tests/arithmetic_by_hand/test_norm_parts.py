@@ -10,8 +10,8 @@ from flint import fmpq
 from torch import Tensor
 
 from exact import at_least, bounds_spectral_norm, rational, rational_matrix, rationals
+from jacobound import ShapeError
 from jacobound.arithmetic.rounding import unrounded
-from jacobound.errors import ShapeError
 from jacobound.operators import norms
 from jacobound.operators.base import LinearOperator
 from jacobound.operators.kinds import Blocks, Convolution, Dense, Identity, Scale, Scatter, Select, Sparse

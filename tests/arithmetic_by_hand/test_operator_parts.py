@@ -7,7 +7,7 @@ import torch
 from flint import fmpq
 
 from exact import rational, rationals
-from jacobound.errors import ShapeError
+from jacobound import ShapeError
 from jacobound.operators.kinds import Scale, Sparse
 from small_cases import normal
 

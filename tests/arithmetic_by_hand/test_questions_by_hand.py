@@ -9,13 +9,11 @@ import pytest
 import torch
 
 import jacobound as jb
-from jacobound import Budget, solve
+from jacobound import Budget, Graph, InvalidRegionError, solve
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
 from jacobound.constants.enclosures import Enclosures
 from jacobound.constants.executed import executed
-from jacobound.errors import InvalidRegionError
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector
 from jacobound.graph.vector.comparisons import Maximum
 from jacobound.graph.vector.products import Product

@@ -14,11 +14,10 @@ from torch import Generator, Tensor
 
 import jacobound as jb
 from exact import random_floats, rational, rationals
-from jacobound import Budget, RecurJac, Status
+from jacobound import Budget, Graph, RecurJac, Status
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval, interval_dot
 from jacobound.arithmetic.rounding import unrounded
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.inputs.domains import Domain
 from jacobound.jacobian import core as cores

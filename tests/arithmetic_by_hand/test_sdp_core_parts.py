@@ -11,6 +11,7 @@ from flint import fmpq
 from torch import Generator
 
 from exact import random_floats, rational, rationals
+from jacobound import Graph
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import unrounded
@@ -24,7 +25,6 @@ from jacobound.certificates.dense.matrices import (
     sdp_core,
     unstable_count,
 )
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.operators.kinds import Dense, Scale, Select
 from small_cases import vector

@@ -10,6 +10,7 @@ from flint import fmpq, fmpq_mat
 from torch import Generator, Tensor
 
 from exact import at_least, identity, is_positive_semidefinite, rational, rational_matrix, rationals
+from jacobound import ShapeError
 from jacobound.arithmetic.rounding import unrounded
 from jacobound.constants.pairs import dual as seqlip_pairs
 from jacobound.constants.pairs import layers as seqlip_layers
@@ -24,7 +25,6 @@ from jacobound.constants.pairs.dual import (
     product_bound,
 )
 from jacobound.constants.pairs.layers import Layer, _missed, balanced, stretch
-from jacobound.errors import ShapeError
 from jacobound.operators.kinds import Dense, Scale
 from jacobound.operators.linear_maps import LinearMap, largest_sums, mixed_norm
 from small_cases import drawn, drawn_pair, number, single, vector

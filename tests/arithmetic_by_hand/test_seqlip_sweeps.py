@@ -10,7 +10,7 @@ from flint import fmpq
 from torch import Tensor
 
 from exact import rational
-from jacobound import Budget, WholeSpace
+from jacobound import Budget, Graph, SeqLip, Status, WholeSpace
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
 from jacobound.constants.autolip import Sweeps
@@ -20,13 +20,11 @@ from jacobound.constants.pairs import seqlip
 from jacobound.constants.pairs.chain import Edge, State, Stretch
 from jacobound.constants.pairs.dual import Pair, PairBound
 from jacobound.constants.pairs.layers import Layer
-from jacobound.constants.pairs.seqlip import Pairs, PairSweeps, SeqLip, _key
-from jacobound.graph.graph import Graph
+from jacobound.constants.pairs.seqlip import Pairs, PairSweeps, _key
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector
 from jacobound.graph.vector.comparisons import Maximum
 from jacobound.method import Query
 from jacobound.operators.kinds import Dense
-from jacobound.results.kinds import Status
 from small_cases import vector
 
 UNIT = fmpq(1, 2**53)

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 import jacobound as jb
-from jacobound import Budget
+from jacobound import Budget, Graph
 from jacobound.arithmetic.intervals import Interval, interval_dot
 from jacobound.arithmetic.rounding import unrounded
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Elementwise, Node
 from jacobound.jacobian.recursion import reversal
 from jacobound.jacobian.recursion.product_lines import chord

@@ -12,9 +12,8 @@ from flint import arb, fmpq
 from torch import Generator, Tensor
 
 from exact import ball, outside, rational, rational_matrix, rationals
+from jacobound import Graph, InvalidOptionError, InvalidRegionError, ShapeError
 from jacobound.arithmetic.intervals import Interval
-from jacobound.errors import InvalidOptionError, InvalidRegionError, ShapeError
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Input, Part
 from jacobound.graph.vector import normalising as vector_normalising
 from jacobound.graph.vector import smooth as vector_smooth

@@ -20,8 +20,10 @@ from jacobound import (
     Ball,
     Budget,
     ECLipsE,
+    Graph,
     InvalidOptionError,
     LipSDP,
+    Status,
     UnsupportedOpError,
     WholeSpace,
     from_layers,
@@ -38,12 +40,10 @@ from jacobound.certificates.layered.proof import (
 )
 from jacobound.certificates.layered.search import Sweep, best_closed_form, improved
 from jacobound.certificates.lipsdp import recheck
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input
 from jacobound.inputs.regions import Region
 from jacobound.method import ConstantBound, Query
 from jacobound.operators.kinds import Dense
-from jacobound.results.kinds import Status
 from oracles import observe
 from single import lifted
 from zoo import KINDS, REGIONS, realised

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from jacobound import IBP, Ball, Budget, ECLipsE, WholeSpace
+from jacobound import CROWN, IBP, Ball, Budget, ECLipsE, Graph, ShapeError, Status, UnsupportedOpError, WholeSpace
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
 from jacobound.certificates.layered import driver as layered_solver
@@ -25,14 +25,10 @@ from jacobound.certificates.layered.driver import (
 )
 from jacobound.certificates.layered.search import Sweep
 from jacobound.constants.pairs import layers as seqlip_layers
-from jacobound.errors import ShapeError, UnsupportedOpError
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.inputs.domains import Domain
 from jacobound.method import OutputMethod, Query
 from jacobound.operators.kinds import Dense
-from jacobound.relaxation.ranges import CROWN
-from jacobound.results.kinds import Status
 from single import lifted
 from small_cases import drawn, vector
 

@@ -19,8 +19,11 @@ from jacobound import (
     AutoLip,
     Ball,
     Budget,
+    Graph,
     InvalidOptionError,
+    LipSDP,
     RecurJac,
+    Status,
     WholeSpace,
     from_layers,
     from_onnx,
@@ -33,12 +36,10 @@ from jacobound.certificates.layered import driver as layered_solver
 from jacobound.certificates.layered import proof as layered_certificate
 from jacobound.certificates.layered.proof import LayeredCertificate
 from jacobound.certificates.layered.search import Multipliers, Sweep
-from jacobound.certificates.lipsdp import ConstantBound, LipSDP, recheck
-from jacobound.graph.graph import Graph
+from jacobound.certificates.lipsdp import ConstantBound, recheck
 from jacobound.inputs.regions import Region
 from jacobound.method import Query, derivative_ranges
 from jacobound.method.from_entries import from_entries
-from jacobound.results.kinds import Status
 from oracles import observe
 from single import lifted
 from zoo import KINDS, REGIONS, realised

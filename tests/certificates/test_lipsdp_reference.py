@@ -16,9 +16,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from jacobound import CROWN, Ball, Budget, LipSDP, WholeSpace, from_layers
+from jacobound import CROWN, Ball, Budget, Graph, LipSDP, WholeSpace, from_layers
 from jacobound.arithmetic.intervals import Interval
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Elementwise, Node
 from jacobound.inputs.regions import Region
 from jacobound.method import Query, derivative_ranges

@@ -12,16 +12,13 @@ from torch import Generator, Tensor
 
 from certificate_cases import slopes_of
 from exact import random_floats, rational, rational_matrix, rationals
+from jacobound import CROWN, Ball, Budget, Graph, UnsupportedOpError
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
 from jacobound.certificates.dense.matrices import SdpCore, _Backwards, _scaled, middle_slopes, sdp_core
-from jacobound.errors import UnsupportedOpError
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
-from jacobound.inputs.regions import Ball
-from jacobound.method import Budget, derivative_ranges
+from jacobound.method import derivative_ranges
 from jacobound.operators.kinds import Dense, Scale
-from jacobound.relaxation.ranges import CROWN
 from zoo import KINDS, concatenation
 
 

@@ -12,13 +12,12 @@ import pytest
 import torch
 
 import jacobound as jb
-from jacobound import methods
+from jacobound import Best, methods
 from jacobound import words as text
 from jacobound.cli.given import options
 from jacobound.cli.given.grammar import parse_clip, parse_fraction, parse_radii, parse_rows, row_matrix, row_names
 from jacobound.cli.shown.summaries import certain_signs, row_sum
 from jacobound.method import JacobianMethod, LipschitzMethod, OutputMethod
-from jacobound.methods import Best
 
 
 def test_a_radius_stays_the_decimal_that_was_given() -> None:

@@ -11,18 +11,15 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from jacobound import CROWN, IBP, Ball, WholeSpace, from_layers, from_onnx, from_torch
+from jacobound import CROWN, IBP, AutoLip, Ball, Budget, Graph, Status, WholeSpace, from_layers, from_onnx, from_torch
 from jacobound.activations import activation
 from jacobound.arithmetic.rounding import unrounded
 from jacobound.constants import affine_folding as folding
-from jacobound.constants.autolip import AutoLip
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector
 from jacobound.graph.vector.comparisons import Maximum, Sort
 from jacobound.inputs.regions import Region
-from jacobound.method import Budget, Query
+from jacobound.method import Query
 from jacobound.operators.kinds import Convolution, Dense, Identity, Scale, Select, Sparse
-from jacobound.results.kinds import Status
 from oracles import NORMS, autodiff
 from single import lifted
 from zoo import KINDS, REGIONS, concatenation, normal

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 import jacobound as jb
 from certificate_cases import image, norm_of
-from jacobound.graph.graph import Graph
+from jacobound import Graph
 from jacobound.method.candidates import Candidates, conversion, converted
 from jacobound.methods import best
 from oracles import observe

@@ -12,11 +12,9 @@ from flint import fmpq
 
 import jacobound as jb
 from exact import rational
-from jacobound import Budget, Candidate, Status
+from jacobound import Budget, Candidate, Graph, InvalidRegionError, SolverError, Status, UnsupportedOpError
 from jacobound.arithmetic.intervals import Interval
 from jacobound.budget import checkpoint
-from jacobound.errors import InvalidRegionError, SolverError, UnsupportedOpError
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Elementwise, Node, Vector
 from jacobound.graph.vector.comparisons import Maximum
 from jacobound.graph.vector.smooth import Softmax

@@ -12,17 +12,16 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import ball, outside, random_floats, rationals
-from jacobound import CROWN, Ball, FastLip, RecurJac, from_layers
+from jacobound import CROWN, Ball, Budget, FastLip, Graph, RecurJac, from_layers
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval, interval_dot
 from jacobound.arithmetic.linalg import vector_norm_upper
 from jacobound.arithmetic.rounding import strict
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.jacobian.recursion import directions, recursion, reversal
 from jacobound.jacobian.recursion.product_lines import chord
 from jacobound.jacobian.recursion.recursion import MOST_ROWS
-from jacobound.method import Budget, JacobianEnclosure, Query
+from jacobound.method import JacobianEnclosure, Query
 from jacobound.method import from_entries as constants
 from jacobound.operators.convolution import Convolution
 from jacobound.operators.kinds import Dense, Scale, Select

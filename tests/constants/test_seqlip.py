@@ -14,9 +14,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from jacobound import (
+    AutoLip,
     Ball,
     Budget,
+    Graph,
     InvalidOptionError,
+    SeqLip,
     Status,
     WholeSpace,
     from_layers,
@@ -25,15 +28,13 @@ from jacobound import (
     lipschitz,
 )
 from jacobound.arithmetic.intervals import Interval
-from jacobound.constants.autolip import AutoLip
 from jacobound.constants.pairs.branching import enumerated, exact_bound
 from jacobound.constants.pairs.chain import Edge, Stretch, shortest
 from jacobound.constants.pairs.dual import Pair, product_bound
 from jacobound.constants.pairs.estimates import attained, greedy
 from jacobound.constants.pairs.layers import Layer, stretch
 from jacobound.constants.pairs.search import dual_bound
-from jacobound.constants.pairs.seqlip import Pairs, SeqLip
-from jacobound.graph.graph import Graph
+from jacobound.constants.pairs.seqlip import Pairs
 from jacobound.graph.nodes import Affine, Elementwise
 from jacobound.inputs.regions import Region
 from jacobound.method import ConstantBound, Query

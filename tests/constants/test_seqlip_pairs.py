@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from jacobound import ShapeError
 from jacobound.constants.pairs import estimates as seqlip_estimates
 from jacobound.constants.pairs import search as seqlip_search
 from jacobound.constants.pairs.branching import enumerated, exact_bound
@@ -17,7 +18,6 @@ from jacobound.constants.pairs.dual import Pair, certified_dual, product_bound
 from jacobound.constants.pairs.estimates import ascend, attained, greedy, rough_value
 from jacobound.constants.pairs.search import Dual, dual_bound
 from jacobound.constants.pairs.truncated import top_triplet_bound, truncated, truncated_bound
-from jacobound.errors import ShapeError
 
 SHAPES = ((1, 7, 1), (3, 8, 5), (8, 8, 8), (2, 9, 11), (12, 6, 12), (1, 8, 6))
 

@@ -11,8 +11,8 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import rational
+from jacobound import Graph
 from jacobound.arithmetic.intervals import Interval
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Vector, VectorFunction
 from jacobound.graph.vector.comparisons import Chosen, Maximum, Sort
 from small_cases import numbers

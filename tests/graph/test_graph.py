@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jacobound import Executed
+from jacobound import Executed, Graph, InvalidModelError, ShapeError, UnsafeArithmeticError, UnsupportedOpError
 from jacobound.activations import activation
-from jacobound.errors import InvalidModelError, ShapeError, UnsafeArithmeticError, UnsupportedOpError
 from jacobound.graph.execution import Execution
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Vector, no_expansion
 from jacobound.graph.vector.comparisons import Maximum, Sort
 from jacobound.graph.vector.normalising import Standardised

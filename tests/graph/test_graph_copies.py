@@ -12,9 +12,9 @@ import torch
 import jacobound as jb
 import zoo
 from activation_cases import CASES
+from jacobound import Graph
 from jacobound.activations import Activation, activation
 from jacobound.activations.kinds.tanh_gelu import gelu_by_tanh
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from torch_models import MODELS, built
 

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 import jacobound as jb
+from jacobound import Executed, Graph
 from jacobound.activations import activation
 from jacobound.constants.executed import executed
-from jacobound.graph.execution import Executed
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.operators.kinds import Dense
 

@@ -17,15 +17,15 @@ from jacobound import (
     Ball,
     Box,
     FastLip,
+    Graph,
     RecurJac,
+    ShapeError,
     bound_jacobian,
     bound_output,
     lipschitz,
 )
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
-from jacobound.errors import ShapeError
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector, VectorFunction
 from jacobound.graph.vector.comparisons import DOUBLE, Maximum, Sort, sorting_network
 from jacobound.operators.kinds import Convolution, Dense, Identity, Scale, Scatter, Select, Sparse, with_shapes

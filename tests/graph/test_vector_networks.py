@@ -9,18 +9,30 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from jacobound import CROWN, IBP, AutoLip, Ball, Box, Graph, SeqLip, WholeSpace, bound_output, lipschitz
+from jacobound import (
+    CROWN,
+    IBP,
+    AutoLip,
+    Ball,
+    Box,
+    Budget,
+    Graph,
+    InvalidRegionError,
+    Sampling,
+    SeqLip,
+    Status,
+    UnsupportedOpError,
+    WholeSpace,
+    bound_output,
+    lipschitz,
+)
 from jacobound.activations import activation
 from jacobound.arithmetic.rounding import unrounded
 from jacobound.constants.affine_folding import rows_alone
-from jacobound.errors import InvalidRegionError, UnsupportedOpError
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.importers.lowering.steps import AffineSteps
-from jacobound.lower_ends.sampling import Sampling
-from jacobound.method import Budget
 from jacobound.operators.kinds import Dense, Select
 from jacobound.operators.norms import linear_norm
-from jacobound.results.kinds import Status
 from oracles import autodiff
 from zoo import integer, normal
 

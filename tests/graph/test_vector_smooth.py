@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from jacobound import Graph, InvalidModelError, InvalidOptionError, InvalidRegionError, ShapeError, UnsupportedOpError
 from jacobound.arithmetic.intervals import Interval
-from jacobound.errors import InvalidModelError, InvalidOptionError, InvalidRegionError, ShapeError, UnsupportedOpError
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Input, VectorFunction
 from jacobound.graph.vector.attention import Attention
 from jacobound.graph.vector.normalising import Normalised, Standardised, least_spread

@@ -8,11 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from jacobound import InvalidModelError, ShapeError, UnsupportedOpError, from_layers, from_torch
 from jacobound.activations import activation
-from jacobound.errors import InvalidModelError, ShapeError, UnsupportedOpError
 from jacobound.graph.nodes import Affine
-from jacobound.importers.layers import from_layers
-from jacobound.importers.torch.module import from_torch
 
 
 def test_layers() -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import jacobound as jb
+from jacobound import Graph
 from jacobound.activations import activation
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.importers.fusions.fusions import product
 from jacobound.operators.kinds import Identity, Scale

@@ -16,8 +16,15 @@ import torch
 from torch import Tensor, nn
 
 import jacobound as jb
-from jacobound import InvalidModelError, ShapeError, UnsafeArithmeticError, UnsupportedOpError, from_layers, from_torch
-from jacobound.graph.graph import Graph
+from jacobound import (
+    Graph,
+    InvalidModelError,
+    ShapeError,
+    UnsafeArithmeticError,
+    UnsupportedOpError,
+    from_layers,
+    from_torch,
+)
 
 THREADS = 3
 
@@ -127,6 +134,7 @@ SETTINGS: dict[str, Callable[[], object]] = {
 }
 
 
+@pytest.mark.alike(2)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -206,6 +214,7 @@ def owners() -> dict[str, tuple[Graph, Callable[[], None]]]:
     }
 
 
+@pytest.mark.alike(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["function", "locked", "closure", "numpy", "layers", "layers of numpy"])
 def test_graphs_own_their_weights(kind: str) -> None:
@@ -273,6 +282,7 @@ def test_hooks_that_fail_are_named() -> None:
             from_torch(module, torch.zeros(1, 3))
 
 
+@pytest.mark.alike(4)
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("threshold", [0.0, -1.0, 1.0, 5.0, 9.0, 13.0, 15.0, 19.0, 20.0, 25.0])

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from jacobound.errors import UnsupportedOpError
-from jacobound.graph.graph import Graph
+from jacobound import Graph, UnsupportedOpError
 from jacobound.graph.nodes import Input
 from jacobound.importers.lowering.resampling import interpolation
 from jacobound.importers.lowering.steps import AffineSteps

@@ -8,8 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jacobound import Ball, Box, bound_jacobian, bound_output, from_onnx, from_torch
-from jacobound.errors import InvalidModelError, InvalidRegionError, ShapeError
+from jacobound import (
+    Ball,
+    Box,
+    InvalidModelError,
+    InvalidRegionError,
+    ShapeError,
+    bound_jacobian,
+    bound_output,
+    from_onnx,
+    from_torch,
+)
 
 
 class Critic(nn.Module):

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from jacobound.errors import InvalidModelError, UnsupportedOpError
-from jacobound.graph.graph import Graph
+from jacobound import Graph, InvalidModelError, UnsupportedOpError
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector
 from jacobound.importers.lowering.steps import AffineSteps
 from jacobound.importers.lowering.windows import adaptive_windows, pooling_windows, weight_table

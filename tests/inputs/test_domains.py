@@ -10,13 +10,12 @@ from flint import arb, ctx
 
 import jacobound as jb
 from exact import BITS, DTYPE_NAMES, DTYPES, ball, outside
+from jacobound import Budget, Graph, InvalidRegionError
 from jacobound.activations import activation
 from jacobound.activations.kinds.periodic import reduced
 from jacobound.arithmetic.intervals import Interval
-from jacobound.errors import InvalidRegionError
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input
-from jacobound.method import Budget, Query
+from jacobound.method import Query
 from jacobound.operators.kinds import Dense
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)

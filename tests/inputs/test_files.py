@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import jacobound as jb
+from jacobound import InvalidModelError, InvalidRegionError
 from jacobound.cli.given.points import read_point
-from jacobound.errors import InvalidModelError, InvalidRegionError
 from jacobound.inputs.files import read_file, stored_bytes
 
 READERS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {

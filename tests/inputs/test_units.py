@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import jacobound as jb
+from jacobound import Graph
 from jacobound.arithmetic.linalg import dual_exponent
-from jacobound.graph.graph import Graph
 from jacobound.inputs.domains import Domain
 
 DOUBLE = torch.float64

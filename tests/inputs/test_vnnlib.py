@@ -15,8 +15,7 @@ import pytest
 import torch
 
 import jacobound as jb
-from jacobound import cli
-from jacobound.errors import InvalidRegionError, JacoboundError, ShapeError
+from jacobound import InvalidRegionError, JacoboundError, ShapeError, cli
 
 DECLARED = "(declare-const X_0 Real)\n(declare-const X_1 Real)\n(declare-const Y_0 Real)\n(declare-const Y_1 Real)\n"
 UNIT = "(assert (>= X_0 0))(assert (<= X_0 1))(assert (>= X_1 0))(assert (<= X_1 1))"

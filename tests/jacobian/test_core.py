@@ -12,23 +12,20 @@ from flint import fmpq, fmpq_mat
 from torch import Generator, Tensor
 
 from exact import DTYPE_NAMES, DTYPES, random_floats, rational, rational_matrix, rationals
+from jacobound import IBP, Box, Budget, Graph, RecurJac
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import tiny, unit
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
-from jacobound.inputs.regions import Box
 from jacobound.jacobian import core as cores
 from jacobound.jacobian import fastlip
 from jacobound.jacobian import rounding_weights as defects
 from jacobound.jacobian.core import UnstableCore
 from jacobound.jacobian.recursion.product_lines import ProductRelaxation, chord, constant
-from jacobound.jacobian.recursion.recurjac import RecurJac
 from jacobound.jacobian.recursion.recursion import Recursion
 from jacobound.jacobian.tangents import unstable_entries
-from jacobound.method import Budget, derivative_ranges
+from jacobound.method import derivative_ranges
 from jacobound.operators.kinds import Dense, Scale
-from jacobound.relaxation.ranges import IBP
 from oracles import dot, exact_derivative, point_inside
 from single import enclosure_of, lifted, nth, single
 from zoo import concatenation, integer

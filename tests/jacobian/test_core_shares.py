@@ -9,21 +9,17 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from jacobound import CROWN, Ball, Budget, FastLip, Graph, RecurJac, Status
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.inputs.domains import Domain
-from jacobound.inputs.regions import Ball
 from jacobound.jacobian import core as cores
 from jacobound.jacobian.core import UnstableCore, build_core, column_bytes, core_bytes, matrix_bytes
-from jacobound.jacobian.fastlip import FastLip, interval_adjoints
-from jacobound.jacobian.recursion.recurjac import RecurJac
+from jacobound.jacobian.fastlip import interval_adjoints
 from jacobound.jacobian.rounding_weights import defect_weights
-from jacobound.method import Budget, JacobianEnclosure, Query, derivative_ranges
+from jacobound.method import JacobianEnclosure, Query, derivative_ranges
 from jacobound.operators.kinds import Dense
-from jacobound.relaxation.ranges import CROWN
-from jacobound.results.kinds import Status
 
 SHARES = (1, 3, 7, 1000)
 

@@ -13,20 +13,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import zoo
 from exact import rational, rationals
-from jacobound import RecurJac, ShapeError, Status, from_layers
+from jacobound import CROWN, Ball, Budget, Graph, InvalidOptionError, RecurJac, ShapeError, Status, from_layers
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import strict, unrounded
-from jacobound.errors import InvalidOptionError
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Elementwise, Node, size
-from jacobound.inputs.regions import Ball
 from jacobound.jacobian import fastlip
 from jacobound.jacobian.recursion import directions, recursion, reversal
 from jacobound.jacobian.recursion.product_lines import ProductRelaxation, chord, constant
 from jacobound.jacobian.recursion.reversal import reversed_graph, tail
 from jacobound.jacobian.tangents import unstable_entries
-from jacobound.method import Budget, JacobianEnclosure, Query, derivative_ranges
-from jacobound.relaxation.ranges import CROWN
+from jacobound.method import JacobianEnclosure, Query, derivative_ranges
 from oracles import exact_derivative, point_inside
 from single import nth, single
 

@@ -9,9 +9,9 @@ import torch
 from torch import Generator
 
 from exact import DTYPE_NAMES, DTYPES, outside, random_floats, rationals
+from jacobound import Graph
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.jacobian.fastlip import interval_adjoints, times_slope
 from jacobound.operators.base import LinearOperator

@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 import jacobound as jb
 from activation_cases import Case, certainly_outside, each_sample, every_case, every_dtype, intervals, moderate
 from exact import rational, rationals
+from jacobound import Budget, LinearSlopes
 from jacobound.activations import activation
 from jacobound.activations.lines.offsets import Lines
 from jacobound.activations.lines.slope_lines import STEPS
@@ -24,8 +25,7 @@ from jacobound.arithmetic.intervals import Interval
 from jacobound.inputs.domains import Domain
 from jacobound.jacobian.affine import forms, linear_slopes
 from jacobound.jacobian.affine.forms import Forms, Symbols
-from jacobound.jacobian.affine.linear_slopes import LinearSlopes
-from jacobound.method import Budget, derivative_ranges
+from jacobound.method import derivative_ranges
 from jacobound.operators.kinds import Dense, Scale
 from single import enclosure_of
 from zoo import normal
@@ -374,6 +374,7 @@ def test_the_bound_of_a_product_needs_its_rounding(monkeypatch: pytest.MonkeyPat
     assert abs(exact - rationals(found.centre)[0]) > rationals(found.error)[0]
 
 
+@pytest.mark.alike(1)
 @pytest.mark.slow
 @pytest.mark.parametrize(("radius", "known", "other"), [(0.001, 88.24, 88.48), (0.003, 116.0, 133.93)])
 def test_the_trained_tanh_network_is_bounded_tighter_than_by_planes(

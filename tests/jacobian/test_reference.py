@@ -16,16 +16,15 @@ import torch
 from torch import Tensor
 
 from conftest import shared_data
-from jacobound import CROWN, IBP, Ball, FastLip, RecurJac, from_layers, from_onnx
+from jacobound import CROWN, IBP, Ball, Budget, FastLip, Graph, RecurJac, from_layers, from_onnx
 from jacobound.activations import Activation
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.linalg import induced_norm_upper
 from jacobound.arithmetic.rounding import strict
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Node, size
 from jacobound.inputs.domains import ONE_SET
 from jacobound.jacobian.tangents import unstable_entries
-from jacobound.method import Budget, JacobianEnclosure, JacobianMethod, Query
+from jacobound.method import JacobianEnclosure, JacobianMethod, Query
 from jacobound.method import from_entries as constants
 from jacobound.relaxation.linear_bounds import BackwardPass, Relaxation
 from jacobound.relaxation.sweep import LinesOf
@@ -167,6 +166,7 @@ def test_merged_row_sums_are_never_looser_and_norms_are_the_published_ones(refer
             assert_same(ours, theirs, theirs, f"{tag} row {name}")
 
 
+@pytest.mark.soundness
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "direction"), [("F0", "forward"), ("F1", "forward-shifted")])
 def test_merged_row_sums_of_the_forward_versions_are_the_published_ones(

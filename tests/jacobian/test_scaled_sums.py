@@ -11,6 +11,7 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import at_least, at_most, ball, random_floats, rational, rationals
+from jacobound import Budget
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.linalg import vector_norm_upper
 from jacobound.arithmetic.rounding import unrounded, up
@@ -18,7 +19,6 @@ from jacobound.inputs.domains import Domain
 from jacobound.jacobian.affine import scaled_sums
 from jacobound.jacobian.affine.forms import Forms, Symbols
 from jacobound.jacobian.affine.scaled_sums import scaled_row_norms
-from jacobound.method import Budget
 from zoo import normal
 
 GROTHENDIECK = 1.7823  # Krivine's bound: how far the semidefinite bound of a norm from l_inf to l_1 can be off

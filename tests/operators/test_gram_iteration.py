@@ -10,8 +10,8 @@ from flint import fmpq
 from torch import Tensor
 
 from exact import bounds_spectral_norm, rational, rational_matrix, rationals
+from jacobound import ShapeError
 from jacobound.arithmetic.rounding import gamma, unrounded
-from jacobound.errors import ShapeError
 from jacobound.operators import gram_iteration as module
 from jacobound.operators.gram_iteration import gram_iteration
 from small_cases import normal

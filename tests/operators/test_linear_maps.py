@@ -20,8 +20,8 @@ from exact import (
     rational_matrix,
     rationals,
 )
+from jacobound import ShapeError
 from jacobound.arithmetic.rounding import gamma, unrounded
-from jacobound.errors import ShapeError
 from jacobound.operators import linear_maps
 from jacobound.operators.base import LinearOperator
 from jacobound.operators.kinds import Dense, Identity, Scale

@@ -12,7 +12,7 @@ from flint import fmpq
 from torch import Generator, Tensor
 
 from exact import at_least, bounds_spectral_norm, rational_matrix
-from jacobound.errors import ShapeError
+from jacobound import ShapeError
 from jacobound.operators import norms
 from jacobound.operators.base import LinearOperator
 from jacobound.operators.block_norms import Family, _definite, gram, largest_norm

@@ -23,9 +23,9 @@ from exact import (
     rational_matrix,
     rationals,
 )
+from jacobound import ShapeError, UnsafeArithmeticError
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import tiny, underflow, unit, unrounded
-from jacobound.errors import ShapeError, UnsafeArithmeticError
 from jacobound.operators import base as operators
 from jacobound.operators.base import LinearOperator
 from jacobound.operators.kinds import Blocks, Convolution, Dense, Identity, Scale, Select, Sparse

@@ -10,7 +10,7 @@ from torch import Generator
 
 import jacobound as jb
 import zoo
-from jacobound.questions.attack import PGD
+from jacobound import PGD
 
 NORMS = (1.0, 2.0, math.inf)
 QUICK = PGD(restarts=3, steps=8, rounds=8)

@@ -14,9 +14,10 @@ from torch import Generator, Tensor
 
 import jacobound as jb
 import zoo
+from jacobound import PGD
 from jacobound.asking import strictly
 from jacobound.inputs.regions import Balls
-from jacobound.questions.attack import PGD, _onto_l1
+from jacobound.questions.attack import _onto_l1
 from jacobound.questions.certificates import MOST, Chase, Shared
 from jacobound.questions.common import largest_verified
 from jacobound.questions.evaluators import Around

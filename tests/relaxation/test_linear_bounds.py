@@ -10,18 +10,15 @@ from flint import fmpq
 from torch import Tensor
 
 from exact import DTYPE_NAMES, DTYPES, outside, random_floats, rational, rationals
+from jacobound import CROWN, IBP, Box, Budget, Graph
 from jacobound.activations import activation
 from jacobound.activations.kinds.base import Lines
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import tiny, unit, unrounded
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.inputs.domains import ONE_SET
-from jacobound.inputs.regions import Box
-from jacobound.method import Budget
 from jacobound.operators.kinds import Dense, Scale
 from jacobound.relaxation.linear_bounds import BackwardPass, Relaxation, Rows
-from jacobound.relaxation.ranges import CROWN, IBP
 from oracles import dot
 from single import lifted
 

@@ -9,16 +9,14 @@ import torch
 from flint import fmpq
 
 from exact import at_least, outside, random_floats, rational, rationals
-from jacobound import CROWN, Box, from_layers
+from jacobound import CROWN, Box, Budget, Executed, Graph, from_layers
 from jacobound.activations import activation
 from jacobound.activations.kinds.piecewise import prelu
 from jacobound.arithmetic.intervals import Interval
 from jacobound.constants.executed import executed, execution_error
-from jacobound.graph.execution import FOLDED, FUNCTION_UNITS, Executed
-from jacobound.graph.graph import Graph
+from jacobound.graph.execution import FOLDED, FUNCTION_UNITS
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.inputs.domains import Domain
-from jacobound.method import Budget
 from jacobound.operators.kinds import Dense, Identity
 from jacobound.relaxation.noise import noise_of, widened
 

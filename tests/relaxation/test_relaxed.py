@@ -7,17 +7,13 @@ import math
 import pytest
 import torch
 
-from jacobound import Ball, Box
+from jacobound import CROWN, Ball, Box, Budget, Graph, InvalidRegionError
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
-from jacobound.errors import InvalidRegionError
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector
 from jacobound.graph.vector.smooth import Softmax
 from jacobound.inputs.domains import Domain
-from jacobound.method import Budget
 from jacobound.operators.kinds import Dense
-from jacobound.relaxation.ranges import CROWN
 from jacobound.relaxation.sweep import _Sweep
 
 EYE = torch.eye(2).double()

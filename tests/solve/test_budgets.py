@@ -8,12 +8,10 @@ import signal
 import pytest
 import torch
 
-from jacobound import Budget, FastLip, RecurJac
+from jacobound import Budget, FastLip, Graph, InvalidOptionError, InvalidRegionError, RecurJac
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
 from jacobound.budget import Interrupt, OutOfTimeError, alarmed, checkpoint, interruptible, unalarmed
-from jacobound.errors import InvalidOptionError, InvalidRegionError
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.jacobian.core import core_bytes
 from jacobound.method import (

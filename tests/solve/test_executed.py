@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 import jacobound as jb
+from jacobound import Graph
 from jacobound.activations import activation, families
 from jacobound.graph.execution import FUNCTION_UNITS
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.operators.kinds import Dense
 from zoo import KINDS, realised

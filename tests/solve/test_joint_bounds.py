@@ -34,6 +34,7 @@ def models() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
     }
 
 
+@pytest.mark.alike(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(models()))
 @pytest.mark.parametrize("p", [1.0, 2.0, INF])

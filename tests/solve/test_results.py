@@ -10,9 +10,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from jacobound import Candidate, JacobianBounds, LipschitzBound, MissingExtraError, OutputBounds, Provenance, Status
 from jacobound.arithmetic.rounding import unrounded
-from jacobound.errors import MissingExtraError
-from jacobound.results.kinds import Candidate, JacobianBounds, LipschitzBound, OutputBounds, Provenance, Status
 
 PROVENANCE = Provenance("CROWN()", "0" * 64, "cpu", "torch.float64", 0.5, "2", "3", "AVX2", 1)
 

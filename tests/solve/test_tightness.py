@@ -16,6 +16,7 @@ from jacobound import (
     Box,
     FastLin,
     FastLip,
+    Graph,
     RecurJac,
     bound_jacobian,
     bound_output,
@@ -23,7 +24,6 @@ from jacobound import (
     lipschitz,
 )
 from jacobound.arithmetic.intervals import Interval
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Elementwise
 from jacobound.method import JacobianEnclosure, JacobianMethod
 from jacobound.method import from_entries as constants

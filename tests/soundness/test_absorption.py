@@ -10,17 +10,15 @@ from flint import fmpq, fmpq_mat
 from torch import Generator, Tensor
 
 from exact import DTYPE_NAMES, DTYPES, random_floats, rational, rational_matrix, rationals
+from jacobound import IBP, Box, Budget, Graph
 from jacobound.activations import activation
 from jacobound.activations.kinds.base import Lines
 from jacobound.arithmetic.intervals import Interval
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
-from jacobound.inputs.regions import Box, Domain
-from jacobound.method import Budget
+from jacobound.inputs.regions import Domain
 from jacobound.operators.base import LinearOperator
 from jacobound.operators.kinds import Convolution, Dense, Identity, Scale, Scatter, Select
 from jacobound.relaxation.linear_bounds import BackwardPass, Relaxation, Rows, absorb, floor_of
-from jacobound.relaxation.ranges import IBP
 from oracles import dot, point_inside
 from single import lifted, nth
 

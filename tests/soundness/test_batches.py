@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from jacobound import CROWN, IBP, FastLin, FastLip, RecurJac, SinglePrecision
+from jacobound import CROWN, IBP, Budget, FastLin, FastLip, Graph, RecurJac, SinglePrecision
 from jacobound.arithmetic.rounding import strict
-from jacobound.graph.graph import Graph
-from jacobound.method import Budget, Query
+from jacobound.method import Query
 from jacobound.method.from_entries import from_entries, split_products
 from oracles import NORMS, Observation, not_enclosed, observe
 from single import nth, together

@@ -20,8 +20,8 @@ from campaign.fuzzing import Reader, read_files
 from campaign.mutations import checksummed, damaged, reheaded, retold
 from campaign.onnx_mutations import CHANGES, rearranged
 from campaign.seeds import seeds
+from jacobound import InvalidRegionError, JacoboundError
 from jacobound.cli.given.points import read_point
-from jacobound.errors import InvalidRegionError, JacoboundError
 
 FILES = 400
 

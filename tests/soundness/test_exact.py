@@ -27,6 +27,7 @@ from jacobound import (
     Box,
     FastLin,
     FastLip,
+    Graph,
     RecurJac,
     Sampling,
     bound_jacobian,
@@ -37,7 +38,6 @@ from jacobound import (
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import unrounded
-from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, size
 from jacobound.method import JacobianMethod, OutputMethod
 from jacobound.operators.kinds import Dense

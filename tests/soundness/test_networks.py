@@ -15,9 +15,8 @@ from campaign.claims import Truth, attempt, denied, status_is_wrong, steepest_sl
 from campaign.networks import random_ball, random_region
 from campaign.runner import Tally, generator_of
 from exact import BITS, rational, rationals
-from jacobound import Ball
+from jacobound import Ball, Status
 from jacobound.arithmetic.rounding import unrounded
-from jacobound.results.kinds import Status
 
 NETWORKS = 60
 

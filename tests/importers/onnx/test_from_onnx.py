@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from jacobound import from_onnx
 from jacobound.graph.nodes import Affine, Elementwise
-from jacobound.importers.onnx.file import from_onnx
 from jacobound.operators.kinds import Convolution, Dense, Identity, Scale, Select
 from onnx_cases import CASES, IMAGE
 from onnx_models import MISJUDGED, RANDOM, agree, model, node, only, weight, whole

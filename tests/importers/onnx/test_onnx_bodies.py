@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jacobound.errors import UnsupportedOpError
-from jacobound.importers.onnx.file import from_onnx
+from jacobound import UnsupportedOpError, from_onnx
 from onnx_models import model, node, weight, whole
 
 pytest.importorskip("onnxruntime")

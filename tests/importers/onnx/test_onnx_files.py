@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import jacobound as jb
-from jacobound.errors import UnsupportedOpError
-from jacobound.importers.onnx.file import from_onnx
+from jacobound import UnsupportedOpError, from_onnx
 
 onnx = pytest.importorskip("onnx")
 

@@ -13,8 +13,7 @@ pytest.importorskip("onnx")
 
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, helper
 
-from jacobound.errors import InvalidModelError, JacoboundError, UnsupportedOpError
-from jacobound.importers.onnx.file import from_onnx
+from jacobound import InvalidModelError, JacoboundError, UnsupportedOpError, from_onnx
 from onnx_functions import RIGHT, SLOPE, X, call, function, leaky, program
 from onnx_models import node
 

@@ -12,8 +12,7 @@ pytest.importorskip("onnx")
 
 from onnx import NodeProto, TensorProto, helper
 
-from jacobound.errors import InvalidModelError, UnsupportedOpError
-from jacobound.importers.onnx.file import from_onnx
+from jacobound import InvalidModelError, UnsupportedOpError, from_onnx
 from onnx_models import model, node, weight, whole
 
 ONE, HUGE = np.ones(1, dtype=np.float32), 2**40

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from jacobound.errors import InvalidModelError
+from jacobound import InvalidModelError, from_onnx
 from jacobound.graph.nodes import Affine
-from jacobound.importers.onnx.file import from_onnx
 from jacobound.operators.kinds import Select
 from onnx_models import RANDOM, agree, model, node, only, weight, whole
 

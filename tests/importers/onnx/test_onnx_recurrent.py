@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from jacobound.importers.onnx.file import from_onnx
+from jacobound import from_onnx
 from onnx_models import RANDOM, model, node, weight, whole
 
 onnx = pytest.importorskip("onnx")

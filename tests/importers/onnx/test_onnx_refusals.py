@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import jacobound as jb
-from jacobound.errors import InvalidModelError, UnsupportedOpError
-from jacobound.importers.onnx.file import from_onnx
+from jacobound import InvalidModelError, UnsupportedOpError, from_onnx
 from onnx_models import model, node, weight, whole
 
 onnx = pytest.importorskip("onnx")

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from jacobound.errors import InvalidModelError, JacoboundError, MissingExtraError, UnsupportedOpError
-from jacobound.importers.onnx.file import from_onnx
+from jacobound import InvalidModelError, JacoboundError, MissingExtraError, UnsupportedOpError, from_onnx
 from onnx_cases import CASES
 from onnx_models import model, node, weight, whole
 

@@ -9,11 +9,9 @@ import pytest
 import torch
 
 import jacobound as jb
-from jacobound.errors import InvalidModelError, InvalidRegionError, UnsupportedOpError
-from jacobound.graph.graph import Graph
+from jacobound import Graph, InvalidModelError, InvalidRegionError, UnsupportedOpError, from_onnx
 from jacobound.graph.nodes import Vector
 from jacobound.graph.vector.attention import Attention
-from jacobound.importers.onnx.file import from_onnx
 from onnx_models import agree, model, node, whole
 
 pytest.importorskip("onnx")

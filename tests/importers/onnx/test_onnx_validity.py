@@ -20,8 +20,7 @@ pytest.importorskip("onnx")
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from jacobound.errors import InvalidModelError, JacoboundError
-from jacobound.importers.onnx.file import from_onnx
+from jacobound import InvalidModelError, JacoboundError, from_onnx
 from onnx_models import model, node, weight, whole
 
 FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE

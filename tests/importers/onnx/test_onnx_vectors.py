@@ -10,10 +10,8 @@ import pytest
 import torch
 
 import jacobound as jb
-from jacobound.errors import UnsupportedOpError
-from jacobound.graph.graph import Graph
+from jacobound import Graph, UnsupportedOpError, from_onnx
 from jacobound.graph.nodes import Vector
-from jacobound.importers.onnx.file import from_onnx
 from onnx_models import agree, model, node, weight, whole
 
 pytest.importorskip("onnx")

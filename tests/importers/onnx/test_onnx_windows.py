@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jacobound.errors import UnsupportedOpError
-from jacobound.importers.onnx.file import from_onnx
+from jacobound import UnsupportedOpError, from_onnx
 from onnx_cases import IMAGE, LINE, RESIZED, SOLID, scales
 from onnx_models import agree, model, node, weight, whole
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from jacobound import from_torch
 from jacobound.graph.nodes import Affine, Elementwise, Input
-from jacobound.importers.torch.module import from_torch
 from jacobound.operators.kinds import Convolution, Dense, Identity, Scale, Select
 from torch_agreement import agreement
 from torch_models import ACTIVATIONS, IMAGE, MATRIX, MODELS, VECTOR, Applied, Residual, built, image, randomised

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jacobound.graph.graph import Graph
+from jacobound import Graph, from_torch
 from jacobound.importers.lowering.steps import AffineSteps
 from jacobound.importers.torch.lowering import lower
-from jacobound.importers.torch.module import from_torch
 from torch_agreement import agreement
 from torch_calls import IMAGES, VECTORS
 from torch_models import IMAGE, MODELS, VECTOR, Applied, built, image

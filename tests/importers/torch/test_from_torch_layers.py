@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jacobound.errors import InvalidModelError, ShapeError, UnsupportedOpError
-from jacobound.importers.torch.module import from_torch
+from jacobound import InvalidModelError, ShapeError, UnsupportedOpError, from_torch
 from torch_agreement import agreement
 from torch_layers import NO_MODULES, REFUSED, SPATIAL, TAKEN
 from torch_models import Applied, randomised

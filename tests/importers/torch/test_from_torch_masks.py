@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jacobound import Ball, bound_output
-from jacobound.errors import UnsupportedOpError
-from jacobound.importers.torch.module import from_torch
+from jacobound import Ball, UnsupportedOpError, bound_output, from_torch
 
 NONE = -math.inf
 LATER = torch.ones(4, 4, dtype=torch.bool).triu(1)

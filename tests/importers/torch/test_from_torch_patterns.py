@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import jacobound as jb
-from jacobound.graph.graph import Graph
+from jacobound import Graph, from_torch
 from jacobound.graph.nodes import Affine, Elementwise
-from jacobound.importers.torch.module import from_torch
 from jacobound.operators.kinds import Scale
 from torch_calls import IMAGES, VECTORS
 from torch_models import IMAGE, VECTOR, Applied, image

@@ -9,9 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jacobound import AutoLip, Ball, bound_output, lipschitz
-from jacobound.errors import InvalidModelError, UnsupportedOpError
-from jacobound.importers.torch.module import from_torch
+from jacobound import AutoLip, Ball, InvalidModelError, UnsupportedOpError, bound_output, from_torch, lipschitz
 from torch_agreement import agreement
 
 KINDS = (nn.RNN, nn.LSTM, nn.GRU)

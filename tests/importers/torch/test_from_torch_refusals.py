@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from jacobound import InvalidModelError, ShapeError, UnsafeArithmeticError, UnsupportedOpError, from_torch
 from jacobound.arithmetic.rounding import unrounded
-from jacobound.errors import InvalidModelError, ShapeError, UnsafeArithmeticError, UnsupportedOpError
 from jacobound.importers.torch import lowering as torch_lowering
-from jacobound.importers.torch.module import from_torch
 from jacobound.importers.torch.operations.call import Call
 from jacobound.importers.torch.rules import RULES
 from torch_models import MATRIX, Applied, randomised
@@ -158,6 +157,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], object], type[Exception], str]] = {
 }
 
 
+@pytest.mark.alike(27)
 @pytest.mark.parametrize("name", REFUSED)
 def test_refusals(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     function, kind, text = REFUSED[name]

@@ -8,10 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jacobound import AutoLip, Ball, bound_jacobian, lipschitz
-from jacobound.errors import InvalidModelError, ShapeError, UnsupportedOpError
+from jacobound import (
+    AutoLip,
+    Ball,
+    InvalidModelError,
+    ShapeError,
+    UnsupportedOpError,
+    bound_jacobian,
+    from_torch,
+    lipschitz,
+)
 from jacobound.graph.nodes import Elementwise
-from jacobound.importers.torch.module import from_torch
 from torch_agreement import agreement
 from torch_models import Applied
 

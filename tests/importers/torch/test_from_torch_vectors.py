@@ -11,11 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jacobound import AutoLip, Ball, RecurJac, Sampling, WholeSpace, bound_jacobian, bound_output, lipschitz
-from jacobound.errors import InvalidModelError, InvalidRegionError, ShapeError, UnsupportedOpError
-from jacobound.graph.graph import Graph
+from jacobound import (
+    AutoLip,
+    Ball,
+    Graph,
+    InvalidModelError,
+    InvalidRegionError,
+    RecurJac,
+    Sampling,
+    ShapeError,
+    UnsupportedOpError,
+    WholeSpace,
+    bound_jacobian,
+    bound_output,
+    from_torch,
+    lipschitz,
+)
 from jacobound.graph.nodes import Vector
-from jacobound.importers.torch.module import from_torch
 from torch_agreement import agreement
 from torch_models import Applied, randomised
 

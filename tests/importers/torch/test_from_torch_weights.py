@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from jacobound.errors import InvalidModelError
+from jacobound import InvalidModelError, from_torch
 from jacobound.graph.nodes import Affine
-from jacobound.importers.torch.module import from_torch
 from jacobound.operators.kinds import Convolution, Dense
 from torch_agreement import agreement
 from torch_models import Applied
