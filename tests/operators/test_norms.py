@@ -13,9 +13,8 @@ from torch import Generator, Tensor
 
 from exact import at_least, bounds_spectral_norm, rational_matrix
 from jacobound import ShapeError
-from jacobound.operators import norms
 from jacobound.operators.base import LinearOperator
-from jacobound.operators.block_norms import Family, _definite, gram, largest_norm
+from jacobound.operators.block_norms import Family, largest_norm
 from jacobound.operators.circulant import circulant_norm
 from jacobound.operators.estimates import estimate_norm_by_power_iteration, estimate_spectral_norm, lanczos
 from jacobound.operators.gram_iteration import gram_iteration
@@ -123,14 +122,6 @@ def test_uncertain_weights_are_covered(p: float, seed: int) -> None:
             assert truth * BELOW <= found <= truth * 1.25
 
 
-def test_a_norm_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    operator = Dense(normal(6, 5))
-    first = operator_norm(operator, 2)
-    monkeypatch.setattr(norms, "_whole", lambda *_: pytest.fail("asked again"))
-    assert operator_norm(operator, 2) == first
-    assert operator_norm(operator, 2, torch.ones(6, dtype=torch.bool)) == first
-
-
 def test_norms_of_degenerate_operators() -> None:
     zero = Convolution(torch.zeros(2, 1, 3, dtype=torch.float64), (1, 4), (1,), (1,), (1,))
     for p in EXPONENTS:
@@ -177,32 +168,6 @@ def test_the_largest_norm_of_a_family_survives_a_bad_ranking(monkeypatch: pytest
     matrices = 0.05 * normal(60, 4, 6, seed=seed)  # all about as large as the first ones
     truth = max(true_norm(matrix, 2) for matrix in matrices)
     assert truth * BELOW <= float(largest_norm(family)) <= truth * (1 + 1e-12)
-
-
-@pytest.mark.slow
-def test_no_bound_below_the_norm_is_proved() -> None:
-    """The largest floats below the norm, where a plain factorisation would often succeed."""
-    plain = 0
-    for seed in range(120):
-        matrix = normal(3, 4, seed=seed) * 0.2
-        exact, bound = rational_matrix(matrix), true_norm(matrix, 2)
-        while bounds_spectral_norm(exact, bound):
-            bound = math.nextafter(bound, 0)
-        low, batch = torch.tensor(bound, dtype=torch.float64), matrix.unsqueeze(0)
-        frobenius = torch.linalg.matrix_norm(batch)
-        assert not bool(_definite(gram(batch), low, frobenius, 4).any())
-        _, info = torch.linalg.cholesky_ex(low * low * torch.eye(3).to(matrix) - gram(matrix))
-        plain += int(info == 0)
-    assert plain > 3
-    # A long sum that loses its small terms: the computed Gram matrix is too small by thousands of units.
-    row = torch.full((4001,), 2.0**-28, dtype=torch.float64)
-    row[0] = 0.5
-    matrix = torch.stack((row, 0.25 * row))
-    exact, bound = rational_matrix(matrix), true_norm(matrix, 2) * (1 + 1e-12)
-    while bounds_spectral_norm(exact, bound):
-        bound *= 1 - 5e-16
-    low, batch = torch.tensor(bound, dtype=torch.float64), matrix.unsqueeze(0)
-    assert not bool(_definite(gram(batch), low, torch.linalg.matrix_norm(batch), 4001).any())
 
 
 @pytest.mark.parametrize("p", EXPONENTS)
@@ -273,23 +238,6 @@ def test_errors_of_the_gram_matrix_are_paid_for() -> None:
         exact = rational_matrix(inner) * rational_matrix(weight) - rational_matrix(inner @ weight)
         linear = LinearMap(tuple(chains))
         assert bounds_spectral_norm(exact, float(gram_norm(linear, torch.tensor(1e12).double())))
-
-
-def test_scales_of_channels_are_merged_into_large_convolutions(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    kernel = Convolution(normal(4, 3, 3, 3, seed=seed), (6, 9, 8), (1, 1), (1, 1), (1, 1), 2)
-    factors = normal(6, seed=seed + 1)[:, None, None].expand(6, 9, 8)
-    outer = normal(4, seed=seed + 2)[:, None, None].expand(4, 9, 8)
-    monkeypatch.setattr(norms, "LARGEST_ORDER", 1)
-    for share, most in ((0.0, 1.2), (1e-6, 1.2), (0.5, 6.0)):
-        last = Scale(outer, share * outer.abs())
-        for chain in ((Scale(factors), kernel, last), (last, kernel.transpose(), Scale(factors))):
-            matrix = chain[2].materialise() @ chain[1].materialise() @ chain[0].materialise()
-            merged = norms._merged_convolution(chain)
-            assert merged is not None
-            assert true_norm(merged[0].materialise() - matrix, 2) <= float(merged[1])
-            truth = true_norm(matrix, 2) * (1 + share)  # when all factors are at the same end
-            assert truth * BELOW <= float(linear_norm([chain], 2)) <= truth * most
-    assert norms._merged_convolution((Scale(normal(6, 9, 8)), kernel)) is None
 
 
 # --- estimates and Gram iteration -------------------------------------------------------------------------------------

@@ -17,11 +17,9 @@ import zoo
 from jacobound import PGD
 from jacobound.asking import strictly
 from jacobound.inputs.regions import Balls
-from jacobound.questions.attack import _onto_l1
 from jacobound.questions.certificates import MOST, Chase, Shared
 from jacobound.questions.common import largest_verified
 from jacobound.questions.evaluators import Around
-from jacobound.questions.robustness import _verified
 
 NORMS = (1.0, 2.0, math.inf)
 METHODS = (None, jb.CROWN(), jb.IBP(), jb.RecurJac(), jb.RecurJac("constant"), jb.FastLip(), jb.AutoLip())
@@ -264,14 +262,6 @@ def test_witnesses_change_the_decision(generator: Generator) -> None:
             assert float(distances((witness - points[k]).unsqueeze(0), p)) <= float(result.attack_radius[k, target])
 
 
-def test_a_point_counts_as_adversarial_only_where_that_is_proved() -> None:
-    weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
-    graph, row = jb.from_layers([weight]), torch.tensor([[1.0, -1.0]], dtype=torch.float64)
-    for point, lost in (([0.0, 1.0], True), ([1.0, 0.0], False), ([1.0, 1.0], False), ([math.nan, 0.0], False)):
-        place = torch.tensor([point], dtype=torch.float64)
-        assert _verified(graph, place, row, jb.Budget()).tolist() == [lost]
-
-
 @pytest.mark.slow
 def test_a_wrong_label_certifies_nothing_and_is_its_own_witness(generator: Generator) -> None:
     graph = classifier(generator, 5, 10, 3)
@@ -321,17 +311,6 @@ def test_time_over_is_certified_and_says_so(generator: Generator) -> None:
     point = torch.randn(5, generator=generator, dtype=torch.float64)
     result = jb.robust_radius(graph, point, budget=jb.Budget(seconds=0))
     assert result.status is jb.Status.TIME_LIMIT and (result.radius >= 0).all()
-
-
-def test_projection_onto_l1_balls(generator: Generator) -> None:
-    offsets = torch.randn(3, 4, 7, generator=generator, dtype=torch.float64)
-    radius = torch.full((3, 1, 1), 0.8, dtype=torch.float64)
-    projected = _onto_l1(offsets, radius)
-    assert torch.allclose(projected.abs().sum(2), torch.full((3, 4), 0.8, dtype=torch.float64))
-    assert torch.equal(_onto_l1(0.01 * offsets, radius), 0.01 * offsets)
-    nearer = (projected - offsets).norm(dim=2)
-    scaled = offsets * (0.8 / offsets.abs().sum(2, keepdim=True))
-    assert (nearer <= (scaled - offsets).norm(dim=2)).all()
 
 
 def test_the_search_for_the_largest_verified_radius() -> None:
