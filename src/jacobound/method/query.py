@@ -10,7 +10,7 @@ from jacobound.budget import Budget
 from jacobound.checks import instance
 from jacobound.errors import ShapeError
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import size
+from jacobound.graph.nodes import Elementwise, Vector, size
 from jacobound.inputs.domains import Domain
 from jacobound.method.about import About
 from jacobound.method.facts import Facts
@@ -84,9 +84,10 @@ class Query:
         )
 
     def ranges_by(self, method: OutputMethod, graph: Graph) -> Facts:
-        """What is known of the arguments of all nodes of a form of the graph, else found by a method; (N, ...)."""
+        """What is known of the arguments of activations and vector functions of a form, else found; (N, ...)."""
         known = self.ranges
-        if known is not None and all(source in known for node in graph.nodes for source in node.sources):
+        read = (node.source for node in graph.nodes if isinstance(node, Elementwise | Vector))
+        if known is not None and all(source in known for source in read):
             return known
         return method.ranges(graph, self.domain, self.budget, with_output=False)
 
