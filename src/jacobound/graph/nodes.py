@@ -218,7 +218,7 @@ class VectorFunction(ABC):
         raise no_expansion(self, source, name, ())
 
     def lower(self, source: Node, name: str) -> Node:
-        """The same real function in nodes of which lines and slopes are known; products and log-sum-exp among them.
+        """This real function in nodes of which lines and slopes are known; products and log-sum-exp among them.
 
         Raises:
             UnsupportedOpError: when there are none.
@@ -241,7 +241,7 @@ class VectorFunction(ABC):
         return None
 
     def increment(self, node: Node, gates: Gates) -> Node | None:
-        """The same for increments between two points; gates have the ranges of slopes of chords."""
+        """This function for increments between two points; gates have the ranges of slopes of chords."""
         del node, gates
         return None
 

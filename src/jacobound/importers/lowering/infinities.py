@@ -43,7 +43,7 @@ class InfiniteError(UnsupportedOpError):
 
 
 def without_infinities(output: Node, like: Tensor) -> Node:
-    """The same function with numbers only; the node itself when there are no infinite entries before it.
+    """An elementwise function with numbers only; the node itself when there are no infinite entries before it.
 
     Raises:
         InfiniteError: when an infinite entry reaches the output, or what has no limit there; a row of a softmax with

@@ -40,7 +40,7 @@ def forms_of(
 
 
 def _lifted(forms: Forms) -> Forms:
-    """The same with an axis for outputs."""
+    """These forms with an axis for outputs."""
     return Forms(forms.centre.unsqueeze(1), forms.linear.unsqueeze(1), forms.error.unsqueeze(1))
 
 
