@@ -98,6 +98,7 @@ SOURCES = (
     "graph/vector/products.py",
     "graph/vector/rows.py",
     "graph/vector/smooth.py",
+    "graph/vector/log_sum_exp.py",
 )
 
 # Files of tests that must notice. Each mistake is shown to those of their tests that reach its line.
