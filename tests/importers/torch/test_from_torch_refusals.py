@@ -122,9 +122,6 @@ REFUSED: dict[str, tuple[Callable[[Tensor], object], type[Exception], str]] = {
         UnsupportedOpError,
         r"different for each point",
     ),
-    "deviation": (lambda x: x.std(1), UnsupportedOpError, r"aten.std.dim .*no elementwise function"),
-    "variance": (lambda x: torch.var_mean(x, 1)[0], UnsupportedOpError, r"aten.var_mean.dim"),
-    "product of entries": (lambda x: x.prod(1), UnsupportedOpError, r"aten.prod.dim_int .*multiplies values"),
     "norm of order 3": (lambda x: x.norm(p=3, dim=1), UnsupportedOpError, r"order 1, 2 and infinity .* not 3"),
     "position": (lambda x: x.argmax(1), UnsupportedOpError, r"aten.argmax.default .*is a position"),
     "rank": (lambda x: x.argsort(1) * x, UnsupportedOpError, r"aten.argsort|positions that another operation"),
@@ -146,12 +143,6 @@ REFUSED: dict[str, tuple[Callable[[Tensor], object], type[Exception], str]] = {
         UnsupportedOpError,
         r"rounds its input to torch.int64|looks its input up",
     ),
-    "similarity": (
-        lambda x: functional.cosine_similarity(x, MATRIX[:1, :4]),
-        UnsupportedOpError,
-        r"aten.cosine_similarity.default .*no elementwise function",
-    ),
-    "distances": (lambda x: torch.cdist(x, MATRIX[:, :4]), UnsupportedOpError, r"aten.cdist.default"),
     "frequencies": (lambda x: torch.fft.rfft(x).real, UnsupportedOpError, r"aten.fft_rfft.default .*Complex numbers"),
     "high-dimensional product": (lambda x: x @ torch.ones(2, 4, 4), UnsupportedOpError, "mixes the points"),
 }

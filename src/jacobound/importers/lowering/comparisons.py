@@ -80,6 +80,12 @@ class ComparisonSteps(BasicSteps):
         except ShapeError as error:
             raise UnsupportedOpError(f"{error}.") from None
 
+    def largest_of(self, node: Node, windows: Tensor, smallest: bool, name: str) -> Node:
+        """The largest or smallest of the entries at flat positions, shape (k, *result); -1 for none."""
+        if not smallest:
+            return self._maximum(node, windows, name)
+        return self._negative(self._maximum(self._negative(node, f"{name}.minus"), windows, f"{name}.max"), name)
+
     def maximum_over(self, node: Node, axes: Sequence[int], keepdim: bool, name: str) -> Node:
         """Largest entries along axes (counted without batch)."""
         gone = sorted({axis % len(node.shape) for axis in axes})

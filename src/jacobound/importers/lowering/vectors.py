@@ -123,12 +123,15 @@ class VectorSteps(ProductSteps):
         """numpy's einsum of two nodes, as one matrix product; the equation has the batch axis if there is one."""
         front = 0 if self.batch is None else 1
         (one, two), result = einsum_labels(equation, [len(left.shape) + front, len(right.shape) + front])
-        if front:
-            if one[:1] != two[:1] or one[:1] != result[:1] or any(x.count(one[0]) > 1 for x in (one, two, result)):
-                raise UnsupportedOpError(MIXED)
-            one, two, result = one[1:], two[1:], result[1:]
-        if len(set(one)) < len(one) or len(set(two)) < len(two):
-            raise UnsupportedOpError("A diagonal in a product of two values is not understood.")
+        if front and (
+            one[:1] != two[:1] or one[:1] != result[:1] or any(x.count(one[0]) > 1 for x in (one, two, result))
+        ):
+            raise UnsupportedOpError(MIXED)
+        left, one = self._node_diagonal(left, one, f"{name}.left")
+        right, two = self._node_diagonal(right, two, f"{name}.right")
+        one, two, result = one[front:], two[front:], result[front:]
+        left, one = self._without_own(left, one, {*two, *result}, f"{name}.left")
+        right, two = self._without_own(right, two, {*one, *result}, f"{name}.right")
         sizes = dict(zip(one, left.shape, strict=True))
         if any(sizes.get(label, n) != n for label, n in zip(two, right.shape, strict=True)):
             raise UnsupportedOpError(f"Shapes {left.shape} and {right.shape} do not fit the equation '{equation}'.")
@@ -136,8 +139,6 @@ class VectorSteps(ProductSteps):
         shared = [label for label in result if label in one and label in two]
         rows, columns = ([label for label in result if label in own and label not in shared] for own in (one, two))
         summed = [label for label in one if label in two and label not in result]
-        if {*one, *two} != {*shared, *rows, *columns, *summed}:
-            raise UnsupportedOpError("A sum over an axis of one operand alone is not understood here; take it before.")
         lead = [sizes[label] for label in shared]
         m, k, n = (prod(sizes[label] for label in labels) for labels in (rows, summed, columns))
         first = self._arranged(left, one, [*shared, *rows, *summed], f"{name}.left")
@@ -148,6 +149,12 @@ class VectorSteps(ProductSteps):
         found = self.matrix_product(first, second, name if order == result else f"{name}.product")
         found = self.reshape(found, tuple(sizes[label] for label in order), f"{name}.shape")
         return self._arranged(found, order, result, name)
+
+    def _without_own(self, node: Node, labels: list[str], others: set[str], name: str) -> tuple[Node, list[str]]:
+        """The sum over axes that nothing else has."""
+        own = [axis for axis, label in enumerate(labels) if label not in others]
+        found = self.sum(node, own, False, f"{name}.own") if own else node
+        return found, [label for label in labels if label in others]
 
     def attention(self, q: Node, k: Node, v: Node, scale: float, bias: Tensor | None, name: str) -> Node:
         """``softmax(scale Q K' + bias) V``: Q (*lead, n, d), K (*lead, m, d), V (*lead, m, e).

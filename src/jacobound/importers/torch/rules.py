@@ -11,6 +11,7 @@ import torch
 from jacobound.errors import InvalidModelError, UnsupportedOpError
 from jacobound.graph.nodes import Node
 from jacobound.importers.torch.operations import arithmetic as arithmetic
+from jacobound.importers.torch.operations import composite as composite
 from jacobound.importers.torch.operations import interpolation as interpolation
 from jacobound.importers.torch.operations import movement as movement
 from jacobound.importers.torch.operations import products as products
@@ -167,6 +168,25 @@ _REDUCTIONS: Final[Rows] = (
     (reductions.difference, "diff.default"),
 )
 
+_COMPOSITE: Final[Rows] = (
+    (composite.bilinear, "bilinear.default"),
+    (composite.cosine_similarity, "cosine_similarity.default"),
+    (composite.cdist, "cdist.default _cdist_forward.default"),
+    (composite.pairwise_distance, "pairwise_distance.default"),
+    (
+        composite.deviation,
+        "var.default var.dim var.correction std.default std.dim std.correction var_mean.default var_mean.dim "
+        "var_mean.correction std_mean.default std_mean.dim std_mean.correction",
+    ),
+    (composite.cross, "cross.default linalg_cross.default"),
+    (composite.pair, "hypot.default logaddexp.default"),
+    (composite.product_over, "prod.default prod.dim_int"),
+    (composite.running_product, "cumprod.default"),
+    (composite.logit, "logit.default special_logit.default"),
+    (composite.hyperbolic, "cosh.default sinh.default"),
+    (scatter.scatter_reduce, "scatter_reduce.two"),
+)
+
 _MOVEMENT: Final[Rows] = (
     (
         movement.move,
@@ -224,7 +244,7 @@ _MOVEMENT: Final[Rows] = (
 
 
 def _table() -> Mapping[str, Rule]:
-    rows = (*_ARITHMETIC, *_PRODUCTS, *_VECTORS, *_RECURRENT, *_WINDOWS, *_REDUCTIONS, *_MOVEMENT)
+    rows = (*_ARITHMETIC, *_PRODUCTS, *_VECTORS, *_RECURRENT, *_WINDOWS, *_REDUCTIONS, *_COMPOSITE, *_MOVEMENT)
     return MappingProxyType({f"aten.{name}": rule for rule, names in rows for name in names.split()})
 
 

@@ -94,7 +94,7 @@ def vecdot(call: Call) -> Node:
 
 def einsum(call: Call) -> Node:
     equation, operands = call.args[0], call.args[1]
-    return _einsum(call, equation, operands)
+    return einsum_of(call, equation, operands, call.name)
 
 
 def tensordot(call: Call) -> Node:
@@ -121,16 +121,28 @@ def _contract(call: Call, left: Value, right: Value, over_left: Sequence[int], o
         second[b] = first[a]
     kept = [letter for k, letter in enumerate(first) if k not in {a for a, _ in pairs}]
     kept += [letter for k, letter in enumerate(second) if k not in {b for _, b in pairs}]
-    return _einsum(call, f"{''.join(first)},{''.join(second)}->{''.join(kept)}", [left, right])
+    return einsum_of(call, f"{''.join(first)},{''.join(second)}->{''.join(kept)}", [left, right], call.name)
 
 
-def _einsum(call: Call, equation: str, operands: Sequence[Value]) -> Node:
-    if len(operands) == 2 and all(is_node(operand) for operand in operands):
-        return call.steps.contraction(equation, operands[0], operands[1], call.name)
-    if sum(is_node(operand) for operand in operands) != 1:
-        raise UnsupportedOpError(PRODUCT)
-    values = [value if is_node(value) else call.weight(value) for value in operands]
-    return call.steps.einsum(equation, values, call.name)
+def einsum_of(call: Call, equation: str, operands: Sequence[Value], name: str) -> Node:
+    """numpy's einsum of nodes and constants; of several nodes one after the other."""
+    nodes = [operand for operand in operands if is_node(operand)]
+    if len(nodes) == len(operands) == 2:
+        return call.steps.contraction(equation, nodes[0], nodes[1], name)
+    if len(nodes) == 1:
+        values = [value if is_node(value) else call.weight(value) for value in operands]
+        return call.steps.einsum(equation, values, name)
+    before, arrow, result = equation.replace(" ", "").partition("->")
+    if "..." in equation or not arrow:
+        raise UnsupportedOpError(f"{PRODUCT} Of more than two operands, write all axes of the equation out.")
+    terms = sorted(zip(before.split(","), operands, strict=True), key=lambda term: not is_node(term[1]))
+    (labels, found), rest = terms[0], terms[1:]
+    for k, (other, operand) in enumerate(rest):
+        needed = set(result).union(*(term for term, _ in rest[k + 1 :]))
+        kept = result if k == len(rest) - 1 else "".join(one for one in dict.fromkeys(labels + other) if one in needed)
+        label = name if k == len(rest) - 1 else f"{name}.{k}"
+        found, labels = einsum_of(call, f"{labels},{other}->{kept}", [found, operand], label), kept
+    return found
 
 
 def _for_one_point(call: Call, constant: Tensor, rank: int) -> Tensor:

@@ -32,6 +32,35 @@ def scatter_add(call: Call) -> Node:
     return _added(call, start, part, _codes(call).gather(dim, index))
 
 
+def scatter_reduce(call: Call) -> Node:
+    """Sums, largest and smallest entries of those that go to one place."""
+    start, dim, index, source, kind = call.args[:5]
+    include = bool(call.argument(5, "include_self", True))
+    if kind == "sum" and include:
+        return scatter_add(call.retarget("aten.scatter_add.default", start, dim, index, source))
+    if kind not in ("amax", "amin") or not include:
+        raise UnsupportedOpError("Only 'sum', 'amax' and 'amin' with include_self=True are understood.")
+    corner = tuple(slice(0, length) for length in _constant(index).shape)
+    beside = source if is_node(source) else start
+    steps, front = call.steps, call.front
+
+    def held(value: Value, name: str) -> Node:
+        if is_node(value):
+            return value
+        return steps.constant_node(steps.constant(call.weight(value), call.point(tuple(value.shape))), beside, name)
+
+    base, part = held(start, f"{call.name}.start"), held(source, f"{call.name}.source")
+    part = steps.move(part, lambda x: x[corner], f"{call.name}.part")
+    places = _of_one_point(_codes(call).gather(dim, index) - 1, torch.Size(call.shape).numel(), call)
+    count = torch.Size(call.shape).numel()
+    both = steps.stacked(
+        [base, part], lambda *xs: torch.cat([x.flatten(front) for x in xs], front), f"{call.name}.both"
+    )
+    own = torch.arange(count, device=places.device).reshape(call.shape)
+    windows = torch.stack([own, *(torch.where(x >= 0, x + count, -1) for x in _layers(places, call.shape))])
+    return steps.largest_of(both, windows, kind == "amin", call.name)
+
+
 def index_add(call: Call) -> Node:
     start, dim, index, source = call.args[:4]
     alpha = call.kwargs.get("alpha", 1)

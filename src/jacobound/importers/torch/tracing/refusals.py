@@ -17,8 +17,6 @@ BEHIND: Final = "Import the part of the model behind it, on real inputs."
 
 LAYERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
-        "Bilinear": (PRODUCTS, ""),
-        "CosineSimilarity": ("it divides by norms of the input", ""),
         "CrossMapLRN2d": ("it divides by a power of a sum of squares", STATISTICS),
         "Embedding": ("it looks its integer input up in a table", BEHIND),
         "EmbeddingBag": ("it looks its integer input up in a table", BEHIND),
@@ -29,7 +27,6 @@ LAYERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "LPPool2d": ("it takes roots of sums of powers", "Use AvgPool2d or MaxPool2d instead."),
         "LPPool3d": ("it takes roots of sums of powers", "Use AvgPool3d or MaxPool3d instead."),
         "AdaptiveLogSoftmaxWithLoss": ("it is a function of the whole vector", LOGITS),
-        "PairwiseDistance": ("it takes roots of sums of powers", ""),
     }
 )
 """Layers of torch.nn by class: why they are refused (half a sentence) and what to do."""
@@ -47,8 +44,7 @@ _OPERATIONS: Final = (
         "Give the recurrent layer the padded tensor itself, all of one length.",
     ),
     ("embedding embedding_bag _embedding_bag", "It looks its input up in a table.", BEHIND),
-    ("std var std_mean var_mean cosine_similarity cdist pairwise_distance", "It is no elementwise function.", ""),
-    ("prod cumprod bilinear cov corrcoef", "It multiplies values that depend on the input.", ""),
+    ("cov corrcoef", "It multiplies values that depend on the input.", ""),
     ("max_unpool2d max_unpool3d", "Which entries it fills depends on the input.", "Use a transposed convolution."),
     ("fractional_max_pool2d fractional_max_pool3d", "It draws its windows at random.", "Use max pooling instead."),
     ("argmax argmin argsort nonzero searchsorted bucketize", POSITIONS, ""),
