@@ -18,6 +18,7 @@ from torch import Tensor
 from jacobound.arithmetic.intervals import Interval, interval_dot
 from jacobound.arithmetic.linalg import dual_exponent, vector_norm_upper
 from jacobound.arithmetic.rounding import down, inflate, up
+from jacobound.graph.derivative import Derivative, increments
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.lower_ends.inner_sets import InnerSets
@@ -67,7 +68,7 @@ def by_jacobian(
     """From the enclosure of ``v J`` at points.
 
     Args:
-        graph: in float64, of affine and elementwise nodes.
+        graph: in float64, as `Graph.expanded` gives it.
         inner: the set of each point.
         points: certainly in their sets, shape (k, *input shape).
         duals: the vectors v, shape (k, outputs), not 0.
@@ -75,14 +76,13 @@ def by_jacobian(
     """
     p, q = norm
     ranges = method.ranges(graph, inner.around(points), budget, with_output=False)
-    slopes: dict[Node, Interval] = {
-        node: _slopes(node, ranges) for node in graph.nodes if isinstance(node, Elementwise)
-    }
-    gradient, missed = _adjoints(graph, slopes, duals.reshape(-1, *graph.out_shape))
+    gates = _gates(graph, ranges)
+    slopes = gates.slopes
+    gradient, missed = _adjoints(gates.graph, slopes, duals.reshape(-1, *graph.out_shape))
     flat = gradient.flatten(1)
     direction = dual_vector(flat, p)
     product = interval_dot(direction, Interval.exact(flat))
-    tangents = _tangents(graph, slopes, direction.reshape(points.shape))
+    tangents = _tangents(gates.graph, slopes, direction.reshape(points.shape))
     doubt = torch.zeros_like(product.lower)
     for node, tangent in tangents.items():
         if node in missed:
@@ -91,7 +91,7 @@ def by_jacobian(
     lengths = up(vector_norm_upper(direction, p, dim=1) * vector_norm_upper(duals, dual_exponent(q), dim=1))
     least = down(abs(product).lower - doubt).clamp(min=0.0)
     kinked = torch.zeros_like(doubt, dtype=torch.bool)
-    for slope in slopes.values():
+    for slope in (slopes[gate] for gate in gates.activations):
         kinked |= ~(slope.upper - slope.lower <= 0.01 * slope.magnitude()).flatten(1).all(1)
     return Proved(_ratio(least, lengths), kinked, points, torch.full_like(points, torch.nan))
 
@@ -102,11 +102,15 @@ def _ratio(least: Tensor, length: Tensor) -> Tensor:
     return torch.where(valid, down(least / torch.where(valid, length, 1.0)), 0.0).clamp(min=0.0)
 
 
-def _slopes(node: Elementwise, ranges: Facts) -> Interval:
-    """The slopes that chords between arguments near those of a point can have: beyond a kink at the very end too."""
-    inf = torch.full_like(ranges[node.source].lower, torch.inf)
-    wider = Interval(ranges[node.source].lower.nextafter(-inf), ranges[node.source].upper.nextafter(inf))
-    return node.activation.derivative_range(wider)
+def _gates(graph: Graph, ranges: Facts) -> Derivative:
+    """The increments between points near those of the sets: chords beyond a kink at the very end count too."""
+
+    def wider(x: Interval) -> Interval:
+        inf = torch.full_like(x.lower, torch.inf)
+        return Interval(x.lower.nextafter(-inf), x.upper.nextafter(inf))
+
+    around = {node: wider(x) for node, x in ranges.items()}
+    return increments(graph, around, around)
 
 
 def _adjoints(graph: Graph, slopes: Facts, behind: Tensor) -> tuple[Tensor, dict[Node, Tensor]]:

@@ -12,7 +12,7 @@ from jacobound.budget import Budget, OutOfTimeError, alarmed
 from jacobound.checks import real, whole
 from jacobound.errors import InvalidRegionError
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Vector, size
+from jacobound.graph.nodes import size
 from jacobound.inputs.domains import Domain
 from jacobound.lower_ends.ascents import At
 from jacobound.lower_ends.attained import Proved, by_jacobian, by_pairs, dual_vector
@@ -145,9 +145,10 @@ class _Proofs:
         self._value = torch.zeros_like(climb.values[:, 0])
         self._kinked = torch.zeros_like(self._value, dtype=torch.bool)
         self._partner = torch.full_like(self._point, torch.nan)
-        self._vectors = any(isinstance(node, Vector) for node in climb.graph.nodes)
+        self._gated = climb.graph.expanded() if climb.graph.expands else None  # where a proof looks at slopes
+        nodes = (self._gated or climb.graph).nodes
         # Linear bounds of every neuron where intervals are too wide, unless that costs more than the whole search.
-        dear = climb.work * sum(map(size, climb.graph.nodes)) > effort
+        dear = climb.work * sum(map(size, nodes)) > effort
         self._methods: tuple[OutputMethod, ...] = (IBP(),) if dear else (IBP(), CROWN())
 
     def run(self) -> Witness:
@@ -188,7 +189,7 @@ class _Proofs:
             return KINKED
         if estimate == 0:
             return FLAT
-        return SINGLE if single and self._vectors else ROUNDED
+        return SINGLE if single and self._gated is None else ROUNDED
 
     def _tried(self, sets: Tensor, index: Tensor, method: OutputMethod) -> None:
         """Proofs at one point of some sets; one by one where the network is not defined around one of the points."""
@@ -202,14 +203,14 @@ class _Proofs:
     def _prove(self, sets: Tensor, index: Tensor, method: OutputMethod) -> None:
         """Try proofs at one point of some sets, and keep what is better in place."""
         climb = self._climb
-        each = 64 * sum(map(size, climb.graph.nodes)) * 8
-        smooth = not self._vectors
+        gated, smooth = self._gated, self._gated is not None
+        each = 64 * sum(map(size, (gated or climb.graph).nodes)) * 8
         for chunk in climb.budget.chunks(len(sets), each * 17):
             some, at = sets[chunk], index[chunk]
             places, rows, inner = climb.points[some, at], climb.rows[some, at], climb.inner[some]
             proofs: list[Proved] = []
-            if smooth:
-                proofs.append(by_jacobian(climb.graph, inner, places, rows, climb.norm, method, climb.budget))
+            if gated is not None:
+                proofs.append(by_jacobian(gated, inner, places, rows, climb.norm, method, climb.budget))
             weak = not smooth or bool((proofs[0].value < 0.9 * climb.values[some, at]).any())
             if weak:
                 gradient = At.of(climb.graph, places).gradient(rows)

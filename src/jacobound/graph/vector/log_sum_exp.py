@@ -70,7 +70,7 @@ def log_sum_exp_planes(x: Interval, allowed: Tensor | None = None) -> Planes:
     return Planes(
         ((slope, torch.where(better, slope, torch.where(known, chord, 0.0))),),
         tangent.lower,
-        torch.where(better, above, other).nan_to_num(nan=inf),
+        torch.where(better, above, other).nan_to_num(nan=inf, posinf=inf, neginf=inf),
     )
 
 
@@ -88,8 +88,8 @@ def tangent_planes(x: Interval, allowed: Tensor | None = None) -> Planes:
     finite = (known | ~open_).all(-1, keepdim=True)
     return Planes(
         ((slope, slope),),
-        torch.where(finite, down(value.lower - strayed), -inf).nan_to_num(nan=-inf),
-        torch.where(finite, above, inf).nan_to_num(nan=inf),
+        torch.where(finite, down(value.lower - strayed), -inf).nan_to_num(nan=-inf, posinf=-inf, neginf=-inf),
+        torch.where(finite, above, inf).nan_to_num(nan=inf, posinf=inf, neginf=inf),
     )
 
 
