@@ -220,14 +220,13 @@ def test_kinks_on_the_boundary_are_not_attained() -> None:
 
 
 @pytest.mark.slow
-def test_a_method_that_refuses_leaves_the_others() -> None:
-    """The root of a sum of squares has no slope at 0; the length of a vector has the constant 1."""
+def test_a_method_that_is_looser_leaves_the_others() -> None:
+    """The length of a vector has the constant 1; its entries know sqrt(3), also at 0, where it has no derivative."""
     graph = jb.from_torch(lambda x: torch.linalg.vector_norm(x, dim=1), torch.ones(1, 3))
     region = jb.Ball([0.0] * 3, 1.0, 2)
     found = jb.lipschitz(graph, region)
     assert float(found.upper) == pytest.approx(1.0, rel=1e-6) and found.lower <= found.upper
     named = jb.lipschitz(graph, region, jb.Best(jb.RecurJac(), jb.AutoLip()))
     assert float(named.upper) == pytest.approx(1.0, rel=1e-6)
-    assert named.details["RecurJac"].status is jb.Status.FAILED and "sqrt" in named.details["RecurJac"].note
-    with pytest.raises(jb.InvalidRegionError):
-        jb.lipschitz(graph, region, jb.Best(jb.RecurJac(), jb.FastLip()))
+    # Entry by entry a share of a length is only known to lie within [-1, 1].
+    assert float(named.details["RecurJac"].value) == pytest.approx(3**0.5, rel=1e-6)

@@ -141,7 +141,7 @@ class _Builder(Gates):
         return node
 
     def _affine(self, node: Affine) -> Node:
-        if all(self.tangents[source] is source for source in node.sources):
+        if node.beside is None and all(self.tangents[source] is source for source in node.sources):
             return node
         terms = tuple((operator, self.tangents[source]) for operator, source in node.terms)
         choice = None
@@ -153,7 +153,8 @@ class _Builder(Gates):
 
     def _elementwise(self, node: Elementwise) -> Node:
         behind = self.tangents[node.source]
-        gate = node if behind is node.source else Elementwise(node.activation, behind, node.name)
+        same = behind is node.source and node.beside is None
+        gate = node if same else Elementwise(node.activation, behind, node.name)
 
         def slope() -> Interval:
             node.activation.require(self.ranges[node.source], node.name)

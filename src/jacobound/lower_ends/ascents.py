@@ -16,7 +16,7 @@ from torch import Tensor
 from jacobound.activations.calculus.pieces import turn_ends
 from jacobound.arithmetic.linalg import dual_exponent, eigenvectors
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Affine, Elementwise, Node, Vector, size
+from jacobound.graph.nodes import Affine, Elementwise, Node, size
 from jacobound.lower_ends.attained import dual_vector
 from jacobound.operators.base import positions, unit_rows
 
@@ -77,16 +77,17 @@ class At:
         with torch.enable_grad():
             found: dict[Node, Tensor] = {graph.output: behind.reshape(-1, *graph.out_shape)}
             for node in reversed(graph.nodes):
+                if node not in found:
+                    continue  # no path leads from it to the output
                 here = found.pop(node) if node is not graph.input else found[node]
                 if isinstance(node, Affine):
                     images = [(source, operator.transpose().apply(here)) for operator, source in node.terms]
                 elif isinstance(node, Elementwise) and node in widths:
                     slope = smoothed(node, values[node.source], widths[node])
                     images = [(node.source, here * slope)]
-                elif isinstance(node, Elementwise | Vector):
-                    images = [(node.source, _pulled(values[node], values[node.source], here))]
                 else:
-                    images = []
+                    sources = dict.fromkeys(node.sources)
+                    images = [(source, _pulled(values[node], values[source], here)) for source in sources]
                 for source, image in images:
                     found[source] = found[source] + image if source in found else image
             gradient = found[graph.input].flatten(1)

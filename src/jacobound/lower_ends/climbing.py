@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from jacobound.arithmetic.linalg import dual_exponent
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Elementwise, Node, Vector, size
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
 from jacobound.lower_ends.ascents import FEW_OUTPUTS, At, best_rows, is_piecewise_linear
 from jacobound.lower_ends.attained import dual_vector
 from jacobound.lower_ends.inner_sets import InnerSets
@@ -210,7 +210,8 @@ class Climb:
         """Whether the Jacobian changes other than at kinks that are smeared."""
         nodes = self.graph.nodes
         pieces = [piece for node in nodes if isinstance(node, Elementwise) for piece in node.activation.pieces]
-        return any(piece.curvature != "linear" for piece in pieces) or any(isinstance(node, Vector) for node in nodes)
+        others = any(not isinstance(node, Input | Affine | Elementwise) for node in nodes)
+        return others or any(piece.curvature != "linear" for piece in pieces)
 
     def _ascend(self, temperature: float, stage: int, steps: int, count: int) -> None:
         """One stage, from the best points so far and from where the last stage ended on its smoothed network."""

@@ -46,10 +46,12 @@ def softmax_range(x: Interval, allowed: Tensor | None = None) -> Interval:
 
 def log_sum_exp(x: Tensor, allowed: Tensor | None = None) -> Interval:
     """Enclosure at a point of the extended reals; shape (..., 1)."""
-    x = x if allowed is None else torch.where(allowed, x, -inf)
-    shift = x.amax(-1, keepdim=True)
+    shift = (x if allowed is None else torch.where(allowed, x, -inf)).amax(-1, keepdim=True)
     shift = torch.where(torch.isfinite(shift), shift, 0.0)
-    return row_total((Interval.exact(x) - shift).exp()).log() + shift
+    powers = (Interval.exact(x) - shift).exp()
+    if allowed is not None:
+        powers = powers.map(lambda end: torch.where(allowed, end, 0.0))
+    return row_total(powers).log() + shift
 
 
 def log_sum_exp_planes(x: Interval, allowed: Tensor | None = None) -> Planes:

@@ -131,7 +131,9 @@ class LogSoftmax(OfAllowed):
 class LogSumExp(OfAllowed):
     """``log sum_j exp(x_j)`` of every row; constant 1 in every norm, the norm of softmax on a set."""
 
-    expands = True
+    @property
+    def expands(self) -> bool:  # type: ignore[override]
+        return self.allowed is None  # the sum of all exponentials is another function
 
     @property
     def out_shape(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -211,6 +213,21 @@ class Length(RowReduction):
         beside = Vector(SquareSum(self.in_shape, self.like), source, f"{name}.sum")
         total = row_sums(squared(source, f"{name}.square"), self.like, f"{name}.sum", beside)
         return Elementwise(activation("sqrt"), total, name, Vector(self, source, name))
+
+    def derivative(self, node: Node, gates: Gates) -> Node:
+        """``sum_j u_j dx_j`` with ``u = x / ||x||``; between two points x and y ``u = (x + y) / (||x|| + ||y||)``.
+
+        Both lie in the quotient of the ranges of entries and length, and in [-1, 1], also where the length is 0.
+        """
+        source = source_beside(node)
+        entries, length = gates.ranges[source], gates.ranges[node]
+        share = entries / length.map(lambda end: end.expand(entries.shape))
+        one = torch.ones_like(entries.lower)
+        passed = gates.gate_within(gates.tangent(source), share.intersect(Interval(-one, one)))
+        return row_sums(passed, self.like, node.name)
+
+    def increment(self, node: Node, gates: Gates) -> Node:
+        return self.derivative(node, gates)
 
 
 class SquareSum(RowReduction):
