@@ -29,7 +29,7 @@ net = jb.from_onnx((files("jacobound") / "data" / "mnist_4layer_relu_64.onnx").r
 x = torch.full(net.in_shape, 0.1, dtype=torch.float64)
 ball = jb.Ball(x, 0.01)
 calls = {
-    "bound_outputs": lambda: jb.bound_outputs(net, ball),
+    "bound_output": lambda: jb.bound_output(net, ball),
     "bound_jacobian": lambda: jb.bound_jacobian(net, ball),
     "lipschitz": lambda: jb.lipschitz(net, ball, norm=float("inf"), budget=jb.Budget(time=10)),
     "robust_radius": lambda: jb.robust_radius(net, x, norm=float("inf")),
@@ -47,7 +47,7 @@ for name, call in calls.items():
     try:
         call()
         note = ""
-    except TypeError as error:
+    except (AttributeError, TypeError) as error:
         note = f" (was not called: {error})"
     finally:
         sys.setprofile(None)
