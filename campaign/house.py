@@ -31,8 +31,8 @@ ball = jb.Ball(x, 0.01)
 calls = {
     "bound_output": lambda: jb.bound_output(net, ball),
     "bound_jacobian": lambda: jb.bound_jacobian(net, ball),
-    "lipschitz": lambda: jb.lipschitz(net, ball, norm=float("inf"), budget=jb.Budget(time=10)),
-    "robust_radius": lambda: jb.robust_radius(net, x, norm=float("inf")),
+    "lipschitz": lambda: jb.lipschitz(net, ball, norm=float("inf"), budget=jb.Budget(seconds=10)),
+    "robust_radius": lambda: jb.robust_radius(net, x, p=float("inf")),
 }
 for name, call in calls.items():
     seen, moves, last = set(), 0, ""
