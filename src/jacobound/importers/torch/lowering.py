@@ -19,6 +19,7 @@ from jacobound.importers.lowering.common import exact_weight, unsupported
 from jacobound.importers.lowering.infinities import InfiniteError, without_infinities
 from jacobound.importers.lowering.steps import MIXED, AffineSteps
 from jacobound.importers.torch.operations.call import INFINITE, Absent, Call, Turned, Value, is_node, leaves, map_values
+from jacobound.importers.torch.operations.pieces import JUMPS, Pieces, piecewise
 from jacobound.importers.torch.operations.turned import straightened
 from jacobound.importers.torch.rules import EXACT, ROUNDING, RULES, TURNING
 from jacobound.importers.torch.tracing.places import at, cut_before, place, refused_layer, step_names
@@ -90,6 +91,8 @@ def lower(
 def _result(value: Value, what: str) -> Node:
     if isinstance(value, Turned):
         raise value.error
+    if isinstance(value, Pieces):
+        raise value.error or UnsupportedOpError(JUMPS)
     if isinstance(value, Absent):
         raise UnsupportedOpError(f"{what} can not be bounded. {value.reason}")
     if not is_node(value):
@@ -175,6 +178,9 @@ def _evaluate(
     for value in found:
         if isinstance(value, Absent):
             raise refused(step, value.reason)
+    pieces = [value for value in found if isinstance(value, Pieces)]
+    if pieces:
+        return _in_pieces(pieces, step, name, args, kwargs, steps, refused)
     waiting = next((value for value in found if isinstance(value, Turned)), None)
     if waiting is None and not any(is_node(value) for value in found):
         with torch.no_grad():
@@ -199,11 +205,34 @@ def _evaluate(
         raise refused(step, reason) from error
 
     def placed(value: Value) -> Value:
-        """With the place of the movement that the points were moved away by."""
+        """With the place of the movement that the points were moved away by, or of the comparison."""
+        if isinstance(value, Pieces):
+            return replace(value, error=refused(step, JUMPS))
         is_new = isinstance(value, Turned) and value is not waiting
         return replace(value, error=refused(step, MIXED) if waiting is None else waiting.error) if is_new else value
 
     return map_values(value, placed)
+
+
+def _in_pieces(
+    pieces: list[Pieces],
+    step: Step,
+    name: str,
+    args: tuple[Value, ...],
+    kwargs: Mapping[str, Value],
+    steps: AffineSteps,
+    refused: Callable[[Step, str], UnsupportedOpError],
+) -> Value:
+    """The value of an operation on values that are other ones on each stretch."""
+
+    def on(start: float) -> Value:
+        given = map_values([list(args), dict(kwargs)], lambda x: x.on(start) if isinstance(x, Pieces) else x)
+        return _evaluate(step, name, tuple(given[0]), given[1], steps, refused)
+
+    try:
+        return piecewise(pieces, on, steps, name)
+    except Exception as error:
+        raise pieces[0].error or error from None
 
 
 def _refusal(step: Step, reason: str, before: str | None) -> UnsupportedOpError:

@@ -14,6 +14,7 @@ from jacobound.importers.torch.operations import arithmetic as arithmetic
 from jacobound.importers.torch.operations import composite as composite
 from jacobound.importers.torch.operations import interpolation as interpolation
 from jacobound.importers.torch.operations import movement as movement
+from jacobound.importers.torch.operations import pieces as pieces
 from jacobound.importers.torch.operations import products as products
 from jacobound.importers.torch.operations import recurrent as recurrent
 from jacobound.importers.torch.operations import reductions as reductions
@@ -185,6 +186,10 @@ _COMPOSITE: Final[Rows] = (
     (composite.logit, "logit.default special_logit.default"),
     (composite.hyperbolic, "cosh.default sinh.default"),
     (scatter.scatter_reduce, "scatter_reduce.two"),
+    (
+        pieces.compare,
+        "gt.Scalar gt.Tensor ge.Scalar ge.Tensor lt.Scalar lt.Tensor le.Scalar le.Tensor sign.default sgn.default",
+    ),
 )
 
 _MOVEMENT: Final[Rows] = (
