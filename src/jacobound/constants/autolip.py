@@ -30,7 +30,7 @@ from jacobound.results.kinds import Status
 
 EXPONENTS = (2.0, math.inf, 1.0)
 PLENTY = 120.0  # seconds that must be left for the dearest certificates of norms
-PART = 0.25  # of the time that is left, for the next certificate
+PART = 0.5  # of the time that is left, for the next certificate
 WORTH = 2.0  # times the work of a cheap certificate, below which a better one is not worth a second attempt
 
 
@@ -112,11 +112,12 @@ class Sweeps:
         self.value = self._best()
 
     def _work(self) -> int:
-        """Products that the next norm may take in the time that is left, in powers of two."""
+        """Products that the next norm may take in the time that is left, in steps of an eighth of a power of two."""
         left = self._budget.remaining
         if left > PLENTY:
             return MOST_WORK
-        return 1 << int(math.log2(max(1.0, PART * left * PRODUCTS)))
+        mantissa, exponent = math.frexp(max(1.0, PART * left * PRODUCTS))
+        return int(math.ldexp(math.floor(16 * mantissa) / 16, exponent))
 
     def _certified(self, find: Callable[[int], Tensor]) -> Tensor:
         """A norm by so much work as there is time for, the cheap one first: a proof that is given up leaves nothing."""
