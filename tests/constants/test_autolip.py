@@ -68,7 +68,7 @@ def test_constants_hold_over_random_networks(kind: str, seed: int) -> None:
         ranges = (CROWN() if domain.bounded else IBP()).ranges(expanded, domain, Budget())
         for norm in NORMS:
             found = AutoLip().constant(Query(graph, domain, Budget(), norm, ranges=lifted(ranges)))
-            assert found.status is Status.CERTIFIED
+            assert (found.status is Status.CERTIFIED) == math.isfinite(found.value)  # products have none everywhere
             assert attained(graph, points, norm) <= float(found.value) * (1 + 1e-9), (name, norm)
 
 

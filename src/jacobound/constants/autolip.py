@@ -59,20 +59,21 @@ class AutoLip(LipschitzMethod):
         """A certified constant of the graph over one set; comparisons are expanded for the ranges alone.
 
         Returns:
-            `details` holds the forward constant of every node, by its number and name, in the order of the graph.
+            `details` holds the forward constant of every node, by its number and name, in the order of the graph; of
+            its network of gates where it multiplies values.
 
         Raises:
             InvalidRegionError: when a node has no constant over the region (a product of unbounded values, a
                 normalisation without a floor); names it and what to do.
         """
-        graph, budget, norm = query.graph, query.budget, query.norm
+        budget, norm = query.budget, query.norm
         p, q = norm
         found = Enclosures.of(query, self.preactivation)
-        sweeps = [Sweeps(graph, found, r, budget) for r in ((p,) if p == q else EXPONENTS)]
-        values = [up(sweep.value * conversion(graph, (sweep.p, sweep.p), norm)) for sweep in sweeps]
+        sweeps = [Sweeps(found.graph, found, r, budget) for r in ((p,) if p == q else EXPONENTS)]
+        values = [up(sweep.value * conversion(found.graph, (sweep.p, sweep.p), norm)) for sweep in sweeps]
         value = torch.stack(values).amin()
         best = sweeps[int(torch.stack(values).argmin())]
-        details = {f"{k} {node.name}".rstrip(): best.forward[node] for k, node in enumerate(graph.nodes)}
+        details = {f"{k} {node.name}".rstrip(): best.forward[node] for k, node in enumerate(found.graph.nodes)}
         return ConstantBound(value, Status.of(Status.CERTIFIED, value), details, (), found.slopes, found.ranges)
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from jacobound.arithmetic.intervals import Interval
-from jacobound.graph.nodes import Elementwise, Vector
+from jacobound.graph.derivative import derivative
+from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Elementwise, Product, Vector
 from jacobound.method import Facts, OutputMethod, Query, derivative_ranges, facts_of_one
 from jacobound.relaxation.ranges import usual_ranges
 
@@ -18,11 +20,13 @@ class Enclosures:
     """Facts about the nodes of a graph over one set.
 
     Args:
+        graph: whose norms are multiplied: the network itself or, where it multiplies values, its network of gates.
         ranges, slopes: of the nodes of ``graph.lowered()``, each of the node's shape.
         of_activations: slopes of the elementwise nodes of the graph itself.
         of_arguments: enclosure of the source of every `Vector` node of the graph, float64 on the CPU.
     """
 
+    graph: Graph
     ranges: Facts
     slopes: Facts
     of_activations: Facts
@@ -36,6 +40,8 @@ class Enclosures:
             InvalidRegionError: when a node has no constant over the set; names it and what to do.
         """
         graph = query.graph
+        if any(isinstance(node, Product) for node in graph.nodes):
+            return _of_gates(query, preactivation)
         lowered = graph.lowered()
         ranges = facts_of_one(query.ranges_by(preactivation or usual_ranges(query.domain), lowered))
         slopes = derivative_ranges(lowered, ranges)
@@ -48,4 +54,12 @@ class Enclosures:
                 known = ranges[stand_in[node.source]].reshape(*node.source.shape)
                 arguments[node] = known.map(lambda end: end.to("cpu", torch.float64))
                 node.function.require(arguments[node], node.name)
-        return Enclosures(ranges, slopes, activations, arguments)
+        return Enclosures(graph, ranges, slopes, activations, arguments)
+
+
+def _of_gates(query: Query, preactivation: OutputMethod | None) -> Enclosures:
+    """What is known of the network of gates: products of norms over it are ``sup|y| L_x + sup|x| L_y``."""
+    graph = query.graph.expanded()
+    ranges = facts_of_one(query.ranges_by(preactivation or usual_ranges(query.domain), graph))
+    gates = derivative(graph, ranges)
+    return Enclosures(gates.graph, ranges, gates.slopes, gates.slopes, {})

@@ -71,13 +71,13 @@ class SeqLip(LipschitzMethod):
             InvalidOptionError: for another norm.
             InvalidRegionError: when a node has no constant over the region, as for `AutoLip`.
         """
-        graph, budget, norm = query.graph, query.budget, query.norm
+        budget, norm = query.budget, query.norm
         if tuple(norm) != (2, 2):
             raise InvalidOptionError(
                 f"SeqLip bounds constants from l_2 to l_2 alone, not the norm {norm}; use AutoLip or LipSDP there"
             )
         known = Enclosures.of(query, self.preactivation)
-        sweeps = PairSweeps(graph, known, self.pairs, budget)
+        sweeps = PairSweeps(known.graph, known, self.pairs, budget)
         status = Status.CERTIFIED if sweeps.complete else Status.TIME_LIMIT
         status = Status.INCOMPLETE if sweeps.failed else status
         status = Status.of(status, sweeps.value)
