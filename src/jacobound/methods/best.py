@@ -25,7 +25,7 @@ from jacobound.errors import (
 )
 from jacobound.graph.derivative import derivative
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Vector, size
+from jacobound.graph.nodes import Affine, Elementwise, Input, Vector, size
 from jacobound.inputs.domains import Domain
 from jacobound.inputs.regions import WholeSpace
 from jacobound.jacobian.affine.linear_slopes import LinearSlopes, smooth
@@ -54,6 +54,10 @@ SECONDS = 10.0
 CHEAP = 0.15
 # The part of the time that is left which the ranges of all neurons may take where they are dear.
 OF_RANGES = 0.35
+# The same behind products, where slopes are ranges of values and intervals alone blow up.
+OF_GATED_RANGES = 0.6
+# What a step of the recursion from one block to another takes at least.
+SECONDS_OF_A_PAIR = 1e-3
 # Operations for one entry of an interval that an activation passes back.
 OF_AN_INTERVAL = 60.0
 # Certified norms are improved only where their product is at most so many times the best constant.
@@ -151,11 +155,14 @@ class _Plan:
                 self.found[_name(entries)] = row
             if bounded and self._norms_are_best():
                 self._ask_whole_space(AutoLip(), self.budget.within(0.5 * self.budget.remaining))
+            if bounded and self._is_gated:  # where a normalisation is steep, norms may win by far
+                self._ask(AutoLip(), 0.25)
             self._ask(LipSDP(), 0.7 if self.norm == (2, 2) else 0.95)  # pairs know other norms by conversion only
         if bounded and self._whole_space_may_win():
             self._ask_whole_space(LipSDP(), self.budget.within(0.6 * self.budget.remaining))
         if self._norms_may_win():
-            if not self._has(LipSDP, Status.MEMORY_LIMIT):  # which has asked for products of norms itself
+            asked = self._has(LipSDP, Status.MEMORY_LIMIT) or self._has(AutoLip, Status.CERTIFIED)
+            if not asked:  # a certificate that does not fit has asked for products of norms itself
                 self._ask(AutoLip(), 0.5)
             self._ask(SeqLip(), 1.0)
 
@@ -267,10 +274,12 @@ class _Plan:
 
     def _ranges(self, graph: Graph) -> Facts | None:
         """By linear bounds within a part of the time, else by intervals; None where a method has to say why not."""
-        share = self.budget.within(OF_RANGES * self.budget.remaining)
+        part = OF_GATED_RANGES if self.graph.expands and self._is_gated else OF_RANGES
+        share = self.budget.within(part * self.budget.remaining)
         try:
             method = CROWN() if bool(self.domain.bounded.all()) else IBP()
-            with alarmed(share, self.budget):
+            # What comes after the share is intervals alone, which have to come to their end.
+            with alarmed(self.budget.within(1.5 * share.remaining), self.budget):
                 return method.ranges(graph, self.domain, share, with_output=False)
         except OutOfTimeError:
             with unalarmed():
@@ -293,7 +302,15 @@ class _Plan:
         unstable = torch.stack([is_unstable(slope).flatten(1).sum(1) for slope in slopes.values()] or [torch.zeros(1)])
         widest = unstable.sum(0).argmax().reshape(1)
         operations = len(self.domain) * recursion_operations(graph, only(slopes, widest))
+        if self._is_gated:  # many small blocks, of which every pair is a step
+            operations += len(self.domain) * SECONDS_OF_A_PAIR * PRODUCTS * len(slopes) ** 2 / 2
         return operations <= CHEAP * self.budget.of_call * PRODUCTS
+
+    @cached_property
+    def _is_gated(self) -> bool:
+        """Whether there are nodes with several slopes for each entry: products, log-sum-exp."""
+        nodes = self.graph.expanded().nodes
+        return any(not isinstance(node, Input | Affine | Elementwise) for node in nodes)
 
     def _entries_are_hopeful(self) -> bool:
         """Whether a sweep of intervals for all outputs, with which bounds of entries begin, may end in time."""
