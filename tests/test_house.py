@@ -45,6 +45,7 @@ LAYERS = (
     "certificates.*",
     "methods.*",
     "lower_ends.*",
+    "splitting.*",
     "methods",
     "given",
     "asking",

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Sampling,
         SeqLip,
         SinglePrecision,
+        Split,
     )
     from jacobound.questions import (
         PGD,
@@ -107,6 +108,7 @@ __all__ = [
     "ShapeError",
     "SinglePrecision",
     "SolverError",
+    "Split",
     "StationaryFreeRadius",
     "Status",
     "UnsafeArithmeticError",
@@ -166,6 +168,7 @@ _HOMES = {
     "ShapeError": "errors",
     "SinglePrecision": "methods",
     "SolverError": "errors",
+    "Split": "methods",
     "StationaryFreeRadius": "questions",
     "Status": "results.kinds",
     "UnsafeArithmeticError": "errors",

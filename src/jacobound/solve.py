@@ -259,7 +259,7 @@ def _bracket(
         met = in_time(found.status, time)
         exact = in_input_units(in_output_units(graph.double.with_rows(matrix), norms[1]), units)
         inner = inner_sets_in_units(region.domains(exact)[0], units)
-        witness = _below(search, exact, inner, exponents, budget, found.upper)
+        witness = _below(search, exact, inner, exponents, budget, found)
         meant = in_output_units(_meant(graph, semantics).with_rows(matrix), norms[1])
         delta = None if meant.execution is None else _distance(meant.expanded(), places, budget, exponents[1])
         status = Status.of(met, found.upper, *([] if delta is None else [delta]))
@@ -318,15 +318,16 @@ def _below(
     domains: Domains,
     norm: tuple[float, float],
     budget: Budget,
-    upper: Tensor,
+    above: Candidates,
 ) -> Witness:
     """Certified lower ends, in the dtype of the upper ones; what a search for them finds in float64.
 
     Args:
         graph: in float64.
         domains: sets whose points are in those that were asked for, in float64.
-        upper: certified upper ends, shape (N,).
+        above: what is known of the constants, with certified upper ends (N,).
     """
+    upper, near = above.upper, above.near
     if search is None:
         nothing = graph.example.new_full((len(domains), *graph.in_shape), torch.nan)
         return Witness(nothing, torch.zeros_like(upper), nothing, (NO_SEARCH,) * len(domains))
@@ -336,9 +337,8 @@ def _below(
     def work(domain: Domain, budget: Budget) -> Witness:
         nonlocal first
         last = min(len(upper), first + len(domain))
-        found = search.search(plain, domain, norm, budget, upper[first:last])
-        first = last
-        return found
+        some, first = slice(first, last), last
+        return search.search(plain, domain, norm, budget, upper[some], None if near is None else near[some])
 
     found = Witness.joined(_in_runs(work, domains, plain, budget, search.bytes_per_set(plain)))
     return found.rounded(upper, bool(graph.assumptions))

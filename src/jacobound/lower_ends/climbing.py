@@ -56,6 +56,7 @@ class Climb:
         budget: no more is begun when its time is over, but for the anchor.
         target: values at which a set is left alone, shape (N,), or None.
         generator: of the random points.
+        near: points to look at besides, (N, points, *input shape), or None.
 
     Attributes:
         points: what has been looked at, the anchor first, shape (N, K, *input shape).
@@ -70,12 +71,18 @@ class Climb:
     budget: Budget
     target: Tensor | None
     generator: Generator
+    near: Tensor | None = None
 
     def run(self) -> None:
         """Look at the anchor, at random points and corners, and climb from the best of them."""
         anchor = self.inner.anchor.unsqueeze(1)
         self.points, (self.rows, self.values) = anchor, self._judged(anchor)
         self._spread: dict[Node, Tensor] = {}
+        if self.near is not None and not bool(self.inner.tight.all()):
+            near = self.inner.clamp(self.near.to(anchor))
+            self._keep(near, *self._judged(near))
+            if self._is_done:
+                return
         if not self.plan.points or self.budget.is_over or bool(self.inner.tight.all()):
             return
         self._start()

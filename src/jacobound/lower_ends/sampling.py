@@ -110,7 +110,13 @@ class Sampling:
         real(self.effort, "effort of a search", 0.0)
 
     def search(
-        self, graph: Graph, domain: Domain, norm: tuple[float, float], budget: Budget, upper: Tensor | None = None
+        self,
+        graph: Graph,
+        domain: Domain,
+        norm: tuple[float, float],
+        budget: Budget,
+        upper: Tensor | None = None,
+        near: Tensor | None = None,
     ) -> Witness:
         """The best points found, with proofs.
 
@@ -120,11 +126,13 @@ class Sampling:
                 the others.
             budget: no more ascents are begun when its time is over; the anchor is always tried.
             upper: known upper bounds of the constants, shape (N,): what reaches them is left alone.
+            near: points to look at besides, shape (N, points, *input shape).
         """
         inner = InnerSets(domain)
         target = upper if upper is None else upper.to(inner.anchor) * CLOSE
         plan = Plan(self.points, self.steps, self.ascents, self.effort)
-        climb = Climb(plan, graph, inner, norm, budget, target, torch.Generator().manual_seed(self.seed))
+        generator = torch.Generator().manual_seed(self.seed)
+        climb = Climb(plan, graph, inner, norm, budget, target, generator, near)
         climb.run()
         return _Proofs(climb, self.effort).run()
 

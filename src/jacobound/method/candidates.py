@@ -39,11 +39,13 @@ class Candidates:
         known: candidates by name, values of shape (N,).
         unstable: number of neurons of each set whose slope is not known, shape (N,).
         enclosure: what is known of the Jacobian besides, where it was enclosed.
+        near: points at which constants were found to be large, (N, points, *input shape) in float64; hints.
     """
 
     known: Mapping[str, Candidate]
     unstable: Tensor
     enclosure: JacobianEnclosure | None = None
+    near: Tensor | None = None
 
     @property
     def upper(self) -> Tensor:
@@ -78,7 +80,12 @@ class Candidates:
     def joined(runs: list[Candidates]) -> Candidates:
         """All runs side by side; a candidate that a run does not have counts as inf there."""
         names = dict.fromkeys(name for run in runs for name in run.known)
-        return Candidates({name: _side_by_side(name, runs) for name in names}, torch.cat([r.unstable for r in runs]))
+        near = [run.near for run in runs if run.near is not None]
+        return Candidates(
+            {name: _side_by_side(name, runs) for name in names},
+            torch.cat([r.unstable for r in runs]),
+            near=torch.cat(near) if len(near) == len(runs) and len({one.shape[1:] for one in near}) == 1 else None,
+        )
 
 
 def _side_by_side(name: str, runs: list[Candidates]) -> Candidate:

@@ -19,6 +19,7 @@ from jacobound.lower_ends.sampling import Sampling
 from jacobound.method import Budget
 from jacobound.methods.best import Best
 from jacobound.relaxation.ranges import CROWN, IBP, FastLin, SinglePrecision
+from jacobound.splitting.split import Split
 
 __all__ = [
     "CROWN",
@@ -42,6 +43,7 @@ __all__ = [
     "Sampling",
     "SeqLip",
     "SinglePrecision",
+    "Split",
 ]
 
 Kind = TypeVar("Kind")

@@ -1,0 +1,149 @@
+"""`Split`: the parts cover the region, their largest bound holds and falls to the truth, and stopping is safe.
+
+Truths are found without the library's bounds: by all activation patterns of networks with one input, in fractions.
+"""
+
+from __future__ import annotations
+
+import itertools
+from fractions import Fraction
+from math import inf
+
+import pytest
+import torch
+from torch import Tensor
+
+import jacobound as jb
+
+BOX = jb.Box([-1.0, -0.75], [0.5, 1.0])
+
+
+def drawn(seed: int, inputs: int, activation: str = "relu", outputs: int = 2) -> jb.Graph:
+    """A small network with biases, so that its kinks do not all meet in one point."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = (inputs, 6, 5, outputs)
+    weights = [torch.randn(b, a, generator=generator).double() for a, b in itertools.pairwise(sizes)]
+    return jb.from_layers(weights, [torch.randn(len(w), generator=generator).double() for w in weights], activation)
+
+
+def slopes_on_a_line(seed: int, low: Fraction, high: Fraction) -> list[list[Fraction]]:
+    """Every gradient of a `drawn` network of one input between two points, in fractions: all kinks are found."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = (1, 6, 5, 2)
+    weights = [torch.randn(b, a, generator=generator).double() for a, b in itertools.pairwise(sizes)]
+    biases = [torch.randn(len(w), generator=generator).double() for w in weights]
+    exact = [[[Fraction(x) for x in row] for row in w.tolist()] for w in weights]
+    shifts = [[Fraction(x) for x in b.tolist()] for b in biases]
+    pieces = [(low, high, [(Fraction(1), Fraction(0))])]  # from, to, (slope, offset) of each neuron
+    for k, (matrix, shift) in enumerate(zip(exact, shifts, strict=True)):
+        found = []
+        for start, end, lines in pieces:
+            sums = [
+                (
+                    sum((a * line[0] for a, line in zip(row, lines, strict=True)), Fraction(0)),
+                    sum((a * line[1] for a, line in zip(row, lines, strict=True)), b),
+                )
+                for row, b in zip(matrix, shift, strict=True)
+            ]
+            if k == len(exact) - 1:
+                found.append((start, end, sums))
+                continue
+            kinks = sorted({-c / s for s, c in sums if s and start < -c / s < end})
+            for left, right in itertools.pairwise([start, *kinks, end]):
+                middle = (left + right) / 2
+                found.append(
+                    (left, right, [(s, c) if s * middle + c > 0 else (Fraction(0), Fraction(0)) for s, c in sums])
+                )
+        pieces = found
+    return [[slope for slope, _ in lines] for _, _, lines in pieces]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_constants_of_one_input_are_exact(seed: int) -> None:
+    truth = max(max(map(abs, slopes)) for slopes in slopes_on_a_line(seed, Fraction(-2), Fraction(2)))
+    found = jb.lipschitz(drawn(seed, 1), jb.Box([-2.0], [2.0]), jb.Split(most=400), norm=(inf, inf))
+    assert Fraction(float(found.lower)) <= truth <= Fraction(float(found.upper))
+    assert float(found.upper) <= float(truth) * (1 + 1e-6), found.details["Split"].note
+    assert found.details["Split"].note.startswith("exact up to")
+    assert found.status is jb.Status.CERTIFIED
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_entries_of_one_input_are_the_extreme_slopes(seed: int) -> None:
+    slopes = slopes_on_a_line(seed, Fraction(-2), Fraction(2))
+    found = jb.bound_jacobian(drawn(seed, 1), jb.Box([-2.0], [2.0]), jb.Split(most=400))
+    for row, (low, high) in enumerate(zip(found.lower.flatten().tolist(), found.upper.flatten().tolist(), strict=True)):
+        truths = [slope[row] for slope in slopes]
+        assert Fraction(low) <= min(truths) and max(truths) <= Fraction(high)
+        assert high - low <= float(max(truths) - min(truths)) + 1e-5
+
+
+def steepest(graph: jb.Graph, points: Tensor, norm: tuple[float, float]) -> float:
+    """The largest induced norm at some points, by automatic differentiation."""
+    jacobians = torch.func.vmap(torch.func.jacrev(lambda x: graph(x.unsqueeze(0)).squeeze(0)))(points)
+    if norm == (2, 2):
+        return float(torch.linalg.matrix_norm(jacobians, 2).max())
+    if norm == (inf, inf):
+        return float(jacobians.abs().sum(2).max())
+    return float(jacobians.abs().sum(1).max())
+
+
+@pytest.mark.parametrize("norm", [(inf, inf), (2, 2), (1, 1)], ids=str)
+@pytest.mark.parametrize("p", [1, 2, inf])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_balls_are_covered_by_their_parts(norm: tuple[float, float], p: float, activation: str) -> None:
+    graph, centre, radius = drawn(7, 2, activation), [0.1, -0.2], 1.0
+    plain = jb.lipschitz(graph, jb.Ball(centre, radius, p=p), jb.RecurJac(), norm=norm)
+    found = jb.lipschitz(graph, jb.Ball(centre, radius, p=p), jb.Split(most=120), norm=norm)
+    axis = torch.linspace(-radius, radius, 301, dtype=torch.float64)
+    offsets = torch.cartesian_prod(axis, axis)
+    inside = offsets[torch.linalg.vector_norm(offsets, p, dim=1) <= radius]
+    assert float(found.upper) >= steepest(graph, inside + torch.tensor(centre).double(), norm)
+    assert float(found.lower) <= float(found.upper) <= float(plain.upper)
+    assert float(found.upper) < 0.95 * float(plain.upper)  # it is worth something
+
+
+@pytest.mark.parametrize(
+    "method", [jb.RecurJac(), jb.FastLip(), jb.LinearSlopes(), jb.LipSDP(), jb.AutoLip()], ids=repr
+)
+def test_any_method_is_split(method: object) -> None:
+    graph = drawn(3, 2)
+    plain = jb.lipschitz(graph, BOX, method)  # type: ignore[arg-type]
+    found = jb.lipschitz(graph, BOX, jb.Split(method, most=24))  # type: ignore[arg-type]
+    assert float(plain.lower) <= float(found.upper) <= float(plain.upper)
+
+
+def test_more_parts_are_never_looser_and_memory_holds_what_is_left_out() -> None:
+    graph = drawn(5, 2, "tanh")
+    values = [float(jb.lipschitz(graph, BOX, jb.Split(boxes=8, most=n), search=None).upper) for n in (1, 9, 40, 100)]
+    assert values == sorted(values, reverse=True) and values[-1] < values[0]
+    tight = jb.lipschitz(graph, BOX, jb.Split(boxes=2, most=100), budget=jb.Budget(memory=1 << 12))
+    assert float(tight.lower) <= float(tight.upper) <= values[0]
+    axes = (torch.linspace(-1, 0.5, 201).double(), torch.linspace(-0.75, 1, 201).double())
+    assert float(tight.upper) >= steepest(graph, torch.cartesian_prod(*axes), (2, 2))
+
+
+def test_a_call_that_is_stopped_returns_what_is_proved() -> None:
+    graph, told = drawn(5, 2, "tanh"), []
+    truth = steepest(graph, torch.cartesian_prod(*[torch.linspace(-0.75, 0.5, 101).double()] * 2), (2, 2))
+    for limit in (0.0, 0.05, 0.5):
+        budget = jb.Budget(cpu_seconds=limit, progress=lambda done, total, what: told.append((done, total, what)))
+        found = jb.lipschitz(graph, BOX, jb.Split(), budget=budget)
+        assert float(found.upper) >= truth and found.status.certified
+    assert found.status is jb.Status.TIME_LIMIT
+    assert all(done <= total for done, total, _ in told)
+    assert any("upper" in what and "lower" in what and "gap" in what for _, _, what in told)
+
+
+def test_what_can_not_be_split_is_refused_or_left_whole() -> None:
+    graph = drawn(1, 2)
+    with pytest.raises(jb.InvalidOptionError, match="estimate"):
+        jb.Split(jb.GreedySeqLip())
+    with pytest.raises(jb.InvalidOptionError, match="Split of a Split"):
+        jb.Split(jb.Split())
+    with pytest.raises(jb.InvalidOptionError, match="at least 2"):
+        jb.Split(boxes=1)
+    with pytest.raises(jb.InvalidOptionError, match="no entries"):
+        jb.bound_jacobian(graph, BOX, jb.Split(jb.LipSDP()))
+    everywhere = jb.lipschitz(graph, jb.WholeSpace(), jb.Split(jb.FastLip()))
+    assert float(everywhere.upper) <= float(jb.lipschitz(graph, jb.WholeSpace(), jb.FastLip()).upper)
