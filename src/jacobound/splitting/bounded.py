@@ -13,7 +13,7 @@ from jacobound.errors import InvalidRegionError, UnsupportedOpError
 from jacobound.graph.graph import Graph
 from jacobound.inputs.domains import Domain
 from jacobound.jacobian.fastlip import FastLip
-from jacobound.method import Budget, JacobianEnclosure, JacobianMethod, Method, OutputMethod, Query, is_unstable
+from jacobound.method import Budget, JacobianEnclosure, JacobianMethod, Method, Query, is_unstable
 from jacobound.method.candidates import norm_of
 from jacobound.relaxation.ranges import CROWN, IBP
 from jacobound.results.kinds import Status
@@ -111,29 +111,6 @@ class Entries(Quantity):
 
     def bytes_each(self) -> int:
         return self.method.bytes_per_set(self.graph) + influence_bytes(self.graph)
-
-
-@dataclass(eq=False)
-class Outputs(Quantity):
-    """Every output.
-
-    Args:
-        method: bounds the outputs.
-        graph: the network in the form that the method is asked about.
-    """
-
-    method: OutputMethod
-    graph: Graph
-
-    def over(self, domain: Domain, budget: Budget) -> Bounded:
-        found = self.method.ranges(self.graph, domain, budget)[self.graph.output]
-        values = found.map(lambda end: end.expand(len(domain), *self.graph.out_shape).flatten(1))
-        enclosure = _by_intervals(Query(self.graph, domain, budget))
-        settled = torch.zeros(len(domain), dtype=torch.bool, device=domain.box.lower.device)
-        return Bounded(values, _gains(self.graph, enclosure, domain), settled)
-
-    def bytes_each(self) -> int:
-        return self.method.bytes_per_set(self.graph) + FastLip().bytes_per_set(self.graph) + influence_bytes(self.graph)
 
 
 def _is_settled(enclosure: JacobianEnclosure, sets: int) -> Tensor:

@@ -17,7 +17,7 @@ from jacobound.graph.graph import Graph
 from jacobound.inputs.domains import Domain
 from jacobound.jacobian.recursion.recurjac import RecurJac
 from jacobound.lower_ends.sampling import Sampling
-from jacobound.method import About, JacobianEnclosure, JacobianMethod, Method, OutputMethod, Query
+from jacobound.method import About, JacobianEnclosure, JacobianMethod, Method, Query
 from jacobound.method.candidates import Candidates, Norm
 from jacobound.results.kinds import Candidate, Status
 from jacobound.splitting.bounded import Constants, Entries, Quantity
@@ -26,7 +26,7 @@ from jacobound.splitting.tree import End, Limits, Tree
 
 # Parts that are bounded where neither time nor their number is limited.
 UNLIMITED = 1000
-CURE = "it takes a method such as RecurJac(), LinearSlopes(), LipSDP(), or CROWN() for outputs"
+CURE = "it takes a method such as RecurJac(), LinearSlopes() or LipSDP()"
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class Split(JacobianMethod):
 
     about: ClassVar[About] = About("as the method that it asks; few inputs", "Bunel et al., JMLR 2020; jacobound")
 
-    method: Method | OutputMethod = field(default_factory=RecurJac)
+    method: Method = field(default_factory=RecurJac)
     boxes: int = 64
     most: int | None = None
     gap: float = 1e-6
 
     def __post_init__(self) -> None:
-        method = instance(self.method, (Method, OutputMethod), "the method of Split", CURE)
-        if not method.about.certified or (isinstance(method, Method) and not method.is_certified):
+        method = instance(self.method, Method, "the method of Split", CURE)
+        if not method.is_certified:
             raise InvalidOptionError(f"{method!r} is an estimate, and the largest of estimates is no bound; {CURE}")
         if isinstance(method, Split):
             raise InvalidOptionError(f"a Split of a Split splits no further; {CURE}")
@@ -66,7 +66,7 @@ class Split(JacobianMethod):
 
     def constants(self, query: Query) -> Candidates:
         """The largest constant of the parts of each set, beside what the method knows of the whole set."""
-        method, budget, began = self._for_constants, query.budget, query.budget.spent
+        method, budget, began = self.method, query.budget, query.budget.spent
         first = method.constants(query)
         if query.slopes is not None:  # given for the whole sets alone
             return first
@@ -108,21 +108,15 @@ class Split(JacobianMethod):
 
     def form(self, graph: Graph) -> Graph:
         """That of the method."""
-        return self.method.form(graph) if isinstance(self.method, Method) else graph.lowered()
+        return self.method.form(graph)
 
     def norm_for(self, norm: Norm) -> Norm:
         """That of the method."""
-        return self._for_constants.norm_for(norm)
+        return self.method.norm_for(norm)
 
     def bytes_per_set(self, graph: Graph) -> int:
         """For a part of each set; more parts together are cut to what there is."""
         return self.method.bytes_per_set(graph) + influence_bytes(graph)
-
-    @property
-    def _for_constants(self) -> Method:
-        if not isinstance(self.method, Method):
-            raise InvalidOptionError(f"{self.method!r} bounds outputs, no constants; take Split(RecurJac())")
-        return self.method
 
     def _limits(self, budget: Budget) -> Limits:
         """When a search within a budget ends."""
@@ -143,7 +137,7 @@ class _Search:
 
     def run(self) -> End:
         """Split the set, and look for points where its constant is reached."""
-        method = self._split._for_constants
+        method = self._split.method
         quantity: Quantity = Constants(method, method.form(self._graph), self._norm)
         known = Interval(torch.zeros_like(self._known), self._known)
         limits = self._split._limits(self.budget)
