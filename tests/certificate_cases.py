@@ -15,8 +15,8 @@ from jacobound import IBP, Ball, Budget, Graph, from_layers
 from jacobound.arithmetic.intervals import Interval
 from jacobound.certificates.dense.matrices import SdpCore
 from jacobound.certificates.layered.chain import LayeredChain
+from jacobound.graph.derivative import Derivative, derivative
 from jacobound.graph.nodes import Node
-from jacobound.method import derivative_ranges
 
 NORMS = tuple((p, q) for p in (1.0, 2.0, math.inf) for q in (1.0, 2.0, math.inf))
 
@@ -55,10 +55,15 @@ def random_chain(generator: Generator, widths: tuple[int, ...], error: float = 0
     return LayeredChain(matrices, (error,) * len(matrices), tuple(draw(width) for width in widths[1:-1]), halves)
 
 
-def slopes_of(graph: Graph, radius: float, seed: int = 0) -> Mapping[Node, Interval]:
+def gates_of(graph: Graph, radius: float, seed: int = 0) -> Derivative:
+    """The network of gates around a random point; that of affine and elementwise nodes is the network itself."""
     centre = torch.randn(graph.in_shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
     (domain,), _ = Ball(centre, radius).domains(graph)
-    return derivative_ranges(graph, IBP().ranges(graph, domain, Budget()))
+    return derivative(graph, IBP().ranges(graph, domain, Budget()))
+
+
+def slopes_of(graph: Graph, radius: float, seed: int = 0) -> Mapping[Node, Interval]:
+    return gates_of(graph, radius, seed).slopes
 
 
 def jacobians(core: SdpCore) -> Tensor:

@@ -20,7 +20,8 @@ from jacobound.activations.calculus.pieces import linear_piece
 from jacobound.activations.kinds.piecewise import prelu
 from jacobound.activations.lines.secants import _jump
 from jacobound.arithmetic.intervals import Interval
-from jacobound.method import Query, secant_ranges
+from jacobound.graph.derivative import increments
+from jacobound.method import Query
 
 SMOOTH = ("tanh", "sigmoid", "arctan", "softplus", "elu", "gelu", "silu", "mish", "erf", "softsign")
 
@@ -135,9 +136,10 @@ def test_increments_of_a_network_are_products_of_its_secants(kind: str) -> None:
     for inner, outer in ((0.0, 0.3), (0.2, 0.5)):
         domains = [balls.domain(torch.tensor([0]), torch.tensor([r]).double()) for r in (inner, outer)]
         near, far = (CROWN().ranges(graph, domain, Budget()) for domain in domains)
-        slopes = secant_ranges(graph, near, far)
+        gates = increments(graph, near, far)
+        asked = Query(gates.graph, domains[1], Budget(), ranges=far, slopes=gates.slopes)
         entries = [
-            method.enclose(Query(graph, domains[1], Budget(), ranges=far, slopes=slopes)).entries
+            method.enclose(asked).entries
             for method in (jb.FastLip(), jb.RecurJac(), jb.RecurJac("constant"), jb.LinearSlopes())
         ]
         noise = 2 * torch.rand(2, 40, *graph.in_shape, generator=generator, dtype=torch.float64) - 1

@@ -187,11 +187,18 @@ def test_limits_of_the_method_and_of_the_budget(seconds: float | None, monkeypat
 @pytest.mark.parametrize("count", [9, 10])
 @pytest.mark.parametrize("is_chain", [True, False])
 @pytest.mark.parametrize("in_time", [True, False])
+@pytest.mark.parametrize("late", [True, False])
 @pytest.mark.parametrize("interrupted", [True, False])
 def test_which_way_is_taken(
-    fits: bool, count: int, is_chain: bool, in_time: bool, interrupted: bool, monkeypatch: pytest.MonkeyPatch
+    fits: bool,
+    count: int,
+    is_chain: bool,
+    in_time: bool,
+    late: bool,
+    interrupted: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Chains with many neurons go layer by layer, unless the core is likely to be solved in time."""
+    """Chains with many neurons, or too little time, go layer by layer, unless the core is likely to be solved."""
     asked: list[str] = []
 
     def told(name: str, answer: object) -> None:
@@ -206,6 +213,7 @@ def test_which_way_is_taken(
 
     monkeypatch.setattr(lipsdp, "MANY", 10)
     monkeypatch.setattr(lipsdp, "unstable_count", lambda *rest: count)
+    monkeypatch.setattr(lipsdp, "_too_late", lambda *rest: late)
     monkeypatch.setattr(lipsdp, "sdp_bytes", lambda *rest: 1 if fits else 10**9)
     monkeypatch.setattr(lipsdp, "LayeredSolver", Solver)
     monkeypatch.setattr(lipsdp, "_Solver", Solver)
@@ -214,14 +222,17 @@ def test_which_way_is_taken(
     for name in ("layered_problems", "problems", "sdp_core"):
         told(name, name)
     found, status = LipSDP()._certificates(None, {}, (2.0, 2.0), Budget(memory=1000))  # type: ignore[arg-type]
-    chain = is_chain and (not fits or count == 10)
-    assert ("_chain" in asked) is (not fits or count == 10)
-    assert ("_in_time" in asked) is (chain and fits)
+    many = not fits or late or count == 10
+    chain = is_chain and many
+    assert ("_chain" in asked) is many
+    assert ("_in_time" in asked) is (chain and fits and not late)
     ended = Status.TIME_LIMIT if interrupted else Status.CERTIFIED
-    if chain and not (fits and in_time):
+    if chain and not (fits and in_time and not late):
         assert (found, status) == ("layered_problems", ended)
     elif not fits:
         assert (found, status) == ({}, Status.MEMORY_LIMIT)
+    elif late:
+        assert (found, status) == ({}, Status.TIME_LIMIT)
     else:
         assert (found, status) == ("parts in time" if chain else "problems", ended)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from certificate_cases import slopes_of
+from certificate_cases import gates_of
 from exact import random_floats, rationals
 from jacobound import Graph
 from jacobound.arithmetic.intervals import Interval
@@ -57,8 +57,8 @@ def test_core_gives_every_jacobian_of_the_region(kind: str, seed: int) -> None:
     """Also transposed, row by row, and without what has no influence."""
     generator = Generator().manual_seed(seed)
     for _ in range(4):
-        graph = KINDS[kind](generator).with_rows(None)
-        slopes = slopes_of(graph, 0.5, seed)
+        gates = gates_of(KINDS[kind](generator).with_rows(None).expanded(), 0.5, seed)
+        graph, slopes = gates.graph, gates.slopes
         whole = _Backwards(graph, slopes).build()
         pruned = sdp_core(graph, slopes)
         for _ in range(3):

@@ -18,7 +18,7 @@ from jacobound.constants.enclosures import Enclosures
 from jacobound.constants.pairs import layers as seqlip_layers
 from jacobound.constants.pairs import seqlip
 from jacobound.constants.pairs.chain import Edge, State, Stretch
-from jacobound.constants.pairs.dual import Pair, PairBound
+from jacobound.constants.pairs.dual import PairBound
 from jacobound.constants.pairs.layers import Layer
 from jacobound.constants.pairs.seqlip import Pairs, PairSweeps, _key
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector
@@ -126,6 +126,12 @@ def test_pairs_are_named_by_their_layers(monkeypatch: pytest.MonkeyPatch) -> Non
     }
 
 
+def some_stretch() -> Stretch:
+    """Two layers with three neurons between them."""
+    layers = tuple(Layer(((Dense(weight),),)) for weight in (drawn(3, 2), drawn(2, 3)))
+    return Stretch(layers, (Interval(vector(0, 0, 0), vector(1, 1, 1)),))
+
+
 @pytest.mark.parametrize("pairs", ["exact", "dual", "greedy"])
 def test_each_kind_of_pairs_asks_its_own_bound(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
@@ -139,8 +145,7 @@ def test_each_kind_of_pairs_asks_its_own_bound(pairs: Pairs, monkeypatch: pytest
 
     answer("exact", 3.0)
     answer("dual", 5.0)
-    pair = Pair(drawn(2, 3), drawn(3, 2), vector(0, 0, 0), vector(1, 1, 1))
-    found = sweeps(Graph(dense(drawn(2, 2), Input((2,)))), pairs)._of_pair(pair)
+    found = sweeps(Graph(dense(drawn(2, 2), Input((2,)))), pairs)._of_pair(some_stretch(), Edge(0, False, False))
     assert asked == ([] if pairs == "greedy" else [pairs])
     assert found.upper == {"exact": 3.0, "dual": 5.0}.get(pairs, found.lower)
 
@@ -155,7 +160,7 @@ def test_only_missing_time_is_called_missing_time(
     monkeypatch.setattr(seqlip, "dual_bound", lambda *rest: PairBound(1.0, complete=complete))
     found = sweeps(Graph(dense(drawn(2, 2), Input((2,)))))
     monkeypatch.setattr(PairSweeps, "_over", lambda self: over)
-    found._of_pair(Pair(drawn(2, 3), drawn(3, 2), vector(0, 0, 0), vector(1, 1, 1)))
+    found._of_pair(some_stretch(), Edge(0, False, False))
     assert found.complete is said and not found.failed
 
 

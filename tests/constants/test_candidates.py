@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -19,7 +19,15 @@ from jacobound.graph.nodes import Elementwise, Node, Vector
 from jacobound.graph.vector.comparisons import Maximum
 from jacobound.graph.vector.smooth import Softmax
 from jacobound.inputs.domains import Domain
-from jacobound.method import ConstantBound, JacobianEnclosure, JacobianMethod, LipschitzMethod, Query, candidates
+from jacobound.method import (
+    About,
+    ConstantBound,
+    JacobianEnclosure,
+    JacobianMethod,
+    LipschitzMethod,
+    Query,
+    candidates,
+)
 from jacobound.method.candidates import Candidates, conversion, converted
 from jacobound.method.from_entries import from_entries
 
@@ -47,6 +55,8 @@ def slope(graph: Graph, low: list[list[float]], high: list[list[float]]) -> dict
 class Known(LipschitzMethod):
     """Says what it was told, and remembers what it was asked."""
 
+    about: ClassVar[About] = About("any", "this file")
+
     values: list[float]
     statuses: list[Status] = field(default_factory=lambda: [Status.CERTIFIED] * 9)
     certificates: list[tuple[Any, ...]] = field(default_factory=lambda: [()] * 9)
@@ -63,6 +73,8 @@ class Known(LipschitzMethod):
 @dataclass(frozen=True)
 class Entries(JacobianMethod):
     """An enclosure that does not depend on the network."""
+
+    about: ClassVar[About] = About("any", "this file")
 
     size: float = 2.0
     status: Status = Status.CERTIFIED

@@ -12,6 +12,7 @@ from jacobound import Budget, FastLip, Graph, InvalidOptionError, InvalidRegionE
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
 from jacobound.budget import Interrupt, OutOfTimeError, alarmed, checkpoint, interruptible, unalarmed
+from jacobound.graph.derivative import increments
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.jacobian.core import core_bytes
 from jacobound.method import (
@@ -19,7 +20,6 @@ from jacobound.method import (
     JacobianEnclosure,
     derivative_ranges,
     ranges_bytes,
-    secant_ranges,
     sets_worth,
 )
 from jacobound.method import sharing as base
@@ -186,11 +186,11 @@ def test_slopes_are_asked_for_where_they_are_defined() -> None:
     assert slope[0] is hidden and torch.allclose(slope[1].upper, torch.tensor(0.5).double())
     assert torch.allclose(slope[1].lower, torch.tensor(0.25).double())
     near = Interval.exact(torch.full((1, 5), 1.0).double())
-    (secant,) = secant_ranges(graph, {before: near}, {before: good}).values()
+    (secant,) = increments(graph, {before: near}, {before: good}).slopes.values()
     assert torch.allclose(secant.lower, torch.tensor(1 / 3).double()) and secant.shape == (1, 5)
     for ask in (
         lambda: derivative_ranges(graph, {before: bad}),
-        lambda: secant_ranges(graph, {before: near}, {before: bad}),
+        lambda: increments(graph, {before: near}, {before: bad}),
     ):
         with pytest.raises(InvalidRegionError, match="node 'hidden'"):
             ask()

@@ -64,6 +64,9 @@ def derivative(graph: Graph, ranges: Ranges) -> Derivative:
 def increments(graph: Graph, near: Ranges, far: Ranges) -> Derivative:
     """The increments from points of some sets to those of larger ones around them: ``f(y) - f(z) = J (y - z)``.
 
+    The slope of an activation is a ratio ``(f(y) - f(z)) / (y - z)`` of its argument's values; for every two inputs
+    there is one choice of slopes with which the network of gates is J.
+
     Args:
         near: certified enclosures over the smaller sets, (N or 1, *node shape).
         far: over the larger ones, (N, *node shape).

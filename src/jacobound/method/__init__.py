@@ -6,7 +6,7 @@ from jacobound.budget import Budget
 from jacobound.method.about import About
 from jacobound.method.candidates import Candidates
 from jacobound.method.enclosure import ConstantBound, Deferred, JacobianEnclosure
-from jacobound.method.facts import Facts, derivative_ranges, flat_indices, is_unstable, secant_ranges
+from jacobound.method.facts import Facts, derivative_ranges, flat_indices, is_unstable
 from jacobound.method.kinds import JacobianMethod, LipschitzMethod, Method
 from jacobound.method.query import OutputMethod, Query, facts_of_one, output_method, ranges_bytes
 from jacobound.method.sharing import products_of, sets_worth
@@ -31,6 +31,5 @@ __all__ = [
     "output_method",
     "products_of",
     "ranges_bytes",
-    "secant_ranges",
     "sets_worth",
 ]

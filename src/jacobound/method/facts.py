@@ -31,29 +31,6 @@ def derivative_ranges(graph: Graph, ranges: Facts) -> Facts:
     return found
 
 
-def secant_ranges(graph: Graph, near: Facts, far: Facts) -> Facts:
-    """The ratios ``(f(y) - f(z)) / (y - z)`` that every elementwise node can have, from the ranges of z and of y.
-
-    With them in place of derivatives a product of the chain rule is ``(F(y) - F(x)) / (y - x)`` itself: for every two
-    inputs x and y there is a matrix J of such a product with ``F(y) - F(x) = J (y - x)``.
-
-    Args:
-        near: enclosures of the nodes over the sets of x, (N or 1, *node shape).
-        far: over those of y, (N, *node shape).
-
-    Raises:
-        InvalidRegionError: when a range leaves the domain of the activation.
-    """
-    found = {}
-    for node in graph.nodes:
-        if isinstance(node, Elementwise):
-            node.activation.require(far[node.source], node.name)
-            shape = far[node.source].shape
-            before = near[node.source].map(lambda end, shape=shape: end.expand(shape))
-            found[node] = node.activation.secant_range(before, far[node.source])
-    return found
-
-
 def is_unstable(slope: Interval) -> Tensor:
     """Mask of the neurons with more than one possible slope (NaN counts as unstable)."""
     return ~(slope.lower == slope.upper)

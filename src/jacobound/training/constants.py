@@ -66,7 +66,8 @@ class GlobalConstant(nn.Module):
         domains, _ = self._region.domains(graph)
         if len(domains) != 1:
             raise ShapeError(f"a global constant is one number, so the region must be one set, not {len(domains)}")
-        return self._sweeps(graph, Enclosures.of(Query(graph, domains[:], Budget()), IBP()))
+        known = Enclosures.of(Query(graph, domains[:], Budget()), IBP())
+        return self._sweeps(known.graph, known)  # the network of gates where the network multiplies values
 
     @abstractmethod
     def _sweeps(self, graph: Graph, known: Enclosures) -> Sweeps:
@@ -219,4 +220,4 @@ def _global(graph: Graph) -> Enclosures:
     slopes: Facts = {node: _whole_line(node, graph) for node in graph.nodes if isinstance(node, Elementwise)}
     nothing = Interval.whole(torch.zeros((), dtype=torch.float64))
     vectors = {node: nothing for node in graph.nodes if isinstance(node, Vector)}
-    return Enclosures({}, slopes, slopes, vectors)
+    return Enclosures(graph, {}, slopes, slopes, vectors)
