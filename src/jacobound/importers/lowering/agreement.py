@@ -21,7 +21,7 @@ from jacobound.arithmetic.rounding import tiny, unit
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, Vector
 
-SAFETY: Final = 8.0
+SAFETY: Final = 20.0
 """Allowed difference in units of the largest one that the random errors made."""
 
 LANES: Final = 5
