@@ -51,23 +51,16 @@ if TYPE_CHECKING:
     from jacobound.questions import (
         PGD,
         MonotoneFeatures,
+        Result,
         RobustRadius,
         StationaryFreeRadius,
         monotone_features,
         robust_radius,
         stationary_free_radius,
     )
-    from jacobound.results.kinds import (
-        Candidate,
-        JacobianBounds,
-        LipschitzBound,
-        OutputBounds,
-        Provenance,
-        Result,
-        Status,
-    )
+    from jacobound.results.kinds import Candidate, Provenance, Status
     from jacobound.results.question import Question
-    from jacobound.solve import bound_jacobian, bound_output, lipschitz
+    from jacobound.solve import JacobianBounds, LipschitzBound, OutputBounds, bound_jacobian, bound_output, lipschitz
 
 __all__ = [
     "CROWN",
@@ -128,7 +121,8 @@ __all__ = [
     "training",
 ]
 
-# The modules that define the names, for `__getattr__`; a test compares with the imports above.
+# Where names are found, for `__getattr__`; a test compares with the imports above. Results come with all that their
+# stored forms may hold.
 _HOMES = {
     "AutoLip": "methods",
     "Ball": "inputs.regions",
@@ -148,20 +142,20 @@ _HOMES = {
     "InvalidOptionError": "errors",
     "InvalidRegionError": "errors",
     "InvalidResultError": "errors",
-    "JacobianBounds": "results.kinds",
+    "JacobianBounds": "solve",
     "JacoboundError": "errors",
     "LinearSlopes": "methods",
     "LipSDP": "methods",
-    "LipschitzBound": "results.kinds",
+    "LipschitzBound": "solve",
     "MissingExtraError": "errors",
     "MonotoneFeatures": "questions",
-    "OutputBounds": "results.kinds",
+    "OutputBounds": "solve",
     "PGD": "questions",
     "Provenance": "results.kinds",
     "Question": "results.question",
     "Radii": "inputs.radii",
     "RecurJac": "methods",
-    "Result": "results.kinds",
+    "Result": "questions",
     "RobustRadius": "questions",
     "Sampling": "methods",
     "SeqLip": "methods",

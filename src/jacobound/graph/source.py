@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from jacobound.stored import stored
 
+
+@stored
 @dataclass(frozen=True)
 class Source:
     """The user's network behind a graph.

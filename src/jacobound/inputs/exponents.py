@@ -12,10 +12,12 @@ from torch import Tensor
 from jacobound.checks import shown
 from jacobound.errors import InvalidOptionError, ShapeError
 from jacobound.graph.units import real_tensor
+from jacobound.stored import stored
 
 WORDS = {"1": 1.0, "2": 2.0, "inf": math.inf}
 
 
+@stored
 @dataclass(frozen=True, eq=False)
 class Weighted:
     """The norm ``|x|_w = |w x|_p`` with a weight for every entry: distances in units of 1 / w.

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from jacobound.errors import InvalidRegionError
 from jacobound.graph.units import real_tensor
+from jacobound.stored import stored
 
 Number = float | str | Decimal | Fraction
 
 
+@stored
 @dataclass(frozen=True)
 class Radii:
     """Several radii of a `Ball`, also where a plain list could be taken for one radius for each input.

@@ -28,6 +28,7 @@ from jacobound.inputs.domains import Domain, Domains, ball_or_box, moved_ball, r
 from jacobound.inputs.exponents import exponent
 from jacobound.inputs.radii import Number, Radii, outward_radius, owned_clip, owned_radius
 from jacobound.inputs.vnnlib import InputSet, read_vnnlib
+from jacobound.stored import stored
 
 Points = Tensor | np.ndarray | Sequence[float]
 Clip = tuple[Points | float, Points | float]
@@ -46,6 +47,7 @@ class Region(ABC):
         """
 
 
+@stored
 @dataclass(frozen=True, eq=False)
 class Ball(Region):
     """All points within `radius` of `center` in the l_p norm; with `scale`, in units of each input.
@@ -182,6 +184,7 @@ class Balls:
         return rounded_outward(low, high, self.dtype)
 
 
+@stored
 @dataclass(frozen=True, eq=False)
 class Box(Region):
     """All points with ``lower <= x <= upper``; a degenerate box (equal ends) is allowed, infinite ends too.
@@ -284,6 +287,7 @@ class Box(Region):
         return Domains(len(low), make), batch
 
 
+@stored
 @dataclass(frozen=True, eq=False)
 class WholeSpace(Region):
     """Every input: bounds over it are global."""

@@ -7,10 +7,12 @@ from jacobound.questions.landscape import StationaryFreeRadius, stationary_free_
 from jacobound.questions.monotonicity import MonotoneFeatures, monotone_features
 from jacobound.questions.robust_result import RobustRadius
 from jacobound.questions.robustness import robust_radius
+from jacobound.results.kinds import Result
 
 __all__ = [
     "PGD",
     "MonotoneFeatures",
+    "Result",
     "RobustRadius",
     "StationaryFreeRadius",
     "monotone_features",

@@ -34,12 +34,14 @@ from jacobound.questions.common import (
     runs,
 )
 from jacobound.results.kinds import Provenance, Result, Status, figures
+from jacobound.stored import stored
 from jacobound.words import rounded_down
 
 TRIES = 32  # random points per shell in the search for small gradients
 SHELLS = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)  # in radii that were certified
 
 
+@stored
 @dataclass(frozen=True, eq=False, repr=False)
 class StationaryFreeRadius(Result):
     """Radii within which the gradient of every row is certain not to vanish.

@@ -31,12 +31,14 @@ from jacobound.questions.common import runs
 from jacobound.questions.landscape import gradients
 from jacobound.relaxation.ranges import IBP
 from jacobound.results.kinds import Provenance, Result, Status, figures
+from jacobound.stored import stored
 
 LENGTHS = (1.0, 0.1, 0.01, 1e-3, 1e-4)  # of a pair of points, as shares of the box
 PAIRS = 64  # that are proved together
 TOGETHER = 64  # parts that are halved in one round at most
 
 
+@stored
 @dataclass(frozen=True, eq=False, repr=False)
 class MonotoneFeatures(Result):
     """How every output depends on every input over a box.

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from jacobound.inputs.exponents import told_norm
 from jacobound.results.kinds import Provenance, Result, Status, figures
+from jacobound.stored import stored
 from jacobound.words import rounded_down, rounded_up
 
 
+@stored
 @dataclass(frozen=True, eq=False, repr=False)
 class RobustRadius(Result):
     """Radii within which the decision of a classifier can not change, and adversarial points outside of them.

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from jacobound.errors import ShapeError
 from jacobound.inputs.exponents import Norm, plain_exponent
-from jacobound.questions import MonotoneFeatures, RobustRadius, StationaryFreeRadius
 from jacobound.reports.question_figures import draw_features, draw_landscape, draw_radius
-from jacobound.results.kinds import JacobianBounds, LipschitzBound, OutputBounds
+from jacobound.reports.shown import Bracket, Entries, Features, Landscape, Outputs, Radius
 
 # Colours that people with any kind of colour vision can tell apart (Okabe and Ito).
 BLUE = "#0072B2"
@@ -38,9 +37,7 @@ def new_figure(width: float = 6.4, height: float = 4.4) -> Figure:
     return figure
 
 
-def plot_jacobian(
-    bounds: JacobianBounds, row: int = 0, ax: Axes | None = None, shape: tuple[int, ...] | None = None
-) -> Axes:
+def plot_jacobian(bounds: Entries, row: int = 0, ax: Axes | None = None, shape: tuple[int, ...] | None = None) -> Axes:
     """Certified bounds of one row of the Jacobian, for the first point and radius.
 
     An image shows the middle of the bounds, grey where the sign is not certified; other inputs show every entry as a
@@ -70,7 +67,7 @@ def plot_jacobian(
     return ax
 
 
-def plot_output(bounds: OutputBounds, ax: Axes | None = None) -> Axes:
+def plot_output(bounds: Outputs, ax: Axes | None = None) -> Axes:
     """Certified bounds of every output, for the first point and radius, as bars; blue where the sign is certified.
 
     Args:
@@ -90,22 +87,22 @@ def plot_output(bounds: OutputBounds, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_radius(found: RobustRadius, ax: Axes | None = None) -> Axes:
+def plot_radius(found: Radius, ax: Axes | None = None) -> Axes:
     """Certified radii and nearest attacks; a new figure without `ax`."""
     return draw_radius(found, new_figure().add_subplot() if ax is None else ax)
 
 
-def plot_landscape(found: StationaryFreeRadius, ax: Axes | None = None) -> Axes:
+def plot_landscape(found: Landscape, ax: Axes | None = None) -> Axes:
     """Radii without zero gradients; a new figure without `ax`."""
     return draw_landscape(found, new_figure().add_subplot() if ax is None else ax)
 
 
-def plot_features(found: MonotoneFeatures, row: int = 0, ax: Axes | None = None) -> Axes:
+def plot_features(found: Features, row: int = 0, ax: Axes | None = None) -> Axes:
     """Bounds of the derivatives of a row; a new figure without `ax`."""
     return draw_features(found, row, new_figure().add_subplot() if ax is None else ax)
 
 
-def row_bounds(bounds: JacobianBounds, row: int) -> tuple[Tensor, Tensor]:
+def row_bounds(bounds: Entries, row: int) -> tuple[Tensor, Tensor]:
     """Lower and upper bounds of one row for the first point and radius, float64 on the CPU, of the input's shape."""
     lead = bounds.unstable.dim()
     count = bounds.lower.shape[lead]
@@ -134,7 +131,7 @@ def draw_half_width(lower: Tensor, upper: Tensor, ax: Axes) -> Any:
     return _image(np.ma.masked_invalid(half), ax, cmap="viridis", vmin=0.0, vmax=top)
 
 
-def plot_lipschitz(bound: LipschitzBound, ax: Axes | None = None) -> Axes:
+def plot_lipschitz(bound: Bracket, ax: Axes | None = None) -> Axes:
     """Certified upper and lower bounds over the radii of the balls, both axes logarithmic.
 
     A batch of points gives one curve each. Values that are infinite or, on a logarithmic axis, zero are left out.
@@ -153,7 +150,7 @@ def plot_lipschitz(bound: LipschitzBound, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def draw_bracket(bound: LipschitzBound, ax: Axes, colour: str, name: str) -> None:
+def draw_bracket(bound: Bracket, ax: Axes, colour: str, name: str) -> None:
     """Curves of the upper and the lower bound (dashed), and the gap between them shaded.
 
     Args:
@@ -177,7 +174,7 @@ def draw_bracket(bound: LipschitzBound, ax: Axes, colour: str, name: str) -> Non
             ax.fill_between(places, low, high, color=colour, alpha=0.12, lw=0)
 
 
-def finish_bracket(ax: Axes, bound: LipschitzBound) -> None:
+def finish_bracket(ax: Axes, bound: Bracket) -> None:
     """Scales, labels, grid, and a legend below the axes, away from every curve."""
     if bound.radii and min(bound.radii) > 0:
         ax.set_xscale("log")
@@ -202,9 +199,7 @@ def norm_name(norm: tuple[Norm, Norm]) -> str:
     return f"$\\ell_{{{p}}} \\to \\ell_{{{q}}}${weighted}"
 
 
-def plot_demo(
-    image: Tensor, jacobian: JacobianBounds, curves: Mapping[str, LipschitzBound], *, label: int, radius: str
-) -> Figure:
+def plot_demo(image: Tensor, jacobian: Entries, curves: Mapping[str, Bracket], *, label: int, radius: str) -> Figure:
     """Four panels: an image, the middle and half-width of its certified Jacobian row, constants over radii.
 
     Args:

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from jacobound.errors import ShapeError
 from jacobound.inputs.exponents import told_norm
-from jacobound.questions import MonotoneFeatures, RobustRadius, StationaryFreeRadius
+from jacobound.reports.shown import Features, Landscape, Radius
 
 BLUE, VERMILION, GREY, GREEN = "#0072B2", "#D55E00", "#bdbdbd", "#009E73"
 COLOURS = {"increasing": BLUE, "decreasing": VERMILION, "both": GREEN, "constant": "black", "undecided": GREY}
 
 
-def draw_radius(found: RobustRadius, ax: Axes) -> Axes:
+def draw_radius(found: Radius, ax: Axes) -> Axes:
     """Certified radii as bars and nearest attacks as ticks, over the points, or over the targets of a single point."""
     alone = found.label.numel() == 1
     held = _numbers(found.radius if alone else found.untargeted)
@@ -28,7 +28,7 @@ def draw_radius(found: RobustRadius, ax: Axes) -> Axes:
     return ax
 
 
-def draw_landscape(found: StationaryFreeRadius, ax: Axes) -> Axes:
+def draw_landscape(found: Landscape, ax: Axes) -> Axes:
     """Radii without zero gradients as bars and radii with one as ticks, over the rows at the first point."""
     first = (0,) * (found.radius.dim() - 1)
     held, gone = _numbers(found.radius[first]), _numbers(found.vanishing_radius[first])
@@ -39,7 +39,7 @@ def draw_landscape(found: StationaryFreeRadius, ax: Axes) -> Axes:
     return ax
 
 
-def draw_features(found: MonotoneFeatures, row: int, ax: Axes) -> Axes:
+def draw_features(found: Features, row: int, ax: Axes) -> Axes:
     """Bounds of the derivatives of one row over the first box, coloured by the answer.
 
     Raises:

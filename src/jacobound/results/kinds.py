@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import html
-import importlib
 import json
 import math
 from collections.abc import Mapping
@@ -22,10 +21,11 @@ from torch import Tensor
 from jacobound.arithmetic.intervals import Interval
 from jacobound.errors import InvalidResultError, MissingExtraError
 from jacobound.inputs.exponents import Norm, plain_exponent, told_norm
-from jacobound.results.exact_json import encoded, strict_json
+from jacobound.results.exact_json import decoded, encoded, strict_json
 from jacobound.results.provenance import Provenance as Provenance
 from jacobound.results.provenance import Status as Status
 from jacobound.results.question import Question
+from jacobound.stored import kinds, stored
 from jacobound.words import printable, rounded_down, rounded_up
 
 HEX_ENTRIES = 1000  # larger results stand in hexadecimal only as bytes
@@ -127,22 +127,23 @@ class Result:
         return cls.from_dict(strict_json(text))
 
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+    def from_dict(cls, told: Mapping[str, Any]) -> Self:
         """The result that `to_dict` told of; see `from_json`."""
-        if not isinstance(stored, Mapping) or not {"kind", "format", "exact"} <= set(stored):
+        if not isinstance(told, Mapping) or not {"kind", "format", "exact"} <= set(told):
             raise InvalidResultError("no stored result: the entries 'kind', 'format' and 'exact' are not there")
-        if stored["format"] != FORMAT or isinstance(stored["format"], bool):
-            raise InvalidResultError(
-                f"the result is stored in format {stored['format']!r}; this version reads {FORMAT}"
-            )
-        found = importlib.import_module("jacobound.reading").read(stored["exact"])
+        if told["format"] != FORMAT or isinstance(told["format"], bool):
+            raise InvalidResultError(f"the result is stored in format {told['format']!r}; this version reads {FORMAT}")
+        found = decoded(told["exact"], kinds())
+        if not isinstance(found, Result):
+            raise InvalidResultError("the exact part holds no result")
         if not isinstance(found, cls):
             raise InvalidResultError(f"this is a stored {type(found).__name__}, not a {cls.__name__}")
-        if json.dumps(found.to_dict(), sort_keys=True) != json.dumps(dict(stored), sort_keys=True, default=repr):
+        if json.dumps(found.to_dict(), sort_keys=True) != json.dumps(dict(told), sort_keys=True, default=repr):
             raise InvalidResultError("the readable part of the result contradicts the exact one; the text was changed")
         return found
 
 
+@stored
 @dataclass(frozen=True, eq=False, repr=False)
 class OutputBounds(Result):
     """Bounds of the network's outputs (or of chosen combinations of them) over a region.
@@ -176,6 +177,7 @@ class OutputBounds(Result):
         return figures().plot_output(self, ax)
 
 
+@stored
 @dataclass(frozen=True, eq=False, repr=False)
 class JacobianBounds(Result):
     """Element-wise bounds of the Jacobian over a region.
@@ -222,6 +224,7 @@ class JacobianBounds(Result):
         return figures().plot_jacobian(self, row, ax)
 
 
+@stored
 @dataclass(frozen=True, eq=False)
 class Candidate:
     """One of the constants of which the smallest certified one is the answer.
@@ -246,6 +249,7 @@ class Candidate:
         return found | ({"note": self.note} if self.note else {})
 
 
+@stored
 @dataclass(frozen=True, eq=False, repr=False)
 class LipschitzBound(Result):
     """A Lipschitz constant from l_p to l_q over a region, as a bracket ``lower <= true constant <= upper``.
@@ -329,11 +333,12 @@ class LipschitzBound(Result):
 def figures() -> Any:
     """The drawing module, loaded only when a figure is wanted."""
     try:
-        return importlib.import_module("jacobound.reports.figures")
+        from jacobound.reports import figures as drawing
     except ImportError as error:
         if error.name and error.name.startswith("jacobound"):
             raise
         raise MissingExtraError("matplotlib", "report") from error
+    return drawing
 
 
 def _listed(values: Tensor) -> list[Any]:

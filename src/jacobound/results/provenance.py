@@ -11,8 +11,10 @@ from torch import Tensor
 
 from jacobound.arithmetic.rounding import rigorous
 from jacobound.results.question import Question
+from jacobound.stored import stored
 
 
+@stored
 class Status(enum.Enum):
     """Whether a bound may be relied upon; the value is what to tell the user."""
 
@@ -41,6 +43,7 @@ class Status(enum.Enum):
         return status
 
 
+@stored
 @dataclass(frozen=True)
 class Provenance:
     """Under what circumstances a number was found.

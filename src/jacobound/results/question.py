@@ -11,10 +11,12 @@ from torch import Tensor
 from jacobound.graph.source import UNKNOWN, Source
 from jacobound.inputs.exponents import Norm, told_norm
 from jacobound.inputs.regions import Ball, Box, Region, WholeSpace
+from jacobound.stored import stored
 from jacobound.version import VERSION
 from jacobound.words import nearest, printable
 
 
+@stored
 @dataclass(frozen=True, eq=False)
 class Question:
     """What was asked.

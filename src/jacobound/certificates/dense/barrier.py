@@ -37,6 +37,7 @@ from torch import Tensor
 from jacobound.arithmetic.linalg import eigenvalues
 from jacobound.budget import checkpoint
 from jacobound.certificates.dense.matrices import SdpCore
+from jacobound.stored import stored
 
 # Groups of neurons are joined up to this size, so that products stay few.
 GROUP = 48
@@ -44,6 +45,7 @@ GROUP = 48
 LARGE = 400
 
 
+@stored
 @dataclass(frozen=True, eq=False)
 class Weights:
     """Multipliers of a certificate, all positive floats.

@@ -29,6 +29,7 @@ from jacobound.arithmetic.rounding import down, gamma, inflate, rigorous, tiny, 
 from jacobound.certificates.dense.barrier import Barrier, Weights
 from jacobound.certificates.dense.matrices import SdpCore
 from jacobound.errors import InvalidOptionError
+from jacobound.stored import stored
 
 # Multipliers outside are refused, so that no product of two factors leaves the range of float64 unnoticed.
 SMALLEST, LARGEST = 1e-100, 1e100
@@ -38,6 +39,7 @@ MULTIPLIERS = ("neurons", "inputs", "outputs")
 MIXTURES = (1e-9, 1e-6, 1e-4, 1e-2, 1.0)
 
 
+@stored
 @dataclass(frozen=True, eq=False)
 class SdpCertificate:
     """A certified constant with what proves it.

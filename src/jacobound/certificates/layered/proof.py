@@ -25,12 +25,14 @@ from jacobound.arithmetic.linalg import dual_exponent, eigenvalues, is_positive_
 from jacobound.arithmetic.rounding import down, gamma, inflate, rigorous, tiny, underflow, up
 from jacobound.certificates.dense.proof import LARGEST, SMALLEST, numbers_of, stored_pair
 from jacobound.certificates.layered.chain import LayeredChain
+from jacobound.stored import stored
 
 # What S is tried to be above of, as shares of its diagonal; powers of two, so that 1 minus one rounds nothing.
 SHARES = (2.0**-3, 2.0**-7, 2.0**-13, 2.0**-20, 2.0**-27)
 EXCESS = (1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 0.3)
 
 
+@stored
 @dataclass(frozen=True, eq=False)
 class LayeredCertificate:
     """A certified constant of a chain with what proves it.
