@@ -147,6 +147,7 @@ class Sweeps:
             return found
         if isinstance(node, Vector):
             return self._of_vector(node)
+        assert isinstance(node, Elementwise)
         before, kept = self.forward[node.source], self._slopes[node].magnitude() != 0
         if isinstance(node.source, Affine) and not bool(kept.all()):
             # What the activation cannot pass on does not count.

@@ -120,6 +120,7 @@ def norms_before(graph: Graph, slopes: Facts, p: float, most_work: int = LITTLE_
                 total = up(total + up(_norms(operator, p, _gate(graph, node, slopes), most_work) * found[source]))
             found[node] = total
         else:
+            assert isinstance(node, Elementwise)
             steepest = slopes[node].magnitude().flatten(1)
             steepest = steepest.amax(1) if steepest.shape[1] else like.new_zeros(1)
             found[node] = up(found[node.source] * steepest)

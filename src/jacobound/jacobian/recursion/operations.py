@@ -62,6 +62,7 @@ class _Count:
                     carried = self._steady.get(source, size(source)) / max(1, size(source))
                     total += 2.0 * vectors * products(operator) * carried * self._share_needed(node)
             else:
+                assert isinstance(node, Elementwise)
                 arriving[node] = set(arriving[node.source]) if self._steady[node] else set()
                 if node in self._columns:
                     for start in arriving[node.source]:
