@@ -86,6 +86,21 @@ def test_increments_between_points_of_two_balls_have_slopes_of_chords(kind: str)
                 assert bool((rise >= low.sum(1) - 1e-9).all() and (rise <= high.sum(1) + 1e-9).all())
 
 
+@pytest.mark.parametrize("inner", [0.0, 0.25])
+def test_increments_of_a_product_reach_its_corners(inner: float) -> None:
+    """Of x1 x2, from corners of a box to those of a larger one, nothing wider stands in the way of a missing term."""
+    graph = imported(lambda x: x[:, :1] * x[:, 1:], 2).expanded()
+    near, far = (CROWN().ranges(graph, jb.Ball([1.0, 1.0], r).domains(graph)[0][0:1], Budget()) for r in (inner, 1.0))
+    gates = increments(graph, near, far)
+    matrix = interval_adjoints(gates.graph, gates.slopes)[gates.graph.input].map(lambda end: end.flatten())
+    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 2)
+    for z in 1 + inner * corners:
+        for y in 1 + corners:
+            rise, move = float(y.prod() - z.prod()), y - z
+            ends = torch.stack((matrix.lower * move, matrix.upper * move))
+            assert float(ends.amin(0).sum()) - 1e-12 <= rise <= float(ends.amax(0).sum()) + 1e-12
+
+
 def test_hidden_keys_have_no_derivative() -> None:
     """Of a masked pair neither score nor value counts, and the others' shares add up to 1."""
     mask = torch.tensor([[0.0, -math.inf], [0.0, 0.0]], dtype=torch.float64)
