@@ -430,6 +430,9 @@ def _normalising(drawn: Drawn) -> None:
         count = 4 if drawn.version >= 21 else drawn.given["num_groups"]
         drawn.add(drawn.floats(count))
         drawn.add(drawn.floats(count))
+    elif op == "MeanVarianceNormalization":
+        drawn.shape = (1, 4, 3, 2)
+        drawn.may("axes", [2, 3], [1, 2, 3], [0, 2, 3])
     else:
         drawn.add(drawn.floats(4))
         drawn.add(drawn.floats(4))
@@ -461,6 +464,60 @@ def _plain(drawn: Drawn) -> None:
                 drawn.add(np.array(False))
 
 
+GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
+# The activations of recurrent operations with the numbers that they take.
+RESPONSES: Mapping[str, tuple[bool, bool]] = {
+    "Tanh": (False, False),
+    "Relu": (False, False),
+    "Sigmoid": (False, False),
+    "Softsign": (False, False),
+    "Softplus": (False, False),
+    "Affine": (True, True),
+    "LeakyRelu": (True, False),
+    "ScaledTanh": (True, True),
+    "HardSigmoid": (True, True),
+    "Elu": (True, False),
+}
+
+
+def _recurrent(drawn: Drawn) -> None:
+    """A recurrent operation over a few steps, in every direction and layout, with what may be left out."""
+    random, size, gates = drawn.random, 2, GATES[drawn.op]
+    steps, lead, features = random.randint(1, 3), random.randint(1, 2), 3
+    drawn.may("direction", "forward", "reverse", "bidirectional", share=0.8)
+    drawn.may("layout", 0, 1, share=0.3)
+    drawn.may("linear_before_reset", 0, 1)
+    drawn.may("input_forget", 0, 1)
+    drawn.may("clip", 0.3, 1.0, share=0.3)
+    drawn.given["hidden_size"] = size
+    sides = 2 if drawn.given.get("direction") == "bidirectional" else 1
+    first = bool(drawn.given.get("layout"))
+    drawn.shape = (lead, steps, features) if first else (steps, lead, features)
+    if drawn.chance():
+        _responses(drawn, sides * {"RNN": 1, "GRU": 2, "LSTM": 3}[drawn.op])
+    start = (lead, sides, size) if first else (sides, lead, size)
+    drawn.add(drawn.floats(sides, gates * size, features))
+    drawn.add(drawn.floats(sides, gates * size, size))
+    drawn.add(drawn.floats(sides, 2 * gates * size)) if drawn.chance() else drawn.leave_out()
+    length = random.randint(1, steps)
+    drawn.add(np.full(lead, length, dtype=np.int32)) if drawn.chance(0.3) else drawn.leave_out()
+    for _ in range(2 if drawn.op == "LSTM" else 1):
+        drawn.add(drawn.floats(*start)) if drawn.chance() else drawn.leave_out()
+    if drawn.op == "LSTM" and drawn.chance():
+        drawn.add(drawn.floats(sides, 3 * size))
+    drawn.outputs = 3 if drawn.op == "LSTM" else 2
+
+
+def _responses(drawn: Drawn, count: int) -> None:
+    """Activations of every gate and direction; those that take numbers take the next ones of two lists."""
+    names = [drawn.random.choice(tuple(RESPONSES)) for _ in range(count)]
+    drawn.given["activations"] = names
+    for k, attribute in enumerate(("activation_alpha", "activation_beta")):
+        numbers = [drawn.random.choice((0.25, 0.5, 1.5)) for name in names if RESPONSES[name][k]]
+        if numbers:
+            drawn.given[attribute] = numbers
+
+
 def _each(recipe: Recipe, *operations: str) -> dict[str, Recipe]:
     return dict.fromkeys(operations, recipe)
 
@@ -478,6 +535,7 @@ RECIPES: Mapping[str, Recipe] = {
     **_each(_resizing, "Resize", "Upsample"),
     **_each(_normalising, *(op for op in OPERATIONS if op.endswith("Normalization"))),
     **_each(_plain, "Softmax", "LogSoftmax", "Cast", "CastLike", "Dropout"),
+    **_each(_recurrent, "RNN", "GRU", "LSTM"),
     "Slice": _slices,
     "ScatterND": _scatter_places,
     "Pad": _pads,

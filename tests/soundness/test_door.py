@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from random import Random
 from typing import Any
 
@@ -22,6 +23,18 @@ from jacobound.importers.onnx.model import evaluate as onnx_evaluate
 
 # Attributes whose only other values are refused, or change nothing that is run.
 NOT_DRAWN = {("Upsample", "height_scale"), ("Upsample", "width_scale")}
+
+
+PADDING: tuple[dict[str, Any], ...] = (
+    {},
+    {"ceil_mode": 1},
+    {"pads": (0, 1)},
+    {"pads": (1, 0), "ceil_mode": 1},
+    {"pads": (1, 1), "auto_pad": "NOTSET"},
+    {"auto_pad": "VALID"},
+    {"auto_pad": "SAME_UPPER"},
+    {"auto_pad": "SAME_LOWER"},
+)
 
 
 @pytest.mark.slow
@@ -101,3 +114,28 @@ def test_both_engines_compute_the_same() -> None:
         compared += 1
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4, err_msg=str(model.graph.node))
     assert compared > 70
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_both_engines_pool_the_same(op: str) -> None:
+    """Every way of padding with every step: onnx's own evaluator has other ways for some of them."""
+    compared = 0
+    for size, strides, dilation, padding in product(((6,), (6, 5)), (None, 1, 2), (None, 1, 2), PADDING):
+        axes, given = len(size), dict(padding)
+        given |= {name: [value] * axes for name, value in (("strides", strides), ("dilations", dilation)) if value}
+        given |= {"pads": [value for value in given["pads"] for _ in size]} if "pads" in given else {}
+        node = onnx.helper.make_node(op, ["x"], ["y"], kernel_shape=[2, 3][:axes], **given)
+        ends = [
+            onnx.helper.make_tensor_value_info(name, 1, shape) for name, shape in (("x", (1, 2, *size)), ("y", None))
+        ]
+        graph = onnx.helper.make_graph([node], "pool", ends[:1], ends[1:])
+        data = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 22)], ir_version=8)
+        x = np.random.default_rng(0).standard_normal((1, 2, *size)).astype(np.float32)
+        loads = (onnx_engines.by_onnxruntime, onnx_engines.by_reference)
+        try:
+            one, two = (load(data.SerializeToString(), "x", "y")(x) for load in loads)
+        except ValueError:
+            continue
+        compared += 1
+        np.testing.assert_allclose(one, two, rtol=1e-6, err_msg=str(node))
+    assert compared > 100

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx.inliner
 from onnx import FunctionProto, ModelProto, NodeProto
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_average_pool import AveragePool_19
+from onnx.reference.ops.op_lp_normalization import LpNormalization as OwnLpNormalization
+from onnx.reference.ops.op_max_pool import MaxPool as OwnMaxPool
+from onnx.reference.ops.op_resize import Resize as OwnResize
 
 from jacobound.errors import InvalidModelError
 from jacobound.importers.onnx.model.names import all_nodes, in_order
@@ -22,6 +27,9 @@ ONNXRUNTIME = "onnxruntime"
 REFERENCE = "onnx.reference, whose own errors onnxruntime may not share: install that"
 # What onnxruntime says of files that are valid, but not for it: newer than itself, or options that it does not have.
 UNABLE = ("ValidateOpsetForDomain", "IR version", "Exception during initialization")
+
+# Attributes of recurrent operations that onnx's own evaluator does not read, or in part.
+UNREAD = ("activations", "activation_alpha", "activation_beta", "clip", "input_forget")
 
 
 class UnableError(Exception):
@@ -65,13 +73,14 @@ def by_reference(data: bytes, source: str, result: str) -> Run:
     """The model in onnx's own evaluator, with what it leaves out of functions and old operator sets written out.
 
     Raises:
-        UnableError: when the evaluator does not know an operation.
+        UnableError: when the evaluator does not know an operation, or leaves out what is written at it.
     """
     try:
         model = _written_out(ModelProto.FromString(data))
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:  # of the inliner
         raise UnableError(_short(error)) from error
-    known: list[type[OpRun]] = [BatchNormalization]
+    _require_read(model)
+    known: list[type[OpRun]] = [BatchNormalization, MaxPool, AveragePool, Resize, LpNormalization]
     if any(entry.version < 13 for entry in model.opset_import if entry.domain in ("", "ai.onnx")):
         known += [Softmax, LogSoftmax]
     try:
@@ -133,6 +142,19 @@ def _write_axes(model: ModelProto) -> None:
             node.attribute.append(onnx.helper.make_attribute("axis", 1))
 
 
+def _require_read(model: ModelProto) -> None:
+    """Refuse recurrent operations with attributes or inputs that onnx's evaluator takes and does not read."""
+    for node in all_nodes(model.graph.node):
+        if node.op_type not in ("RNN", "GRU", "LSTM"):
+            continue
+        unread = [
+            entry.name for entry in node.attribute if entry.name in UNREAD and (entry.type != entry.INT or entry.i)
+        ]
+        unread += ["sequence_lens"] if len(node.input) > 4 and node.input[4] else []
+        if unread:
+            raise UnableError(f"onnx's own evaluator does not read {', '.join(unread)} of {node.op_type}")
+
+
 def _key(thing: NodeProto | FunctionProto) -> tuple[str, str, str]:
     return thing.domain, thing.op_type if isinstance(thing, NodeProto) else thing.name, thing.overload
 
@@ -159,6 +181,72 @@ class BatchNormalization(OpRun):
 
         factor = per_channel(scale) / np.sqrt(per_channel(variance) + np.asarray(epsilon, x.dtype))
         return ((x - per_channel(mean)) * factor + per_channel(bias),)
+
+
+def _padded(x: np.ndarray, given: dict[str, Any]) -> dict[str, Any]:
+    """The attributes of a pool with the rule of padding written as pads.
+
+    Raises:
+        ValueError: for equal lengths with dilations, which engines read in different ways.
+    """
+    rule = given.get("auto_pad") or "NOTSET"
+    if rule == "NOTSET":
+        return given
+    lengths, kernel = x.shape[2:], given["kernel_shape"]
+    strides = given.get("strides") or [1] * len(lengths)
+    front, behind = [0] * len(lengths), [0] * len(lengths)
+    if rule != "VALID":
+        if any(dilation != 1 for dilation in given.get("dilations") or ()):
+            raise ValueError(f"a pool with auto_pad {rule} and dilations; install onnxruntime")
+        given = {**given, "ceil_mode": 0}
+        for k, (length, stride) in enumerate(zip(lengths, strides, strict=True)):
+            missing = max((-(-length // stride) - 1) * stride + kernel[k] - length, 0)
+            front[k] = (missing + (rule == "SAME_LOWER")) // 2
+            behind[k] = missing - front[k]
+    return {**given, "auto_pad": "NOTSET", "pads": front + behind}
+
+
+class MaxPool(OwnMaxPool):
+    """MaxPool by the general way of onnx's evaluator: its way for steps of 1 leaves pads out or swaps them."""
+
+    op_domain = ""
+
+    def _run(self, x: Any, **given: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        names = ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides")
+        return self._max_pool(x, **_padded(x, {name: given.get(name) for name in names}))
+
+
+class AveragePool(AveragePool_19):
+    """AveragePool with rules of padding written as pads: onnx's evaluator forgets dilations in the length of those."""
+
+    op_domain = ""
+
+    def _run(self, x: Any, **given: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super()._run(x, **_padded(x, given))
+
+
+class Resize(OwnResize):
+    """Resize, but not of aligned corners where a scaled length is not whole: onnx's evaluator aligns what is behind."""
+
+    op_domain = ""
+
+    def _run(self, x: Any, *inputs: Any, **given: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        scales = inputs[1] if len(inputs) > 1 else None
+        rule = given.get("coordinate_transformation_mode")
+        if scales is not None and rule in ("align_corners", "tf_crop_and_resize"):
+            lengths = [x.shape[axis] for axis in given.get("axes") or range(x.ndim)]
+            if any(float(length * scale) % 1 for length, scale in zip(lengths, scales.ravel(), strict=False)):
+                raise ValueError("Resize aligns the corners of a length that is not whole; install onnxruntime")
+        return super()._run(x, *inputs, **given)
+
+
+class LpNormalization(OwnLpNormalization):
+    """LpNormalization by the norm of absolute values: onnx's evaluator sums the values themselves, where p is odd."""
+
+    op_domain = ""
+
+    def _run(self, x: Any, **given: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return (np.copysign(super()._run(np.abs(x), **given)[0], x),)
 
 
 class Softmax(OpRun):
