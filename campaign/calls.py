@@ -140,6 +140,8 @@ TARGETS: dict[str, tuple[Callable[..., Any], tuple[tuple[Make, ...], ...], dict[
     "AutoLip": (jb.AutoLip, (METHODS,), {}),
     "ECLipsE": (jb.ECLipsE, (METHODS,), {}),
     "SeqLip": (jb.SeqLip, (WORDS, METHODS), {}),
+    "GreedySeqLip": (jb.GreedySeqLip, (METHODS,), {}),
+    "Split": (jb.Split, (METHODS, NUMBERS), {"gap": NUMBERS}),
     "LipSDP": (jb.LipSDP, (METHODS,), {"tolerance": NUMBERS, "seconds": NUMBERS}),
     "SinglePrecision": (jb.SinglePrecision, (METHODS,), {}),
     "Best": (jb.Best, (METHODS, METHODS), {}),

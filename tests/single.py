@@ -81,11 +81,12 @@ def enclosure_of(method: JacobianMethod, graph: Graph, region: Region, ranges: A
 
 
 def together(domains: list[Domain]) -> Domain:
-    """Several domains as one; single points may be put among balls, and balls among boxes become boxes."""
+    """Several domains as one; single points may be put among balls, and balls among boxes and balls in units
+    become boxes."""
     box = Interval(*(torch.cat([getattr(one.box, end) for one in domains]) for end in ("lower", "upper")))
     norms = {one.p for one in domains if one.centre is not None}
     balls_or_points = [one.centre is not None or torch.equal(one.box.lower, one.box.upper) for one in domains]
-    if len(norms) != 1 or not all(balls_or_points):
+    if len(norms) != 1 or not all(balls_or_points) or any(one.scale is not None for one in domains):
         return Domain(box)
     radii = [torch.zeros_like(one.box.lower.flatten(1)[:, 0]) if one.radius is None else one.radius for one in domains]
     centres = [one.box.lower if one.centre is None else one.centre for one in domains]

@@ -323,6 +323,10 @@ KINDS: dict[str, Callable[[Generator], Graph]] = {
 }
 
 
+MULTIPLYING = {"gates", "quotients", "shares", "normalisations", "attentions"}
+"""Kinds that multiply values of the network: no bounds of executed values are known there."""
+
+
 def realised(graph: Graph, generator: Generator) -> Graph:
     """A graph with exact weights that an uncertain one stands for: every uncertain factor moved nearly to an end."""
 
