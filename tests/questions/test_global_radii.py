@@ -43,7 +43,7 @@ def test_global_constants_win_where_layers_keep_lengths(generator: Generator) ->
     found = jb.robust_radius(graph, point, p=2.0, attack=QUICK, seconds=0.0)
     exact = torch.tensor([2.0, 3.0], dtype=torch.float64) / math.sqrt(2)
     assert torch.allclose(found.details["global constants"], exact, rtol=1e-6)
-    assert set(found.method) == {"global constants"} and (found.radius <= found.attack_radius).all()
+    assert "global constants" in set(found.method) and (found.radius <= found.attack_radius).all()
     cube = jb.robust_radius(graph, point, p=math.inf, attack=None, seconds=0.0)
     assert (cube.details["global constants"] >= exact / math.sqrt(16) * (1 - 1e-6)).all()
     capped = jb.robust_radius(graph, point, p=2.0, attack=None, seconds=0.0, largest=0.5)

@@ -9,7 +9,7 @@ from jacobound.arithmetic.linalg import vector_norm_upper
 from jacobound.arithmetic.rounding import inflate
 from jacobound.graph.execution import Executed, Execution
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Elementwise
+from jacobound.graph.nodes import Elementwise, Vector, no_expansion
 from jacobound.inputs.domains import Domain
 from jacobound.jacobian.fastlip import interval_adjoints
 from jacobound.jacobian.rounding_weights import defect_weights
@@ -50,5 +50,10 @@ def executed(graph: Graph, arithmetic: Executed) -> Graph:
     Raises:
         UnsupportedOpError: when it holds a function (softmax, attention, ...) whose rounding is not known.
     """
+    names = frozenset(node.name for node in graph.nodes)
+    for node in graph.nodes:
+        # An engine does not take the steps of an expansion: it shifts exponents, and sums in an order of its own.
+        if isinstance(node, Vector) and not node.function.compares:
+            raise no_expansion(node.function, node.source, node.name, names)
     graph = graph.computed()
     return Graph(graph.output, frozenset(graph.nodes), Execution(arithmetic, frozenset(graph.nodes)))

@@ -14,7 +14,7 @@ from jacobound import (
     InvalidModelError,
     ShapeError,
     UnsupportedOpError,
-    bound_jacobian,
+    bound_output,
     from_torch,
     lipschitz,
 )
@@ -75,11 +75,11 @@ def test_cut_is_the_part(until: str) -> None:
 
 
 @pytest.mark.slow
-def test_where_to_cut_before_a_softmax_is_said_when_its_jacobian_is_asked_for() -> None:
+def test_where_to_cut_before_a_softmax_is_said_when_executed_values_are_asked_for() -> None:
     module, region = Classifier().eval(), Ball(torch.zeros(4), 0.1)
     graph = from_torch(module, torch.zeros(2, 4))
     with pytest.raises(UnsupportedOpError, match=r"node 'head': softmax of 3 .*AutoLip.*until='fc'"):
-        bound_jacobian(graph, region)
+        bound_output(graph, region, semantics="executed")
     assert from_torch(module, torch.zeros(2, 4), until="fc").output.name == "fc"
     assert lipschitz(graph, region, AutoLip()).status.certified
 
@@ -95,7 +95,7 @@ def test_advice_names_the_call_of_a_layer_that_is_called_again() -> None:
 
     graph = from_torch(Again().eval(), torch.zeros(1, 4))
     with pytest.raises(UnsupportedOpError, match=r"until='layer#1'"):
-        bound_jacobian(graph, Ball(torch.zeros(4), 0.1))
+        bound_output(graph, Ball(torch.zeros(4), 0.1), semantics="executed")
     assert from_torch(Again().eval(), torch.zeros(1, 4), until="layer#1").output.name == "layer"
 
 
