@@ -44,11 +44,11 @@ def constant(capsys: Capture, *arguments: str) -> tuple[float, list[str]]:
 
 @pytest.mark.slow
 def test_an_assumed_variance_scales_the_constant_and_is_named(capsys: Capture, normalised: str) -> None:
-    code, _, complaint = run(capsys, "lipschitz", normalised, "--global")
+    code, _, complaint = run(capsys, "lipschitz", normalised, "--global", "--method", "autolip")
     assert code == 2 and "variance_floor" in complaint and "Traceback" not in complaint
-    one, named = constant(capsys, normalised, "--variance-floor", "0.01")
+    one, named = constant(capsys, normalised, "--method", "autolip", "--variance-floor", "0.01")
     assert len(named) == 1 and "0.01" in named[0]
-    other, _ = constant(capsys, normalised, "--variance-floor", "0.04")
+    other, _ = constant(capsys, normalised, "--method", "autolip", "--variance-floor", "0.04")
     assert math.isclose(one / other, 2, rel_tol=1e-3)  # the root of the ratio, up to eps
     code, shown, _ = run(capsys, "lipschitz", normalised, "--global", "--variance-floor", "0.01")
     assert code == 0 and "assuming" in shown and "0.01" in shown

@@ -225,15 +225,6 @@ def test_graphs_own_their_weights(kind: str) -> None:
     assert torch.equal(graph(x), before)
 
 
-class Two(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(2, 3), nn.Linear(3, 3)
-
-    def forward(self, x: Tensor, u: Tensor | None = None) -> Tensor:
-        return self.a(x) + self.b(u)
-
-
 MESSAGES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "half": (lambda: from_torch(network(0), torch.zeros(1, 3).half()), ShapeError, r"half precision.*example\.float"),
     "whole numbers": (lambda: from_torch(network(0), torch.zeros(1, 3).long()), ShapeError, "no real numbers"),

@@ -24,7 +24,7 @@ from jacobound.methods.best import SECONDS, Best
 from jacobound.relaxation.ranges import CROWN
 
 # Widths are compared with the slope at the middle; so much wider is no reason to ask for a constant.
-CLOSE = 1.01
+CLOSE = 1 + 1e-6
 # Points besides the middle at which slopes are looked at.
 TRIED = 15
 
