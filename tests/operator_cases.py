@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from flint import fmpq_mat
+from hypothesis import strategies as st
+from torch import Generator, Tensor
 
-from exact import random_floats
+from exact import random_floats, rational_matrix
 from jacobound.operators.base import LinearOperator
 from jacobound.operators.kinds import Blocks, Convolution, Dense, Identity, Scale, Scatter, Select, Sparse
+from jacobound.operators.linear_maps import LinearMap
+from small_cases import normal
 
 Draw = Callable[[Sequence[int]], Tensor]  # a tensor of weights of the wanted shape
 
@@ -95,3 +99,43 @@ KINDS |= {
     for kind in final_kinds()
     for which in range(len(kind.samples(lambda shape: torch.ones(tuple(shape), dtype=torch.float64))))
 }
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> Convolution:
+    """Small convolutions of every stride, padding, dilation, with groups, on one to three axes, and adjoints."""
+    axes = draw(st.sampled_from((1, 1, 2, 2, 3)))
+    reach = 3 if axes == 3 else 5
+    kernel = draw(st.tuples(*[st.integers(1, 2 if axes == 3 else 5)] * axes))
+    padding = draw(st.tuples(*[st.integers(0, 2 if axes == 3 else 4)] * axes))
+    dilation = draw(st.tuples(*[st.integers(1, 2)] * axes))
+    stride = draw(st.tuples(*[st.integers(1, 3)] * axes))
+    needed = [max(1, d * (k - 1) + 1 - 2 * p) for k, p, d in zip(kernel, padding, dilation, strict=True)]
+    size = [draw(st.integers(least, least + reach)) for least in needed]
+    groups, outputs, inputs = draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    weight = normal(groups * outputs, inputs, *kernel, seed=draw(st.integers(0, 999)))
+    if draw(st.booleans()):
+        weight = weight.abs()
+    image = (groups * inputs, *size)
+    return Convolution(weight, image, stride, padding, dilation, groups, draw(st.booleans()))
+
+
+def uncertain(dtype: torch.dtype, generator: Generator, radius: int) -> tuple[LinearMap, list[list[fmpq_mat]]]:
+    """Two chains of non-negative weights, some uncertain; and the matrices at the far end of their radii."""
+
+    def draw(*shape: int, exponents: tuple[int, int] = (-3, 3)) -> Tensor:
+        return random_floats(shape, dtype, generator, exponents).abs()
+
+    scales = [Scale(draw(5), draw(5, exponents=(radius, radius))) for _ in range(3)]
+    chains: tuple[tuple[LinearOperator, ...], ...] = (
+        (Dense(draw(5, 4)), scales[0], Dense(draw(5, 5)), scales[1]),
+        (Dense(draw(5, 4)), scales[2]),
+    )
+
+    def far(operator: LinearOperator) -> fmpq_mat:
+        found = rational_matrix(operator.materialise())
+        if isinstance(operator, Scale) and operator.radius is not None:
+            found = found + rational_matrix(torch.diag(operator.radius))
+        return found
+
+    return LinearMap(chains), [[far(operator) for operator in chain] for chain in chains]

@@ -6,11 +6,10 @@ The ceilings stand in the table so that nothing gets looser unnoticed; they are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-import flint
 import pytest
 import torch
 from flint import arb
@@ -20,12 +19,6 @@ from activation_cases import Ball, certainly_outside, gate, mished, normal, powe
 from jacobound.activations.calculus import formulas
 from jacobound.activations.kinds.sigmoidal import _arsinh_enclosure
 from jacobound.arithmetic.intervals import Interval
-
-
-@pytest.fixture(autouse=True)
-def precision() -> Iterator[None]:
-    with flint.ctx.workprec(300):
-        yield
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 
-import flint
 import pytest
 import torch
 from flint import arb
@@ -23,12 +21,6 @@ from activation_cases import (
 )
 from jacobound.activations import Activation, activation
 from jacobound.arithmetic.intervals import Interval
-
-
-@pytest.fixture(autouse=True)
-def precision() -> Iterator[None]:
-    with flint.ctx.workprec(300):
-        yield
 
 
 @every_dtype

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
-import flint
 import pytest
 import torch
 from flint import arb
@@ -30,12 +28,6 @@ from jacobound.activations.calculus.stretches import EVERYWHERE
 from jacobound.activations.kinds.clipped import clip
 from jacobound.activations.kinds.piecewise import hard_sigmoid, prelu
 from jacobound.arithmetic.intervals import Interval
-
-
-@pytest.fixture(autouse=True)
-def precision() -> Iterator[None]:
-    with flint.ctx.workprec(300):
-        yield
 
 
 @every_dtype

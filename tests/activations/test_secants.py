@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 
-import flint
 import pytest
 import torch
 from flint import arb
@@ -24,12 +22,6 @@ from jacobound.graph.derivative import increments
 from jacobound.method import Query
 
 SMOOTH = ("tanh", "sigmoid", "arctan", "softplus", "elu", "gelu", "silu", "mish", "erf", "softsign")
-
-
-@pytest.fixture(autouse=True)
-def precision() -> Iterator[None]:
-    with flint.ctx.workprec(300):
-        yield
 
 
 def nested(act: Activation, generator: torch.Generator, count: int = 60) -> tuple[Interval, Interval]:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from flint import arb, fmpq
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from exact import at_least, ball, rational, rationals
@@ -19,6 +18,7 @@ from jacobound.operators import circulant, norms
 from jacobound.operators.circulant import circulant_norm
 from jacobound.operators.kinds import Convolution
 from jacobound.operators.norms import operator_norm
+from operator_cases import convolutions
 from small_cases import normal
 
 BELOW = 1 - 1e-13  # what a singular value of torch may be off by
@@ -57,25 +57,6 @@ def test_long_sums_over_a_kernel_are_paid_for() -> None:
     convolution = Convolution(kernel.reshape(1, 1, -1), (1, 801), (1,), (0,), (1,))
     torus = circulant._Torus(convolution, (801,))
     assert at_least(float(torus.norm(math.inf)), rational(1.0) + 800 * rational(2.0**-53))
-
-
-@st.composite
-def convolutions(draw: st.DrawFn) -> Convolution:
-    """Small convolutions of every stride, padding, dilation, with groups, on one to three axes, and adjoints."""
-    axes = draw(st.sampled_from((1, 1, 2, 2, 3)))
-    reach = 3 if axes == 3 else 5
-    kernel = draw(st.tuples(*[st.integers(1, 2 if axes == 3 else 5)] * axes))
-    padding = draw(st.tuples(*[st.integers(0, 2 if axes == 3 else 4)] * axes))
-    dilation = draw(st.tuples(*[st.integers(1, 2)] * axes))
-    stride = draw(st.tuples(*[st.integers(1, 3)] * axes))
-    needed = [max(1, d * (k - 1) + 1 - 2 * p) for k, p, d in zip(kernel, padding, dilation, strict=True)]
-    size = [draw(st.integers(least, least + reach)) for least in needed]
-    groups, outputs, inputs = draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
-    weight = normal(groups * outputs, inputs, *kernel, seed=draw(st.integers(0, 999)))
-    if draw(st.booleans()):
-        weight = weight.abs()
-    image = (groups * inputs, *size)
-    return Convolution(weight, image, stride, padding, dilation, groups, draw(st.booleans()))
 
 
 @pytest.mark.slow

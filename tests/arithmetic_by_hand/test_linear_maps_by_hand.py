@@ -7,10 +7,9 @@ import math
 import pytest
 import torch
 from flint import fmpq, fmpq_mat
-from torch import Generator, Tensor
+from torch import Tensor
 
 from exact import (
-    random_floats,
     rational,
     rational_matrix,
 )
@@ -20,27 +19,6 @@ from jacobound.operators.base import LinearOperator
 from jacobound.operators.kinds import Dense, Scale
 from jacobound.operators.linear_maps import LinearMap, doubt_norm, gram_norm
 from small_cases import normal
-
-
-def uncertain(dtype: torch.dtype, generator: Generator, radius: int) -> tuple[LinearMap, list[list[fmpq_mat]]]:
-    """Two chains of non-negative weights, some uncertain; and the matrices at the far end of their radii."""
-
-    def draw(*shape: int, exponents: tuple[int, int] = (-3, 3)) -> Tensor:
-        return random_floats(shape, dtype, generator, exponents).abs()
-
-    scales = [Scale(draw(5), draw(5, exponents=(radius, radius))) for _ in range(3)]
-    chains: tuple[tuple[LinearOperator, ...], ...] = (
-        (Dense(draw(5, 4)), scales[0], Dense(draw(5, 5)), scales[1]),
-        (Dense(draw(5, 4)), scales[2]),
-    )
-
-    def far(operator: LinearOperator) -> fmpq_mat:
-        found = rational_matrix(operator.materialise())
-        if isinstance(operator, Scale) and operator.radius is not None:
-            found = found + rational_matrix(torch.diag(operator.radius))
-        return found
-
-    return LinearMap(chains), [[far(operator) for operator in chain] for chain in chains]
 
 
 @pytest.mark.parametrize("error", [0.0, 1e-6, 1e-3])

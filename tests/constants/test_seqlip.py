@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+from certificate_cases import network
 from jacobound import (
     AutoLip,
     Ball,
@@ -43,16 +44,6 @@ from oracles import observe
 from zoo import KINDS, REGIONS, realised
 
 EUCLIDEAN = (2.0, 2.0)
-
-
-def network(widths: tuple[int, ...], seed: int, activation: str = "relu") -> Graph:
-    generator = Generator().manual_seed(seed)
-    weights = [
-        torch.randn(after, before, generator=generator, dtype=torch.float64) * math.sqrt(2 / before)
-        for before, after in itertools.pairwise(widths)
-    ]
-    biases = [0.3 * torch.randn(width, generator=generator, dtype=torch.float64) for width in widths[1:]]
-    return from_layers(weights, biases, activation=activation)
 
 
 def weights_of(graph: Graph) -> list[Tensor]:

@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from exact import ball
@@ -18,6 +17,7 @@ from jacobound.operators.circulant import circulant_norm, roots_of_unity
 from jacobound.operators.estimates import estimate_spectral_norm
 from jacobound.operators.kinds import Convolution
 from jacobound.operators.norms import operator_norm
+from operator_cases import convolutions
 from small_cases import normal
 
 BELOW = 1 - 1e-13  # what a singular value of torch may be off by
@@ -34,25 +34,6 @@ def test_roots_of_unity_are_within_their_error(order: int) -> None:
         turn = ball(2 * j) / order
         for value, truth in ((cosines[j], turn.cos_pi()), (sines[j], turn.sin_pi())):
             assert abs(ball(float(value)) - truth) < ball(2.0**-53)
-
-
-@st.composite
-def convolutions(draw: st.DrawFn) -> Convolution:
-    """Small convolutions of every stride, padding, dilation, with groups, on one to three axes, and adjoints."""
-    axes = draw(st.sampled_from((1, 1, 2, 2, 3)))
-    reach = 3 if axes == 3 else 5
-    kernel = draw(st.tuples(*[st.integers(1, 2 if axes == 3 else 5)] * axes))
-    padding = draw(st.tuples(*[st.integers(0, 2 if axes == 3 else 4)] * axes))
-    dilation = draw(st.tuples(*[st.integers(1, 2)] * axes))
-    stride = draw(st.tuples(*[st.integers(1, 3)] * axes))
-    needed = [max(1, d * (k - 1) + 1 - 2 * p) for k, p, d in zip(kernel, padding, dilation, strict=True)]
-    size = [draw(st.integers(least, least + reach)) for least in needed]
-    groups, outputs, inputs = draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
-    weight = normal(groups * outputs, inputs, *kernel, seed=draw(st.integers(0, 999)))
-    if draw(st.booleans()):
-        weight = weight.abs()
-    image = (groups * inputs, *size)
-    return Convolution(weight, image, stride, padding, dilation, groups, draw(st.booleans()))
 
 
 @pytest.mark.slow

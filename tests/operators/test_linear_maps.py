@@ -23,9 +23,9 @@ from exact import (
 from jacobound import ShapeError
 from jacobound.arithmetic.rounding import gamma, unrounded
 from jacobound.operators import linear_maps
-from jacobound.operators.base import LinearOperator
 from jacobound.operators.kinds import Dense, Identity, Scale
 from jacobound.operators.linear_maps import LinearMap, column_norm, doubt_norm, gram_norm, largest_sums, mixed_norm
+from operator_cases import uncertain
 from small_cases import normal
 
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
@@ -33,27 +33,6 @@ both_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES)
 
 def column(x: Tensor) -> fmpq_mat:
     return fmpq_mat(x.numel(), 1, rationals(x))
-
-
-def uncertain(dtype: torch.dtype, generator: Generator, radius: int) -> tuple[LinearMap, list[list[fmpq_mat]]]:
-    """Two chains of non-negative weights, some uncertain; and the matrices at the far end of their radii."""
-
-    def draw(*shape: int, exponents: tuple[int, int] = (-3, 3)) -> Tensor:
-        return random_floats(shape, dtype, generator, exponents).abs()
-
-    scales = [Scale(draw(5), draw(5, exponents=(radius, radius))) for _ in range(3)]
-    chains: tuple[tuple[LinearOperator, ...], ...] = (
-        (Dense(draw(5, 4)), scales[0], Dense(draw(5, 5)), scales[1]),
-        (Dense(draw(5, 4)), scales[2]),
-    )
-
-    def far(operator: LinearOperator) -> fmpq_mat:
-        found = rational_matrix(operator.materialise())
-        if isinstance(operator, Scale) and operator.radius is not None:
-            found = found + rational_matrix(torch.diag(operator.radius))
-        return found
-
-    return LinearMap(chains), [[far(operator) for operator in chain] for chain in chains]
 
 
 def image(chains: list[list[fmpq_mat]], x: fmpq_mat) -> fmpq_mat:

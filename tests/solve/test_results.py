@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
+import sys
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from jacobound import Candidate, JacobianBounds, LipschitzBound, MissingExtraError, OutputBounds, Provenance, Status
+from jacobound import (
+    Candidate,
+    JacobianBounds,
+    LipschitzBound,
+    MissingExtraError,
+    OutputBounds,
+    Provenance,
+    Status,
+    reports,
+)
 from jacobound.arithmetic.rounding import unrounded
 
 PROVENANCE = Provenance("CROWN()", "0" * 64, "cpu", "torch.float64", 0.5, "2", "3", "AVX2", 1)
@@ -80,10 +89,14 @@ def test_figures_say_what_is_missing(
 ) -> None:
     """A package that was not installed; but an error of our own stays what it is."""
 
-    def refuse(_name: str) -> None:
-        raise ImportError("no such module", name=missing)
+    class Refusing:
+        def find_spec(self, name: str, *_rest: object) -> None:
+            if name == "jacobound.reports.figures":
+                raise ImportError("no such module", name=missing)
 
-    monkeypatch.setattr(importlib, "import_module", refuse)
+    monkeypatch.delitem(sys.modules, "jacobound.reports.figures", raising=False)
+    monkeypatch.delattr(reports, "figures", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Refusing(), *sys.meta_path])
     plots: tuple[Callable[[], object], ...] = (
         bounds(torch.ones(2)).plot,
         JacobianBounds(torch.ones(1), torch.ones(1), Status.CERTIFIED, PROVENANCE, torch.tensor(0), 1).plot,

@@ -10,6 +10,7 @@ import hashlib
 import html
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from decimal import Decimal
@@ -34,7 +35,7 @@ WIDEST = 116  # characters of a line of `repr`
 SHOWN = 10  # rows of a table in a notebook
 
 
-class Result:
+class Result(ABC):
     """What all results can do: say themselves, go to JSON and come back, be drawn."""
 
     status: Status
@@ -53,18 +54,17 @@ class Result:
         """This result with the words of the command line that asked."""
         return self.asking(replace(Question("?") if self.question is None else self.question, command=command))
 
+    @abstractmethod
     def headline(self) -> str:
         """The answer in one line, numbers rounded to the safe side."""
-        raise NotImplementedError
 
+    @abstractmethod
     def table(self) -> list[dict[str, object]]:
         """Plain rows; `pandas.DataFrame(result.table())` makes a frame of them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def plot(self, *arguments: Any, **options: Any) -> Any:
         """The result as a figure, on the axes `ax` or new ones; returns the axes."""
-        del arguments, options
-        raise NotImplementedError
 
     def _said(self) -> dict[str, str]:
         """Answer, question and status in a few lines, by what they are."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from typing import Any
 
 import pytest
@@ -16,16 +14,6 @@ from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, helper
 from jacobound import InvalidModelError, JacoboundError, UnsupportedOpError, from_onnx
 from onnx_functions import RIGHT, SLOPE, X, call, function, leaky, program
 from onnx_models import node
-
-
-@pytest.fixture(params=["onnxruntime", "onnx"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The engine that judges; without onnxruntime it is onnx's own."""
-    if request.param == "onnx":
-        monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    elif importlib.util.find_spec("onnxruntime") is None:
-        pytest.skip("onnxruntime is not installed")
-    return request.param
 
 
 def value(made: ModelProto) -> list[float]:

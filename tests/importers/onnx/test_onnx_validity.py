@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 import sys
 import threading
@@ -26,16 +25,6 @@ from onnx_models import model, node, weight, whole
 FLOAT, DOUBLE = TensorProto.FLOAT, TensorProto.DOUBLE
 TWICE = np.ones(4)  # float64
 W = {"w": weight(4, 3), "t": TWICE, "i": whole(1, 2, 3, 4), "yes": np.array(True)}
-
-
-@pytest.fixture(params=["onnxruntime", "onnx"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The engine that judges; without onnxruntime it is onnx's own."""
-    if request.param == "onnx":
-        monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    elif importlib.util.find_spec("onnxruntime") is None:
-        pytest.skip("onnxruntime is not installed")
-    return request.param
 
 
 def branching(*kinds: int) -> NodeProto:
