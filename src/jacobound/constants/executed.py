@@ -52,8 +52,7 @@ def executed(graph: Graph, arithmetic: Executed) -> Graph:
     """
     names = frozenset(node.name for node in graph.nodes)
     for node in graph.nodes:
-        # An engine does not take the steps of an expansion: it shifts exponents, and sums in an order of its own.
-        if isinstance(node, Vector) and not node.function.compares:
+        if isinstance(node, Vector) and not node.function.runs_expanded:
             raise no_expansion(node.function, node.source, node.name, names)
     graph = graph.computed()
     return Graph(graph.output, frozenset(graph.nodes), Execution(arithmetic, frozenset(graph.nodes)))

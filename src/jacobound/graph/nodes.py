@@ -162,6 +162,7 @@ class VectorFunction(ABC):
         like: a tensor of the function's dtype and device.
         compares: whether it only compares and moves entries: an engine rounds nothing, and its expansion loses nothing.
         expands: whether there is an expansion in affine maps and activations alone.
+        runs_expanded: whether an engine takes the steps of that expansion, so that their roundings are its own.
         lowers: whether `lower` finds nodes for it; only products of norms know what to do with one that has none.
         assumption: what constants take for granted of the source, as half a sentence; empty when nothing.
     """
@@ -172,6 +173,7 @@ class VectorFunction(ABC):
     like: Tensor
     compares: bool = False
     expands: bool = False
+    runs_expanded: bool = True
     lowers: bool = True
     assumption: str = ""
 

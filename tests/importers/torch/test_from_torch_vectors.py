@@ -106,8 +106,9 @@ def test_functions_are_imported_as_what_they_are(name: str) -> None:
     point = torch.as_tensor(region.center).requires_grad_()
     exact = torch.autograd.functional.jacobian(lambda x: graph(x).flatten(), point).reshape(entries.lower.shape)
     assert bool((entries.lower <= exact + 1e-9).all() and (exact - 1e-9 <= entries.upper).all())
-    with pytest.raises(UnsupportedOpError, match=r"no combination of affine maps.*AutoLip\(\).*until="):
-        lipschitz(graph, region, AutoLip(), semantics="executed")
+    if expected != ["length"]:
+        with pytest.raises(UnsupportedOpError, match=r"no combination of affine maps.*AutoLip\(\).*until="):
+            lipschitz(graph, region, AutoLip(), semantics="executed")
     assert bound_output(graph, region).status.certified
 
 

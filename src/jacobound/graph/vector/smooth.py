@@ -131,6 +131,8 @@ class LogSoftmax(OfAllowed):
 class LogSumExp(OfAllowed):
     """``log sum_j exp(x_j)`` of every row; constant 1 in every norm, the norm of softmax on a set."""
 
+    runs_expanded = False  # engines shift the exponents first
+
     @property
     def expands(self) -> bool:  # type: ignore[override]
         return self.allowed is None  # the sum of all exponentials is another function
