@@ -105,7 +105,7 @@ def test_a_mask_that_is_not_behind_attention_is_refused() -> None:
             from_onnx(model([node(op, "x mask")], (1, 1, TOKEN, TOKEN), {"mask": MASK}))
     nothing = [*ATTENTION["mask added"], node("MatMul", "a wo")]
     weights = {**projections(), "mask": np.full_like(MASK, -np.inf)}
-    with pytest.raises((InvalidModelError, UnsupportedOpError), match=r"infinite|leaves a query without any key|a row with nothing left"):
+    with pytest.raises((InvalidModelError, UnsupportedOpError), match=r"infinite|without any key|nothing left"):
         from_onnx(model(nothing, ("N", TOKEN, WIDTH), weights))
 
 
