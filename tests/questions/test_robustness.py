@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -370,3 +372,22 @@ def test_radii_in_units_of_each_input_are_asked_of_the_network_that_holds_the_un
     margin = matrix[1] - matrix[0]
     truth = float((margin @ x).abs() / (margin * scale).abs().sum())
     assert truth * (1 - 1e-2) <= float(found.untargeted) <= truth
+
+
+@pytest.mark.parametrize("question", [jb.robust_radius, jb.stationary_free_radius])
+def test_a_ball_stands_for_its_points_norm_clip_and_largest_radius(
+    question: Callable[..., Any],
+) -> None:
+    graph = jb.from_layers([torch.tensor([[1.0, -2.0], [3.0, 0.5]]), torch.eye(2)], activation="tanh")
+    x, clip = torch.tensor([[0.3, -0.2], [0.4, 0.1]]).double(), (-1.0, 1.0)
+    points = question(graph, x, p=1.0, clip=clip, largest=0.5)
+    ball = question(graph, jb.Ball(x, 0.5, 1, clip))
+    assert torch.equal(points.radius, ball.radius) and points.p == ball.p == 1.0
+    assert ball.provenance.question.options["largest"] == 0.5
+    with pytest.raises(jb.InvalidOptionError, match="leave out p=, largest="):
+        question(graph, jb.Ball(x, 0.5), p=1.0, largest=0.5)
+    with pytest.raises(jb.InvalidOptionError, match="with_preprocessing"):
+        question(graph, jb.Ball(x, 0.5, scale=2.0))
+    for region in (jb.Box(x - 1, x + 1), jb.WholeSpace(), jb.Ball(x, jb.Radii([0.1, 0.2]))):
+        with pytest.raises(jb.InvalidRegionError, match="largest radius"):
+            question(graph, region)

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from jacobound.asking import sets_together
 from jacobound.checks import real, whole
-from jacobound.errors import InvalidOptionError
+from jacobound.errors import InvalidOptionError, InvalidRegionError
+from jacobound.given import no_scale_given
 from jacobound.graph.graph import Graph
-from jacobound.inputs.regions import Ball, Balls
+from jacobound.inputs.radii import Radii
+from jacobound.inputs.regions import Ball, Balls, Clip, Points, Region
 from jacobound.method import Budget
 
 HALVINGS = 60  # of a radius that fails, before it counts as 0
@@ -32,6 +34,37 @@ def around_points(graph: Graph, region: Ball) -> tuple[Balls, tuple[int, ...]]:
     points = balls.points
     balls.domain(torch.arange(len(points), device=points.device), points.new_zeros(len(points)))
     return balls, lead
+
+
+def points_given(
+    asked: str,
+    x: Points | Region,
+    p: float | None,
+    clip: Clip | None,
+    largest: float | None,
+    usual: tuple[float, float],
+) -> tuple[Ball, float]:
+    """Points as balls of radius 0, and the largest radius that is of interest.
+
+    Args:
+        asked: the question, for messages.
+        x: points, or one ball whose centre, norm and clip are meant; its radius is the largest that is of interest.
+        p, clip, largest: as given beside points; None beside a ball, which holds them.
+        usual: the norm and the largest radius where nothing else is said.
+
+    Raises:
+        InvalidRegionError: when a region is no ball around points with one radius.
+        InvalidOptionError: when something is given twice, or the ball has units of its own.
+    """
+    if not isinstance(x, Region):
+        return Ball(x, 0.0, usual[0] if p is None else p, clip), usual[1] if largest is None else largest
+    if not isinstance(x, Ball) or isinstance(x.radius, tuple | Radii):
+        raise InvalidRegionError(f"{asked} grows balls around points: give the points, or Ball(points, largest radius)")
+    no_scale_given(x.scale, asked)
+    twice = [f"{name}=" for name, value in (("p", p), ("clip", clip), ("largest", largest)) if value is not None]
+    if twice:
+        raise InvalidOptionError(f"the ball holds its own p, clip and largest radius; leave out {', '.join(twice)}=")
+    return Ball(x.center, 0.0, x.p, x.clip), x.radii[0]
 
 
 def runs(count: int, graph: Graph, bytes_each: int, budget: Budget) -> Iterator[slice]:

@@ -22,7 +22,7 @@ from jacobound.given import Limit, Rows, budget_given, graph_given, jacobian_met
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import size
 from jacobound.inputs.exponents import told_norm
-from jacobound.inputs.regions import Ball, Balls, Points
+from jacobound.inputs.regions import Ball, Balls, Clip, Points
 from jacobound.jacobian.fastlip import FastLip
 from jacobound.jacobian.recursion.recurjac import RecurJac
 from jacobound.method import Budget, JacobianEnclosure, JacobianMethod, Query
@@ -31,6 +31,7 @@ from jacobound.questions.common import (
     around_points,
     check_tolerance,
     largest_verified,
+    points_given,
     runs,
 )
 from jacobound.results.kinds import Provenance, Result, Status, figures
@@ -96,15 +97,15 @@ class StationaryFreeRadius(Result):
 
 def stationary_free_radius(
     graph: Graph,
-    x: Points,
+    x: Points | Ball,
     rows: Rows | None = None,
-    p: float = 2.0,
+    p: float | None = None,
     *,
     method: JacobianMethod | None = None,
     budget: Limit | None = None,
-    clip: tuple[Points | float, Points | float] | None = None,
+    clip: Clip | None = None,
     tolerance: float = 1e-3,
-    largest: float = 10.0,
+    largest: float | None = None,
     seed: int = 0,
     scale: None = None,
 ) -> StationaryFreeRadius:
@@ -112,14 +113,15 @@ def stationary_free_radius(
 
     Args:
         graph: the network.
-        x: one point, or a batch of points (*batch, *input shape); taken as exact numbers.
+        x: one point, or a batch of points (*batch, *input shape), taken as exact numbers; or `Ball(points, radius, p,
+            clip)`, whose radius is the largest that is of interest.
         rows: outputs or combinations of them (one class, a margin), as for `bound_output`; None for all outputs.
-        p: norm of the distance, 1, 2 or inf.
+        p: norm of the distance, 1, 2 or inf; None for 2, or for that of the ball.
         method: `RecurJac()` (the default) or `FastLip()`.
         budget: time, memory and progress, for all points together.
-        clip: (low, high): only points of this box count.
+        clip: (low, high): only points of this box count; a ball has its own.
         tolerance: relative accuracy of the search for the radius.
-        largest: no larger radius is tried.
+        largest: no larger radius is tried; None for 10, or for the radius of the ball.
         seed: of the search for small gradients.
         scale: refused: radii in units of each input are asked of `graph.with_preprocessing`, which holds the units.
 
@@ -128,19 +130,20 @@ def stationary_free_radius(
         InvalidOptionError: for options that make no sense.
     """
     no_scale_given(scale, "stationary_free_radius")
+    points, most = points_given("stationary_free_radius", x, p, clip, largest, (2.0, 10.0))
     graph, budget = graph_given(graph), budget_given(budget)
     method, matrix = jacobian_method_given(method) or RecurJac(), row_matrix(rows, graph)
-    tolerance, largest = check_tolerance(tolerance, largest)
-    seed, points = whole(seed, "seed", -(1 << 62)), Ball(x, 0.0, p, clip)
-    options = {"tolerance": tolerance, "largest": largest, "seed": seed}
+    tolerance, most = check_tolerance(tolerance, most)
+    seed = whole(seed, "seed", -(1 << 62))
+    options = {"tolerance": tolerance, "largest": most, "seed": seed}
     asked = question("stationary_free_radius", graph, points, matrix, budget, **options)
     target = graph.with_rows(matrix).expanded()
     with strictly(graph, budget) as (budget, clock):
         balls, lead = around_points(graph, points)
         search = _Question(target, balls, method, budget)
-        start = balls.points.new_full((len(balls.points),), 0.01 * min(1.0, largest))
-        radius = largest_verified(search.scores, size(target.output), start, largest, tolerance, lambda: budget.is_over)
-        found = _smallest(target, balls, radius, largest, seed)
+        start = balls.points.new_full((len(balls.points),), 0.01 * min(1.0, most))
+        radius = largest_verified(search.scores, size(target.output), start, most, tolerance, lambda: budget.is_over)
+        found = _smallest(target, balls, radius, most, seed)
         vanishing = _vanishing(target, balls, *found.candidates)
         shape = (*lead, size(target.output))
         return StationaryFreeRadius(

@@ -15,7 +15,7 @@ from jacobound.budget import Budget, OutOfTimeError, alarmed
 from jacobound.checks import instance, real
 from jacobound.given import Limit, budget_given, graph_given, no_scale_given, radius_method_given
 from jacobound.graph.graph import Graph
-from jacobound.inputs.regions import Ball, Balls, Points
+from jacobound.inputs.regions import Ball, Balls, Clip, Points
 from jacobound.jacobian.recursion.recurjac import RecurJac
 from jacobound.method import Method, OutputMethod
 from jacobound.questions.attack import PGD, linear_radii
@@ -25,6 +25,7 @@ from jacobound.questions.common import (
     check_steps,
     check_tolerance,
     largest_verified,
+    points_given,
     runs,
 )
 from jacobound.questions.evaluators import Around, Margins, evaluator
@@ -47,17 +48,17 @@ FIRST = 0.25  # of the radius where a linear margin would be lost: the first bal
 
 def robust_radius(
     graph: Graph,
-    x: Points,
+    x: Points | Ball,
     label: Labels | None = None,
-    p: float = inf,
+    p: float | None = None,
     targets: Labels | None = None,
     *,
     method: OutputMethod | Method | None = None,
     budget: Limit | None = None,
-    clip: tuple[Points | float, Points | float] | None = None,
+    clip: Clip | None = None,
     steps: int = 8,
     tolerance: float = 1e-3,
-    largest: float = 1e6,
+    largest: float | None = None,
     seconds: float = 60.0,
     attack: PGD | None = PGD(),  # noqa: B008 - a frozen value
     scale: None = None,
@@ -67,19 +68,20 @@ def robust_radius(
     Args:
         graph: the network; one output per class, the largest decides. Last functions that keep the order of the
             classes (softmax, sigmoid, one positive factor) are left out: margins are those before, as the answer says.
-        x: one point, or a batch of points (*batch, *input shape); taken as exact numbers.
+        x: one point, or a batch of points (*batch, *input shape), taken as exact numbers; or `Ball(points, radius, p,
+            clip)`, whose radius is the largest that is of interest.
         label: class of each point, or one for all; None for what the network says.
-        p: norm of the distance, 1, 2 or inf.
+        p: norm of the distance, 1, 2 or inf; None for inf, or for that of the ball.
         targets: classes that must not be reached: (k,) for all points or (*batch, k); None for all others.
         method: an output method such as `CROWN()` (largest ball over which the margins are positive), a Jacobian
             method such as `RecurJac()`, or a Lipschitz method such as `LipSDP()` (Lemma 1 and the integral of Theorem
             2 of RecurJac with its constants); None for the maximum of CROWN, RecurJac, both together,
             products of norms over the whole space, and semidefinite certificates of increments.
         budget: time, memory and progress, for all points together.
-        clip: (low, high): only points of this box count. x must lie in it.
+        clip: (low, high): only points of this box count; a ball has its own. x must lie in it.
         steps: about how many constants the integral takes; more are tighter and dearer.
         tolerance: relative accuracy of the largest ball of an output method.
-        largest: no larger radius is tried.
+        largest: no larger radius is tried; None for 1e6, or for the radius of the ball.
         seconds: time for semidefinite certificates, for each point; only without a `method`. 0 leaves them out.
         attack: how adversarial points are looked for; None leaves that out.
         scale: refused: radii in units of each input are asked of `graph.with_preprocessing`, which holds the units.
@@ -89,21 +91,22 @@ def robust_radius(
         InvalidOptionError: for options that make no sense.
     """
     no_scale_given(scale, "robust_radius")
+    points, most = points_given("robust_radius", x, p, clip, largest, (inf, 1e6))
     graph, method, budget = graph_given(graph), radius_method_given(method), budget_given(budget)
-    tolerance, largest = check_tolerance(tolerance, largest)
-    steps, seconds, points = check_steps(steps), real(seconds, "seconds", 0.0), Ball(x, 0.0, p, clip)
+    tolerance, most = check_tolerance(tolerance, most)
+    steps, seconds = check_steps(steps), real(seconds, "seconds", 0.0)
     attack = None if attack is None else instance(attack, PGD, "the attack", "it takes PGD() or None")
     limits = budget
     deciding, behind = before_head(graph)
     with strictly(graph, budget) as (budget, clock):
         balls, lead = around_points(graph, points)
         asked = decisions(deciding, balls.points, lead, label, targets)
-        search = _Search(deciding, balls, asked, method, steps, tolerance, largest, seconds, budget)
+        search = _Search(deciding, balls, asked, method, steps, tolerance, most, seconds, budget)
         found = search.answer(attack, lead, points.clip, clock)
     named = replace(found.provenance, network=graph.fingerprint) if behind else found.provenance
     found = replace(found, decided_before=behind, provenance=named)
     options = {"label": found.label, "targets": found.targets, "steps": steps, "tolerance": tolerance}
-    options |= {"largest": largest, "seconds": seconds, "attack": attack}
+    options |= {"largest": most, "seconds": seconds, "attack": attack}
     return found.asking(question("robust_radius", graph, points, None, limits, **options))
 
 
