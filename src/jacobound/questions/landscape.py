@@ -113,15 +113,13 @@ def stationary_free_radius(
 
     Args:
         graph: the network.
-        x: one point, or a batch of points (*batch, *input shape), taken as exact numbers; or `Ball(points, radius, p,
-            clip)`, whose radius is the largest that is of interest.
+        x: one point, or a batch of points (*batch, *input shape), taken as exact numbers; or a `Ball` around them.
         rows: outputs or combinations of them (one class, a margin), as for `bound_output`; None for all outputs.
-        p: norm of the distance, 1, 2 or inf; None for 2, or for that of the ball.
+        p, clip, largest: norm of the distance (None for 2); (low, high), only points of this box count; no larger
+            radius is tried. A ball holds all three.
         method: `RecurJac()` (the default) or `FastLip()`.
         budget: time, memory and progress, for all points together.
-        clip: (low, high): only points of this box count; a ball has its own.
         tolerance: relative accuracy of the search for the radius.
-        largest: no larger radius is tried; None for 10, or for the radius of the ball.
         seed: of the search for small gradients.
         scale: refused: radii in units of each input are asked of `graph.with_preprocessing`, which holds the units.
 

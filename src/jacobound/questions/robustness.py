@@ -68,20 +68,18 @@ def robust_radius(
     Args:
         graph: the network; one output per class, the largest decides. Last functions that keep the order of the
             classes (softmax, sigmoid, one positive factor) are left out: margins are those before, as the answer says.
-        x: one point, or a batch of points (*batch, *input shape), taken as exact numbers; or `Ball(points, radius, p,
-            clip)`, whose radius is the largest that is of interest.
+        x: one point, or a batch of points (*batch, *input shape), taken as exact numbers; or a `Ball` around them.
         label: class of each point, or one for all; None for what the network says.
-        p: norm of the distance, 1, 2 or inf; None for inf, or for that of the ball.
+        p, clip, largest: norm of the distance (None for inf); (low, high), only points of this box count; no larger
+            radius is tried. A ball holds all three.
         targets: classes that must not be reached: (k,) for all points or (*batch, k); None for all others.
         method: an output method such as `CROWN()` (largest ball over which the margins are positive), a Jacobian
             method such as `RecurJac()`, or a Lipschitz method such as `LipSDP()` (Lemma 1 and the integral of Theorem
             2 of RecurJac with its constants); None for the maximum of CROWN, RecurJac, both together,
             products of norms over the whole space, and semidefinite certificates of increments.
         budget: time, memory and progress, for all points together.
-        clip: (low, high): only points of this box count; a ball has its own. x must lie in it.
         steps: about how many constants the integral takes; more are tighter and dearer.
         tolerance: relative accuracy of the largest ball of an output method.
-        largest: no larger radius is tried; None for 1e6, or for the radius of the ball.
         seconds: time for semidefinite certificates, for each point; only without a `method`. 0 leaves them out.
         attack: how adversarial points are looked for; None leaves that out.
         scale: refused: radii in units of each input are asked of `graph.with_preprocessing`, which holds the units.
