@@ -38,9 +38,9 @@ def test_what_a_search_begins_with_and_what_is_kept_of_it(monkeypatch: pytest.Mo
     moved = replace(first[1], neurons=tuple(part + 0.01 for part in first[1].neurons))
     seen: list[float] = []
 
-    def improved(sweep: Sweep, start: tuple[float, Any], *rest: Any) -> tuple[float, Any]:
+    def improved(sweep: Sweep, start: tuple[float, Any], *rest: Any) -> tuple[float, Any, float]:
         seen.append(start[0])
-        return start[0], moved
+        return start[0] - 1.0, moved, start[0]
 
     monkeypatch.setattr(layered_solver, "improved", improved)
     monkeypatch.setattr(layered_solver, "best_closed_form", lambda *rest: best)

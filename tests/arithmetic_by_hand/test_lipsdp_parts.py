@@ -171,7 +171,7 @@ def test_limits_of_the_method_and_of_the_budget(seconds: float | None, monkeypat
 
     def certificates(self: object, graph: object, slopes: object, norm: object, budget: Budget) -> object:
         seen.append(budget.remaining)
-        return {}, Status.CERTIFIED
+        return {}, Status.CERTIFIED, ""
 
     monkeypatch.setattr(LipSDP, "_certificates", certificates)
     graph = network((3, 4, 2), 1)
@@ -206,7 +206,7 @@ def test_which_way_is_taken(
 
     class Solver:
         def __init__(self, *rest: object) -> None:
-            self.interrupted = interrupted
+            self.interrupted, self.note = interrupted, ""
 
         def solve(self, parts: object) -> object:
             return parts
@@ -221,7 +221,7 @@ def test_which_way_is_taken(
     told("_in_time", "parts in time" if in_time else None)
     for name in ("layered_problems", "problems", "sdp_core"):
         told(name, name)
-    found, status = LipSDP()._certificates(None, {}, (2.0, 2.0), Budget(memory=1000))  # type: ignore[arg-type]
+    found, status, _ = LipSDP()._certificates(None, {}, (2.0, 2.0), Budget(memory=1000))  # type: ignore[arg-type]
     many = not fits or late or count == 10
     chain = is_chain and many
     assert ("_chain" in asked) is many
@@ -244,7 +244,7 @@ def test_products_of_norms_stand_in_where_nothing_was_proved(
 ) -> None:
     none = torch.zeros(0)
     parts = {str(k): LayeredCertificate(x, (2.0, 2.0), False, none, none, ()) for k, x in enumerate(values)}
-    monkeypatch.setattr(LipSDP, "_certificates", lambda *rest: (parts, status))
+    monkeypatch.setattr(LipSDP, "_certificates", lambda *rest: (parts, status, ""))
     graph = network((3, 4, 2), 1)
     (domain,), _ = Ball(torch.zeros(3), 0.1).domains(graph)
     found = LipSDP().constant(Query(graph, domain, Budget(), (2.0, 2.0)))
@@ -323,10 +323,10 @@ def test_chains_share_their_time(
         return closed(self, margin)
 
     def improved(
-        sweep: Sweep, start: tuple[float, Multipliers], over: object, tolerance: float, enough: float
+        sweep: Sweep, start: tuple[float, Multipliers], over: object, tolerance: float, enough: float, least: float
     ) -> object:
         calls.append((over, tolerance, enough, start[0]))
-        return start
+        return *start, start[0]
 
     monkeypatch.setattr(Sweep, "closed_form", slowly)
     monkeypatch.setattr(layered_solver, "improved", improved)
@@ -358,7 +358,7 @@ def test_what_time_cuts_short_is_said_unless_it_is_enough(monkeypatch: pytest.Mo
     def improved(sweep: Sweep, start: tuple[float, Multipliers], over: object, *rest: object) -> object:
         clock.now = 1e6
         assert over()  # type: ignore[operator]
-        return start
+        return *start, -INF
 
     monkeypatch.setattr(layered_solver, "improved", improved)
     for largest, cut in ((0.0, True), (1e9, False), (1e-9, True)):
@@ -371,11 +371,11 @@ def test_what_time_cuts_short_is_said_unless_it_is_enough(monkeypatch: pytest.Mo
 def test_improvements_that_prove_nothing_give_way_to_the_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = random_chain(Generator().manual_seed(1), (3, 4, 3))
     plain = LayeredSolver(0.5, Budget())
-    monkeypatch.setattr(layered_solver, "improved", lambda sweep, start, *rest: start)
+    monkeypatch.setattr(layered_solver, "improved", lambda sweep, start, *rest: (*start, -INF))
     best = plain._solve(chain, (2.0, 2.0), 0.0, 1)
     bad = multipliers_of(chain)
     bad = Multipliers(tuple(part - 100 for part in bad.neurons), bad.entering, bad.leaving)
-    monkeypatch.setattr(layered_solver, "improved", lambda *rest: (-50.0, bad))
+    monkeypatch.setattr(layered_solver, "improved", lambda *rest: (-50.0, bad, -INF))
     assert LayeredSolver(0.5, Budget())._solve(chain, (2.0, 2.0), 0.0, 1).value == best.value < INF
     parts = {name: (chain.row(k), (2.0, 2.0)) for k, name in enumerate(("first", "second"))}
     told: list[tuple[int, int, str]] = []

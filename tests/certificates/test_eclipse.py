@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from certificate_cases import NORMS, network, norm_of, random_chain
 from exact import is_positive_semidefinite, rational_matrix, rationals
 from jacobound import (
+    IBP,
     AutoLip,
     Ball,
     Budget,
@@ -30,7 +31,7 @@ from jacobound import (
     from_onnx,
 )
 from jacobound.certificates.layered.chain import LayeredChain, layered_chain
-from jacobound.certificates.layered.driver import by_closed_form, proved
+from jacobound.certificates.layered.driver import LayeredSolver, by_closed_form, layered_problems, proved
 from jacobound.certificates.layered.proof import (
     LayeredCertificate,
     _definite_share,
@@ -221,8 +222,8 @@ def test_gradients_are_those_of_the_smoothed_value(norm: tuple[float, float]) ->
     for turned in (False, True):
         sweep = Sweep.of(chain, norm, turned)
         _, at = sweep.closed_form(1.7)
-        _, value, gradient = sweep.evaluate(at, 0.1)
-        assert gradient is not None
+        _, value, gradient, least = sweep.evaluate(at, 0.1)
+        assert gradient is not None and least <= value
         for k, part in enumerate((*at.neurons, at.entering, at.leaving)):
             slope = (*gradient.neurons, gradient.entering, gradient.leaving)[k]
             step = 1e-6
@@ -317,13 +318,29 @@ def test_certificates_are_checked_again_without_the_search(norm: tuple[float, fl
         LayeredCertificate.from_dict({**certificate.to_dict(), "multipliers": ["0x1p0"]})
 
 
-def test_graphs_that_are_no_chains_are_refused_by_name() -> None:
-    x = Input((3,))
-    one = Affine(((Dense(torch.ones(3, 3, dtype=torch.float64)), x),), name="first")
-    hidden = Elementwise(network((3, 3, 3), 0).nodes[2].activation, one)  # type: ignore[union-attr]
-    joined = Affine(((Dense(torch.ones(2, 3, dtype=torch.float64)), hidden), (Dense(torch.ones(2, 3).double()), x)))
-    with pytest.raises(UnsupportedOpError, match="joins 2 paths"):
-        bound(Graph(joined), WholeSpace(), (2.0, 2.0))
+@pytest.mark.parametrize("norm", NORMS)
+def test_skips_pass_by_the_neurons_of_their_branch(norm: tuple[float, float]) -> None:
+    """Above all vertices of the slopes, and the search near the optimum of the unstable core; one skip over another."""
+    generator = Generator().manual_seed(8)
+    relu = next(node for node in network((3, 3, 3), 0).nodes if isinstance(node, Elementwise)).activation
+    weights = [torch.randn(3, 3, generator=generator, dtype=torch.float64) for _ in range(6)]
+    x, same = Input((3,)), Dense(torch.eye(3, dtype=torch.float64))
+    one = Elementwise(relu, Affine(((Dense(weights[0]), x),)))
+    two = Elementwise(relu, Affine(((Dense(weights[1]), one), (Dense(weights[2]), x))))
+    joined = Affine(((Dense(weights[3]), two), (same, one)))
+    graph = Graph(Affine(((Dense(weights[4]), Elementwise(relu, joined)), (Dense(weights[5]), x), (same, one))))
+    found = bound(graph, WholeSpace(), norm)
+    chain = layered_chain(graph, found.slopes)
+    assert [len(part) for part in chain.unstable] == [3, 3, 3] and [len(part) for part in chain.halves] == [6, 9, 9]
+    truth = float(norm_of(jacobians(chain), *norm).max())
+    (domain,), _ = WholeSpace().domains(graph)
+    core = float(LipSDP(IBP()).constant(Query(graph, domain, Budget(), norm)).value)
+    layers = LayeredSolver(1e-4, Budget())
+    reached = max(part.value for part in layers.solve(layered_problems(chain, norm)).values())
+    assert truth <= reached <= float(found.value) * (1 + 1e-9) and core * (1 - 1e-3) <= reached <= 1.01 * core
+    if norm == (2.0, 2.0):
+        # A feasible point of the dual problem: below every certificate, and near it.
+        assert layers.least <= core * (1 + 1e-9) and layers.note and reached <= layers.least * 1.001
 
 
 def test_linear_branches_between_activations_are_one_layer() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from jacobound import CROWN, IBP, Ball, Budget, ECLipsE, Graph, ShapeError, Status, UnsupportedOpError, WholeSpace
+from jacobound import CROWN, IBP, Ball, Budget, ECLipsE, Graph, ShapeError, Status, WholeSpace
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
 from jacobound.certificates.layered.chain import LayeredChain, chain_bytes, layered_chain
@@ -85,8 +85,13 @@ def test_chains_that_begin_or_end_with_neurons_have_a_layer_there() -> None:
     twice = hidden(first)
     chain = layered_chain(Graph(twice), {first: ends, twice: ends})
     assert len(chain.matrices) == 3 and all(torch.equal(matrix, eye) for matrix in chain.matrices)
-    with pytest.raises(UnsupportedOpError, match="joins 2 paths"):
-        chain_bytes(Graph(Affine(((Dense(eye), first), (Dense(eye), x)))))
+    joined = Graph(Affine(((Dense(2 * eye), first), (Dense(3 * eye), x))))
+    chain = layered_chain(joined, {first: ends})
+    # Values that pass by the neurons stand behind them, with slopes of exactly 1.
+    assert torch.equal(chain.matrices[0], torch.cat((eye, eye)))
+    assert torch.equal(chain.matrices[1], torch.cat((2 * eye, 3 * eye), 1))
+    assert [x[2:].tolist() for x in (*chain.middles, *chain.halves)] == [[1, 1], [0, 0]]
+    assert chain_bytes(joined) is not None
 
 
 def test_bytes_of_a_chain_are_those_of_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,7 +252,7 @@ def test_multipliers_that_break_down_leave_a_weaker_bound_and_say_so(
     with monkeypatch.context() as broken:
         nothing = torch.full_like
         broken.setattr(Barrier, "weights", lambda self, point: Weights(*(nothing(x, math.nan) for x in _parts(self))))
-        broken.setattr(layered_solver, "improved", lambda *rest: (-INF, _nothing(rest[1][1])))
+        broken.setattr(layered_solver, "improved", lambda *rest: (-INF, _nothing(rest[1][1]), -INF))
         found = bound(graph, region, (2.0, 2.0))
         assert float(best.value) <= float(found.value) < INF and found.status.certified
     with monkeypatch.context() as broken:

@@ -1,4 +1,4 @@
-"""`ECLipsE`: Lipschitz constants layer by layer in closed form, for chains with thousands of neurons in a layer."""
+"""`ECLipsE`: Lipschitz constants layer by layer in closed form, for networks with thousands of neurons in a layer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from jacobound.results.kinds import Status
 
 @dataclass(frozen=True)
 class ECLipsE(LipschitzMethod):
-    """Certified constants of chains of layers, from closed forms of LipSDP's multipliers; local and global alike.
+    """Certified constants layer by layer, from closed forms of LipSDP's multipliers; local and global alike.
 
     The multipliers of a layer are in proportion to the absolute row sums of what reaches it (Xu and Sivaranjani 2024,
     Syed and Hu 2025), with the best of several margins, swept from the inputs and from the outputs. Every neuron has
@@ -40,7 +40,7 @@ class ECLipsE(LipschitzMethod):
     """
 
     about: ClassVar[About] = About(
-        "chains of layers, thousands of neurons wide; all norms", "Xu and Sivaranjani, NeurIPS 2024; Syed and Hu 2025"
+        "networks thousands of neurons wide, skips included; all norms", "Xu and Sivaranjani, NeurIPS 2024; Syed and Hu 2025"
     )
 
     preactivation: OutputMethod | None = None
@@ -50,9 +50,7 @@ class ECLipsE(LipschitzMethod):
             object.__setattr__(self, "preactivation", output_method(self.preactivation))
 
     def constant(self, query: Query) -> ConstantBound:
-        """A certified constant over one set of a chain: every affine node follows from one activation.
-
-        Linear branches in between are allowed.
+        """A certified constant over one set; what is alive between two activations is one layer of a chain.
 
         Returns:
             `details` holds the constants of both directions, `certificates` what proves the smaller one. Infinite with
@@ -60,7 +58,7 @@ class ECLipsE(LipschitzMethod):
             closed forms prove nothing.
 
         Raises:
-            UnsupportedOpError: when the graph is no chain.
+            UnsupportedOpError: when a node has no form in affine and elementwise nodes.
         """
         graph, budget = query.graph.expanded(), query.budget
         needed = chain_bytes(graph)

@@ -59,12 +59,12 @@ class LipSDP(LipschitzMethod):
 
     Over the whole space this is LipSDP-neuron (Fazlyab et al. 2019), on a region its local version; for p = inf every
     input has a weight of its own. With q = inf (and, for few inputs, p = 1) one problem per row (column) is solved.
-    The search is interrupted by the budget; what it has found by then is certified. Chains with so many unstable
-    neurons that Newton's method will not come to its end are solved layer by layer: the same problem, with first-order
-    steps that cost a few products of the layers. Their search ends where steps gain next to nothing, which may be up to
-    a percent above the optimum: `Status.CERTIFIED` then says that the constant is proved and no time was missing, not
-    that it is the SDP's own. Other graphs whose core does not fit the memory get products of norms, with
-    `Status.MEMORY_LIMIT`.
+    The search is interrupted by the budget; what it has found by then is certified. Networks with so many unstable
+    neurons that Newton's method will not come to its end are solved layer by layer, skips as a part of the state: the
+    same problem, with first-order steps that cost a few products of the layers. Their search may end above the
+    optimum: `Status.CERTIFIED` says that the constant is proved and no time was missing, and a note how far from the
+    SDP's own optimum it may be, by a feasible point of the dual problem. Graphs for which neither fits the memory get
+    products of norms, with `Status.MEMORY_LIMIT`.
 
     Args:
         preactivation: how the ranges of the nodes are found.
@@ -93,22 +93,23 @@ class LipSDP(LipschitzMethod):
         ranges = facts_of_one(known)
         gates = derivative(graph, ranges)
         slopes = gates.slopes
-        found, status = self._certificates(gates.graph, slopes, norm, own)
+        found, status, note = self._certificates(gates.graph, slopes, norm, own)
         values = {name: torch.tensor(part.value, dtype=torch.float64) for name, part in found.items()}
         value = torch.stack(list(values.values())).max() if values else torch.zeros((), dtype=torch.float64)
         certificates = tuple(found.values())
         unknown = not found and status in (Status.MEMORY_LIMIT, Status.TIME_LIMIT)
         if unknown or not float(value) < math.inf:
+            note = ""
             # The core does not fit, there is no time for it, or nothing could be proved for it.
             value, certificates = AutoLip().constant(replace(query, graph=graph, ranges=known)).value, ()
             values = {"products of norms": value}
             status = Status.TIME_LIMIT if status is Status.CERTIFIED else status
-        return ConstantBound(value, Status.of(status, value), values, certificates, slopes, ranges)
+        return ConstantBound(value, Status.of(status, value), values, certificates, slopes, ranges, note)
 
     def _certificates(
         self, graph: Graph, slopes: Facts, norm: tuple[float, float], budget: Budget
-    ) -> tuple[Mapping[str, SdpCertificate] | Mapping[str, LayeredCertificate], Status]:
-        """Certificates of all parts by name, and whether the search came to its end; none where it does not fit."""
+    ) -> tuple[Mapping[str, SdpCertificate] | Mapping[str, LayeredCertificate], Status, str]:
+        """Certificates of all parts by name, whether the search came to its end, and how near; none where none fits."""
         fits, chain, late = budget.fits(sdp_bytes(graph, slopes)), None, _too_late(graph, slopes, budget)
         if not fits or late or unstable_count(graph, slopes) >= MANY:
             chain = _chain(graph, slopes, budget)
@@ -116,14 +117,14 @@ class LipSDP(LipschitzMethod):
         if chain is not None and parts is None:
             layers = LayeredSolver(self.tolerance, budget)
             found = layers.solve(layered_problems(chain, norm))
-            return found, Status.TIME_LIMIT if layers.interrupted else Status.CERTIFIED
+            return found, Status.TIME_LIMIT if layers.interrupted else Status.CERTIFIED, layers.note
         if not fits:
-            return {}, Status.MEMORY_LIMIT
+            return {}, Status.MEMORY_LIMIT, ""
         if late:
-            return {}, Status.TIME_LIMIT
+            return {}, Status.TIME_LIMIT, ""
         solver = _Solver(self.tolerance, budget)
         solved = solver.solve(parts or problems(sdp_core(graph, slopes), norm))
-        return solved, Status.TIME_LIMIT if solver.interrupted else Status.CERTIFIED
+        return solved, Status.TIME_LIMIT if solver.interrupted else Status.CERTIFIED, ""
 
 
 def _chain(graph: Graph, slopes: Facts, budget: Budget) -> LayeredChain | None:

@@ -84,6 +84,7 @@ class ConstantBound:
         certificates: what proves each part, in the same order; empty for methods that need none.
         slopes: derivative range of every elementwise node that was used, each of the node's shape.
         ranges: the enclosures of the nodes' values, each of the node's shape.
+        note: what is known of its distance from the best that the method could do; empty for nothing.
     """
 
     value: Tensor
@@ -92,3 +93,4 @@ class ConstantBound:
     certificates: tuple[Any, ...]
     slopes: Facts
     ranges: Facts
+    note: str = ""

@@ -97,6 +97,7 @@ class LipschitzMethod(Method):
         moved = values.to(like)
         moved = torch.where(moved.to(values) < values, up(moved).to(values), moved.to(values)).to(like)
         status, certificates = worst([one.status for one in found]), tuple(one.certificates for one in found)
-        one = Candidate(moved, status, budget.spent - started, certificates if any(certificates) else ())
+        note = "; ".join(dict.fromkeys(one.note for one in found if one.note))
+        one = Candidate(moved, status, budget.spent - started, certificates if any(certificates) else (), note)
         slopes = [{node: slope[None] for node, slope in one.slopes.items()} for one in found]
         return Candidates({type(self).__name__: one}, torch.cat([unstable_neurons(slope, 1) for slope in slopes]))

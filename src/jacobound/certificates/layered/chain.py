@@ -2,7 +2,7 @@
 
 What the layer-by-layer certificates start from: on a region every neuron's slope is ``m + r d`` with ``|d| <= 1``, so
 that a tangent goes ``z = W y``, ``y_next = m z + r w`` with ``|w_i| <= |z_i|``. Neurons that pass nothing on
-(m = r = 0) are left out.
+(m = r = 0) are left out. What passes by (`levels`) has m = 1 and r = 0, so that a graph with skips is a chain, too.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from jacobound.arithmetic.linalg import vector_norm_upper
 from jacobound.certificates.dense.matrices import middle_slopes
-from jacobound.constants.affine_folding import Folding
-from jacobound.constants.pairs.layers import FLOPS, Layer
-from jacobound.errors import UnsupportedOpError
+from jacobound.certificates.layered.levels import Level, levels
+from jacobound.constants.pairs.layers import FLOPS, LARGEST_SIDE, Layer
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.graph.nodes import Node, size
 from jacobound.method import Facts, flat_indices
-from jacobound.operators.kinds import Identity
 from jacobound.operators.norms import Chain
 
 
@@ -91,78 +90,103 @@ class LayeredChain:
 
 
 LARGEST = 1e100
-Walk = list[tuple[tuple[Chain, ...], Elementwise | None]]
 
 
 def chain_bytes(graph: Graph) -> int | None:
     """Upper estimate of the memory that certificates of the chain need, in bytes; None where a layer is too large.
 
     Raises:
-        UnsupportedOpError: when the graph is no chain.
+        UnsupportedOpError: when a node is neither affine nor elementwise.
     """
-    total, widest = 0, 0
-    for chains, _ in _walk(graph):
-        if not Layer.fits(chains):
+    total, before = 0, size(graph.input)
+    widest = before
+    for level in levels(graph):
+        if not all(Layer.fits(chains) for chains in level.parts.values()):
             return None
-        total += Layer.bytes(chains) // 8
-        widest = max(widest, *(_sizes(chains)))
+        after = sum(size(node) for node in level.state)
+        if max(before, after) > LARGEST_SIDE:
+            return None
+        total += sum(Layer.bytes(chains) // 8 for chains in level.parts.values())
+        if level.passing or len(level.parts) > 1:
+            total += 8 * before * after
+        widest, before = max(widest, before, after), after
     return total + 64 * widest**2
-
-
-def _sizes(chains: tuple[Chain, ...]) -> tuple[int, int]:
-    return chains[0][0].in_size, chains[0][-1].out_size
 
 
 def layered_chain(graph: Graph, slopes: Facts) -> LayeredChain:
     """The chain that a graph of affine and elementwise nodes is, in the order of the network.
 
+    Skips are a part of the state that passes by the neurons: slopes of exactly 1.
+
     Args:
         slopes: derivative range of every elementwise node.
 
     Raises:
-        UnsupportedOpError: when the graph is no chain; names the node where paths meet.
+        UnsupportedOpError: when a node is neither affine nor elementwise.
     """
-    cpu = torch.device("cpu")
-    matrices, errors, middles, halves = [], [], [], []
-    walk, kept = _walk(graph), None
-    for chains, neurons in reversed(walk):
-        moved: list[Chain] = [tuple(operator.to(cpu, torch.float64) for operator in chain) for chain in chains]
-        view = Layer(tuple(moved)).whole
-        matrix = view.matrix if kept is None else view.matrix[:, kept]
-        if len(errors) + 1 < len(walk):
-            middle, half = matrix.new_ones(len(matrix)), matrix.new_zeros(len(matrix))
-            if neurons is not None:
-                middle, half = middle_slopes(slopes[neurons].map(lambda end: end.flatten().to(cpu, torch.float64)))
-            kept = flat_indices((middle != 0) | (half != 0))
-            matrix, middle, half = matrix[kept], middle[kept], half[kept]
-            middles.append(middle)
-            halves.append(half)
-        matrices.append(matrix.contiguous())
-        errors.append(float(view.error))
-    return LayeredChain(tuple(matrices), tuple(errors), tuple(middles), tuple(halves))
+    built = _Builder(slopes, [graph.input])
+    for level in levels(graph):
+        built.add(level)
+    middles, halves = (tuple(parts[:-1]) for parts in (built.middles, built.halves))  # nothing acts on the output
+    return LayeredChain(tuple(built.matrices), tuple(built.errors), middles, halves)
 
 
-def _walk(graph: Graph) -> Walk:
-    """The layers from the last to the first, each with the neurons behind it."""
-    folding, found = Folding(graph), []
-    node: Node = graph.output
-    neurons: Elementwise | None = None
-    while True:
-        if isinstance(node, Affine):
-            parts = folding.parts[node]
-            if len(parts) != 1:
-                raise UnsupportedOpError(
-                    f"node '{node.name}' joins {len(parts)} paths; layer by layer only chains can be bounded. "
-                    "Use LipSDP or AutoLip for this network"
-                )
-            root, chains = next(iter(parts.items()))
-            found.append((chains, neurons))
-            neurons, node = None, root
-            continue
-        if neurons is not None or not found:  # nothing affine in front of these neurons, or behind the last ones
-            found.append((((Identity(node.shape, node.shape, graph.example),),), neurons))
-        if isinstance(node, Input):
-            return found
-        if not isinstance(node, Elementwise):
-            raise UnsupportedOpError(f"node '{node.name}' is neither affine nor elementwise; expand the graph first")
-        neurons, node = node, node.source
+class _Builder:
+    """Layers one after the other; lives for one graph.
+
+    Args:
+        slopes: derivative range of every elementwise node.
+        state: the nodes whose values stand side by side.
+    """
+
+    def __init__(self, slopes: Facts, state: list[Node]) -> None:
+        self._slopes, self._state = slopes, state
+        self._kept: dict[Node, Tensor | None] = dict.fromkeys(state)
+        self.matrices: list[Tensor] = []
+        self.errors: list[float] = []
+        self.middles: list[Tensor] = []
+        self.halves: list[Tensor] = []
+
+    def _width(self, node: Node) -> int:
+        kept = self._kept[node]
+        return size(node) if kept is None else len(kept)
+
+    def add(self, level: Level) -> None:
+        """The layer of one level, with the neurons behind it; those that pass nothing on are left out."""
+        cpu = torch.device("cpu")
+        views = {}
+        for root, chains in level.parts.items():
+            moved: list[Chain] = [tuple(operator.to(cpu, torch.float64) for operator in chain) for chain in chains]
+            views[root] = Layer(tuple(moved)).whole
+        rows = next(iter(views.values())).matrix.shape[0]
+        middle, half = torch.ones(rows, dtype=torch.float64), torch.zeros(rows, dtype=torch.float64)
+        neurons = level.neurons
+        if neurons is not None:
+            middle, half = middle_slopes(self._slopes[neurons].map(lambda end: end.flatten().to(cpu, torch.float64)))
+        kept = flat_indices((middle != 0) | (half != 0)) if neurons is not None else torch.arange(rows)
+        blocks = []
+        for root in self._state:
+            view, before = views.get(root), self._kept[root]
+            if view is None:
+                blocks.append(middle.new_zeros(len(kept), self._width(root)))
+            else:
+                blocks.append((view.matrix if before is None else view.matrix[:, before])[kept])
+        layer = torch.cat([torch.cat(blocks, 1), *(self._passed(node) for node in level.passing)])
+        beside = len(layer) - len(kept)
+        self.matrices.append(layer.contiguous())
+        self.errors.append(_joined_error([float(view.error) for view in views.values()]))
+        self.middles.append(torch.cat((middle[kept], middle.new_ones(beside))))
+        self.halves.append(torch.cat((half[kept], half.new_zeros(beside))))
+        widths = {node: self._kept[node] for node in level.passing}
+        self._state, self._kept = list(level.state), {level.node: kept, **widths}
+
+    def _passed(self, node: Node) -> Tensor:
+        """Rows of the identity for a node that passes by."""
+        width = self._width(node)
+        same = torch.eye(width, dtype=torch.float64)
+        return torch.cat([same if one is node else same.new_zeros(width, self._width(one)) for one in self._state], 1)
+
+
+def _joined_error(errors: list[float]) -> float:
+    """Spectral distance of blocks side by side, of which each has its own."""
+    return errors[0] if len(errors) == 1 else float(vector_norm_upper(torch.tensor(errors, dtype=torch.float64), 2))

@@ -70,20 +70,31 @@ class LayeredSolver:
         tolerance: relative, of the constant.
         budget: its time and progress.
         interrupted: whether a search was cut short.
+        least: the constant of the best multipliers is not below it, up to rounding; 0 where nothing is known.
+        largest: the largest constant so far.
     """
 
     tolerance: float
     budget: Budget
     interrupted: bool = False
+    least: float = 0.0
+    largest: float = 0.0
+
+    @property
+    def note(self) -> str:
+        """How far from the SDP's own optimum the constant may be, in words; empty where nothing is known."""
+        if not 0 < self.least < self.largest < math.inf:
+            return ""
+        percent = math.ceil(1e4 * (self.largest / self.least - 1)) / 100
+        return f"at most {percent:.2f} % above the optimum of its problem"
 
     def solve(self, parts: LayeredProblems) -> dict[str, LayeredCertificate]:
         """A certificate of every part."""
         found: dict[str, LayeredCertificate] = {}
-        largest = 0.0
         for done, (name, (chain, norm)) in enumerate(parts.items()):
             self.budget.tell(done, len(parts), "certificates")
-            found[name] = self._solve(chain, norm, largest, len(parts) - done)
-            largest = max(largest, found[name].value)
+            found[name] = self._solve(chain, norm, self.largest, len(parts) - done)
+            self.largest = max(self.largest, found[name].value)
         return found
 
     def _solve(self, chain: LayeredChain, norm: Norm, largest: float, left: int) -> LayeredCertificate:
@@ -96,8 +107,7 @@ class LayeredSolver:
         if chain.seconds > SOON + LATE * max(0.0, share.remaining):
             self.interrupted = True
             return proved(chain, norm, turned, None)
-        sweep = Sweep.of(chain, norm, turned)
-        first = sweep.closed_form(1.5)
+        first = Sweep.of(chain, norm, turned).closed_form(1.5)
         reserved, late = 3 * (share.spent - began), False  # the proof takes about as long as two sweeps
 
         def over() -> bool:
@@ -107,13 +117,68 @@ class LayeredSolver:
             return late
 
         enough = 2 * math.log(largest) - 1e-6 if 0 < largest < math.inf else -math.inf
-        start = min(first, best_closed_form(sweep, over), key=lambda pair: pair[0]) if not over() else first
-        best = improved(sweep, start, over, self.tolerance, enough) if start[0] < math.inf else start
-        self.interrupted |= late and best[0] > enough
-        certificate = proved(chain, norm, turned, best[1])
-        if certificate.value < math.inf or best is start:
-            return certificate
-        return proved(chain, norm, turned, start[1])
+        searched = _Search(chain, norm, over, self.tolerance, enough)
+        searched.run(turned, first)
+        if norm == (2, 2) and not searched.ended:  # the other direction has the same optimum, but other stages
+            searched.run(not turned, None)
+        self.interrupted |= late and searched.value > enough
+        self.least = max(self.least, math.exp(searched.least / 2))
+        for turned, multipliers in searched.best_first():
+            certificate = proved(chain, norm, turned, multipliers)
+            if certificate.value < math.inf:
+                break
+        return certificate
+
+
+class _Search:
+    """What searches in both directions of a chain have found; lives for one part.
+
+    Args:
+        tolerance: relative distance of the constant from the optimum at which a search ends.
+        enough: logarithm of a squared constant at which it ends as well.
+    """
+
+    def __init__(
+        self, chain: LayeredChain, norm: Norm, over: Callable[[], bool], tolerance: float, enough: float
+    ) -> None:
+        self._chain, self._norm, self._over = chain, norm, over
+        self._tolerance, self._enough = tolerance, enough
+        self._found: list[tuple[float, bool, Multipliers]] = []
+        self.least = -math.inf
+
+    @property
+    def value(self) -> float:
+        """Logarithm of the smallest squared constant."""
+        return min(value for value, _, _ in self._found)
+
+    @property
+    def ended(self) -> bool:
+        """Whether a further search is of no use."""
+        near = self.value - self.least <= 2 * self._tolerance
+        return near or self.value <= self._enough or self._over()
+
+    def run(self, turned: bool, first: tuple[float, Multipliers] | None) -> None:
+        """Search in one direction.
+
+        Args:
+            first: value and multipliers that are known already.
+        """
+        sweep = Sweep.of(self._chain, self._norm, turned)
+        starts = [first] if first is not None else []
+        if not starts or not self._over():
+            starts.append(best_closed_form(sweep, self._over))
+        value, multipliers = min(starts, key=lambda pair: pair[0])
+        self._found.append((value, turned, multipliers))
+        if value < math.inf:
+            value, better, least = improved(
+                sweep, (value, multipliers), self._over, self._tolerance, self._enough, self.least
+            )
+            self._found.append((value, turned, better))
+            self.least = max(self.least, least)
+
+    def best_first(self) -> list[tuple[bool, Multipliers]]:
+        """Directions and multipliers, the smallest constant first."""
+        return [(turned, found) for _, turned, found in sorted(self._found, key=lambda one: one[0])]
 
 
 def recheck_layers(chain: LayeredChain, norm: Norm, certificates: Sequence[LayeredCertificate]) -> float:

@@ -23,7 +23,6 @@ By the envelope theorem the maximiser h may be held fixed: the value changes wit
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf, log
 
@@ -32,16 +31,10 @@ from torch import Tensor
 
 from jacobound.arithmetic.linalg import dual_exponent, eigenvalues, eigenvectors
 from jacobound.certificates.layered.chain import LayeredChain
+from jacobound.certificates.layered.descent import SMOOTHING, Ends, Evaluation, Over, descended
 
-SMOOTHING = (0.1, 0.03, 0.01, 0.003)
-STEPS = 60  # at most, for each smoothing
-MEMORY = 12  # pairs that L-BFGS remembers
-LONGEST = 1.0  # change of a logarithm in one step
-STALLED = 1e-5  # a step that gains less ends a smoothing
 LARGE = 400  # from this many neurons in a layer on the search runs in float32
 WORTH = 1e-6  # weights of eigenvectors below are left out
-
-Over = Callable[[], bool]
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,17 +195,19 @@ class Sweep:
                 return sizes, (half @ inner) * sizes.clamp(min=1e-30).rsqrt()
         return eigenvectors(matrix @ form @ matrix.T)
 
-    def evaluate(self, found: Multipliers, smoothing: float) -> tuple[float, float, Multipliers | None]:
-        """Value, smoothed value, and its gradient over the logarithms; infinite where the multipliers prove nothing."""
+    def evaluate(self, found: Multipliers, smoothing: float) -> tuple[float, float, Multipliers | None, float]:
+        """Value, smoothed value, its gradient over the logarithms, and a lower end of the smallest value.
+
+        Infinite, without a gradient, where the multipliers prove nothing.
+        """
         found = found.to(self.chain.matrices[0].dtype)
         forms = self.forms(found)
-        if forms is None:
-            return inf, inf, None
-        end = self._ending(forms.form, found, smoothing)
-        if end is None:
-            return inf, inf, None
+        end = None if forms is None else self._ending(forms.form, found, smoothing)
+        if forms is None or end is None:
+            return inf, inf, None, -inf
         chain = self.chain
         adjoint = chain.matrices[-1].T @ end.vectors
+        dual = _Dual(adjoint, end.shares)
         slopes: list[Tensor] = []
         for k in reversed(range(len(chain.halves))):
             factor, solved = forms.factors[k]
@@ -221,13 +216,48 @@ class Sweep:
             inner = torch.linalg.solve_triangular(factor.T, solved @ passed, upper=True)
             direct = chain.halves[k][unstable].unsqueeze(1) * adjoint[unstable]
             slopes.append(found.neurons[k].exp() * ((direct.square() - inner.square()) @ end.shares))
+            dual.through(chain, k, factor, solved)
             passed[unstable] += inner
             adjoint = chain.matrices[k].T @ passed
         entering = torch.zeros_like(found.entering)
         if self.free_entering:
             entering = found.entering.exp() * (adjoint.square() @ end.shares) - torch.softmax(-found.entering, 0)
         gradient = Multipliers(tuple(slopes[::-1]), entering, end.leaving)
-        return end.value, end.smooth, gradient.to(torch.float64)
+        return end.value, end.smooth, gradient.to(torch.float64), self._least(dual, end)
+
+    def _least(self, dual: _Dual, end: _Ending) -> float:
+        """A lower end of the smallest value, where the norms are Euclidean at both ends."""
+        if self.q != 2 or self.p != 2:
+            return -inf
+        before, after = (float(part.square().sum(0) @ end.shares) for part in (end.vectors, dual.adjoint))
+        return log(after / before) if before > 0 and after > 0 else -inf
+
+
+@dataclass(eq=False)
+class _Dual:
+    """Adjoints that the certificate could not tell from those of a network, pushed back; lives for one evaluation.
+
+    For any random adjoint at the end and any h that is linear in it with ``E h_i^2 <= E g_i^2`` at every neuron, no
+    choice of V makes the constant smaller than ``E |a|^2`` in front over ``E |a|^2`` at the end: the sums of V vanish
+    or count for it. The maximiser h of the multipliers is near the best one; entry by entry it is scaled to equality.
+
+    Args:
+        adjoint: in front of the layer reached, shape (n, vectors).
+        shares: of the vectors in the expectation.
+    """
+
+    adjoint: Tensor
+    shares: Tensor
+
+    def through(self, chain: LayeredChain, k: int, factor: Tensor, solved: Tensor) -> None:
+        """Back through the neurons and the layer of number k."""
+        unstable = chain.unstable[k]
+        passed = chain.middles[k].unsqueeze(1) * self.adjoint
+        inner = torch.linalg.solve_triangular(factor.T, solved @ passed, upper=True)
+        direct = chain.halves[k][unstable].unsqueeze(1) * self.adjoint[unstable]
+        wanted, found = (part.square() @ self.shares for part in (direct, inner))
+        passed[unstable] += inner * (wanted / found.clamp(min=1e-300)).sqrt().unsqueeze(1)
+        self.adjoint = chain.matrices[k].T @ passed
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,102 +313,46 @@ def best_closed_form(sweep: Sweep, over: Over) -> tuple[float, Multipliers]:
 
 
 def improved(
-    sweep: Sweep, start: tuple[float, Multipliers], over: Over, tolerance: float, enough: float = -inf
-) -> tuple[float, Multipliers]:
+    sweep: Sweep,
+    start: tuple[float, Multipliers],
+    over: Over,
+    tolerance: float,
+    enough: float = -inf,
+    least: float = -inf,
+) -> tuple[float, Multipliers, float]:
     """Better multipliers by L-BFGS on smoothed values; the best ones that were met, however early it ends.
 
     Args:
         start: logarithm of the squared constant, and multipliers.
         over: asked before every evaluation; true ends the search.
-        tolerance: a stage of smoothing that gains less, relative to the constant, is the last one.
+        tolerance: relative distance of the constant from the optimum at which it ends.
         enough: value at which it ends as well.
+        least: a lower end of the optimum that is known already.
+
+    Returns:
+        Logarithm of the squared constant, multipliers, and a number that the optimum is not below (up to rounding).
     """
-    search = _Descent(sweep if sweep.chain.widest < LARGE else sweep.single(), start, over, enough)
-    for smoothing in SMOOTHING:
-        before = search.best[0]
-        if not search.run(smoothing):  # float32 may be too coarse
-            search.sweep = sweep
-            search.run(smoothing)
-        if search.ended or (smoothing < 0.1 and before - search.best[0] < tolerance):
-            break
-    return search.best
+    whole = _Flat(sweep, [len(part) for part in start[1].neurons])
+    objective = whole if sweep.chain.widest < LARGE else replace(whole, sweep=sweep.single())
+    found = descended(objective, whole, (start[0], whole.joined(start[1])), over, Ends(2 * tolerance, enough, least))
+    return found.value, whole.split(found.at), found.least
 
 
-class _Descent:
-    """L-BFGS with backtracking; lives for one search."""
+@dataclass(frozen=True, eq=False)
+class _Flat:
+    """Multipliers of a sweep as one vector."""
 
-    def __init__(self, sweep: Sweep, start: tuple[float, Multipliers], over: Over, enough: float) -> None:
-        self.sweep, self._over, self._enough = sweep, over, enough
-        self._sizes = [len(part) for part in start[1].neurons]
-        self.best = start
-        self._at = self._joined(start[1])
+    sweep: Sweep
+    sizes: list[int]
 
-    def _joined(self, found: Multipliers) -> Tensor:
+    def joined(self, found: Multipliers) -> Tensor:
         return torch.cat((*found.neurons, found.entering, found.leaving))
 
-    def _split(self, at: Tensor) -> Multipliers:
+    def split(self, at: Tensor) -> Multipliers:
         ends = [self.sweep.chain.inputs, self.sweep.chain.outputs]
-        *neurons, entering, leaving = at.split([*self._sizes, *ends])
+        *neurons, entering, leaving = at.split([*self.sizes, *ends])
         return Multipliers(tuple(neurons), entering, leaving)
 
-    def _evaluate(self, at: Tensor, smoothing: float) -> tuple[float, Tensor | None]:
-        found = self._split(at)
-        value, smooth, gradient = self.sweep.evaluate(found, smoothing)
-        if value < self.best[0]:
-            self.best = value, found
-        return smooth, None if gradient is None else self._joined(gradient)
-
-    @property
-    def ended(self) -> bool:
-        return self.best[0] <= self._enough or self._over()
-
-    def _stepped(
-        self, direction: Tensor, value: float, rate: float, smoothing: float
-    ) -> tuple[float, float, Tensor | None]:
-        """Length of a step that gains enough, the value there and its gradient; the last one tried when none does."""
-        length = min(1.0, LONGEST / float(direction.abs().max())) / 0.4
-        there, slope = inf, None
-        for _ in range(10):
-            length *= 0.4
-            there, slope = self._evaluate(self._at + length * direction, smoothing)
-            if there <= value + 1e-4 * length * rate or self.ended:
-                break
-        return length, there, slope
-
-    def run(self, smoothing: float) -> bool:
-        """L-BFGS until it gains little, or is to end; False when no step gained anything."""
-        value, gradient = self._evaluate(self._at, smoothing)
-        pairs: list[tuple[Tensor, Tensor]] = []
-        for _ in range(STEPS):
-            if gradient is None or self.ended:
-                return gradient is not None
-            direction = _direction(gradient, pairs)
-            rate = float(direction @ gradient)
-            if not rate < 0:
-                return False
-            length, there, slope = self._stepped(direction, value, rate, smoothing)
-            if slope is None or not there < value:
-                return self.ended
-            moved, turn, gained = length * direction, slope - gradient, value - there
-            if float(moved @ turn) > 1e-12 * float(moved.norm() * turn.norm()):
-                pairs = [*pairs[1 - MEMORY :], (moved, turn)]
-            self._at, value, gradient = self._at + moved, there, slope
-            if gained < STALLED:
-                return True
-        return True
-
-
-def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """The two-loop recursion."""
-    found, factors = gradient.clone(), []
-    for moved, turn in reversed(pairs):
-        factors.append(float(moved @ found) / float(moved @ turn))
-        found -= factors[-1] * turn
-    if pairs:
-        moved, turn = pairs[-1]
-        found *= float(moved @ turn) / float(turn @ turn)
-    else:
-        found *= 0.3 / max(float(gradient.abs().max()), 1e-300)
-    for (moved, turn), factor in zip(pairs, reversed(factors), strict=True):
-        found += moved * (factor - float(turn @ found) / float(moved @ turn))
-    return -found
+    def evaluate(self, at: Tensor, smoothing: float) -> Evaluation:
+        value, smooth, gradient, least = self.sweep.evaluate(self.split(at), smoothing)
+        return Evaluation(value, smooth, None if gradient is None else self.joined(gradient), least)
