@@ -40,7 +40,8 @@ class ECLipsE(LipschitzMethod):
     """
 
     about: ClassVar[About] = About(
-        "networks thousands of neurons wide, skips included; all norms", "Xu and Sivaranjani, NeurIPS 2024; Syed and Hu 2025"
+        "networks thousands of neurons wide, skips included; all norms",
+        "Xu and Sivaranjani, NeurIPS 2024; Syed and Hu 2025",
     )
 
     preactivation: OutputMethod | None = None
