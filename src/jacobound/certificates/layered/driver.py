@@ -123,6 +123,7 @@ class LayeredSolver:
             searched.run(not turned, None)
         self.interrupted |= late and searched.value > enough
         self.least = max(self.least, math.exp(searched.least / 2))
+        certificate = proved(chain, norm, turned, None)
         for turned, multipliers in searched.best_first():
             certificate = proved(chain, norm, turned, multipliers)
             if certificate.value < math.inf:

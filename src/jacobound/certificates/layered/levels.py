@@ -8,7 +8,7 @@ layer are those of the new values and, for what passes by, those of the identity
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from jacobound.constants.affine_folding import Folding
@@ -52,7 +52,7 @@ def levels(graph: Graph) -> tuple[Level, ...]:
     """
     folding = Folding(graph)
     found = list[tuple[Node, Mapping[Node, tuple[Chain, ...]]]]()
-    roots = {root for node in folding.targets for root in folding.parts[node] if isinstance(root, Affine)}
+    roots = {root for parts in folding.parts.values() for root in parts if isinstance(root, Affine)}
     for node in graph.nodes:
         if isinstance(node, Input):
             continue
@@ -71,7 +71,7 @@ def levels(graph: Graph) -> tuple[Level, ...]:
     return _with_passing(found, graph)
 
 
-def _parts(folding: Folding, source: Node, roots: set[Node]) -> Mapping[Node, tuple[Chain, ...]]:
+def _parts(folding: Folding, source: Node, roots: Container[Node]) -> Mapping[Node, tuple[Chain, ...]]:
     if isinstance(source, Affine) and source not in roots:
         return folding.parts[source]
     return {source: ((Identity(source.shape, source.shape, folding.graph.example),),)}
