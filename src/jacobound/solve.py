@@ -89,7 +89,7 @@ def bound_output(
             constant may allow, the output at the middle of the region plus or minus radius times constant as well.
         rows: 3 for output 3, [0, 2] for outputs 0 and 2, [1.0, -1.0] for one combination of two outputs, or a matrix of
             combinations of the flattened outputs, shape (k, outputs); None for the outputs as they are.
-        budget: time, memory and progress, or seconds; None gives such a constant 10 seconds.
+        budget: time, memory and progress, or seconds; None gives such constants 10 seconds in all.
         semantics: "real" for the exact network with the stored weights; "executed" (float32) or `Executed(dtype)` for
             what an inference engine computes, inputs rounded first, sums in any order; rows are then exact
             combinations of the executed outputs.
@@ -111,7 +111,8 @@ def bound_output(
 
         def work(domain: Domain, budget: Budget) -> Interval:
             found = _output_range(method, target, domain, budget)
-            return narrowed_by_constant(target, domain, found, budget) if by_constant else found
+            seconds = SECONDS * len(domain) / len(domains)
+            return narrowed_by_constant(target, domain, found, budget, seconds) if by_constant else found
 
         found = concatenated(_in_runs(work, domains, target, budget, method.bytes_per_set(target)), 0)
         shape = (*lead, *(graph.out_shape if rows is None else target.out_shape))

@@ -79,18 +79,17 @@ def test_no_sampled_point_within_the_radius_changes_the_decision(kind: str, p: f
     graph = zoo.KINDS[kind](generator)
     if math.prod(graph.out_shape) < 2:
         pytest.skip("one output decides nothing")
-    points = torch.randn(2, *graph.in_shape, generator=generator, dtype=torch.float64)
+    points = torch.randn(1, *graph.in_shape, generator=generator, dtype=torch.float64)
     result = jb.robust_radius(graph, points, p=p, steps=3, tolerance=0.1, attack=None, largest=100.0)
     assert result.status.certified and result.radius.shape == result.targets.shape
     real = zoo.realised(graph, generator)
-    for k in range(2):
-        offsets = directions(graph.in_shape, 60, p, generator)
-        for target in range(result.targets.shape[1]):
-            radius = float(result.radius[k, target])
-            shares = torch.cat((torch.ones(30), torch.rand(30, generator=generator))).to(torch.float64)
-            moved = points[k] + offsets * (radius * shares).reshape(-1, *[1] * (offsets.dim() - 1))
-            sizes = real(moved).abs().max() + 1
-            assert (margins_at(real, moved, result, k)[:, target] >= -1e-9 * sizes).all()
+    offsets = directions(graph.in_shape, 60, p, generator)
+    for target in range(result.targets.shape[1]):
+        radius = float(result.radius[0, target])
+        shares = torch.cat((torch.ones(30), torch.rand(30, generator=generator))).to(torch.float64)
+        moved = points[0] + offsets * (radius * shares).reshape(-1, *[1] * (offsets.dim() - 1))
+        sizes = real(moved).abs().max() + 1
+        assert (margins_at(real, moved, result, 0)[:, target] >= -1e-9 * sizes).all()
 
 
 @pytest.mark.slow

@@ -25,9 +25,9 @@ def sampled(center: Tensor, radius: float, p: float, generator: Generator, count
 
 def models() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
     torch.manual_seed(0)
-    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+    encoder = nn.TransformerEncoderLayer(4, 2, 4, batch_first=True, norm_first=True)
     return {
-        "attention": (nn.Sequential(encoder, nn.Flatten(), nn.Linear(32, 3)), (4, 8)),
+        "attention": (nn.Sequential(encoder, nn.Flatten(), nn.Linear(8, 2)), (2, 4)),
         "normalised": (nn.Sequential(nn.Linear(5, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 3)), (5,)),
         "softmax": (nn.Sequential(nn.Linear(5, 8), nn.Softmax(1), nn.Linear(8, 2)), (5,)),
         "deep tanh": (nn.Sequential(*[layer for _ in range(6) for layer in (nn.Linear(5, 5), nn.Tanh())]), (5,)),

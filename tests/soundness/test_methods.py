@@ -14,7 +14,7 @@ from exact import BITS
 from jacobound.method import JacobianMethod, Method, OutputMethod
 from jacobound.methods import every
 
-NETWORKS = 24
+NETWORKS = 12
 EVERY = (*every(OutputMethod), *every(Method))
 BOUNDING = tuple(kind for kind in EVERY if kind.about.certified)
 ESTIMATES = tuple(kind for kind in EVERY if not kind.about.certified)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import inf
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from jacobound.arithmetic.intervals import Interval
@@ -14,6 +16,9 @@ from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Node
 from jacobound.method.facts import Facts
 from jacobound.results.kinds import Status
+
+# Bounds of entries that differ by no more than this part of the largest one differ by rounding.
+SETTLED = 1e-9
 
 
 class Deferred(Mapping[Node, Interval]):
@@ -70,6 +75,15 @@ class JacobianEnclosure:
         if len(self.entries.lower) == sets:
             return self
         return replace(self, entries=self.entries.map(lambda end: end.expand(sets, -1, -1)))
+
+    def settles(self, p: float, q: float) -> bool:
+        """Whether the Jacobian is known up to rounding, and with it its norm from l_p to l_q.
+
+        Only where norms of matrices are computed and not estimated. A hint: it decides what else is asked.
+        """
+        width = (self.entries.upper - self.entries.lower).flatten(1).amax(1)
+        largest = torch.maximum(self.entries.lower.abs(), self.entries.upper.abs()).flatten(1).amax(1)
+        return (p == 1 or q == inf or p == q == 2) and bool((width <= SETTLED * largest).all())
 
 
 @dataclass(frozen=True, eq=False)

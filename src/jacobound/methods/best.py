@@ -157,6 +157,8 @@ class _Plan:
                 self._ask_whole_space(AutoLip(), self.budget.within(0.5 * self.budget.remaining))
             if bounded and self._is_gated:  # where a normalisation is steep, norms may win by far
                 self._ask(AutoLip(), 0.25)
+            if any(enclosure.settles(*self.norm) for enclosure in self.enclosures):
+                return
             self._ask(LipSDP(), 0.7 if self.norm == (2, 2) else 0.95)  # pairs know other norms by conversion only
         if bounded and self._whole_space_may_win():
             self._ask_whole_space(LipSDP(), self.budget.within(0.6 * self.budget.remaining))
@@ -210,10 +212,9 @@ class _Plan:
             with alarmed(*budgets):
                 self.found[name] = find()
         except OutOfTimeError:
-            found = row(Status.TIME_LIMIT, self.budget.spent - began, "given up when its time was over")
-            self.found.setdefault(name, found)
+            self.found.setdefault(name, row(Status.TIME_LIMIT, self.budget.spent - began, "given up when time was over"))
         except torch.OutOfMemoryError:
-            raise  # of an accelerator: the caller takes fewer sets together
+            raise  # of an accelerator; the caller takes fewer sets together
         except Exception as error:
             if error is self.budget.interrupt.raised:
                 raise  # by the user's own progress function

@@ -19,7 +19,7 @@ from jacobound.budget import Budget
 from jacobound.errors import JacoboundError
 from jacobound.graph.graph import Graph
 from jacobound.inputs.domains import Domain
-from jacobound.method import Query, flat_indices
+from jacobound.method import Query, flat_indices, sets_worth
 from jacobound.methods.best import SECONDS, Best
 from jacobound.relaxation.ranges import CROWN
 
@@ -29,37 +29,45 @@ CLOSE = 1 + 1e-6
 TRIED = 15
 
 
-def narrowed_by_constant(graph: Graph, domain: Domain, known: Interval, budget: Budget) -> Interval:
+def narrowed_by_constant(
+    graph: Graph, domain: Domain, known: Interval, budget: Budget, seconds: float = SECONDS
+) -> Interval:
     """The ranges of the outputs intersected with value plus or minus radius times constant, (N, *output shape).
 
     Args:
         known: certified ranges of the outputs over the sets.
-        budget: without a time limit the constant gets `best.SECONDS`.
+        budget: time and memory.
+        seconds: what all constants together may take, where the budget leaves more.
     """
     if budget.is_over:
         return known
     radius, p = largest_distance(domain)
-    wide = domain.bounded & torch.isfinite(radius) & (radius > 0)
+    wide = domain.bounded & torch.isfinite(radius) & (domain.box.lower < domain.box.upper).flatten(1).any(1)
     wide &= (known.lower < known.upper).flatten(1).any(1)
     wide[wide.clone()] &= _wider_than_the_slope(graph, domain[flat_indices(wide)], known, radius, p, wide)
+    if not bool(wide.any()):
+        return known
     lower, upper = known.lower.clone(), known.upper.clone()
-    for k in flat_indices(wide).tolist():
-        own = domain[k : k + 1]
-        share = (budget if budget.remaining < inf else Budget(SECONDS).started_now()).within(
-            min(SECONDS, budget.remaining) / max(1, int(wide.sum()))
-        )
+    # Methods that take several sets together share what they know of the network: so all of them that fit the memory.
+    which, most = flat_indices(wide), budget.memory // (2 * Best().bytes_per_set(graph))
+    for own in which.split(max(1, min(most, sets_worth(graph)))):
+        share = budget.within(min(seconds, budget.remaining) * len(own) / len(which))
         try:
-            constant = Best().constants(Query(graph, own, share, (p, inf))).upper
-            point = Domain(Interval(own.anchor, own.anchor))
-            lowered = graph.lowered()
-            value = CROWN().ranges(lowered, point, share)[lowered.output]
+            around = _around_the_anchor(graph, domain[own], radius[own], p, share)
         except JacoboundError:
             continue  # no constant is known there; the ranges are
-        reach = up(constant.to(radius) * radius[k]).reshape(-1, *[1] * (value.lower.dim() - 1)).to(value.lower)
-        around = Interval.outward(value.lower - reach, value.upper + reach).reshape(*known.shape[1:])
-        narrow = known[k].intersect(around)
-        lower[k], upper[k] = narrow.lower, narrow.upper
+        narrow = known[own].intersect(around)
+        lower[own], upper[own] = narrow.lower, narrow.upper
     return Interval(lower, upper)
+
+
+def _around_the_anchor(graph: Graph, domain: Domain, radius: Tensor, p: float, budget: Budget) -> Interval:
+    """The outputs by their values at the anchors, radii and constants, (n, *output shape)."""
+    constant = Best().constants(Query(graph, domain, budget, (p, inf))).upper
+    lowered = graph.lowered()
+    value = CROWN().ranges(lowered, Domain(Interval(domain.anchor, domain.anchor)), budget)[lowered.output]
+    reach = up(constant.to(radius) * radius).reshape(-1, *[1] * (value.lower.dim() - 1)).to(value.lower)
+    return Interval.outward(value.lower - reach, value.upper + reach)
 
 
 def largest_distance(domain: Domain) -> tuple[Tensor, float]:
