@@ -390,3 +390,28 @@ def test_a_ball_stands_for_its_points_norm_clip_and_largest_radius(
     for region in (jb.Box(x - 1, x + 1), jb.WholeSpace(), jb.Ball(x, jb.Radii([0.1, 0.2]))):
         with pytest.raises(jb.InvalidRegionError, match="largest radius"):
             question(graph, region)
+
+
+class Logarithms(torch.nn.Module):
+    """Logarithms of affine functions: not defined everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.behind = torch.nn.Linear(2, 3).double(), torch.nn.Linear(3, 2).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.behind(torch.log(self.before(x) + 2))
+
+
+@pytest.mark.parametrize("method", [None, jb.CROWN(), jb.RecurJac(), jb.AutoLip()], ids=repr)
+def test_balls_that_leave_the_domain_of_a_function_are_not_verified(method: Any) -> None:
+    module = Logarithms().eval()
+    graph = jb.from_torch(module, torch.zeros(1, 2, dtype=torch.float64))
+    points = torch.tensor([[0.0, 0.0], [0.3, 0.3]]).double()
+    found = jb.robust_radius(graph, points, method=method, budget=20.0)
+    ends = (module.before(points) + 2) / module.before.weight.abs().sum(1)  # here some logarithm ends
+    reach = torch.minimum(found.untargeted_attack, ends.amin(1))
+    assert bool((found.untargeted > 0.1 * reach).all() and (found.untargeted <= reach * (1 + 1e-6)).all())
+    for question in (jb.robust_radius, jb.stationary_free_radius):
+        with pytest.raises(jb.InvalidRegionError, match="log is defined"):
+            question(graph, points[0] + 50.0)

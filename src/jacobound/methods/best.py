@@ -212,7 +212,9 @@ class _Plan:
             with alarmed(*budgets):
                 self.found[name] = find()
         except OutOfTimeError:
-            self.found.setdefault(name, row(Status.TIME_LIMIT, self.budget.spent - began, "given up when time was over"))
+            self.found.setdefault(
+                name, row(Status.TIME_LIMIT, self.budget.spent - began, "given up when time was over")
+            )
         except torch.OutOfMemoryError:
             raise  # of an accelerator; the caller takes fewer sets together
         except Exception as error:

@@ -28,6 +28,7 @@ from jacobound.certificates.dense.proof import certified_constant
 from jacobound.certificates.dense.row import polished
 from jacobound.certificates.dense.search import feasible_start, search
 from jacobound.certificates.lipsdp import RATE
+from jacobound.errors import InvalidRegionError
 from jacobound.graph.derivative import increments
 from jacobound.graph.nodes import size
 from jacobound.questions.evaluators import Around
@@ -72,7 +73,10 @@ class Shared:
         ranges = []
         for length in (0.0, radius):
             domain = around.domain(torch.tensor([point]), margins.new_full((1,), length))
-            found = CROWN().ranges(target, domain, around.budget, with_output=False)
+            try:
+                found = CROWN().ranges(target, domain, around.budget, with_output=False)
+            except InvalidRegionError:  # the ball leaves the domain of a function
+                return torch.full_like(margins, torch.inf)
             ranges.append({node: x[0] for node, x in found.items()})
         gates = increments(target, ranges[0], ranges[1])
         target, slopes = gates.graph, gates.slopes

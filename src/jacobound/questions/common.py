@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ HALVINGS = 60  # of a radius that fails, before it counts as 0
 DOUBLINGS = 60  # of a radius that is verified, before it counts as large enough
 MOST = 200  # tries per question
 NOTHING = 1e-30  # bounds of a derivative that is exactly 0 may reach this far, because they cover underflow
+
+
+Answer = TypeVar("Answer")
 
 
 def around_points(graph: Graph, region: Ball) -> tuple[Balls, tuple[int, ...]]:
@@ -161,7 +165,7 @@ def largest_verified(
     zero = torch.zeros(len(first), columns, dtype=torch.float64, device=first.device)
     low, high = known if known is not None else (zero, torch.full_like(zero, inf))
     brackets = _Brackets(low.clone(), high.clone(), torch.full_like(zero, torch.nan), torch.full_like(zero, torch.nan))
-    start = first.clamp(max=largest)
+    start, undefined = first.clamp(max=largest), False
     for tries in range(MOST * columns):
         open_ones, wanted = brackets.wanted(start, largest, tolerance, tries % 4 == 3)
         which, asked = open_ones.any(1).nonzero().squeeze(1), open_ones.any(0).nonzero().squeeze(1)
@@ -171,6 +175,34 @@ def largest_verified(
         doubtful = torch.where(open_ones, gap, -1.0)[which].argmax(1, keepdim=True)
         radii = wanted[which].gather(1, doubtful).squeeze(1)
         scores = torch.full((len(which), columns), torch.nan, dtype=torch.float64, device=first.device)
-        scores[:, asked] = check(which, radii, asked)
+        for part, found in where_defined(check, which, (radii,), asked):
+            undefined |= found is None
+            scores[part, asked] = -1.0 if found is None else found
         brackets.put(which, radii, scores)
+    nothing = (brackets.low <= 0).all(1).nonzero().squeeze(1)
+    if undefined and len(nothing):  # a point that is outside of a function's domain has no radius, not even 0
+        check(nothing, zero[nothing, 0], torch.arange(columns, device=first.device))
     return brackets.low
+
+
+def where_defined(
+    ask: Callable[..., Answer], which: Tensor, radii: tuple[Tensor, ...], rows: Tensor
+) -> Iterator[tuple[Tensor, Answer | None]]:
+    """Answers for several points over balls; None for a point whose ball leaves the domain of a function.
+
+    Args:
+        ask: from points (n,), one or more radii (n,) and questions (k,) to an answer.
+
+    Yields:
+        Positions among the points, and the answer for them.
+    """
+    try:
+        yield torch.arange(len(which), device=which.device).unsqueeze(1), ask(which, *radii, rows)
+    except InvalidRegionError:
+        for k in range(len(which)):
+            place = torch.tensor([[k]], device=which.device)
+            try:
+                one = slice(k, k + 1)
+                yield place, ask(which[one], *(radius[one] for radius in radii), rows)
+            except InvalidRegionError:
+                yield place, None

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from jacobound.arithmetic.rounding import down, up
+from jacobound.questions.common import where_defined
 
 GROWTH = 2.0  # steps grow by this factor at most
 LONGEST = 2.0  # of a step, as a share of the largest possible radius over the number of steps
@@ -142,7 +143,8 @@ class March:
         lost = torch.where(left > 0, (possible - credited) / (near + credited), 0.0).nan_to_num(nan=0.0)
         worst, which = lost.max(1, keepdim=True)
         # The true end lies between the two.
-        between = (credited.gather(1, which) * possible.gather(1, which)).clamp(min=0.0).sqrt()
+        ends = credited.gather(1, which), possible.gather(1, which)
+        between = torch.where(ends[0] > 0, (ends[0] * ends[1]).clamp(min=0.0).sqrt(), 0.5 * ends[1])
         return (worst > self._wasted).squeeze(1), between.squeeze(1)
 
 
@@ -163,6 +165,10 @@ def march(
         if not len(which):
             break
         radii = state.next_radii(steps)[which].clamp(max=largest)
-        state.advance(which, radii, rows, evaluate(which, state.at[which], radii, rows))
+        for place, found in where_defined(evaluate, which, (state.at[which], radii), rows):
+            part = place.squeeze(1)
+            # Over a ball that leaves the domain of a function nothing is known.
+            nothing = state.left.new_full((len(part), len(rows)), inf)
+            state.advance(which[part], radii[part], rows, Bounds(-nothing, nothing) if found is None else found)
         taken += 1
     return state
