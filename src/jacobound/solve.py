@@ -103,8 +103,7 @@ def bound_output(
     method, semantics = output_method_given(method), semantics_given(semantics)
     # What a user claims about normalisations is for constants: ranges do without it.
     by_constant = method is None and semantics == "real" and not graph.assumptions
-    method = CROWN() if method is None else method
-    meant, matrix = _meant(graph, semantics), row_matrix(rows, graph)
+    method, meant, matrix = method or CROWN(), _meant(graph, semantics), row_matrix(rows, graph)
     asked = question("bound_output", graph, region, matrix, budget)
     target = meant if matrix is None else meant.with_rows(matrix)
     with _prepared(graph, target, region, budget) as (domains, lead, budget, clock):

@@ -387,7 +387,7 @@ def test_a_ball_stands_for_its_points_norm_clip_and_largest_radius(
         question(graph, jb.Ball(x, 0.5), p=1.0, largest=0.5)
     with pytest.raises(jb.InvalidOptionError, match="with_preprocessing"):
         question(graph, jb.Ball(x, 0.5, scale=2.0))
-    for region in (jb.Box(x - 1, x + 1), jb.WholeSpace(), jb.Ball(x, jb.Radii([0.1, 0.2]))):
+    for region in (jb.Box(x - 1, x + 1), jb.WholeSpace(), jb.Ball(x, jb.Radii((0.1, 0.2)))):
         with pytest.raises(jb.InvalidRegionError, match="largest radius"):
             question(graph, region)
 

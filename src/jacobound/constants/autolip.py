@@ -30,6 +30,7 @@ from jacobound.results.kinds import Status
 
 EXPONENTS = (2.0, math.inf, 1.0)
 PLENTY = 120.0  # seconds that must be left for the dearest certificates of norms
+IMPROVING = 0.8  # of the time, for dear certificates; cheap ones of the layers that come later need the rest
 PART = 0.5  # of the time that is left, for the next certificate
 WORTH = 2.0  # times the work of a cheap certificate, below which a better one is not worth a second attempt
 
@@ -66,7 +67,7 @@ class AutoLip(LipschitzMethod):
             InvalidRegionError: when a node has no constant over the region (a product of unbounded values, a
                 normalisation without a floor); names it and what to do.
         """
-        budget, norm = query.budget, query.norm
+        budget, norm = query.budget.within(IMPROVING * query.budget.remaining), query.norm
         p, q = norm
         found = Enclosures.of(query, self.preactivation)
         sweeps = [Sweeps(found.graph, found, r, budget) for r in ((p,) if p == q else EXPONENTS)]

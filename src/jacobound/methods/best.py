@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from jacobound.budget import PRODUCTS, Budget, OutOfTimeError, alarmed, unalarmed
+from jacobound.budget import Budget, OutOfTimeError, alarmed, unalarmed
 from jacobound.certificates.lipsdp import LipSDP
 from jacobound.checks import instance
 from jacobound.constants.autolip import AutoLip
@@ -23,16 +23,13 @@ from jacobound.errors import (
     SolverError,
     UnsupportedOpError,
 )
-from jacobound.graph.derivative import derivative
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Affine, Elementwise, Input, Vector, size
+from jacobound.graph.nodes import Vector
 from jacobound.inputs.domains import Domain
 from jacobound.inputs.regions import WholeSpace
 from jacobound.jacobian.affine.linear_slopes import LinearSlopes, smooth
 from jacobound.jacobian.fastlip import FastLip
 from jacobound.jacobian.intersection import intersected
-from jacobound.jacobian.recursion.groups import only
-from jacobound.jacobian.recursion.operations import interval_operations, recursion_operations
 from jacobound.jacobian.recursion.recurjac import RecurJac
 from jacobound.method import (
     About,
@@ -41,25 +38,19 @@ from jacobound.method import (
     JacobianMethod,
     Method,
     Query,
-    is_unstable,
 )
 from jacobound.method.candidates import Candidates, Norm, converted, failed, norm_of, products_through
+from jacobound.methods.costs import entries_are_hopeful, is_gated, recursion_is_cheap
 from jacobound.relaxation.ranges import CROWN, IBP
 from jacobound.results.kinds import Candidate, Status
 
 SECONDS = 10.0
 """Time limit of a call that chooses its methods itself and was given no budget."""
 
-# What is expected to take less than this part of a call's time comes to its end however slow the machine is.
-CHEAP = 0.15
 # The part of the time that is left which the ranges of all neurons may take where they are dear.
 OF_RANGES = 0.35
 # The same behind products, where slopes are ranges of values and intervals alone blow up.
 OF_GATED_RANGES = 0.6
-# What a step of the recursion from one block to another takes at least.
-SECONDS_OF_A_PAIR = 1e-3
-# Operations for one entry of an interval that an activation passes back.
-OF_AN_INTERVAL = 60.0
 # Certified norms are improved only where their product is at most so many times the best constant.
 HOPEFUL = 100.0
 EVERYWHERE = " over the whole space"
@@ -141,11 +132,11 @@ class _Plan:
     def _ask_own_choice(self) -> None:
         """Cheap and strong methods before dear and weak ones; none that can not win any more."""
         bounded = bool(self.domain.bounded.all())
-        if bounded and isfinite(self.budget.of_call):
+        if isfinite(self.budget.of_call):
             self._ask_whole_space(AutoLip(), self.budget.within(0.0))
         if self.graph.expands:
             entries: JacobianMethod = RecurJac() if bounded else FastLip()
-            if self._entries_are_hopeful():
+            if entries_are_hopeful(self.graph.expanded(), len(self.domain), self.budget):
                 self._ask(entries, 0.4, whole=self._recursion_is_cheap)
                 if bounded and smooth(self.graph.expanded()):
                     self._ask(LinearSlopes(), 0.5)
@@ -153,7 +144,7 @@ class _Plan:
                 note = "not begun: bounds of all entries of the Jacobian would take longer than there is time"
                 row = failed(_name(entries), len(self.domain), self.graph.example, Status.TIME_LIMIT, 0.0, note)
                 self.found[_name(entries)] = row
-            if bounded and self._norms_are_best():
+            if self._norms_are_best():
                 self._ask_whole_space(AutoLip(), self.budget.within(0.5 * self.budget.remaining))
             if bounded and self._is_gated:  # where a normalisation is steep, norms may win by far
                 self._ask(AutoLip(), 0.25)
@@ -166,7 +157,9 @@ class _Plan:
             asked = self._has(LipSDP, Status.MEMORY_LIMIT) or self._has(AutoLip, Status.CERTIFIED)
             if not asked:  # a certificate that does not fit has asked for products of norms itself
                 self._ask(AutoLip(), 0.5)
-            self._ask(SeqLip(), 1.0)
+            self._ask(SeqLip(), 0.7)
+            if self._norms_are_best() and isfinite(self.budget.of_call):  # better ones need what is left
+                self._ask_whole_space(AutoLip(), self.budget.within(self.budget.remaining))
 
     def _ask_whole_space(self, method: Method, share: Budget) -> None:
         """A constant that holds everywhere: one for all regions, and products of norms are never lost."""
@@ -293,36 +286,12 @@ class _Plan:
     @cached_property
     def _recursion_is_cheap(self) -> bool:
         """Whether the recursion is sure to take a small part of the time, counted by operations."""
-        ranges, graph = self._ranges_of_expanded, self.graph.expanded().with_affine_output()
-        if ranges is None:
-            return False
-        try:
-            gates = derivative(graph, ranges)
-        except InvalidRegionError:
-            return False
-        graph, slopes = gates.graph, gates.slopes
-        # Counted for the set with the most unstable neurons.
-        unstable = torch.stack([is_unstable(slope).flatten(1).sum(1) for slope in slopes.values()] or [torch.zeros(1)])
-        widest = unstable.sum(0).argmax().reshape(1)
-        operations = len(self.domain) * recursion_operations(graph, only(slopes, widest))
-        if self._is_gated:  # many small blocks, of which every pair is a step
-            operations += len(self.domain) * SECONDS_OF_A_PAIR * PRODUCTS * len(slopes) ** 2 / 2
-        return operations <= CHEAP * self.budget.of_call * PRODUCTS
+        known = self._ranges_of_expanded
+        return known is not None and recursion_is_cheap(self.graph.expanded(), known, len(self.domain), self.budget)
 
     @cached_property
     def _is_gated(self) -> bool:
-        """Whether there are nodes with several slopes for each entry: products, log-sum-exp."""
-        nodes = self.graph.expanded().nodes
-        return any(not isinstance(node, Input | Affine | Elementwise) for node in nodes)
-
-    def _entries_are_hopeful(self) -> bool:
-        """Whether a sweep of intervals for all outputs, with which bounds of entries begin, may end in time."""
-        if not isfinite(self.budget.of_call):
-            return True
-        graph, sets = self.graph.expanded(), len(self.domain)
-        outputs, entries = size(graph.output), sum(size(node) for node in graph.nodes)
-        operations = sets * (interval_operations(graph.nodes, outputs) + OF_AN_INTERVAL * outputs * entries)
-        return operations <= self.budget.remaining * PRODUCTS
+        return is_gated(self.graph.expanded())
 
     def _norms_may_win(self) -> bool:
         """Whether products of norms, or of pairs, may still be smaller than what is known.
