@@ -77,6 +77,7 @@ RUBBISH: tuple[Make, ...] = (
 METHODS: tuple[Make, ...] = (
     lambda: jb.CROWN(), lambda: jb.IBP(), lambda: jb.FastLin(), lambda: jb.RecurJac(), lambda: jb.FastLip(),
     lambda: jb.LinearSlopes(), lambda: jb.AutoLip(), lambda: jb.SeqLip(), lambda: jb.ECLipsE(), lambda: jb.LipSDP(),
+    lambda: jb.FourierSDP(),
     lambda: jb.Best(jb.FastLip(), jb.AutoLip()), lambda: jb.SinglePrecision(), lambda: jb.RecurJac, lambda: jb.CROWN,
     lambda: jb.Best, lambda: None,
 )  # fmt: skip
@@ -139,6 +140,7 @@ TARGETS: dict[str, tuple[Callable[..., Any], tuple[tuple[Make, ...], ...], dict[
     "LinearSlopes": (jb.LinearSlopes, (METHODS,), {}),
     "AutoLip": (jb.AutoLip, (METHODS,), {}),
     "ECLipsE": (jb.ECLipsE, (METHODS,), {}),
+    "FourierSDP": (jb.FourierSDP, (METHODS, NUMBERS), {}),
     "SeqLip": (jb.SeqLip, (WORDS, METHODS), {}),
     "GreedySeqLip": (jb.GreedySeqLip, (METHODS,), {}),
     "Split": (jb.Split, (METHODS, NUMBERS), {"gap": NUMBERS}),

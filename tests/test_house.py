@@ -44,6 +44,7 @@ LAYERS = (
     "constants.pairs.*",
     "certificates.dense.*",
     "certificates.layered.*",
+    "certificates.frequencies.*",
     "certificates.*",
     "methods.*",
     "lower_ends.*",

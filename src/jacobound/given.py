@@ -27,7 +27,10 @@ Semantics = Literal["real", "executed"] | Executed
 
 JACOBIAN = "it takes RecurJac(), FastLip() or LinearSlopes()"
 OUTPUT = "it takes CROWN(), FastLin(), IBP() or SinglePrecision()"
-CONSTANT = "it takes RecurJac(), FastLip(), LinearSlopes(), AutoLip(), SeqLip(), LipSDP(), ECLipsE() or Best(...)"
+CONSTANT = (
+    "it takes RecurJac(), FastLip(), LinearSlopes(), AutoLip(), SeqLip(), LipSDP(), ECLipsE(), FourierSDP() or "
+    "Best(...)"
+)
 
 
 def graph_given(graph: object) -> Graph:

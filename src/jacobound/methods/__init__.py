@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from jacobound.certificates.convolutional import FourierSDP
 from jacobound.certificates.eclipse import ECLipsE
 from jacobound.certificates.lipsdp import LipSDP
 from jacobound.constants.autolip import AutoLip
@@ -36,6 +37,7 @@ __all__ = [
     "FastLip",
     "Forward",
     "ForwardShifted",
+    "FourierSDP",
     "GreedySeqLip",
     "LinearSlopes",
     "LipSDP",

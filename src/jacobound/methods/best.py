@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from jacobound.budget import Budget, OutOfTimeError, alarmed, unalarmed
+from jacobound.certificates.convolutional import FourierSDP, begins_with_convolution
 from jacobound.certificates.lipsdp import LipSDP
 from jacobound.checks import instance
 from jacobound.constants.autolip import AutoLip
@@ -20,7 +21,6 @@ from jacobound.errors import (
     InvalidOptionError,
     InvalidRegionError,
     JacoboundError,
-    SolverError,
     UnsupportedOpError,
 )
 from jacobound.graph.graph import Graph
@@ -41,6 +41,7 @@ from jacobound.method import (
 )
 from jacobound.method.candidates import Candidates, Norm, converted, failed, norm_of, products_through
 from jacobound.methods.costs import entries_are_hopeful, is_gated, recursion_is_cheap
+from jacobound.methods.refusal import refusal
 from jacobound.relaxation.ranges import CROWN, IBP
 from jacobound.results.kinds import Candidate, Status
 
@@ -60,7 +61,8 @@ class Best(Method):
     """Several methods, of whose certified constants the smallest counts.
 
     Without methods it chooses them: products of cheaply certified norms, `RecurJac` (`FastLip` on unbounded regions)
-    with products of norms, `LinearSlopes` for smooth activations, `LipSDP`, and `AutoLip` and `SeqLip` where the one
+    with products of norms, `LinearSlopes` for smooth activations, `FourierSDP` for convolutions on large regions,
+    `LipSDP`, and `AutoLip` and `SeqLip` where the one
     before was cut short or where they see more (functions such as max-pooling). Constants for other norms are
     converted. What is cheap runs to its end; of the others each gets a part of the time that is left, the last one all
     of it. A method that fails is a row of the details that says why.
@@ -150,8 +152,12 @@ class _Plan:
                 self._ask(AutoLip(), 0.25)
             if any(enclosure.settles(*self.norm) for enclosure in self.enclosures):
                 return
+            if not bounded and begins_with_convolution(self.graph):
+                self._ask(FourierSDP(), 0.6)
             self._ask(LipSDP(), 0.7 if self.norm == (2, 2) else 0.95)  # pairs know other norms by conversion only
         if bounded and self._whole_space_may_win():
+            if begins_with_convolution(self.graph):
+                self._ask_whole_space(FourierSDP(), self.budget.within(0.5 * self.budget.remaining))
             self._ask_whole_space(LipSDP(), self.budget.within(0.6 * self.budget.remaining))
         if self._norms_may_win():
             asked = self._has(LipSDP, Status.MEMORY_LIMIT) or self._has(AutoLip, Status.CERTIFIED)
@@ -167,8 +173,10 @@ class _Plan:
         domain = WholeSpace().domains(self.graph)[0][:1]
 
         def find() -> Candidates:
-            found = method.constants(Query(self.graph, domain, share, self.norm))
-            (own,) = found.known.values()
+            norm = method.norm_for(self.norm)
+            found = method.constants(Query(self.graph, domain, share, norm))
+            (one,) = found.known.values()
+            own = converted(one, self.graph, norm, self.norm)
             known = {name: replace(own, value=own.value.expand(sets))}
             return Candidates(known, torch.zeros(sets, dtype=torch.int64))
 
@@ -340,7 +348,7 @@ class _Plan:
         """
         rows = [one for part in self.found.values() for one in part.known.values()]
         if all(one.status is Status.FAILED for one in rows):
-            raise _refusal(self.errors)
+            raise refusal(self.errors)
         known: dict[str, Candidate] = {}
         for called, part in self.found.items():
             known |= {name if name not in known else f"{called}: {name}": one for name, one in part.known.items()}
@@ -357,15 +365,3 @@ def cheapest(graph: Graph, domain: Domain, norm: Norm, budget: Budget) -> Candid
     with unalarmed():
         found = method.constants(Query(graph, domain, budget.within(0.0), norm))
     return replace(found, known={repr(method): replace(one, status=Status.TIME_LIMIT) for one in found.known.values()})
-
-
-def _refusal(errors: list[Exception]) -> Exception:
-    """What to raise when every method failed: the reason in the user's question, else what broke."""
-    for kind in (InvalidRegionError, JacoboundError, MemoryError):
-        for error in errors:
-            if isinstance(error, kind):
-                return error
-    said = "; ".join(dict.fromkeys(f"{type(error).__name__}: {error}" for error in errors))
-    refusal = SolverError(f"no method could bound this constant ({said}); name one method alone, or report this")
-    refusal.__cause__ = errors[0]
-    return refusal

@@ -87,6 +87,8 @@ def descended(objective: Objective, exact: Objective, start: tuple[float, Tensor
         start: value and logarithms of multipliers.
         over: asked before every evaluation; true ends the search.
     """
+    if not len(start[1]):
+        return Descended(*start, ends.least)
     search = _Descent(objective, start, over, ends)
     for smoothing in SMOOTHING:
         if not search.run(smoothing) and objective is not exact:
