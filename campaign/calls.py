@@ -21,7 +21,7 @@ from torch import Generator, nn
 import jacobound as jb
 from campaign.runner import Part, Tally
 from jacobound.activations import activation
-from zoo import integer
+from zoo import integer  # pyright: ignore[reportMissingImports]
 
 CALLS = 25  # in one batch
 RUBBISH_EVERY, WRONG_EVERY = 12, 12
@@ -88,7 +88,7 @@ POINTS: tuple[Make, ...] = (
 NUMBERS: tuple[Make, ...] = (
     lambda: 0.1, lambda: 0, lambda: 1, lambda: 2,
     lambda: 8, lambda: "0.1", lambda: Fraction(8, 255), lambda: Decimal("0.3"),
-    lambda: np.float32(0.1), lambda: [0.1, 0.2], lambda: jb.Radii([0.1, 0.2]), lambda: torch.tensor(0.25), lambda: 1e-3,
+    lambda: np.float32(0.1), lambda: [0.1, 0.2], lambda: jb.Radii((0.1, 0.2)), lambda: torch.tensor(0.25), lambda: 1e-3,
 )  # fmt: skip
 NORMS: tuple[Make, ...] = (
     lambda: 1, lambda: 2, lambda: math.inf, lambda: "inf", lambda: (2, 2), lambda: (1, "inf"),
