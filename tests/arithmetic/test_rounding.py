@@ -24,6 +24,7 @@ from jacobound.arithmetic.rounding import (
     down,
     gamma,
     inflate,
+    normal_floor,
     outward,
     probe,
     rigorous,
@@ -448,3 +449,12 @@ def test_bounds_of_infinite_ends_compare_safely() -> None:
     assert at_least(math.inf, fmpq(0))
     assert not at_least(-math.inf, fmpq(0))
     assert not at_least(math.nan, fmpq(0))
+
+
+@both_dtypes
+def test_the_floor_of_errors_covers_a_lost_product_and_slows_no_processor(dtype: torch.dtype) -> None:
+    zero = torch.zeros((), dtype=dtype)
+    assert normal_floor(zero) >= smallest(zero) and normal_floor(zero) * 1e-6 >= tiny(dtype)
+    assert normal_floor(zero) < 1e-31  # nobody sees it
+    with unrounded():
+        assert normal_floor(zero) == 0.0

@@ -697,3 +697,14 @@ def test_padding_with_zeros_survives_infinite_entries() -> None:
 def test_every_kind_is_tried() -> None:
     tried = {type(make(integers(torch.float64, torch.Generator().manual_seed(0)))) for make in KINDS.values()}
     assert set(final_kinds()) <= tried, "a kind of operator needs `samples`, which the laws try"
+
+
+@pytest.mark.parametrize("radius", [None, torch.full((2, 3), 0.25)], ids=["exact", "uncertain"])
+def test_sums_of_products_with_exact_zeros_are_exact_zeros(radius: Tensor | None) -> None:
+    index = torch.tensor([[0, 1, 2], [1, -1, 3]])
+    operator = Sparse(torch.tensor([[1.0, -2.0, 3.0], [-1.0, 0.0, 1.0]]), index, (4,), radius)
+    found = operator.enclose(Interval(torch.tensor([0.0, 0.0, 0.0, -1.0]), torch.tensor([0.0, 0.0, 0.0, 2.0])))
+    assert found.lower[:2].tolist() == found.upper[:2].tolist() == [0.0, 0.0]
+    assert found.lower[2] <= -1.0 and found.upper[2] >= 2.0
+    unbounded = operator.enclose(Interval(torch.full((4,), -torch.inf), torch.full((4,), torch.inf)))
+    assert bool(unbounded.lower.isneginf().all() and unbounded.upper.isposinf().all())

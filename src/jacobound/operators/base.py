@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from jacobound.arithmetic.intervals import Interval
-from jacobound.arithmetic.rounding import gamma, inflate, rigorous, smallest, underflow, up
+from jacobound.arithmetic.rounding import gamma, inflate, normal_floor, rigorous, underflow, up
 from jacobound.budget import checkpoint
 from jacobound.errors import UnsafeArithmeticError
 
@@ -136,7 +136,7 @@ class LinearOperator(ABC):
             slack = magnitude.new_zeros((*lead, *self.out_shape)) if doubt is None else self.apply(doubt)
         else:
             # Scaled before the product, so that both go through it at once; large weights see its underflow.
-            parts = magnitude * gamma(self.longest_sum + 2, magnitude) + smallest(magnitude)
+            parts = magnitude * gamma(self.longest_sum + 2, magnitude) + normal_floor(magnitude)
             size = self.abs().apply(parts if doubt is None else parts + doubt)
             slack = inflate(size, self.terms + 4) + underflow(self.longest_sum, size)
         extra = self.uncertainty(magnitude)

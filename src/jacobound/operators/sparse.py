@@ -10,6 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import inflate, up
 from jacobound.errors import ShapeError
 from jacobound.operators.base import LinearOperator, convert_exactly
@@ -95,6 +96,15 @@ class Sparse(LinearOperator):
             total = part if total is None else total.add_(part)
         assert total is not None
         return total.reshape((*lead, *self.out_shape))
+
+    def enclose(self, x: Interval) -> Interval:
+        """Sound image of an interval; sums of products with exact zeros are exact zeros.
+
+        Comparisons of dead entries are such sums: as intervals around 0 they would count as unstable.
+        """
+        alive = ((x.lower != 0) | (x.upper != 0)).to(x.lower)
+        reached = self.abs().apply(alive) != 0
+        return super().enclose(x).map(lambda end: torch.where(reached, end, 0.0))
 
     def transpose(self) -> Sparse:
         return self._transposed
