@@ -8,7 +8,9 @@ from __future__ import annotations
 import itertools
 from fractions import Fraction
 from math import inf
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -147,3 +149,31 @@ def test_what_can_not_be_split_is_refused_or_left_whole() -> None:
         jb.bound_jacobian(graph, BOX, jb.Split(jb.LipSDP()))
     everywhere = jb.lipschitz(graph, jb.WholeSpace(), jb.Split(jb.FastLip()))
     assert float(everywhere.upper) <= float(jb.lipschitz(graph, jb.WholeSpace(), jb.FastLip()).upper)
+
+
+@pytest.mark.slow
+def test_halves_keep_what_is_known_of_the_whole(shared_data: Path) -> None:
+    """Linear bounds over a half may be looser than over the whole: without its ranges this search stalls at 0.12."""
+    graph = jb.from_onnx(shared_data / "third_party" / "ACASXU_run2a_1_1_batch_2000.onnx")
+    with np.load(shared_data / "reference" / "peers" / "points.npz") as points:
+        ball = jb.Ball(points["acas11__x0_0"].reshape(graph.in_shape), 0.1)
+        row = int(points["acas11__c_0"])
+    found = jb.lipschitz(graph, ball, jb.Split(most=800), norm=(inf, inf), rows=row)
+    assert 0.0154 < float(found.lower) <= 0.01690001 and float(found.lower) <= float(found.upper) < 0.03
+
+
+@pytest.mark.parametrize("method", [jb.IBP(), jb.FastLin(), jb.CROWN(), jb.SinglePrecision()], ids=repr)
+def test_ranges_within_known_ones_are_never_looser_and_hold(method: jb.CROWN) -> None:
+    graph = drawn(5, 3, "tanh")
+    domains, _ = jb.Ball([[0.0, 0.5, 0.0], [0.3, 0.0, -0.2]], 0.5).domains(graph)
+    wide, _ = jb.Ball([[0.0, 0.5, 0.0], [0.3, 0.0, -0.2]], 0.6).domains(graph)
+    known = jb.CROWN().ranges(graph, wide[:], jb.Budget())
+    found = method.ranges_within(graph, domains[:], jb.Budget(), known)
+    plain = method.ranges(graph, domains[:], jb.Budget(), with_output=False)
+    points = domains[:].box.lower + torch.rand(200, 2, 3) * (domains[:].box.upper - domains[:].box.lower)
+    values = graph.values(points)
+    for node in graph.nodes:
+        own = found[node]
+        assert bool((own.lower >= known[node].lower).all() and (own.upper <= known[node].upper).all())
+        assert bool((own.upper - own.lower <= (plain[node].upper - plain[node].lower) * (1 + 1e-6)).all())
+        assert bool((values[node] >= own.lower - 1e-12).all() and (values[node] <= own.upper + 1e-12).all())

@@ -30,6 +30,15 @@ class OutputMethod(ABC):
             with_output: also tighten the output node; callers that need only pre-activations switch it off.
         """
 
+    def ranges_within(self, graph: Graph, domain: Domain, budget: Budget, known: Facts) -> Facts:
+        """Enclosures for callers that need no output, nowhere looser than what is known, from larger sets say.
+
+        Args:
+            known: certified enclosures of some nodes over every set of the domain, (N, *node shape).
+        """
+        found = dict(self.ranges(graph, domain, budget, with_output=False))
+        return found | {node: found[node].intersect(x) for node, x in known.items() if node in found}
+
     def bytes_per_set(self, graph: Graph) -> int:
         """Working memory that `ranges` needs for each set, in bytes: a cautious estimate."""
         return ranges_bytes(graph)

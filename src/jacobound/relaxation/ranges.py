@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,11 +13,26 @@ from jacobound.arithmetic.rounding import strict
 from jacobound.graph.graph import Graph
 from jacobound.inputs.domains import Domain
 from jacobound.method import About, Budget, Facts, OutputMethod, output_method
-from jacobound.relaxation.sweep import propagate
+from jacobound.relaxation.sweep import LinesOf, propagate
+
+
+class Sweeping(OutputMethod):
+    """One sweep over the graph, by intervals and by lines of some kind."""
+
+    @property
+    @abstractmethod
+    def lines_of(self) -> LinesOf | None:
+        """Lines for an activation on an interval; None for intervals alone."""
+
+    def ranges(self, graph: Graph, domain: Domain, budget: Budget, *, with_output: bool = True) -> Facts:
+        return propagate(graph, domain, budget, self.lines_of, with_output)
+
+    def ranges_within(self, graph: Graph, domain: Domain, budget: Budget, known: Facts) -> Facts:
+        return propagate(graph, domain, budget, self.lines_of, False, known)
 
 
 @dataclass(frozen=True)
-class IBP(OutputMethod):
+class IBP(Sweeping):
     """Certified ranges of all nodes by interval propagation (Gowal et al. 2018): cheapest and loosest.
 
     Dual norms where a node is affine in the input.
@@ -24,22 +40,24 @@ class IBP(OutputMethod):
 
     about: ClassVar[About] = About("any network and region", "Gowal et al. 2018, arXiv:1810.12715")
 
-    def ranges(self, graph: Graph, domain: Domain, budget: Budget, *, with_output: bool = True) -> Facts:
-        return propagate(graph, domain, budget, None, with_output)
+    @property
+    def lines_of(self) -> LinesOf | None:
+        return None
 
 
 @dataclass(frozen=True)
-class FastLin(OutputMethod):
+class FastLin(Sweeping):
     """Certified ranges with one slope above and below every activation (Weng et al. 2018): half the cost of CROWN."""
 
     about: ClassVar[About] = About("any network, bounded regions", "Weng et al., ICML 2018")
 
-    def ranges(self, graph: Graph, domain: Domain, budget: Budget, *, with_output: bool = True) -> Facts:
-        return propagate(graph, domain, budget, Activation.parallel_lines, with_output)
+    @property
+    def lines_of(self) -> LinesOf | None:
+        return Activation.parallel_lines
 
 
 @dataclass(frozen=True)
-class CROWN(OutputMethod):
+class CROWN(Sweeping):
     """Certified ranges with the line nearest to the activation on each side (Zhang et al. 2018), intersected with IBP.
 
     Lower slopes of ReLU-like activations adapt (1 where u >= -l, else the slope at the left); S-shaped activations
@@ -48,8 +66,9 @@ class CROWN(OutputMethod):
 
     about: ClassVar[About] = About("any network, bounded regions", "Zhang et al., NeurIPS 2018")
 
-    def ranges(self, graph: Graph, domain: Domain, budget: Budget, *, with_output: bool = True) -> Facts:
-        return propagate(graph, domain, budget, Activation.lines, with_output)
+    @property
+    def lines_of(self) -> LinesOf | None:
+        return Activation.lines
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -24,7 +24,12 @@ LinesOf = Callable[[Activation, Interval], Lines]
 
 
 def propagate(
-    graph: Graph, domain: Domain, budget: Budget, lines_of: LinesOf | None, with_output: bool
+    graph: Graph,
+    domain: Domain,
+    budget: Budget,
+    lines_of: LinesOf | None,
+    with_output: bool,
+    known: Mapping[Node, Interval] | None = None,
 ) -> dict[Node, Interval]:
     """Enclose all nodes in topological order.
 
@@ -32,20 +37,27 @@ def propagate(
         lines_of: lines for an activation on an interval; None uses intervals alone, except that a node which is
             affine in the input is bounded by dual norms.
         with_output: whether the output node is worth tightening.
+        known: certified enclosures of some nodes, (N, *node shape): they narrow the nodes, and what comes behind them.
 
     Returns:
         Certified interval of every node, of shape (N, *node shape) for a domain of N sets.
     """
-    return _Sweep(graph, domain, budget, lines_of, with_output).run()
+    return _Sweep(graph, domain, budget, lines_of, with_output, known).run()
 
 
 class _Sweep:
     """The sweep; lives for one call."""
 
     def __init__(
-        self, graph: Graph, domain: Domain, budget: Budget, lines_of: LinesOf | None, with_output: bool
+        self,
+        graph: Graph,
+        domain: Domain,
+        budget: Budget,
+        lines_of: LinesOf | None,
+        with_output: bool,
+        known: Mapping[Node, Interval] | None = None,
     ) -> None:
-        self._graph, self._domain, self._budget = graph, domain, budget
+        self._graph, self._domain, self._budget, self._known = graph, domain, budget, known or {}
         self._lines_of, self._with_output = lines_of, with_output
         self._ranges: dict[Node, Interval] = {}
         self._relaxations: dict[Node, Relaxation] = {}
@@ -92,6 +104,8 @@ class _Sweep:
         beside = getattr(node, "beside", None)
         if beside is not None:
             found = found.intersect(beside.function.range(self._ranges[beside.source]))
+        if node in self._known:
+            found = found.intersect(self._known[node])
         self._ranges[node] = found
         noise = noise_of(self._graph, node, self._ranges)
         if noise is not None:

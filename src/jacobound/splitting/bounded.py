@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.intervals import Interval, concatenated
 from jacobound.errors import InvalidRegionError, UnsupportedOpError
 from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import Affine, Input, Node, size
 from jacobound.inputs.domains import Domain
 from jacobound.jacobian.fastlip import FastLip
-from jacobound.method import Budget, JacobianEnclosure, JacobianMethod, Method, Query, is_unstable
+from jacobound.method import (
+    Budget,
+    Facts,
+    JacobianEnclosure,
+    JacobianMethod,
+    Method,
+    OutputMethod,
+    Query,
+    is_unstable,
+)
 from jacobound.method.candidates import norm_of
 from jacobound.relaxation.ranges import CROWN, IBP
 from jacobound.results.kinds import Status
@@ -28,21 +38,31 @@ class Bounded:
         values: for each part an interval that holds every value of the quantities there, (parts, quantities).
         gains: what halving each input may gain, (parts, inputs); a hint.
         settled: parts whose bounds splitting can not tighten, bool (parts,).
+        ranges: certified enclosures of nodes over the parts, (parts, *node shape), that hold over all parts of theirs.
     """
 
     values: Interval
     gains: Tensor
     settled: Tensor
+    ranges: Facts = field(default_factory=dict)
 
     def __getitem__(self, parts: Tensor) -> Bounded:
-        return Bounded(self.values[parts], self.gains[parts], self.settled[parts])
+        return Bounded(self.values[parts], self.gains[parts], self.settled[parts], self.ranges_of(parts))
+
+    def ranges_of(self, parts: Tensor) -> Facts:
+        """What is known of the nodes over some of the parts."""
+        return {node: x[parts] for node, x in self.ranges.items()}
 
     @staticmethod
     def joined(runs: list[Bounded]) -> Bounded:
         """All parts side by side."""
-        lower, upper = (torch.cat([getattr(one.values, end) for one in runs]) for end in ("lower", "upper"))
+        runs = [one for one in runs if len(one.settled)] or runs[:1]
+        shared = [node for node in runs[0].ranges if all(node in one.ranges for one in runs)]
         return Bounded(
-            Interval(lower, upper), torch.cat([one.gains for one in runs]), torch.cat([one.settled for one in runs])
+            concatenated([one.values for one in runs], 0),
+            torch.cat([one.gains for one in runs]),
+            torch.cat([one.settled for one in runs]),
+            {node: concatenated([one.ranges[node] for one in runs], 0) for node in shared},
         )
 
 
@@ -51,13 +71,37 @@ class Quantity(ABC):
 
     graph: Graph
 
+    @property
     @abstractmethod
-    def over(self, domain: Domain, budget: Budget) -> Bounded:
-        """Bounds over the sets of a domain."""
+    def asked(self) -> Method:
+        """The method that is asked about every part."""
 
     @abstractmethod
+    def over(self, domain: Domain, budget: Budget, known: Facts) -> Bounded:
+        """Bounds over the sets of a domain.
+
+        Args:
+            known: enclosures of nodes over these sets, from the parts that they come from.
+        """
+
     def bytes_each(self) -> int:
         """Working memory for one part, in bytes."""
+        return self.asked.bytes_per_set(self.graph) + influence_bytes(self.graph)
+
+    def bytes_kept(self) -> int:
+        """Memory for what is kept of one part, in bytes."""
+        return 16 * sum(size(node) for node in _read(self.graph))
+
+    def ranges(self, domain: Domain, budget: Budget, known: Facts) -> Facts | None:
+        """Enclosures of nodes over the parts, nowhere looser than over their parents; None where methods find them.
+
+        Linear bounds over a half may be looser than over the whole, because lines are chosen anew.
+        """
+        preactivation = getattr(self.asked, "preactivation", None)
+        if not isinstance(preactivation, OutputMethod) or self.graph.execution is not None:
+            return None
+        found = preactivation.ranges_within(self.graph, domain, budget, known)
+        return {node: found[node] for node in _read(self.graph)}
 
 
 @dataclass(eq=False)
@@ -74,8 +118,13 @@ class Constants(Quantity):
     graph: Graph
     norm: tuple[float, float]
 
-    def over(self, domain: Domain, budget: Budget) -> Bounded:
-        query = Query(self.graph, domain, budget, self.norm)
+    @property
+    def asked(self) -> Method:
+        return self.method
+
+    def over(self, domain: Domain, budget: Budget, known: Facts) -> Bounded:
+        ranges = self.ranges(domain, budget, known)
+        query = Query(self.graph, domain, budget, self.norm, ranges)
         if isinstance(self.method, JacobianMethod):
             enclosure = self.method.enclose(query)
             value, settled = norm_of(enclosure, query).value, _is_settled(enclosure, len(domain))
@@ -85,10 +134,7 @@ class Constants(Quantity):
             enclosure = found.enclosure or _by_intervals(query)
         gains = _gains(self.graph, enclosure, domain)
         value = value.nan_to_num(nan=torch.inf).expand(len(domain)).unsqueeze(1)
-        return Bounded(Interval(torch.zeros_like(value), value), gains, settled)
-
-    def bytes_each(self) -> int:
-        return self.method.bytes_per_set(self.graph) + influence_bytes(self.graph)
+        return Bounded(Interval(torch.zeros_like(value), value), gains, settled, ranges or {})
 
 
 @dataclass(eq=False)
@@ -103,14 +149,22 @@ class Entries(Quantity):
     method: JacobianMethod
     graph: Graph
 
-    def over(self, domain: Domain, budget: Budget) -> Bounded:
-        enclosure = self.method.enclose(Query(self.graph, domain, budget)).over(len(domain))
+    @property
+    def asked(self) -> Method:
+        return self.method
+
+    def over(self, domain: Domain, budget: Budget, known: Facts) -> Bounded:
+        ranges = self.ranges(domain, budget, known)
+        enclosure = self.method.enclose(Query(self.graph, domain, budget, ranges=ranges)).over(len(domain))
         values = enclosure.entries.map(lambda end: end.flatten(1))
         gains = _gains(self.graph, enclosure, domain)
-        return Bounded(values, gains, _is_settled(enclosure, len(domain)))
+        return Bounded(values, gains, _is_settled(enclosure, len(domain)), ranges or {})
 
-    def bytes_each(self) -> int:
-        return self.method.bytes_per_set(self.graph) + influence_bytes(self.graph)
+
+def _read(graph: Graph) -> list[Node]:
+    """The nodes whose ranges methods ask for: what activations and functions of vectors read."""
+    readers = (node for node in graph.nodes if not isinstance(node, Input | Affine))
+    return list(dict.fromkeys(source for node in readers for source in node.sources))
 
 
 def _is_settled(enclosure: JacobianEnclosure, sets: int) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from jacobound.arithmetic.intervals import Interval
 from jacobound.budget import Budget, OutOfTimeError, stopping
 from jacobound.inputs.domains import Domain
+from jacobound.method import flat_indices
 from jacobound.splitting.bounded import Bounded, Quantity
 from jacobound.splitting.parts import halves, may_meet, over, splittable
 
@@ -83,7 +84,7 @@ class Tree:
         try:
             if self.budget.is_over:
                 return End.TIME
-            self._replace(torch.zeros(1, dtype=torch.int64, device=nothing.device), self.parts, self.state.values)
+            self._replace(torch.zeros(1, dtype=torch.int64, device=nothing.device), self.parts, self.state)
             while True:
                 self._look()
                 chosen, end = self._chosen()
@@ -93,7 +94,7 @@ class Tree:
                     return End.TIME
                 some = self.parts[chosen]
                 children = halves(some, self._along(chosen))
-                self._replace(chosen, children, self.state.values[torch.cat((chosen, chosen))])
+                self._replace(chosen, children, self.state[torch.cat((chosen, chosen))])
         except OutOfTimeError:
             return End.TIME
 
@@ -106,12 +107,12 @@ class Tree:
             upper = torch.cat((upper, self.held.upper.unsqueeze(0)))
         return Interval(lower.amin(0), upper.amax(0))
 
-    def _replace(self, parents: Tensor, parts: Interval, values: Interval) -> None:
-        """New parts in place of those they cover, which keep `values` where their own are looser."""
+    def _replace(self, parents: Tensor, parts: Interval, known: Bounded) -> None:
+        """New parts in place of those they cover, which keep what is `known` of those where their own is looser."""
         meets = may_meet(parts, self.whole)
         if bool(meets.any()):  # else the set is empty up to rounding, and all its parts are kept
-            parts, values = parts[meets], values[meets]
-        found = self._bounds(parts)
+            parts, known = parts[meets], known[flat_indices(meets)]
+        found, values = self._bounds(parts, known), known.values
         lower = torch.maximum(found.values.lower.nan_to_num(nan=-inf, posinf=inf, neginf=-inf), values.lower)
         upper = torch.minimum(found.values.upper.nan_to_num(nan=inf, posinf=inf, neginf=-inf), values.upper)
         crossed = lower > upper  # of a part that is empty but for rounding, or of rounding alone
@@ -123,12 +124,13 @@ class Tree:
         old = self.parts[kept]
         self.parts = Interval(torch.cat((old.lower, parts.lower)), torch.cat((old.upper, parts.upper)))
 
-    def _bounds(self, parts: Interval) -> Bounded:
+    def _bounds(self, parts: Interval, known: Bounded) -> Bounded:
         """Bounds over some parts, as many together as fit the memory."""
         quiet, count = replace(self.budget, progress=None), len(parts.lower)
         runs = []
         for some in self.budget.chunks(count, self.quantity.bytes_each()):
-            runs.append(self.quantity.over(over(parts[some], self.whole), quiet))
+            ranges = {node: x[some] for node, x in known.ranges.items()}
+            runs.append(self.quantity.over(over(parts[some], self.whole), quiet, ranges))
         self.bounded += count
         return Bounded.joined(runs)
 
@@ -174,7 +176,7 @@ class Tree:
 
     def _hold(self, wanted: Tensor, urgency: Tensor) -> None:
         """Merge the parts that are not wanted, and the least urgent beyond the memory, into one bound."""
-        each = 8 * (3 * self.parts.lower.shape[1] + 2 * len(self.high)) + 64
+        each = 8 * (3 * self.parts.lower.shape[1] + 2 * len(self.high)) + 64 + self.quantity.bytes_kept()
         capacity = max(2 * self.limits.together, int(OF_PARTS * self.budget.memory / each))
         if int(wanted.sum()) > capacity:
             least = urgency.masked_fill(~wanted, -inf).argsort(descending=True, stable=True)[capacity:]
