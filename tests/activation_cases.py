@@ -91,6 +91,10 @@ def gate(z: Ball) -> tuple[Ball, Ball]:
     return (1 + 2 * growth) / whole, 4 * growth**2 * (1 + growth) / whole**2
 
 
+def bell(z: Ball) -> Ball:
+    return (-z * z).exp()
+
+
 def mished(z: Ball) -> Ball:
     return z * gate(z)[0]
 
@@ -171,6 +175,9 @@ CASES = {
     "silu": Case("silu", *swish(1.0)),
     "silu_quick": Case("silu:1.702", *swish(1.702)),
     "silu_slow": Case("swish:0.3", *swish(0.3)),
+    "bell": Case("bell", bell, lambda z: -2 * z * bell(z)),
+    "wave": Case("wave", lambda z: z * bell(z), lambda z: (1 - 2 * z * z) * bell(z)),
+    "algebraic": Case("algebraic", lambda z: z / (1 + z * z).sqrt(), lambda z: 1 / (1 + z * z).sqrt() ** 3),
     "mish": Case("mish", mished, lambda z: gate(z)[0] + z * gate(z)[1]),
     "softsign": Case("softsign", lambda z: z / (1 + abs(z)), lambda z: 1 / (1 + abs(z)) ** 2),
     "erf": Case("erf", lambda z: z.erf(), lambda z: 2 / arb.pi().sqrt() * (-z * z).exp()),

@@ -34,7 +34,7 @@ def points(act: Activation, dtype: torch.dtype) -> Tensor:
 
 UNITS = {"gelu": 400, "gelu_tanh": 1000, "silu": 600, "silu_quick": 600, "silu_slow": 600, "mish": 600, "erf": 900,
          "power_1.5": 1400, "power_0.3": 1400, "power_-1.2": 2500}  # fmt: skip
-NEAR = {"gelu": 2.0, "gelu_tanh": 3.0, "sin": 3.0, "cos": 3.0}
+NEAR = {"gelu": 2.0, "bell": 8.0, "wave": 8.0, "gelu_tanh": 3.0, "sin": 3.0, "cos": 3.0}
 
 
 @every_dtype
@@ -112,6 +112,9 @@ ENTRIES = {  # curvatures, breaks, turns
     "clip_constant": ("-", (), ()),
     "relu6": ("---", (0, 6), ()),
     "soft_shrink": ("---", (-0.5, 0.5), ()),
+    "bell": ("unu", (-math.sqrt(0.5), math.sqrt(0.5)), (0,)),
+    "wave": ("nunu", (-math.sqrt(1.5), 0, math.sqrt(1.5)), (-math.sqrt(0.5), math.sqrt(0.5))),
+    "algebraic": ("un", (0,), ()),
     "hard_swish": ("-u-", (-3, 3), (-1.5,)),
     **dict.fromkeys(("sigmoid", "tanh", "arctan", "arsinh", "softsign", "erf"), ("un", (0,), ())),
     **dict.fromkeys(("elu", "elu_scaled", "elu_steep", "selu", "celu"), ("u-", (0,), ())),

@@ -61,6 +61,11 @@ REAL: dict[str, Callable[[flint.arb], flint.arb]] = {
     "mish": lambda x: x * x.exp().log1p().tanh(),
     "gelu": lambda x: x * (1 + (x / flint.arb(2).sqrt()).erf()) / 2,
     "softsign": lambda x: x / (1 + abs(x)),
+    "sqrt": lambda x: x.sqrt(),
+    "rsqrt": lambda x: x.rsqrt(),
+    "bell": lambda x: (-x * x).exp(),
+    "wave": lambda x: x * (-x * x).exp(),
+    "algebraic": lambda x: x / (1 + x * x).sqrt(),
     "hard_swish": lambda x: x * half(x / 6 + flint.arb(1) / 2),
     "hard_sigmoid": lambda x: half(x / 6 + flint.arb(1) / 2),
 }
@@ -132,6 +137,19 @@ PRODUCTS: dict[str, tuple[Node, Node, str]] = {
     "softsign": (X, apply("reciprocal", line(apply("abs", X), 1.0, 1.0)), "softsign"),
     "softsign scaled": (line(X, 3.0), apply("reciprocal", line(apply("abs", line(X, -0.4)), 0.3, 1.7)), "softsign"),
     "square": (X, X, "square"),
+    "wave": (X, apply("bell", X), "wave"),
+    "wave turned round": (line(X, -0.7), line(apply("bell", line(X, -0.3)), 1.3), "wave"),
+    "algebraic": (X, apply("rsqrt", line(apply("square", X), 1.0, 1.0)), "algebraic"),
+    "algebraic of a line": (
+        line(X, 2.0),
+        apply("rsqrt", line(apply("square", line(X, -0.3)), 0.7, 1.9)),
+        "algebraic",
+    ),
+    "algebraic by a quotient": (
+        line(X, -3.0),
+        apply("reciprocal", line(apply("sqrt", line(apply("power:2", X), 0.3, 0.1)), 0.7)),
+        "algebraic",
+    ),
     "gelu by tanh": (line(X, 0.5), line(apply("tanh", cubic(X, BETA32, KAPPA32)), 1.0, 1.0), "gelu_tanh"),
     "gelu by tanh falling": (X, line(apply("tanh", cubic(line(X, -1.0), BETA32, KAPPA32)), 0.5, 0.5), "gelu_tanh"),
     "steep gelu by tanh": (

@@ -10,6 +10,7 @@ from jacobound.activations.kinds import piecewise as piecewise
 from jacobound.activations.kinds import powers as powers
 from jacobound.activations.kinds import sigmoidal as sigmoidal
 from jacobound.activations.kinds import smooth as smooth
+from jacobound.activations.kinds import waves as waves
 from jacobound.activations.kinds.base import (
     Activation,
     Family,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +15,7 @@ import jacobound as jb
 from jacobound import Graph, from_torch
 from jacobound.graph.nodes import Affine, Elementwise
 from jacobound.operators.kinds import Scale
+from torch_agreement import agreement
 from torch_calls import IMAGES, VECTORS
 from torch_models import IMAGE, VECTOR, Applied, image
 
@@ -31,6 +33,10 @@ ONE_ACTIVATION: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "silu by exp": (lambda x: x / (1 + torch.exp(-x)), "silu"),
     "square": (lambda x: x * x, "square"),
     "power": (lambda x: x**2, "square"),
+    "bell": (lambda x: torch.exp(-((x - 0.5) ** 2) / 0.3), "bell"),
+    "wave": (lambda x: x * torch.exp(-x * x / 2), "wave"),
+    "algebraic": (lambda x: x / torch.sqrt(1 + x * x), "algebraic"),
+    "algebraic by a power": (lambda x: 2 * x * (3 + x.square()) ** -0.5, "algebraic"),
     "mish": (lambda x: x * torch.tanh(functional.softplus(x)), "mish"),
     "relu6": (functional.relu6, "clip"),
 }
@@ -122,3 +128,18 @@ def test_bounds_of_an_imported_graph_hold_for_the_module(name: str) -> None:
     assert (bounds.lower - slack <= values).all() and (values <= bounds.upper + slack).all()
     width = (bounds.upper - bounds.lower).amax()
     assert width <= 30 * radius * (1 + values.abs().amax())
+
+
+@pytest.mark.parametrize(
+    ("function", "steepest"),
+    [
+        (lambda x: torch.exp(-x * x), (2 / math.e) ** 0.5),
+        (lambda x: x * torch.exp(-x * x / 2), 1.0),
+        (lambda x: x / torch.sqrt(2 + 3 * x * x), 0.5**0.5),
+    ],
+)
+def test_whole_space_constants_of_bells_are_exact(function: Callable[[Tensor], object], steepest: float) -> None:
+    found = jb.lipschitz(imported(function, (1,)), jb.WholeSpace(), jb.AutoLip()).upper.item()
+    assert steepest * (1 - 1e-15) <= found <= steepest * (1 + 1e-12)
+    module = Applied(function, nn.Identity())
+    agreement(imported(function), module.double(), VECTOR, 1e-12)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from torch import Tensor
@@ -18,6 +18,7 @@ from jacobound.activations import Activation, activation
 from jacobound.activations.kinds.tanh_gelu import gelu_by_tanh
 from jacobound.errors import UnsupportedOpError
 from jacobound.graph.nodes import Affine, Elementwise, Node
+from jacobound.importers.fusions.bells import root
 from jacobound.importers.fusions.lines import (
     ONE,
     ZERO,
@@ -97,7 +98,8 @@ def product(left: Node, right: Node, name: str, like: Tensor | None = None) -> N
     """The product of two nodes of one shape, entry by entry, as a function of one node.
 
     Recognised, with factors and signs in between: squares and other products of two lines in one value, x^3, SiLU by
-    sigmoid, tanh or exp, Mish, exact GELU by erf, hard swish by hard sigmoid or clipping, softsign by |x|.
+    sigmoid, tanh or exp, Mish, exact GELU by erf, hard swish by hard sigmoid or clipping, softsign by |x|,
+    ``x exp(-x^2)``, ``x / sqrt(1 + x^2)``.
 
     Args:
         left, right: the two factors.
@@ -280,12 +282,37 @@ def _by_reciprocal(gate: Gate) -> Fused | None:
         return None
     gate, n, m = gate.behind(line.core.source), line.factor[0], line.shift[0]
     s, kind = gate.through_zero, kind_of(line.core)[0]
+    if kind == "sqrt":
+        return _by_root(replace(gate, factor=times(gate.factor, fixed(1 / n)))) if n and not m else None
     if s is None or not (m > 0 and n > 0):
         return None
     outer = times(gate.factor, fixed(1 / m))
     if kind == "abs":
         return gate.fused("softsign", outer, times(s if s[0] > 0 else negative(s), fixed(n / m)))
     return gate.fused("silu", outer, negative(s)) if kind == "exp" and m == n else None
+
+
+def _by_root(gate: Gate) -> Fused | None:
+    """``a / sqrt(m + n (s a)^2)``."""
+    line = lines_of(gate.source)[-1]
+    if gate.shift != ZERO or not isinstance(line.core, Elementwise) or not is_exact(line.factor, line.shift):
+        return None
+    gate, n, m = gate.behind(line.core.source), line.factor[0], line.shift[0]
+    s = gate.through_zero
+    if s is None or s[0] * s[1] <= 0 or not (m > 0 and n > 0):
+        return None
+    if kind_of(line.core) not in (("square", ()), ("power", (Fraction(2),))):
+        return None
+    inner = times(s if s[0] > 0 else negative(s), root(fixed(n / m)))
+    return gate.fused("algebraic", times(gate.factor, inverse(root(fixed(m)))), inner)
+
+
+def _by_bell(gate: Gate) -> Fused | None:
+    """``a exp(-(s a)^2)``."""
+    s = gate.through_zero
+    if gate.shift != ZERO or s is None:
+        return None
+    return gate.fused("wave", gate.factor, s if s[0] > 0 else negative(s))
 
 
 def _by_square(gate: Gate) -> Fused | None:
@@ -302,6 +329,8 @@ GATES: Mapping[str, Callable[[Gate], Fused | None]] = {
     "hard_sigmoid": _by_hard_sigmoid,
     "clip": _by_clip,
     "reciprocal": _by_reciprocal,
+    "rsqrt": _by_root,
+    "bell": _by_bell,
     "square": _by_square,
 }
 

@@ -14,7 +14,8 @@ from torch.fx import Node as Step
 
 from jacobound.activations import torch_builder
 from jacobound.errors import InvalidModelError, JacoboundError, ShapeError, UnsupportedOpError
-from jacobound.graph.nodes import Elementwise, Input, Node
+from jacobound.graph.nodes import Input, Node
+from jacobound.importers.fusions.bells import elementwise
 from jacobound.importers.lowering.common import exact_weight, unsupported
 from jacobound.importers.lowering.infinities import InfiniteError, without_infinities
 from jacobound.importers.lowering.steps import MIXED, AffineSteps
@@ -277,7 +278,7 @@ def _activate(call: Call) -> Node:
     source = call.args[0]
     if call.op in PRELU:
         rest[0] = _per_channel(exact_weight(rest[0], f"{call.name}.weight"), source, call)
-    return Elementwise(builder(*rest, **call.kwargs), source, call.name)
+    return elementwise(builder(*rest, **call.kwargs), source, call.name, call.steps.like)
 
 
 def _per_channel(weight: Tensor, source: Node, call: Call) -> Tensor:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from jacobound.activations import onnx_builder
 from jacobound.errors import UnsupportedOpError
-from jacobound.graph.nodes import Affine, Elementwise, Node
+from jacobound.graph.nodes import Affine, Node
+from jacobound.importers.fusions.bells import elementwise
 from jacobound.importers.onnx.model.evaluate import evaluate
 from jacobound.importers.onnx.model.safety import element_type
 from jacobound.importers.onnx.operations.call import Call, Traced, Value, point_shape
@@ -216,7 +217,7 @@ def activation(call: Call) -> tuple[Value, ...]:
         found = build(*parameters, **call.attributes)
     except TypeError as error:
         raise UnsupportedOpError(f"Its attributes {dict(call.attributes)} are not all understood.") from error
-    return call.result(Elementwise(found, value.node, call.name))
+    return call.result(elementwise(found, value.node, call.name, call.steps.like))
 
 
 def _scatter(call: Call) -> tuple[Value, ...]:

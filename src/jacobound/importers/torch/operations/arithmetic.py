@@ -9,7 +9,8 @@ import torch
 from jacobound.activations import torch_builder
 from jacobound.arithmetic.intervals import Interval
 from jacobound.errors import InvalidModelError, UnsupportedOpError
-from jacobound.graph.nodes import Elementwise, Node
+from jacobound.graph.nodes import Node
+from jacobound.importers.fusions.bells import elementwise
 from jacobound.importers.fusions.fusions import product
 from jacobound.importers.fusions.norms import normalisation
 from jacobound.importers.torch.operations import patterns as patterns
@@ -25,7 +26,7 @@ def activate(call: Call, op: str, source: Node, *numbers: Value, name: str | Non
     builder = torch_builder(op)
     if builder is None:
         raise UnsupportedOpError(f"There is no activation for {op}.")
-    return Elementwise(builder(*numbers), source, call.name if name is None else name)
+    return elementwise(builder(*numbers), source, call.name if name is None else name, call.steps.like)
 
 
 def add(call: Call) -> Node:

@@ -50,10 +50,24 @@ COMPARISONS: Final[Mapping[str, Callable[[float], bool]]] = {
 KNOWN: Final[Mapping[str, tuple[Fraction, Fraction]]] = {
     **{
         name: (Fraction(0), Fraction(0))
-        for name in ("tanh", "sin", "erf", "arctan", "arsinh", "expm1", "log1p", "silu", "gelu", "mish", "tanh_shrink")
+        for name in (
+            "tanh",
+            "sin",
+            "erf",
+            "arctan",
+            "arsinh",
+            "expm1",
+            "log1p",
+            "silu",
+            "gelu",
+            "mish",
+            "tanh_shrink",
+            "wave",
+        )
     },
     "exp": (Fraction(0), Fraction(1)),
     "cos": (Fraction(0), Fraction(1)),
+    "bell": (Fraction(0), Fraction(1)),
     "sigmoid": (Fraction(0), Fraction(1, 2)),
     "log": (Fraction(1), Fraction(0)),
 }
