@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 
 import flint
 import numpy as np
@@ -13,7 +14,9 @@ import jacobound as jb
 from jacobound import Graph
 from jacobound.activations import activation
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.importers.fusions.bells import root
 from jacobound.importers.fusions.fusions import product
+from jacobound.importers.fusions.lines import fixed
 from jacobound.operators.kinds import Identity, Scale
 
 LIKE = torch.zeros((), dtype=torch.float64)
@@ -239,3 +242,11 @@ def test_fused_products_are_bounded_tightly() -> None:
     assert (found.lower <= values.amin(0)).all() and (found.upper >= values.amax(0)).all()
     torch.testing.assert_close(found.lower, values.amin(0), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(found.upper, values.amax(0), rtol=1e-6, atol=1e-6)
+
+
+def test_roots_hold_the_root_and_little_more() -> None:
+    """By squaring fractions; of what is a square exactly the root."""
+    assert root(fixed(Fraction(9, 16))) == fixed(Fraction(3, 4))
+    for number in (Fraction(2), Fraction(1, 3), Fraction(10**40 + 1), Fraction(1, 10**40 + 7), Fraction(0.1)):
+        low, high = root(fixed(number))
+        assert low * low < number < high * high and high - low < high / 10**25

@@ -143,3 +143,12 @@ def test_whole_space_constants_of_bells_are_exact(function: Callable[[Tensor], o
     assert steepest * (1 - 1e-15) <= found <= steepest * (1 + 1e-12)
     module = Applied(function, nn.Identity())
     agreement(imported(function), module.double(), VECTOR, 1e-12)
+
+
+@pytest.mark.parametrize(
+    "function", [lambda x: torch.exp(1 - x * x), lambda x: torch.exp(x * x), lambda x: torch.exp(-x)]
+)
+def test_other_exponentials_are_no_bells(function: Callable[[Tensor], Tensor]) -> None:
+    graph = imported(function)
+    agreement(graph, Applied(function, nn.Identity()).double(), VECTOR, 1e-12)
+    assert "exp" in {node.activation.name for node in graph.nodes if isinstance(node, Elementwise)}
