@@ -96,6 +96,13 @@ FUSED = {
     "hard swish by clipping": (
         [node("Add", "x three", "a"), node("Clip", "a zero six", "c"), node("Mul", "x c", "m"), node("Div", "m six")],
         POINT, {"three": number(3), "zero": number(0), "six": number(6)}, 13),
+    "bell": ([node("Mul", "x x", "q"), node("Neg", "q", "m"), node("Exp", "m")], POINT, {}, 13),
+    "wave": (
+        [node("Pow", "x two", "q"), node("Mul", "q k", "m"), node("Exp", "m", "e"), node("Mul", "e x")],
+        POINT, {"two": number(2), "k": number(-0.3)}, 13),
+    "algebraic": (
+        [node("Mul", "x x", "q"), node("Add", "q one", "s"), node("Sqrt", "s", "r"), node("Div", "x r")],
+        POINT, {"one": number(1)}, 13),
     "softsign": ([node("Abs", "x", "a"), node("Add", "a one", "b"), node("Div", "x b")], POINT, {"one": number(1)}, 13),
     "silu by exp": (
         [node("Neg", "x", "n"), node("Exp", "n", "e"), node("Add", "e one", "b"), node("Div", "x b")],
