@@ -137,6 +137,16 @@ def test_several_inputs_in_one_call(capsys: Capture, tmp_path: Path) -> None:
     assert code == 0 and " [2]" in shown and "3 points" in shown
     code, _, complaints = run(capsys, "bound", NET, "--input", *files, *QUICK["bound"])
     assert code == 2 and "one point" in complaints
+    asked = ("--radius", "0.001,0.002", "--rows", "3", "--method", "fastlip")
+    code, shown, _ = run(capsys, "lipschitz", NET, *PIXELS, "--index", "0:3", *asked, "--json")
+    found = [jb.LipschitzBound.from_dict(one) for one in json.loads(shown)]
+    alone = json.loads(run(capsys, "lipschitz", NET, *PIXELS, "--index", "1", *asked, "--json")[1])
+    assert code == 0 and [one.radii[0] for one in found] == 3 * [found[0].radii[0], found[1].radii[0]]
+    assert [float(one.upper) for one in found[2:4]] == [float(jb.LipschitzBound.from_dict(one).upper) for one in alone]
+    code, shown, _ = run(capsys, "lipschitz", NET, *PIXELS, "--index", "0:3", *asked)
+    assert code == 0 and "[2]" in shown and "largest of 3 inputs" in shown.splitlines()[-1]
+    code, _, complaints = run(capsys, "lipschitz", NET, *PIXELS, "--index", "0:3", *asked, "--plot", tmp_path / "a.png")
+    assert code == 2 and "one input" in complaints
     assert parse_indices("0:3,7") == [0, 1, 2, 7]
     for wrong in ("3:0", "-1", "a", "0:", "1:1", "0:99999999"):
         with pytest.raises(jb.InvalidRegionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ import torch
 from cyclopts import Parameter
 
 from jacobound.cli.commands.inspect import say_network
-from jacobound.cli.given.around import EVERYWHERE, around, wanted_radii
+from jacobound.cli.given.around import EVERYWHERE, Around, around_each, wanted_radii
 from jacobound.cli.given.networks import NetworkOptions
 from jacobound.cli.given.options import (
     REGION,
@@ -26,6 +27,7 @@ from jacobound.cli.shown.summaries import CONSTANTS, constants_row, say_answer, 
 from jacobound.cli.shown.text import COMMAND, say, say_fact, say_json
 from jacobound.errors import InvalidRegionError
 from jacobound.inputs.exponents import told_norm
+from jacobound.inputs.regions import Region
 from jacobound.methods import Best, Sampling
 from jacobound.methods.best import SECONDS
 from jacobound.results.kinds import LipschitzBound
@@ -74,17 +76,21 @@ def lipschitz(
     radii = [] if everywhere else wanted_radii(point, radius, norm, units, show.plot)
     method, _ = how.constant_method(), point.limits
     graph = run.placed(network.read(net))
-    asked = EVERYWHERE if everywhere else around(point, graph, radii, radius, norm or p, units)
+    asked = [EVERYWHERE] if everywhere else around_each(point, graph, radii, radius, norm or p, units)
+    if len(asked) > 1 and show.plot is not None:
+        raise InvalidRegionError("--plot draws the constants of one input over radii; choose one with --index")
     matrix, norms = how.matrix(graph), (weights.of_input(float(p)), weights.of_output(float(q)))
     if not show.json:
         say_network(net, graph)
         rows = "all outputs" if how.rows is None else f"the rows {how.rows}"
-        _say_question(asked.story, f"{told_norm(norms[0])} -> {told_norm(norms[1])} of {rows}", method or Best())
+        _say_question(
+            _told_regions(asked), f"{told_norm(norms[0])} -> {told_norm(norms[1])} of {rows}", method or Best()
+        )
     found: list[LipschitzBound] = []
     finished, limit = True, SECONDS if method is None else None
     options = {"norm": norms, "rows": matrix, "search": search, "semantics": meant.semantics}
     try:
-        for called, region in asked.regions:
+        for called, region in _each(asked, show):
             with run.budget(f"radius {called}" if radii else called, limit) as budget:
                 bound = find_constant(graph, region, method, budget=budget, **options)
             found.append(bound.asked_by(COMMAND.get()))
@@ -92,9 +98,23 @@ def lipschitz(
                 say(constants_row(bound, called))
     except KeyboardInterrupt:
         finished = False
-        say(f"stopped: {len(found)} of {len(asked.regions)} radii are finished and shown", error=True)
-    _close(found, show)
+        count = sum(len(one.regions) for one in asked)
+        say(f"stopped: {len(found)} of {count} radii are finished and shown", error=True)
+    _close(found, len(asked), show)
     return INTERRUPTED if not finished else 0 if all(bound.status.certified for bound in found) else 1
+
+
+def _told_regions(asked: list[Around]) -> str:
+    """The first region in words, and how many inputs there are."""
+    return asked[0].story + (f", and the same around {len(asked) - 1} more" if len(asked) > 1 else "")
+
+
+def _each(asked: list[Around], show: ShowOptions) -> Iterator[tuple[str, Region]]:
+    """The regions input by input, under its name where there are several."""
+    for one in asked:
+        if len(asked) > 1 and one.place is not None and not show.json:
+            say(f"input {one.place.name}")
+        yield from one.regions
 
 
 def _say_question(region: str, constant: str, method: object) -> None:
@@ -115,8 +135,8 @@ def _refuse_places(
         )
 
 
-def _close(found: list[LipschitzBound], show: ShowOptions) -> None:
-    """Everything that comes after the last radius; the answer last."""
+def _close(found: list[LipschitzBound], inputs: int, show: ShowOptions) -> None:
+    """Everything that comes after the last radius; the answer last, of several inputs the largest."""
     if found:
         show.draw(joined(found))
     if show.json:
@@ -134,7 +154,11 @@ def _close(found: list[LipschitzBound], show: ShowOptions) -> None:
     say_files(show.plot if found else None)
     if found:
         say_status(*(bound.status for bound in found))
-        say_answer("; ".join(map(_told, found[-1:] if len(found) > 3 else found)))
+        if inputs > 1:
+            worst = max(found, key=lambda bound: float(bound.upper))
+            say_answer(f"{_told(worst)}, the largest of {inputs} inputs")
+        else:
+            say_answer("; ".join(map(_told, found[-1:] if len(found) > 3 else found)))
 
 
 def _told(bound: LipschitzBound) -> str:

@@ -48,8 +48,15 @@ EVERYWHERE = Around((("all", WholeSpace()),), None, "the whole space")
 
 
 def is_property(point: PointOptions) -> bool:
-    """Whether the input is a VNN-LIB property rather than a point."""
-    return point.file.name.lower().endswith(PROPERTIES)
+    """Whether the input is a VNN-LIB property rather than points.
+
+    Raises:
+        InvalidRegionError: when it is one of several inputs.
+    """
+    properties = [file for file in point.files if file.name.lower().endswith(PROPERTIES)]
+    if properties and len(point.files) > 1:
+        raise InvalidRegionError(f"'{properties[0]}' is a property; ask about it alone, points may stand side by side")
+    return bool(properties)
 
 
 def wanted_radii(
@@ -82,17 +89,31 @@ def wanted_radii(
 def around(
     point: PointOptions, graph: Graph, radii: list[Decimal | Fraction], radius: str | None, p: Norm, units: str | None
 ) -> Around:
-    """The regions for a network, once it is loaded.
+    """The regions around the only point for a network, once it is loaded.
 
     Raises:
         InvalidRegionError, ShapeError: when the input can not be read or does not fit the network.
+    """
+    if not is_property(point):
+        _ = point.point(graph)  # refuses several
+    return around_each(point, graph, radii, radius, p, units)[0]
+
+
+def around_each(
+    point: PointOptions, graph: Graph, radii: list[Decimal | Fraction], radius: str | None, p: Norm, units: str | None
+) -> list[Around]:
+    """The regions around every point, point by point.
+
+    Raises:
+        InvalidRegionError, ShapeError: when an input can not be read or does not fit the network.
     """
     if is_property(point):
         box = Box.from_vnnlib(point.file, graph.in_shape)
         centre = next(iter(box.domains(graph)[0])).anchor[0].double().cpu()
         place = Point(centre, str(point.file), graph.in_shape)
-        return Around((("box", box),), place, f"box of inputs of {point.file}")
-    place = point.point(graph)
-    scale = None if units is None else units_above(units)
-    balls = [(f"{float(one):g}", Ball(place.values, one, float(p), point.limits, scale)) for one in radii]
-    return Around(tuple(balls), place, told_ball(balls[0][1], radius, place.story))
+        return [Around((("box", box),), place, f"box of inputs of {point.file}")]
+    scale, found = None if units is None else units_above(units), []
+    for place in point.points(graph):
+        balls = [(f"{float(one):g}", Ball(place.values, one, float(p), point.limits, scale)) for one in radii]
+        found.append(Around(tuple(balls), place, told_ball(balls[0][1], radius, place.story)))
+    return found

@@ -131,7 +131,9 @@ class PointOptions:
         """
         _ = self.file
         if self.index is not None and len(parse_indices(self.index)) > 1:
-            raise InvalidRegionError(f"--index {self.index}: this command takes one point; radius takes several")
+            raise InvalidRegionError(
+                f"--index {self.index}: this command takes one point; radius and lipschitz take several"
+            )
         return self.points(graph)[0]
 
     @property
