@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -83,25 +83,35 @@ def lipschitz(
     if not show.json:
         say_network(net, graph)
         rows = "all outputs" if how.rows is None else f"the rows {how.rows}"
-        _say_question(
-            _told_regions(asked), f"{told_norm(norms[0])} -> {told_norm(norms[1])} of {rows}", method or Best()
-        )
-    found: list[LipschitzBound] = []
-    finished, limit = True, SECONDS if method is None else None
+        constant = f"{told_norm(norms[0])} -> {told_norm(norms[1])} of {rows}"
+        _say_question(_told_regions(asked), constant, method or Best())
+    limit = SECONDS if method is None else None
     options = {"norm": norms, "rows": matrix, "search": search, "semantics": meant.semantics}
-    try:
-        for called, region in _each(asked, show):
-            with run.budget(f"radius {called}" if radii else called, limit) as budget:
-                bound = find_constant(graph, region, method, budget=budget, **options)
-            found.append(bound.asked_by(COMMAND.get()))
-            if not show.json:
-                say(constants_row(bound, called))
-    except KeyboardInterrupt:
-        finished = False
-        count = sum(len(one.regions) for one in asked)
-        say(f"stopped: {len(found)} of {count} radii are finished and shown", error=True)
+
+    def find(called: str, region: Region) -> LipschitzBound:
+        with run.budget(f"radius {called}" if radii else called, limit) as budget:
+            return find_constant(graph, region, method, budget=budget, **options).asked_by(COMMAND.get())
+
+    found, finished = _found(asked, find, show)
     _close(found, len(asked), show)
     return INTERRUPTED if not finished else 0 if all(bound.status.certified for bound in found) else 1
+
+
+def _found(
+    asked: list[Around], find: Callable[[str, Region], LipschitzBound], show: ShowOptions
+) -> tuple[list[LipschitzBound], bool]:
+    """The results, each told when it is there, and whether nobody stopped the command before the last one."""
+    found: list[LipschitzBound] = []
+    try:
+        for called, region in _each(asked, show):
+            found.append(find(called, region))
+            if not show.json:
+                say(constants_row(found[-1], called))
+    except KeyboardInterrupt:
+        count = sum(len(one.regions) for one in asked)
+        say(f"stopped: {len(found)} of {count} radii are finished and shown", error=True)
+        return found, False
+    return found, True
 
 
 def _told_regions(asked: list[Around]) -> str:
