@@ -25,9 +25,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from jacobound.arithmetic.linalg import vector_norm_upper
 from jacobound.arithmetic.rounding import inflate, rigorous, underflow, unit, up
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Node, size
+from jacobound.jacobian.cut_transfers import cut_nodes, transfer_norms
 from jacobound.jacobian.tangents import Neurons, Tangents, can_differ, passing, push_through
 from jacobound.method import Facts, flat_indices, is_unstable
 from jacobound.operators.base import positions
@@ -35,6 +37,8 @@ from jacobound.operators.base import positions
 # While interval adjoints at the input are no larger than this times their middle, they are good enough as weights:
 # the roundoff they multiply is about 1e-13.
 HARMLESS = 256.0
+# Weights at the input beyond this many times that middle are rounding of many layers. Shallow networks stay far below.
+GROWN = 1000.0
 
 
 def defect_weights(graph: Graph, slopes: Facts, adjoints: Facts) -> dict[Node, Tensor]:
@@ -49,19 +53,51 @@ def defect_weights(graph: Graph, slopes: Facts, adjoints: Facts) -> dict[Node, T
     entries = adjoints[graph.input].map(lambda end: end.flatten(1))
     blown_up = entries.magnitude().sum(1) > HARMLESS * entries.midpoint_and_radius()[0].abs().sum(1)
     if rigorous() and bool(blown_up.any()):
-        return _Backwards(graph, slopes, adjoints).run()
+        found = _Backwards(graph, slopes, adjoints).run()
+        middles = entries.midpoint_and_radius()[0].abs().sum(1)
+        grown = ~(found[graph.input].flatten(1).sum(1) <= GROWN * middles)
+        return _sharpened(graph, slopes, adjoints, found) if bool(grown.any()) else found
     return {node: adjoint.magnitude() for node, adjoint in adjoints.items()}
 
 
-class _Backwards:
-    """The backward sweep; lives for one call."""
+def _sharpened(graph: Graph, slopes: Facts, adjoints: Facts, known: dict[Node, Tensor]) -> dict[Node, Tensor]:
+    """The smaller ones of known weights and of those by norms between cuts, which are found set by set."""
+    cuts = cut_nodes(graph)
+    sets = max(len(weight) for weight in known.values())
+    swept: list[dict[Node, Tensor]] = []
+    for number in range(sets):
+        one_slopes, one_adjoints = _of_one_set(slopes, number), _of_one_set(adjoints, number)
+        norms = transfer_norms(graph, one_slopes, cuts)
+        if norms is None:
+            return known
+        swept.append(_Backwards(graph, one_slopes, one_adjoints, dict(zip(cuts, norms.unbind(1), strict=True))).run())
+    # Both bound the same; a sweep that ran into NaN says nothing.
+    return {node: weight.fmin(torch.cat([one[node] for one in swept])) for node, weight in known.items()}
 
-    def __init__(self, graph: Graph, slopes: Facts, adjoints: Facts) -> None:
+
+def _of_one_set(facts: Facts, number: int) -> Facts:
+    """Facts of one of several sets; what all sets share stands once."""
+    return {
+        node: fact.map(lambda end: end[number : number + 1] if len(end) > 1 else end) for node, fact in facts.items()
+    }
+
+
+class _Backwards:
+    """The backward sweep; lives for one call.
+
+    Args:
+        norms: of every cut, bounds of the transfers to it and to all cuts in topological order; none: absolute values.
+    """
+
+    def __init__(self, graph: Graph, slopes: Facts, adjoints: Facts, norms: dict[Node, Tensor] | None = None) -> None:
+        self._norms = norms or {}
+        self._born: list[Tensor] = []  # norms of what each cut so far has gathered since the one behind it
         self._graph, self._slopes, self._adjoints = graph, slopes, adjoints
         self._outputs = size(graph.output)
         self._rows: dict[Node, dict[Node | None, Tangents]] = {node: {} for node in graph.nodes}
         self._behind: dict[Node, Tensor] = {}  # bound at the unstable neurons of a node, (N, outputs, neurons)
         self._doubt: dict[Node, Tensor] = {}  # rounding of the rows at a node, (N, outputs, size)
+        self._fresh: dict[Node, Tensor] = {}  # the part of it since the last cut, by absolute values
 
     def run(self) -> dict[Node, Tensor]:
         graph, found = self._graph, {}
@@ -69,7 +105,10 @@ class _Backwards:
         self._rows[graph.output][None] = Tangents.unit(everything, graph.example)
         for node in graph.nodes:
             self._doubt[node] = graph.example.new_zeros(1, self._outputs, size(node))
+            self._fresh[node] = self._doubt[node]
         for node in reversed(graph.nodes):
+            if node in self._norms:
+                self._cross(node)
             spread = self._spread(node)
             weight = torch.minimum(self._adjoints[node].magnitude().flatten(2), up(spread + self._doubt[node]))
             found[node] = weight.reshape(*weight.shape[:2], *node.shape)
@@ -77,8 +116,21 @@ class _Backwards:
                 self._through_affine(node, spread)
             elif isinstance(node, Elementwise):
                 self._through_elementwise(node, weight, spread)
-            del self._rows[node], self._doubt[node]
+            del self._rows[node], self._doubt[node], self._fresh[node]
         return found
+
+    def _cross(self, node: Node) -> None:
+        """At a cut: what was gathered up to each cut so far arrives by the norm of the transfer from there."""
+        self._born.insert(0, vector_norm_upper(self._fresh[node], 2))
+        born = torch.stack(self._born)  # (cuts from here on, N, outputs)
+        norms = self._norms[node][-len(born) :].reshape(-1, 1, 1)
+        arriving = inflate(torch.where(born == 0, 0.0, born * norms).sum(0), len(born) + 2)
+        self._doubt[node] = torch.minimum(self._doubt[node], arriving.unsqueeze(2))
+        self._fresh[node] = torch.zeros_like(self._fresh[node])
+
+    def _kinds_of_doubt(self) -> tuple[dict[Node, Tensor], ...]:
+        """What grows by the same rules: all of the doubt, and where cuts are used its part since the last one."""
+        return (self._doubt, self._fresh) if self._norms else (self._doubt,)
 
     def _spread(self, node: Node) -> Tensor:
         """Sum of the absolute rows at a node, each with the bound behind it, rounded up; (N, outputs, size)."""
@@ -96,14 +148,16 @@ class _Backwards:
         return inflate(total, len(behind) + size(node)) * underflow(terms, total)
 
     def _through_affine(self, node: Affine, spread: Tensor) -> None:
-        doubt, spread = (x.reshape(*x.shape[:2], *node.shape) for x in (self._doubt[node], spread))
+        spread = spread.reshape(*spread.shape[:2], *node.shape)
         for operator, source in node.terms:
             backward, floor = operator.transpose(), self._floor(node, operator.longest_sum)
             needed = self._alive(source)
             for sink, image in push_through(backward, self._rows[node], needed).items():
                 self._add(source, sink, Tangents(needed, image, self._graph.example))
-            fresh = backward.slack(spread, doubt).flatten(2)
-            self._doubt[source] = up(up(self._doubt[source] + fresh) + floor)
+            for kind in self._kinds_of_doubt():
+                doubt = kind[node].reshape(*kind[node].shape[:2], *node.shape)
+                image = backward.slack(spread, doubt).flatten(2)
+                kind[source] = up(up(kind[source] + image) + floor)
 
     def _alive(self, node: Node) -> Tensor | None:
         """Entries of an elementwise node with a slope that can differ from zero; None for other nodes."""
@@ -117,12 +171,14 @@ class _Backwards:
         entries, steepness = passing(slope)
         steepness = steepness.unsqueeze(1)
         if len(entries):
-            passed = up(self._doubt[node][..., entries] * steepness.abs())
-            if bool(((steepness != 0) & (steepness != 1)).any()):
-                rounded = inflate(2 * unit(weight.dtype) * spread[..., entries] * steepness.abs(), 3)
-                passed = up(up(passed + rounded) + self._floor(node, 2))
-            doubt = torch.zeros_like(weight).expand(len(passed), -1, -1).index_copy(2, entries, passed)
-            self._doubt[source] = up(self._doubt[source] + doubt)
+            inexact = bool(((steepness != 0) & (steepness != 1)).any())
+            for kind in self._kinds_of_doubt():
+                passed = up(kind[node][..., entries] * steepness.abs())
+                if inexact:
+                    rounded = inflate(2 * unit(weight.dtype) * spread[..., entries] * steepness.abs(), 3)
+                    passed = up(up(passed + rounded) + self._floor(node, 2))
+                doubt = torch.zeros_like(weight).expand(len(passed), -1, -1).index_copy(2, entries, passed)
+                kind[source] = up(kind[source] + doubt)
             for sink, rows in self._rows[node].items():
                 values = rows.on(entries, size(node)) * steepness
                 self._add(source, sink, Tangents(entries, values, self._graph.example))
@@ -137,6 +193,8 @@ class _Backwards:
             known, count = self._rows[node][sink].on(None, size(node)), size(node)
             total = known + rows.on(None, count)
             sums = total.abs() if sink is None else self._behind[sink] @ total.abs()
-            self._doubt[node] = up(self._doubt[node] + inflate(2 * unit(total.dtype) * sums, total.shape[1] + 2))
+            rounded = inflate(2 * unit(total.dtype) * sums, total.shape[1] + 2)
+            for kind in self._kinds_of_doubt():
+                kind[node] = up(kind[node] + rounded)
             rows = Tangents(None, total, self._graph.example)
         self._rows[node][sink] = rows
