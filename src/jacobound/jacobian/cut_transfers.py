@@ -101,7 +101,10 @@ def _leaf(
     nodes = graph.nodes
     if rows is None:
         rows = positions(size(last), graph.example)
-    flight = _Flight(len(rows))
+    if len(rows) == 0 or (columns is not None and len(columns) == 0):  # nothing passes: a matrix without entries
+        width = size(first) if columns is None else len(columns)
+        return graph.example.new_zeros(len(rows), width), graph.example.new_zeros(())
+    flight = _Flight()
     for operator, source in last.terms:
         image = operator.transpose().columns(rows)
         flight.add(source, image, torch.zeros_like(image))
@@ -117,7 +120,7 @@ def _leaf(
                 flight.add(source, image, up(lost + underflow(operator.longest_sum, image)))
         elif isinstance(node, Elementwise):
             kept, steepness = passing(slopes[node].map(lambda end: end.flatten(1)))
-            factors = torch.zeros_like(values[0]).index_copy(0, kept, steepness[0])
+            factors = values.new_zeros(values.shape[1]).index_copy(0, kept, steepness[0])
             image, lost = values * factors, up(doubt * factors.abs())
             if bool(((factors != 0) & (factors != 1)).any()):
                 lost = up(lost + inflate(2 * unit(image.dtype) * image.abs(), 2))
@@ -131,8 +134,7 @@ def _leaf(
 class _Flight:
     """Rows on their way back through a few nodes, each with a bound of its error entry by entry."""
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self) -> None:
         self.at: dict[Node, tuple[Tensor, Tensor]] = {}
 
     def add(self, node: Node, values: Tensor, doubt: Tensor) -> None:
