@@ -21,9 +21,9 @@ from jacobound.certificates.layered.proof import LayeredCertificate
 from jacobound.checks import real, seconds
 from jacobound.constants.autolip import AutoLip
 from jacobound.errors import InvalidOptionError, UnsupportedOpError
-from jacobound.graph.derivative import derivative
+from jacobound.graph.derivative import derivative, derivative_by_rows
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import size
+from jacobound.graph.nodes import Node, size
 from jacobound.method import (
     About,
     ConstantBound,
@@ -93,7 +93,10 @@ class LipSDP(LipschitzMethod):
         ranges = facts_of_one(known)
         gates = derivative(graph, ranges)
         slopes = gates.slopes
+        rows = self._by_rows(graph, ranges, norm, own)
         found, status, note = self._certificates(gates.graph, slopes, norm, own)
+        if rows is not None and (not found or _largest(rows[1]) < _largest(found)):
+            found, status, slopes = rows[1], rows[2], rows[0]
         values = {name: torch.tensor(part.value, dtype=torch.float64) for name, part in found.items()}
         value = torch.stack(list(values.values())).max() if values else torch.zeros((), dtype=torch.float64)
         certificates = tuple(found.values())
@@ -105,6 +108,26 @@ class LipSDP(LipschitzMethod):
             values = {"products of norms": value}
             status = Status.TIME_LIMIT if status is Status.CERTIFIED else status
         return ConstantBound(value, Status.of(status, value), values, certificates, slopes, ranges, note)
+
+    def _by_rows(
+        self, graph: Graph, ranges: Facts, norm: tuple[float, float], budget: Budget
+    ) -> tuple[Facts, dict[str, SdpCertificate], Status] | None:
+        """Slopes, certificates and status with one multiplier for a row of softmax or of a normalisation.
+
+        None where there is no such row, or where there is no time or memory for it besides that for plain gates.
+        """
+        gates = derivative_by_rows(graph, ranges)
+        if gates is None:
+            return None
+        slopes, half = gates.slopes, budget.within(0.5 * budget.remaining)
+        if not budget.fits(sdp_bytes(gates.graph, slopes)) or unstable_count(gates.graph, slopes) >= MANY:
+            return None
+        if _too_late(gates.graph, slopes, half):
+            return None
+        solver = _Solver(self.tolerance, half)
+        parts = problems(sdp_core(gates.graph, slopes, gates.ties), norm)
+        solved = {f"{name}, rows tied": one for name, one in solver.solve(parts).items()}
+        return slopes, solved, Status.TIME_LIMIT if solver.interrupted else Status.CERTIFIED
 
     def _certificates(
         self, graph: Graph, slopes: Facts, norm: tuple[float, float], budget: Budget
@@ -125,6 +148,10 @@ class LipSDP(LipschitzMethod):
         solver = _Solver(self.tolerance, budget)
         solved = solver.solve(parts or problems(sdp_core(graph, slopes), norm))
         return solved, Status.TIME_LIMIT if solver.interrupted else Status.CERTIFIED, ""
+
+
+def _largest(found: Mapping[str, SdpCertificate] | Mapping[str, LayeredCertificate]) -> float:
+    return max((one.value for one in found.values()), default=0.0)
 
 
 def _chain(graph: Graph, slopes: Facts, budget: Budget) -> LayeredChain | None:
@@ -164,6 +191,7 @@ def recheck(
     slopes: Facts,
     norm: tuple[float, float],
     certificates: Sequence[SdpCertificate] | Sequence[LayeredCertificate],
+    ties: Mapping[Node, int] | None = None,
 ) -> float:
     """The constant that stored multipliers prove, computed anew from the graph; inf where they prove nothing.
 
@@ -174,12 +202,13 @@ def recheck(
         graph: without `Vector` nodes.
         slopes: derivative range of every elementwise node.
         certificates: of one method for one problem, as `ConstantBound` holds them.
+        ties: gates of the graph that scale whole rows (`Derivative.ties`); each row needs one multiplier.
     """
     layered = [certificate for certificate in certificates if isinstance(certificate, LayeredCertificate)]
     if layered:
         return recheck_layers(layered_chain(graph, slopes), norm, layered)
     whole = [certificate for certificate in certificates if isinstance(certificate, SdpCertificate)]
-    parts = problems(sdp_core(graph, slopes), norm)
+    parts = problems(sdp_core(graph, slopes, ties), norm)
     if len(parts) != len(whole):
         return math.inf
     pairs = zip(parts.values(), whole, strict=True)

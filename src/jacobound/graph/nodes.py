@@ -227,6 +227,21 @@ class VectorFunction(ABC):
         """
         return self.expand(source, name)
 
+    def curvature(self, node: Node, ranges: Mapping[Node, Interval]) -> Tensor | None:
+        """Certified c with ``0 <= J <= c I`` for the Jacobians of all rows, which are symmetric; None where they are not.
+
+        So it is for gradients of convex functions. Convex sets hold means of Jacobians too.
+
+        Args:
+            node: the node that stands for this function where it is lowered.
+            ranges: enclosures of the nodes' values.
+
+        Returns:
+            (*lead, *rows): one number for each vector along the last axis.
+        """
+        del node, ranges
+        return None
+
     def planes(self, x: Interval) -> Planes | None:
         """Linear functions below and above the values over x, (N, *in_shape); None when none are known."""
         del x

@@ -144,6 +144,15 @@ class Barrier:
         return tuple(found) if start == end else (*found, (start, end))
 
     @cached_property
+    def variables(self) -> Tensor | None:
+        """The variable behind every weight, for neurons, inputs and outputs in a row; None where each has its own."""
+        if self.core.ties is None:
+            return None
+        rows = self.core.ties.unique(return_inverse=True)[1]
+        others = (self.core.inputs if self.free_inputs else 0) + (self.core.outputs if self.free_outputs else 1)
+        return torch.cat((rows, (int(rows.max()) + 1 if len(rows) else 0) + torch.arange(others)))
+
+    @cached_property
     def _input_gram(self) -> Tensor:
         part = self.matrix[:, : self.core.inputs]
         return part @ part.T
@@ -151,7 +160,7 @@ class Barrier:
     def weights(self, point: Point) -> Weights:
         """The multipliers that a point stands for."""
         neurons, inputs = self.weights_of(point.logs)
-        return Weights(neurons, inputs, point.output_logs.exp().expand(self.core.outputs).clone())
+        return Weights(self.core.together(neurons), inputs, point.output_logs.exp().expand(self.core.outputs).clone())
 
     def weights_of(self, logs: Tensor) -> tuple[Tensor, Tensor]:
         """tau and nu from their logarithms."""

@@ -11,6 +11,7 @@ middle and radius. The radius grows by absolute values, which is harmless as lon
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,9 @@ class SdpCore:
         radius: same shape: the exact matrix lies within it, entry by entry.
         outputs, inputs: how many rows and columns come before the neurons.
         blocks: how many neurons each group holds within which Q is zero, in order.
+        ties: for every neuron the number of its row, shape (neurons,), where neurons are scaled by rows: of a row's
+            ``w = D z`` no more is known than ``||D||_2 <= 1``, so that one multiplier serves the row. None where every
+            neuron stands for itself.
     """
 
     matrix: Tensor
@@ -43,6 +47,7 @@ class SdpCore:
     outputs: int
     inputs: int
     blocks: tuple[int, ...]
+    ties: Tensor | None = None
 
     @property
     def neurons(self) -> int:
@@ -60,7 +65,16 @@ class SdpCore:
             rows = torch.cat((entries[: self.outputs], entries[self.outputs :].flip(0)))
             return torch.cat((rows[:, : self.inputs], rows[:, self.inputs :].flip(1)), 1).T.contiguous()
 
-        return SdpCore(turned(self.matrix), turned(self.radius), self.inputs, self.outputs, self.blocks[::-1])
+        ties = None if self.ties is None else self.ties.flip(0)
+        return SdpCore(turned(self.matrix), turned(self.radius), self.inputs, self.outputs, self.blocks[::-1], ties)
+
+    def together(self, numbers: Tensor, start: int = 0) -> Tensor:
+        """The largest number of every row that neurons are tied to, for each of them; from neuron `start` on."""
+        if self.ties is None or not len(numbers):
+            return numbers
+        ties = self.ties[start : start + len(numbers)]
+        most = numbers.new_zeros(int(ties.max()) + 1)
+        return most.scatter_reduce(0, ties, numbers, "amax", include_self=False)[ties]
 
     def rows(self, chosen: Tensor) -> SdpCore:
         """The core of some outputs alone; all neurons are kept, so that multipliers of one row serve another."""
@@ -72,17 +86,20 @@ class SdpCore:
             return SdpCore(matrix[: len(chosen), :0], radius[: len(chosen), :0], len(chosen), 0, ())
         inputs = flat_indices(present[:, : self.inputs].any(0))
         columns = torch.cat((inputs, torch.arange(self.inputs, matrix.shape[1])))
-        return SdpCore(matrix[:, columns], radius[:, columns], len(chosen), len(inputs), self.blocks)
+        return SdpCore(matrix[:, columns], radius[:, columns], len(chosen), len(inputs), self.blocks, self.ties)
 
     def pruned(self) -> SdpCore:
-        """Without inputs and neurons that change nothing: their row or column is exactly zero."""
+        """Without inputs and neurons that change nothing: their row or column is exactly zero.
+
+        Neurons that are tied read and are read together.
+        """
         present = (self.matrix != 0) | (self.radius != 0)
         q, n = self.outputs, self.inputs
         alive = torch.ones(self.neurons, dtype=torch.bool)
         while True:
             rows = torch.cat((torch.ones(q, dtype=torch.bool), alive))
-            reads = (present[q:, :n].any(1) | (present[q:, n:] & alive).any(1)) & alive
-            kept = reads & (present[:, n:] & rows.unsqueeze(1)).any(0)
+            reads = self._any(present[q:, :n].any(1) | (present[q:, n:] & alive).any(1)) & alive
+            kept = reads & self._any((present[:, n:] & rows.unsqueeze(1)).any(0))
             if bool((kept == alive).all()):
                 break
             alive = kept
@@ -91,7 +108,11 @@ class SdpCore:
         columns = torch.cat((inputs, n + flat_indices(alive)))
         blocks = tuple(int(part.sum()) for part in alive.split(self.blocks)) if self.blocks else ()
         matrix, radius = (entries[rows][:, columns] for entries in (self.matrix, self.radius))
-        return SdpCore(matrix, radius, q, len(inputs), tuple(count for count in blocks if count))
+        ties = None if self.ties is None else self.ties[alive]
+        return SdpCore(matrix, radius, q, len(inputs), tuple(count for count in blocks if count), ties)
+
+    def _any(self, flags: Tensor) -> Tensor:
+        return self.together(flags.to(torch.uint8)).to(torch.bool)
 
 
 def unstable_count(graph: Graph, slopes: Facts) -> int:
@@ -118,13 +139,14 @@ def core_operations(graph: Graph, slopes: Facts) -> float:
     return total
 
 
-def sdp_core(graph: Graph, slopes: Facts) -> SdpCore:
+def sdp_core(graph: Graph, slopes: Facts, ties: Mapping[Node, int] | None = None) -> SdpCore:
     """The core of a graph; entries that can not be bounded get an infinite radius.
 
     Args:
         slopes: derivative range of every elementwise node.
+        ties: nodes whose rows are tied, with the length of a row (`Derivative.ties`).
     """
-    return _Backwards(graph, slopes).build().pruned()
+    return _Backwards(graph, slopes, ties or {}).build().pruned()
 
 
 # Products of rows with a layer between two looks at the clock.
@@ -136,11 +158,12 @@ Rows = tuple[Tensor, Tensor]  # middle and radius, shape (rows, entries of a nod
 class _Backwards:
     """The backward sweep; lives for one call. Rows are outputs first, then neurons, last ones first."""
 
-    def __init__(self, graph: Graph, slopes: Facts) -> None:
-        self._graph, self._slopes = graph, slopes
+    def __init__(self, graph: Graph, slopes: Facts, ties: Mapping[Node, int]) -> None:
+        self._graph, self._slopes, self._ties = graph, slopes, ties
         self._at: dict[Node, Rows] = {}
         self._count = size(graph.output)
         self._columns: list[Rows] = []
+        self._tied: list[Tensor] = []
 
     def build(self) -> SdpCore:
         graph, outputs = self._graph, self._count
@@ -163,7 +186,8 @@ class _Backwards:
         found = found or [(unit_rows.new_zeros(0, inputs), unit_rows.new_zeros(0, inputs))]
         whole = [torch.cat([_padded(rows[end], self._count) for rows in (*found, *self._columns)], 1) for end in (0, 1)]
         blocks = tuple(columns[0].shape[1] for columns in reversed(self._columns))
-        return _in_order(SdpCore(whole[0], whole[1], outputs, inputs, blocks))
+        ties = torch.cat(self._tied) if self._ties and self._tied else None
+        return _in_order(SdpCore(whole[0], whole[1], outputs, inputs, blocks, ties))
 
     def _add(self, node: Node, middle: Tensor, radius: Tensor) -> None:
         if node in self._at:
@@ -204,6 +228,8 @@ class _Backwards:
         passed, doubt = _scaled(middle, radius, steepness)
         if len(unstable):
             first, count = self._count, len(unstable)
+            rows = unstable // self._ties.get(node, 1)  # all entries of a tied row have one range of slopes
+            self._tied.append(first + rows.unique(return_inverse=True)[1])
             self._count += count
             passed, doubt = _padded(passed, self._count), _padded(doubt, self._count)
             passed[torch.arange(first, self._count), unstable] = 1.0
@@ -260,4 +286,5 @@ def _in_order(core: SdpCore) -> SdpCore:
     rows = torch.cat((torch.arange(core.outputs), core.outputs + order))
     columns = torch.cat((torch.arange(core.inputs), core.inputs + order))
     matrix, radius = (entries[rows][:, columns] for entries in (core.matrix, core.radius))
-    return SdpCore(matrix, radius, core.outputs, core.inputs, core.blocks)
+    ties = None if core.ties is None else core.ties[order]
+    return SdpCore(matrix, radius, core.outputs, core.inputs, core.blocks, ties)

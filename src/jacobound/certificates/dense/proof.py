@@ -12,13 +12,16 @@ where ``z = S'v + Q'w`` and ``w_i = d_i z_i`` are what the transposed derivative
 ``|J u|_q <= sqrt(c_out c_in) |u|_p`` with c_in = sum 1/nu (p = inf) or max 1/nu (p = 1, 2) and c_out = sum upsilon
 (q = 1) or max upsilon (q = 2, inf). This is LipSDP-neuron (Fazlyab et al. 2019) on the core, with weights for other
 norms as in the D-scaling of robust control; the coupling of neurons in that paper is not valid and not used.
+
+Where a row of neurons is tied, ``w = D z`` with ``||D||_2 <= 1`` for the row as a whole, ``|w|^2 <= |z|^2`` holds for
+its sums of squares alone: its tau have to be one number, and then the same sum is at most 0. Other tau prove nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -108,7 +111,9 @@ def certified_constant(core: SdpCore, weights: Weights, norm: tuple[float, float
         norm: (p, q), each 1, 2 or inf.
     """
     shapes = (len(weights.neurons), len(weights.inputs), len(weights.outputs))
-    if shapes != (core.neurons, core.inputs, core.outputs) or not is_feasible(core, weights):
+    if shapes != (core.neurons, core.inputs, core.outputs):
+        return math.inf
+    if not torch.equal(core.together(weights.neurons), weights.neurons) or not is_feasible(core, weights):
         return math.inf
     p, q = norm
     inverse = up(1 / weights.inputs)
@@ -179,7 +184,8 @@ def certify(
     if not core.is_finite:
         return SdpCertificate(math.inf, dominant(barrier), norm)
     best: SdpCertificate | None = None
-    for candidate in _candidates(barrier, found, start):
+    for tried in _candidates(barrier, found, start):
+        candidate = replace(tried, neurons=core.together(tried.neurons))
         value = certified_constant(core, candidate, norm)
         best = SdpCertificate(value, candidate, norm) if best is None or value < best.value else best
         if value < math.inf:
@@ -237,7 +243,7 @@ def dominant(barrier: Barrier, margin: float = 1.3) -> Weights:
     for count in core.blocks:
         rows = slice(start, start + count)
         part = margin * (size[q + start : q + start + count] @ total)
-        neurons[rows] = part.clamp(min=SMALLEST)
+        neurons[rows] = core.together(part.clamp(min=SMALLEST), start)
         total[p + start : p + start + count] = neurons[rows] * sums[p + start : p + start + count]
         start += count
     outputs = (margin * (size[:q] @ total)).clamp(min=SMALLEST)

@@ -59,7 +59,9 @@ def feasible_start(barrier: Barrier, margin: float = 2.0) -> Point | None:
         if not bool(torch.isfinite(needed).all()):
             return None
         size = margin * _dominating(needed)
-        if rows[0] == core.neurons:
+        if rows[0] < core.neurons:
+            size = core.together(size, start)
+        else:
             return barrier.evaluate(logs, size.log() if barrier.free_outputs else None, FIRST / (start + count))
         corner, failed = torch.linalg.cholesky_ex(torch.diag(size) - needed)
         if bool(failed):
@@ -123,7 +125,7 @@ def search(
             return Found(point, False, step)
         forces = barrier.derivatives(point)
         while True:
-            slope, direction, shift = _newton(forces, beta, shift)
+            slope, direction, shift = _newton(forces, beta, shift, barrier.variables)
             decrement = -float(slope @ direction) / beta
             if decrement >= CENTRED or beta <= last:
                 break
@@ -144,9 +146,17 @@ def search(
     return Found(point, False, STEPS)
 
 
-def _newton(forces: Derivatives, beta: float, shift: float) -> tuple[Tensor, Tensor, float]:
+def _newton(
+    forces: Derivatives, beta: float, shift: float, variables: Tensor | None = None
+) -> tuple[Tensor, Tensor, float]:
     """Gradient, direction and the shift that made the Hessian positive definite."""
     slope, total = forces.combined(beta)
+    if variables is not None:  # some logarithms are one variable: sums over each
+        whole, count = slope, int(variables.max()) + 1
+        slope = slope.new_zeros(count).index_add_(0, variables, slope)
+        full = total.tril() + total.tril(-1).T
+        half = total.new_zeros(count, len(full)).index_add_(0, variables, full)
+        total = total.new_zeros(count, count).index_add_(1, variables, half)
     middle = total.diagonal().clone()
     while True:
         total.diagonal().copy_(middle + shift * beta)
@@ -154,7 +164,8 @@ def _newton(forces: Derivatives, beta: float, shift: float) -> tuple[Tensor, Ten
         if not bool(failed) or shift > 1e8:
             break
         shift = max(4 * shift, 1e-3)
-    return slope, -torch.cholesky_solve(slope.unsqueeze(1), factor).squeeze(1), shift
+    direction = -torch.cholesky_solve(slope.unsqueeze(1), factor).squeeze(1)
+    return (slope, direction, shift) if variables is None else (whole, direction[variables], shift)
 
 
 def _line_search(

@@ -6,6 +6,7 @@ of ``1 p'``, sqrt(n) ||p||), ``p'`` and ``x' / ||x||``. Over a bounded set the r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Self
@@ -91,6 +92,10 @@ class Softmax(OfAllowed):
         mean = spread_rows(row_sums(passed, self.like, f"{node.name}.mean"), self.length, self.like, node.name)
         terms = (same(passed, self.like), minus(gates.gate(mean, node), self.like))
         return Affine(terms, None, node.name)
+
+    def curvature(self, node: Node, ranges: Mapping[Node, Interval]) -> Tensor:
+        """The norm of ``diag(p) - p p'``, which is the Hessian of log-sum-exp."""
+        return softmax_constants(ranges[node].clamp(lower=0.0, upper=1.0), 2)
 
 
 class LogSoftmax(OfAllowed):
