@@ -228,7 +228,7 @@ class VectorFunction(ABC):
         return self.expand(source, name)
 
     def curvature(self, node: Node, ranges: Mapping[Node, Interval]) -> Tensor | None:
-        """Certified c with ``0 <= J <= c I`` for the Jacobians of all rows, which are symmetric; None where they are not.
+        """Certified c with ``0 <= J <= c I`` for the symmetric Jacobians of all rows; None where they are not.
 
         So it is for gradients of convex functions. Convex sets hold means of Jacobians too.
 

@@ -146,7 +146,7 @@ def sdp_core(graph: Graph, slopes: Facts, ties: Mapping[Node, int] | None = None
         slopes: derivative range of every elementwise node.
         ties: nodes whose rows are tied, with the length of a row (`Derivative.ties`).
     """
-    return _Backwards(graph, slopes, ties or {}).build().pruned()
+    return _Backwards(graph, slopes, ties).build().pruned()
 
 
 # Products of rows with a layer between two looks at the clock.
@@ -158,8 +158,8 @@ Rows = tuple[Tensor, Tensor]  # middle and radius, shape (rows, entries of a nod
 class _Backwards:
     """The backward sweep; lives for one call. Rows are outputs first, then neurons, last ones first."""
 
-    def __init__(self, graph: Graph, slopes: Facts, ties: Mapping[Node, int]) -> None:
-        self._graph, self._slopes, self._ties = graph, slopes, ties
+    def __init__(self, graph: Graph, slopes: Facts, ties: Mapping[Node, int] | None = None) -> None:
+        self._graph, self._slopes, self._ties = graph, slopes, ties or {}
         self._at: dict[Node, Rows] = {}
         self._count = size(graph.output)
         self._columns: list[Rows] = []

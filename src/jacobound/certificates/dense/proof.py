@@ -185,7 +185,7 @@ def certify(
         return SdpCertificate(math.inf, dominant(barrier), norm)
     best: SdpCertificate | None = None
     for tried in _candidates(barrier, found, start):
-        candidate = replace(tried, neurons=core.together(tried.neurons))
+        candidate = tried if core.ties is None else replace(tried, neurons=core.together(tried.neurons))
         value = certified_constant(core, candidate, norm)
         best = SdpCertificate(value, candidate, norm) if best is None or value < best.value else best
         if value < math.inf:

@@ -8,6 +8,7 @@ bounded below by the certified range of the row, or by what the user claims (`fl
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, isfinite, sqrt
 
