@@ -151,8 +151,9 @@ def _newton(
 ) -> tuple[Tensor, Tensor, float]:
     """Gradient, direction and the shift that made the Hessian positive definite."""
     slope, total = forces.combined(beta)
+    whole = slope
     if variables is not None:  # some logarithms are one variable: sums over each
-        whole, count = slope, int(variables.max()) + 1
+        count = int(variables.max()) + 1
         slope = slope.new_zeros(count).index_add_(0, variables, slope)
         full = total.tril() + total.tril(-1).T
         half = total.new_zeros(count, len(full)).index_add_(0, variables, full)
