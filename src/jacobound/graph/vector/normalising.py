@@ -65,14 +65,14 @@ class Dividing(RowFunction):
     def divisor(self, square: Tensor) -> Tensor:
         """Certified lower bound of the divisor, from one of the mean square, entry by entry."""
 
-    def curvature(self, node: Node, ranges: Mapping[Node, Interval]) -> Tensor:
+    def curvature(self, node: Node, ranges: Mapping[Node, Interval]) -> Tensor | None:
         """The largest r = 1 / divisor: Jacobians are ``r (C - y y' / n)``, ``r (I - y y')`` or r, symmetric.
 
         C takes off the mean (or nothing), y is in its range, and ``||y||^2 <= n`` (or 1), so that they are within 0 and
         r C. They are second derivatives of ``n sqrt(mean square + eps)``, and of the length.
         """
-        assert isinstance(node, Product)
-        return ranges[node.second].upper.amin(-1)  # bounds of one number
+        # The divisor is one number for the row, of which every entry has bounds.
+        return ranges[node.second].upper.amin(-1) if isinstance(node, Product) else None
 
     @property
     def what(self) -> str:
