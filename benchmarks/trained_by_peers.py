@@ -1,8 +1,14 @@
-"""The networks of other tools' tables, with the values that they published; read from the reference data."""
+"""`python -m benchmarks.trained_by_peers [names]`: global constants of the networks of other tools' tables.
+
+Prints the value that was published, what the default proves in 10 CPU seconds, and what the method for the kind of
+network proves: `FourierSDP` behind convolutions, `LipSDP` else, within 60. All bounds are certified, and for l2.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +17,8 @@ from typing import Any
 import numpy
 import torch
 from torch import Tensor, nn
+
+from benchmarks.plan import data_folder
 
 # Columns of the tables that are other quantities than a certified constant.
 NO_BOUNDS = ("time_", "Lip_lb", "Lip_SepLip", "Lip_MP", "Lip_LT", "Lip_LiPopt")
@@ -121,3 +129,35 @@ def _convolution(kernel: Tensor, bias: Tensor | None) -> nn.Module:
         if bias is not None:
             layer.bias = nn.Parameter(bias)
     return layer
+
+
+def main(names: list[str]) -> None:
+    """Print the table of the networks whose names begin with one of these; all without names."""
+    import jacobound as jb
+
+    folder = data_folder()
+    if folder is None:
+        raise SystemExit("the reference data are not here: set JACOBOUND_SHARED_DATA to their folder")
+    sys.stdout.write("| network | published | default, 10 s | s | method for it | s | method | note |\n")
+    sys.stdout.write("|---|---:|---:|---:|---:|---:|---|---|\n")
+    for one in trained_by_peers(folder / "peers"):
+        if names and not one.name.startswith(tuple(names)):
+            continue
+        graph = jb.from_torch(one.module, torch.zeros(1, *one.shape, dtype=torch.float64))
+        method = jb.FourierSDP() if len(one.shape) > 1 else jb.LipSDP()
+        cells, note = [], ""
+        for asked, seconds in ((None, 10.0), (method, 60.0)):
+            began = time.process_time()
+            bound = jb.lipschitz(
+                graph, jb.WholeSpace(), asked, norm=2, rows=one.row, search=None, budget=jb.Budget(cpu_seconds=seconds)
+            )
+            cells += [f"{float(bound.upper):.7g}", f"{time.process_time() - began:.1f}"]
+            note = next(iter(bound.details.values())).note
+        published = "-" if one.published is None else f"{one.published:.7g}"
+        line = (one.name, published, *cells, type(method).__name__, note)
+        sys.stdout.write(f"| {' | '.join(line)} |\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
