@@ -257,3 +257,20 @@ def test_refusals_and_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     (domain,), _ = WholeSpace().domains(graph)
     short = FourierSDP().constant(Query(graph, domain, Budget(seconds=1e-9).started_now()))
     assert short.status is Status.TIME_LIMIT and constant(graph, WholeSpace()) <= float(short.value) < INF
+
+
+def test_what_lies_outside_of_the_map_is_cut_off_between_layers() -> None:
+    """On a torus without the cut these three nearly linear layers have norm 3; zero padding makes it 4.97."""
+    kernels = ([-1.0, 1.0, -1.0], [-1.0, 0.0, 2.0], [1.0, 1.0, 1.0])
+    layers: list[nn.Module] = []
+    for kernel in kernels:
+        layer = nn.Conv2d(1, 1, (1, 3), padding=(0, 1), bias=False).double()
+        layer.weight.data.copy_(torch.tensor(kernel, dtype=torch.float64).reshape(1, 1, 1, 3))
+        layers += [layer, nn.LeakyReLU(0.99)]
+    module = nn.Sequential(*layers[:-1]).eval()
+    point = torch.ones(1, 1, 1, 4, dtype=torch.float64)
+    graph = jb.from_torch(module, point)
+    jacobian = torch.func.jacrev(module)(point).detach().reshape(4, 4)
+    assert float(torch.linalg.matrix_norm(jacobian, 2)) > 4.8
+    found = jb.lipschitz(graph, jb.WholeSpace(), jb.FourierSDP())
+    assert 4.97 <= float(found.upper) < 12.0
