@@ -10,6 +10,7 @@ import torch
 
 from jacobound.certificates.frequencies.driver import Proved, solved
 from jacobound.certificates.frequencies.stacks import stacked
+from jacobound.certificates.layered.driver import distance_from_optimum
 from jacobound.checks import real
 from jacobound.constants.autolip import AutoLip
 from jacobound.errors import InvalidOptionError
@@ -103,10 +104,7 @@ class FourierSDP(LipschitzMethod):
             value = AutoLip().constant(replace(query, graph=graph, ranges=known)).value
             values = {**values, "products of norms": value}
         status = Status.TIME_LIMIT if late else Status.CERTIFIED if found else Status.INCOMPLETE
-        note = ""
-        if len(found) == 1 and 0 < best.least < best.value < math.inf:
-            percent = math.ceil(1e4 * (best.value / best.least - 1)) / 100
-            note = f"at most {percent:.2f} % above the optimum of its problem"
+        note = distance_from_optimum(best.value, best.least) if len(found) == 1 else ""
         return ConstantBound(value, Status.of(status, value), values, (), gates.slopes, ranges, note)
 
 

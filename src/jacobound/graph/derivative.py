@@ -60,11 +60,7 @@ def derivative(graph: Graph, ranges: Ranges) -> Derivative:
     Raises:
         InvalidRegionError: when a range leaves the domain of an activation.
     """
-
-    def slope(node: Elementwise) -> Interval:
-        return node.activation.derivative_range(ranges[node.source])
-
-    return _Builder(graph, ranges, slope, None).build()
+    return _of_activations(graph, ranges, by_rows=False)
 
 
 def derivative_by_rows(graph: Graph, ranges: Ranges) -> Derivative | None:
@@ -76,12 +72,24 @@ def derivative_by_rows(graph: Graph, ranges: Ranges) -> Derivative | None:
     Raises:
         InvalidRegionError: when a range leaves the domain of an activation.
     """
+    if all(_known(node) is None for node in graph.nodes):
+        return None  # before any slope is looked for
+    found = _of_activations(graph, ranges, by_rows=True)
+    return found if found.ties else None
+
+
+def _known(node: Node) -> Vector | None:
+    """The function of whole vectors that a node is, or has the values of."""
+    return node if isinstance(node, Vector) else getattr(node, "beside", None)
+
+
+def _of_activations(graph: Graph, ranges: Ranges, by_rows: bool) -> Derivative:
+    """The network of gates whose slopes are the derivatives of the activations."""
 
     def slope(node: Elementwise) -> Interval:
         return node.activation.derivative_range(ranges[node.source])
 
-    found = _Builder(graph, ranges, slope, None, by_rows=True).build()
-    return found if found.ties else None
+    return _Builder(graph, ranges, slope, None, by_rows=by_rows).build()
 
 
 def increments(graph: Graph, near: Ranges, far: Ranges) -> Derivative:
@@ -149,9 +157,7 @@ class _Builder(Gates):
 
     def _of(self, node: Node) -> Node:
         """The tangent of a node."""
-        beside = getattr(node, "beside", None)
-        stated = None
-        known = node if isinstance(node, Vector) else beside
+        stated, known = None, _known(node)
         if known is not None:
             function = known.function
             tied = self._tied(node, known) if self.by_rows else None

@@ -51,10 +51,10 @@ def defect_weights(graph: Graph, slopes: Facts, adjoints: Facts) -> dict[Node, T
         adjoints: interval enclosures of the same derivatives.
     """
     entries = adjoints[graph.input].map(lambda end: end.flatten(1))
-    blown_up = entries.magnitude().sum(1) > HARMLESS * entries.midpoint_and_radius()[0].abs().sum(1)
+    middles = entries.midpoint_and_radius()[0].abs().sum(1)
+    blown_up = entries.magnitude().sum(1) > HARMLESS * middles
     if rigorous() and bool(blown_up.any()):
         found = _Backwards(graph, slopes, adjoints).run()
-        middles = entries.midpoint_and_radius()[0].abs().sum(1)
         grown = ~(found[graph.input].flatten(1).sum(1) <= GROWN * middles)
         return _sharpened(graph, slopes, adjoints, found) if bool(grown.any()) else found
     return {node: adjoint.magnitude() for node, adjoint in adjoints.items()}

@@ -21,6 +21,7 @@ from jacobound.errors import (
     InvalidOptionError,
     InvalidRegionError,
     JacoboundError,
+    SolverError,
     UnsupportedOpError,
 )
 from jacobound.graph.graph import Graph
@@ -41,7 +42,6 @@ from jacobound.method import (
 )
 from jacobound.method.candidates import Candidates, Norm, converted, failed, norm_of, products_through
 from jacobound.methods.costs import entries_are_hopeful, is_gated, recursion_is_cheap
-from jacobound.methods.refusal import refusal
 from jacobound.relaxation.ranges import CROWN, IBP
 from jacobound.results.kinds import Candidate, Status
 
@@ -62,10 +62,9 @@ class Best(Method):
 
     Without methods it chooses them: products of cheaply certified norms, `RecurJac` (`FastLip` on unbounded regions)
     with products of norms, `LinearSlopes` for smooth activations, `FourierSDP` for convolutions on large regions,
-    `LipSDP`, and `AutoLip` and `SeqLip` where the one
-    before was cut short or where they see more (functions such as max-pooling). Constants for other norms are
-    converted. What is cheap runs to its end; of the others each gets a part of the time that is left, the last one all
-    of it. A method that fails is a row of the details that says why.
+    `LipSDP`, and `AutoLip` and `SeqLip` where the one before was cut short or where they see more (functions such as
+    max-pooling). Constants for other norms are converted. What is cheap runs to its end; of the others each gets a part
+    of the time that is left, the last one all of it. A method that fails is a row of the details that says why.
 
     Args:
         methods: in the order in which they are asked.
@@ -348,7 +347,7 @@ class _Plan:
         """
         rows = [one for part in self.found.values() for one in part.known.values()]
         if all(one.status is Status.FAILED for one in rows):
-            raise refusal(self.errors)
+            raise _refusal(self.errors)
         known: dict[str, Candidate] = {}
         for called, part in self.found.items():
             known |= {name if name not in known else f"{called}: {name}": one for name, one in part.known.items()}
@@ -365,3 +364,15 @@ def cheapest(graph: Graph, domain: Domain, norm: Norm, budget: Budget) -> Candid
     with unalarmed():
         found = method.constants(Query(graph, domain, budget.within(0.0), norm))
     return replace(found, known={repr(method): replace(one, status=Status.TIME_LIMIT) for one in found.known.values()})
+
+
+def _refusal(errors: list[Exception]) -> Exception:
+    """What to raise when every method failed: the reason in the user's question, else what broke."""
+    for kind in (InvalidRegionError, JacoboundError, MemoryError):
+        for error in errors:
+            if isinstance(error, kind):
+                return error
+    said = "; ".join(dict.fromkeys(f"{type(error).__name__}: {error}" for error in errors))
+    refusal = SolverError(f"no method could bound this constant ({said}); name one method alone, or report this")
+    refusal.__cause__ = errors[0]
+    return refusal

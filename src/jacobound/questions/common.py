@@ -187,22 +187,21 @@ def largest_verified(
 
 def where_defined(
     ask: Callable[..., Answer], which: Tensor, radii: tuple[Tensor, ...], rows: Tensor
-) -> Iterator[tuple[Tensor, Answer | None]]:
+) -> Iterator[tuple[slice, Answer | None]]:
     """Answers for several points over balls; None for a point whose ball leaves the domain of a function.
 
     Args:
         ask: from points (n,), one or more radii (n,) and questions (k,) to an answer.
 
     Yields:
-        Positions among the points, and the answer for them.
+        Which of the points, and the answer for them.
     """
     try:
-        yield torch.arange(len(which), device=which.device).unsqueeze(1), ask(which, *radii, rows)
+        yield slice(0, len(which)), ask(which, *radii, rows)
     except InvalidRegionError:
         for k in range(len(which)):
-            place = torch.tensor([[k]], device=which.device)
+            one = slice(k, k + 1)
             try:
-                one = slice(k, k + 1)
-                yield place, ask(which[one], *(radius[one] for radius in radii), rows)
+                yield one, ask(which[one], *(radius[one] for radius in radii), rows)
             except InvalidRegionError:
-                yield place, None
+                yield one, None

@@ -165,10 +165,9 @@ def march(
         if not len(which):
             break
         radii = state.next_radii(steps)[which].clamp(max=largest)
-        for place, found in where_defined(evaluate, which, (state.at[which], radii), rows):
-            part = place.squeeze(1)
+        for part, found in where_defined(evaluate, which, (state.at[which], radii), rows):
             # Over a ball that leaves the domain of a function nothing is known.
-            nothing = state.left.new_full((len(part), len(rows)), inf)
+            nothing = state.left.new_full((1, len(rows)), inf)
             state.advance(which[part], radii[part], rows, Bounds(-nothing, nothing) if found is None else found)
         taken += 1
     return state

@@ -49,7 +49,7 @@ class Bounded:
     def __getitem__(self, parts: Tensor) -> Bounded:
         return Bounded(self.values[parts], self.gains[parts], self.settled[parts], self.ranges_of(parts))
 
-    def ranges_of(self, parts: Tensor) -> Facts:
+    def ranges_of(self, parts: Tensor | slice) -> Facts:
         """What is known of the nodes over some of the parts."""
         return {node: x[parts] for node, x in self.ranges.items()}
 

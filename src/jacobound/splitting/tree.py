@@ -129,8 +129,7 @@ class Tree:
         quiet, count = replace(self.budget, progress=None), len(parts.lower)
         runs = []
         for some in self.budget.chunks(count, self.quantity.bytes_each()):
-            ranges = {node: x[some] for node, x in known.ranges.items()}
-            runs.append(self.quantity.over(over(parts[some], self.whole), quiet, ranges))
+            runs.append(self.quantity.over(over(parts[some], self.whole), quiet, known.ranges_of(some)))
         self.bounded += count
         return Bounded.joined(runs)
 

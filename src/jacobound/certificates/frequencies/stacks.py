@@ -28,7 +28,7 @@ from jacobound.certificates.dense.matrices import middle_slopes
 from jacobound.certificates.frequencies.symbols import Symbol, Torus
 from jacobound.certificates.frequencies.windows import Window, window
 from jacobound.certificates.layered.chain import chain_bytes, layered_chain
-from jacobound.certificates.layered.levels import Level, levels
+from jacobound.certificates.layered.levels import Level, identity_rows, levels
 from jacobound.errors import UnsupportedOpError
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
@@ -250,12 +250,7 @@ class _Front:
             error = error + symbol.error
         layer = [torch.cat(blocks, 2)]
         for node in passing:
-            same = [torch.eye(self.width(node)) if one is node else None for one in self.state]
-            wide = [
-                torch.zeros(self.width(node), self.width(one)) if part is None else part
-                for one, part in zip(self.state, same, strict=True)
-            ]
-            layer.append(torch.cat(wide, 1).to(torch.complex128).expand(count, -1, -1))
+            layer.append(identity_rows(node, self.state, self.width).to(torch.complex128).expand(count, -1, -1))
         self.matrices.append(torch.cat(layer, 1))
         self.errors.append(float(error * (1 + 1e-9)))
         beside = self.matrices[-1].shape[1] - rows

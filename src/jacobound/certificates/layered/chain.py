@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jacobound.arithmetic.linalg import vector_norm_upper
 from jacobound.certificates.dense.matrices import middle_slopes
-from jacobound.certificates.layered.levels import Level, levels
+from jacobound.certificates.layered.levels import Level, identity_rows, levels
 from jacobound.constants.pairs.layers import FLOPS, LARGEST_SIDE, Layer
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Node, size
@@ -171,7 +171,8 @@ class _Builder:
                 blocks.append(middle.new_zeros(len(kept), self._width(root)))
             else:
                 blocks.append((view.matrix if before is None else view.matrix[:, before])[kept])
-        layer = torch.cat([torch.cat(blocks, 1), *(self._passed(node) for node in level.passing)])
+        passed = (identity_rows(node, self._state, self._width) for node in level.passing)
+        layer = torch.cat([torch.cat(blocks, 1), *passed])
         beside = len(layer) - len(kept)
         self.matrices.append(layer.contiguous())
         self.errors.append(_joined_error([float(view.error) for view in views.values()]))
@@ -179,12 +180,6 @@ class _Builder:
         self.halves.append(torch.cat((half[kept], half.new_zeros(beside))))
         widths = {node: self._kept[node] for node in level.passing}
         self._state, self._kept = list(level.state), {level.node: kept, **widths}
-
-    def _passed(self, node: Node) -> Tensor:
-        """Rows of the identity for a node that passes by."""
-        width = self._width(node)
-        same = torch.eye(width, dtype=torch.float64)
-        return torch.cat([same if one is node else same.new_zeros(width, self._width(one)) for one in self._state], 1)
 
 
 def _joined_error(errors: list[float]) -> float:

@@ -62,6 +62,18 @@ def proved(chain: LayeredChain, norm: Norm, turned: bool, found: Multipliers | N
     return best
 
 
+def distance_from_optimum(value: float, least: float) -> str:
+    """How far a constant may be above the optimum of its own problem, in words; empty where nothing is known.
+
+    Args:
+        least: the optimum is not below it; 0 where nothing is known.
+    """
+    if not 0 < least < value < math.inf:
+        return ""
+    percent = math.ceil(1e4 * (value / least - 1)) / 100
+    return f"at most {percent:.2f} % above the optimum of its problem"
+
+
 @dataclass
 class LayeredSolver:
     """Solves the parts of a maximum one after the other; lives for one call.
@@ -83,10 +95,7 @@ class LayeredSolver:
     @property
     def note(self) -> str:
         """How far from the SDP's own optimum the constant may be, in words; empty where nothing is known."""
-        if not 0 < self.least < self.largest < math.inf:
-            return ""
-        percent = math.ceil(1e4 * (self.largest / self.least - 1)) / 100
-        return f"at most {percent:.2f} % above the optimum of its problem"
+        return distance_from_optimum(self.largest, self.least)
 
     def solve(self, parts: LayeredProblems) -> dict[str, LayeredCertificate]:
         """A certificate of every part."""

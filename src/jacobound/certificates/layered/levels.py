@@ -8,8 +8,11 @@ layer are those of the new values and, for what passes by, those of the identity
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from jacobound.constants.affine_folding import Folding
 from jacobound.errors import UnsupportedOpError
@@ -42,6 +45,17 @@ class Level:
     def state(self) -> tuple[Node, ...]:
         """The nodes whose values stand side by side behind this level."""
         return (self.node, *self.passing)
+
+
+def identity_rows(node: Node, state: Sequence[Node], width: Callable[[Node], int]) -> Tensor:
+    """The rows of a layer for a node that passes by, float64.
+
+    Args:
+        state: what stands side by side in front of the layer.
+        width: how many entries of a node there are.
+    """
+    same = torch.eye(width(node), dtype=torch.float64)
+    return torch.cat([same if one is node else same.new_zeros(len(same), width(one)) for one in state], 1)
 
 
 def levels(graph: Graph) -> tuple[Level, ...]:

@@ -95,7 +95,7 @@ def around(
         InvalidRegionError, ShapeError: when the input can not be read or does not fit the network.
     """
     if not is_property(point):
-        _ = point.point(graph)  # refuses several
+        point.refuse_several()
     return around_each(point, graph, radii, radius, p, units)[0]
 
 

@@ -123,17 +123,20 @@ class PointOptions:
             for index in entries
         ]
 
-    def point(self, graph: Graph) -> Point:
-        """The only point in the network's input shape.
+    def refuse_several(self) -> None:
+        """Refuse what names more than one point, before anything is read.
 
         Raises:
-            InvalidRegionError: when there are several.
+            InvalidRegionError: when there are several, or none.
         """
         _ = self.file
         if self.index is not None and len(parse_indices(self.index)) > 1:
-            raise InvalidRegionError(
-                f"--index {self.index}: this command takes one point; radius and lipschitz take several"
-            )
+            several = "this command takes one point; radius and lipschitz take several"
+            raise InvalidRegionError(f"--index {self.index}: {several}")
+
+    def point(self, graph: Graph) -> Point:
+        """The only point in the network's input shape; several are refused."""
+        self.refuse_several()
         return self.points(graph)[0]
 
     @property
