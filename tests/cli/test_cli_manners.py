@@ -135,8 +135,16 @@ def test_several_inputs_in_one_call(capsys: Capture, tmp_path: Path) -> None:
     assert code == entries[0] == 0 and one.radius.shape == (3, 1) and torch.equal(one.radius, other.radius)
     code, shown, _ = run(capsys, "radius", NET, *PIXELS, "--index", "0,1,2", *QUICK["radius"])
     assert code == 0 and " [2]" in shown and "3 points" in shown
-    code, _, complaints = run(capsys, "bound", NET, "--input", *files, *QUICK["bound"])
-    assert code == 2 and "one point" in complaints
+    for command in ("bound", "monotone"):
+        code, shown, _ = run(capsys, command, NET, "--input", *files, *QUICK[command], "--json")
+        found = json.loads(shown)
+        third = json.loads(run(capsys, command, NET, "--input", files[2], *QUICK[command], "--json")[1])
+        ends = [(part["output"] if command == "bound" else part)["upper"] for part in (*found, third)]
+        assert code == 0 and len(found) == 3 and ends[2] == ends[3] != ends[0]
+        code, shown, _ = run(capsys, command, NET, "--input", *files, *QUICK[command])
+        assert code == 0 and [f" {k}.npy: " in shown[shown.rindex("status:") :] for k in range(3)] == 3 * [True]
+        code, _, complaints = run(capsys, command, NET, "--input", *files, *QUICK[command], "--plot", "a.png")
+        assert code == 2 and "one input" in complaints
     asked = ("--radius", "0.001,0.002", "--rows", "3", "--method", "fastlip")
     code, shown, _ = run(capsys, "lipschitz", NET, *PIXELS, "--index", "0:3", *asked, "--json")
     found = [jb.LipschitzBound.from_dict(one) for one in json.loads(shown)]

@@ -66,7 +66,7 @@ def test_every_result_says_itself_briefly() -> None:
     )  # fmt: skip
     for answer in answers:
         lines, rows = repr(answer).split("\n"), answer.table()
-        assert len(lines) <= 4 and max(map(len, lines)) <= 116 and type(answer).__name__ in lines[0]
+        assert len(lines) <= 4 and max(map(len, lines)) < 80 and type(answer).__name__ in lines[0]
         assert rows and all(row.keys() == rows[0].keys() for row in rows)
         shown = answer._repr_html_()
         assert "<table>" in shown and "<script>" not in shown and "&lt;script&gt;" in shown

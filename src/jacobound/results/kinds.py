@@ -31,7 +31,7 @@ from jacobound.words import printable, rounded_down, rounded_up
 
 HEX_ENTRIES = 1000  # larger results stand in hexadecimal only as bytes
 FORMAT = 1  # of the exact part; a reader refuses others
-WIDEST = 116  # characters of a line of `repr`
+WIDEST = 79  # characters of a line of `repr`: a terminal of 80 columns
 SHOWN = 10  # rows of a table in a notebook
 
 
@@ -79,7 +79,7 @@ class Result(ABC):
         said = {name: printable(text) for name, text in self._said().items() if text}
         first = f"{type(self).__name__}: {said.pop('answer')}"
         lines = [first, *(f"  {name}: {text}" for name, text in said.items())]
-        return "\n".join(line if len(line) <= WIDEST else f"{line[: WIDEST - 3]}..." for line in lines)
+        return "\n".join(line if len(line) <= WIDEST else f"{_cut(line)}..." for line in lines)
 
     def _repr_html_(self) -> str:
         """A small table for notebooks."""
@@ -205,7 +205,7 @@ class JacobianBounds(Result):
         return Interval(self.lower, self.upper)
 
     def headline(self) -> str:
-        size = f"{self.lower.numel()} entries, {int(self.unstable.sum())} of {self.activations} slopes not known"
+        size = f"{self.lower.numel()} entries, {unknown_slopes(self)} slopes not known"
         return f"{_span(self.lower, self.upper)} for {size}"
 
     def table(self) -> list[dict[str, object]]:
@@ -343,6 +343,16 @@ def figures() -> Any:
 
 def _listed(values: Tensor) -> list[Any]:
     return values.detach().cpu().flatten().tolist()
+
+
+def _cut(line: str) -> str:
+    """The words of a long line that leave room for three dots."""
+    return line[: WIDEST - 3].rsplit(" ", 1)[0]
+
+
+def unknown_slopes(bounds: JacobianBounds) -> str:
+    """How many slopes are not known, of those of all sets."""
+    return f"{int(bounds.unstable.sum())} of {bounds.activations * bounds.unstable.numel()}"
 
 
 def _span(lower: Tensor, upper: Tensor) -> str:

@@ -71,14 +71,14 @@ def told_region(region: Region) -> str:
     assert isinstance(region, Ball)
     radii = region.radii
     size = (
-        nearest(radii[0], 4)
+        f"radius {nearest(radii[0], 4)}"
         if len(radii) == 1
-        else f"{len(radii)} of {nearest(min(radii), 4)} to {nearest(max(radii), 4)}"
+        else f"{len(radii)} radii from {nearest(min(radii), 4)} to {nearest(max(radii), 4)}"
     )
     clip = "" if region.clip is None else ", clipped"
     scale = "" if region.scale is None else ", in units of each input"
     inputs = _sides(torch.as_tensor(region.center))
-    return f"{told_norm(region.p)} ball, radius {size}, around {inputs} inputs{clip}{scale}"
+    return f"{told_norm(region.p)} ball, {size}, around {inputs} inputs{clip}{scale}"
 
 
 def _sides(points: Tensor) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
+import torch
 from cyclopts import Parameter
 from torch import Tensor
 
 from jacobound.cli.commands.inspect import say_network
-from jacobound.cli.given.around import around, wanted_radii
+from jacobound.cli.given.around import around_each, refuse_figure, wanted_radii
 from jacobound.cli.given.networks import NetworkOptions
 from jacobound.cli.given.options import (
     REGION,
@@ -27,6 +29,7 @@ from jacobound.cli.given.options import (
 from jacobound.cli.given.points import Point
 from jacobound.cli.shown.summaries import centre_values, say_answer, say_files, say_jacobian, say_outputs, say_status
 from jacobound.cli.shown.text import COMMAND, say, say_fact, say_json
+from jacobound.inputs.regions import Region
 from jacobound.results.kinds import JacobianBounds, OutputBounds
 from jacobound.solve import bound_jacobian, bound_output
 
@@ -55,7 +58,7 @@ def bound(
         radius: Radius of the ball; a decimal or a ratio is rounded outward.
         norm: Norm of the ball. [default: inf]
         units: Units of the inputs: distances are |x - point| / UNITS; one number, or one per channel or input.
-        output: Save all bounds as arrays in this .npz file.
+        output: Save all bounds as arrays in this .npz file; of several inputs stacked in front.
     """
     show.check()
     if output is not None:
@@ -65,40 +68,57 @@ def bound(
         one_radius(radii, radius)
     method, _ = how.jacobian_method(), point.limits
     graph = run.placed(network.read(net))
-    asked, matrix = around(point, graph, radii, radius, norm or "inf", units), how.matrix(graph)
-    (_, region), place = asked.regions[0], asked.place
-    assert place is not None
-    with run.budget("bound") as budget:
-        outputs = bound_output(
-            graph, region, how.output_method(), rows=matrix, budget=budget, semantics=meant.semantics
-        )
-        jacobian = bound_jacobian(graph, region, method, rows=matrix, budget=budget)
-    outputs, jacobian = outputs.asked_by(COMMAND.get()), jacobian.asked_by(COMMAND.get())
-    names = how.names(graph)
-    if output is not None:
-        save(output, outputs, jacobian)
+    asked, matrix = around_each(point, graph, radii, radius, norm or "inf", units), how.matrix(graph)
+    refuse_figure(asked, show.plot, "bounds")
+    places = [one.place for one in asked if one.place is not None]
+
+    def find(region: Region) -> tuple[OutputBounds, JacobianBounds]:
+        with run.budget("bound") as budget:
+            outputs = bound_output(
+                graph, region, how.output_method(), rows=matrix, budget=budget, semantics=meant.semantics
+            )
+            jacobian = bound_jacobian(graph, region, method, rows=matrix, budget=budget)
+        return outputs.asked_by(COMMAND.get()), jacobian.asked_by(COMMAND.get())
+
+    found, names = [find(one.regions[0][1]) for one in asked], how.names(graph)
+    save(output, found)
     if show.plot is not None:
-        _draw(show.plot, jacobian, f"output {names[0]}, {place.story}", place)
+        _draw(show.plot, found[0][1], f"output {names[0]}, {places[0].story}", places[0])
     if show.json:
-        say_json({"output": outputs.to_dict(), "jacobian": jacobian.to_dict()})
+        say_json(_told(found))
     else:
         say_network(net, graph)
-        say_fact("region", asked.story)
-        say_fact("method", f"{jacobian.provenance.method}\n")
-        _say(outputs, jacobian, names, centre_values(graph, place.values, matrix), show.most)
+        for pair, one, place in zip(found, asked, places, strict=True):
+            say_fact("region", one.story)
+            _say(*pair, names, centre_values(graph, place.values, matrix), show.most)
         say_files(output, show.plot)
-        say_status(outputs.status, jacobian.status)
-        say_answer(f"outputs {outputs.headline()}; Jacobian {jacobian.headline()}")
-    return 0 if outputs.status.certified and jacobian.status.certified else 1
+        _close(found, places)
+    return 0 if all(bounds.status.certified for pair in found for bounds in pair) else 1
 
 
 def _say(outputs: OutputBounds, jacobian: JacobianBounds, names: list[str], centre: Tensor, most: int) -> None:
     """Both tables."""
+    say_fact("method", f"{jacobian.provenance.method}\n")
     if outputs.provenance.semantics != "real":
         say(f"outputs   as {outputs.provenance.semantics}; the Jacobian is that of the exact network")
     say_outputs(outputs, names, centre, most)
     say("")
     say_jacobian(jacobian, names, most)
+    say("")
+
+
+def _told(found: Sequence[tuple[OutputBounds, JacobianBounds]]) -> object:
+    """All of it as plain numbers; of several inputs a list."""
+    told = [{"output": outputs.to_dict(), "jacobian": jacobian.to_dict()} for outputs, jacobian in found]
+    return told if len(told) > 1 else told[0]
+
+
+def _close(found: Sequence[tuple[OutputBounds, JacobianBounds]], places: Sequence[Point]) -> None:
+    """Whether all is certified, and the answer; of several inputs one line for each."""
+    say_status(*(bounds.status for pair in found for bounds in pair))
+    for (outputs, jacobian), place in zip(found, places, strict=True):
+        called = f"{place.name}: " if len(found) > 1 else ""
+        say_answer(f"{called}outputs {outputs.headline()}; Jacobian {jacobian.headline()}")
 
 
 def _draw(path: Path, jacobian: JacobianBounds, name: str, place: Point) -> None:
@@ -110,13 +130,20 @@ def _draw(path: Path, jacobian: JacobianBounds, name: str, place: Point) -> None
     axes.figure.savefig(path, dpi=150)
 
 
-def save(path: Path, outputs: OutputBounds, jacobian: JacobianBounds) -> None:
-    """All bounds as arrays: `lower` and `upper` of the Jacobian, `output_lower` and `output_upper`."""
-    np.savez(
-        path,
-        lower=jacobian.lower.detach().cpu().numpy(),
-        upper=jacobian.upper.detach().cpu().numpy(),
-        output_lower=outputs.lower.detach().cpu().numpy(),
-        output_upper=outputs.upper.detach().cpu().numpy(),
-        certified=np.array(outputs.status.certified and jacobian.status.certified),
-    )
+def save(path: Path | None, found: Sequence[tuple[OutputBounds, JacobianBounds]]) -> None:
+    """All bounds as arrays: `lower` and `upper` of the Jacobian, `output_lower` and `output_upper`.
+
+    Of several inputs they are stacked in front, in the order of the inputs.
+    """
+    if path is None:
+        return
+    arrays = {
+        "lower": [jacobian.lower for _, jacobian in found],
+        "upper": [jacobian.upper for _, jacobian in found],
+        "output_lower": [outputs.lower for outputs, _ in found],
+        "output_upper": [outputs.upper for outputs, _ in found],
+    }
+    certified = [outputs.status.certified and jacobian.status.certified for outputs, jacobian in found]
+    arrays["certified"] = list(map(torch.tensor, certified))
+    stacked: dict[str, Any] = {name: torch.stack(parts).detach().cpu().numpy() for name, parts in arrays.items()}
+    np.savez(path, **(stacked if len(found) > 1 else {name: part[0] for name, part in stacked.items()}))

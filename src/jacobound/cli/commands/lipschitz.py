@@ -11,7 +11,7 @@ import torch
 from cyclopts import Parameter
 
 from jacobound.cli.commands.inspect import say_network
-from jacobound.cli.given.around import EVERYWHERE, Around, around_each, wanted_radii
+from jacobound.cli.given.around import EVERYWHERE, Around, around_each, refuse_figure, wanted_radii
 from jacobound.cli.given.networks import NetworkOptions
 from jacobound.cli.given.options import (
     REGION,
@@ -77,8 +77,7 @@ def lipschitz(
     method, _ = how.constant_method(), point.limits
     graph = run.placed(network.read(net))
     asked = [EVERYWHERE] if everywhere else around_each(point, graph, radii, radius, norm or p, units)
-    if len(asked) > 1 and show.plot is not None:
-        raise InvalidRegionError("--plot draws the constants of one input over radii; choose one with --index")
+    refuse_figure(asked, show.plot, "constants")
     matrix, norms = how.matrix(graph), (weights.of_input(float(p)), weights.of_output(float(q)))
     if not show.json:
         say_network(net, graph)

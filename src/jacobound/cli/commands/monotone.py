@@ -8,11 +8,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from jacobound.cli.commands.inspect import say_network
-from jacobound.cli.given.around import around, wanted_radii
+from jacobound.cli.given.around import around_each, refuse_figure, wanted_radii
 from jacobound.cli.given.networks import NetworkOptions
 from jacobound.cli.given.options import REGION, JacobianOptions, PointOptions, RunOptions, ShowOptions, one_radius
 from jacobound.cli.shown.summaries import say_answer, say_files, say_rest, say_status
 from jacobound.cli.shown.text import COMMAND, say, say_fact, say_json, say_table
+from jacobound.inputs.regions import Region
 from jacobound.questions import MonotoneFeatures, monotone_features
 from jacobound.words import rounded_down, rounded_up
 
@@ -48,23 +49,33 @@ def monotone(
         one_radius(radii, radius)
     method, _ = how.jacobian_method(), point.limits
     graph = run.placed(network.read(net))
-    asked, matrix = around(point, graph, radii, radius, "inf", units), how.matrix(graph)
-    with run.budget("monotone") as budget:
-        limits = {"most": parts, "negligible": negligible}
-        found = monotone_features(graph, asked.regions[0][1], matrix, method=method, budget=budget, **limits)
-    found = found.asked_by(COMMAND.get())
-    show.draw(found)
+    asked, matrix = around_each(point, graph, radii, radius, "inf", units), how.matrix(graph)
+    refuse_figure(asked, show.plot, "features")
+
+    def find(region: Region) -> MonotoneFeatures:
+        with run.budget("monotone") as budget:
+            limits = {"most": parts, "negligible": negligible}
+            found = monotone_features(graph, region, matrix, method=method, budget=budget, **limits)
+        return found.asked_by(COMMAND.get())
+
+    found = [find(one.regions[0][1]) for one in asked]
+    show.draw(found[0])
     if show.json:
-        say_json(found.to_dict())
+        say_json([one.to_dict() for one in found] if len(found) > 1 else found[0].to_dict())
     else:
         say_network(net, graph)
-        say_fact("region", f"{asked.story}, {int(found.boxes)} parts looked at")
-        say_fact("method", f"{found.provenance.method}\n")
-        say_features(found, how.names(graph), show.most)
+        for features, one in zip(found, asked, strict=True):
+            say_fact("region", f"{one.story}, {int(features.boxes)} parts looked at")
+            say_fact("method", f"{features.provenance.method}\n")
+            say_features(features, how.names(graph), show.most)
+            if len(found) > 1:
+                say("")
         say_files(show.plot)
-        say_status(found.status)
-        say_answer(found.headline())
-    return 0 if found.status.certified else 1
+        say_status(*(features.status for features in found))
+        for features, one in zip(found, asked, strict=True):
+            called = f"{one.place.name}: " if len(found) > 1 and one.place is not None else ""
+            say_answer(f"{called}{features.headline()}")
+    return 0 if all(features.status.certified for features in found) else 1
 
 
 def say_features(found: MonotoneFeatures, names: list[str], most: int) -> None:

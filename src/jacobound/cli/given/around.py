@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -86,17 +87,14 @@ def wanted_radii(
     return parse_radii(radius)
 
 
-def around(
-    point: PointOptions, graph: Graph, radii: list[Decimal | Fraction], radius: str | None, p: Norm, units: str | None
-) -> Around:
-    """The regions around the only point for a network, once it is loaded.
+def refuse_figure(asked: Sequence[Around], figure: Path | None, what: str) -> None:
+    """Refuse to draw when there are several inputs.
 
     Raises:
-        InvalidRegionError, ShapeError: when the input can not be read or does not fit the network.
+        InvalidRegionError: when a figure is wanted and `asked` is about more than one input.
     """
-    if not is_property(point):
-        point.refuse_several()
-    return around_each(point, graph, radii, radius, p, units)[0]
+    if len(asked) > 1 and figure is not None:
+        raise InvalidRegionError(f"--plot draws the {what} of one input; choose one with --index")
 
 
 def around_each(
@@ -108,10 +106,11 @@ def around_each(
         InvalidRegionError, ShapeError: when an input can not be read or does not fit the network.
     """
     if is_property(point):
-        box = Box.from_vnnlib(point.file, graph.in_shape)
+        (file,) = point.files
+        box = Box.from_vnnlib(file, graph.in_shape)
         centre = next(iter(box.domains(graph)[0])).anchor[0].double().cpu()
-        place = Point(centre, str(point.file), graph.in_shape)
-        return [Around((("box", box),), place, f"box of inputs of {point.file}")]
+        place = Point(centre, str(file), graph.in_shape)
+        return [Around((("box", box),), place, f"box of inputs of {file}")]
     scale, found = None if units is None else units_above(units), []
     for place in point.points(graph):
         balls = [(f"{float(one):g}", Ball(place.values, one, float(p), point.limits, scale)) for one in radii]

@@ -73,8 +73,8 @@ class PointOptions:
     """The points that the region lies around.
 
     Args:
-        input: The point: .npy, .npz, .csv, .png, .jpg; radius and landscape take several. Or a .vnnlib property, whose
-            box is the region.
+        input: The point: .npy, .npz, .csv, .png, .jpg; several are answered one by one. Or a .vnnlib property,
+            whose box is the region.
         key: Which array of an .npz file.
         index: Which entry of the array along its first axis; 0,3,5 or 0:10 are several.
         scale: The point is values * SCALE + SHIFT; a number or a ratio. [default: 1/255 for images, else 1]
@@ -100,18 +100,6 @@ class PointOptions:
             raise InvalidRegionError("--input is missing: give a file with the point or a .vnnlib property")
         return self.input
 
-    @property
-    def file(self) -> Path:
-        """The only input.
-
-        Raises:
-            InvalidRegionError: when there is none, or several.
-        """
-        first, *others = self.files
-        if others:
-            raise InvalidRegionError(f"--input: this command takes one point, not {len(self.files)} files")
-        return first
-
     def points(self, graph: Graph) -> list[Point]:
         """All points in the network's input shape, file by file."""
         scale = None if self.scale is None else parse_fraction(self.scale, "--scale")
@@ -122,22 +110,6 @@ class PointOptions:
             for file in self.files
             for index in entries
         ]
-
-    def refuse_several(self) -> None:
-        """Refuse what names more than one point, before anything is read.
-
-        Raises:
-            InvalidRegionError: when there are several, or none.
-        """
-        _ = self.file
-        if self.index is not None and len(parse_indices(self.index)) > 1:
-            several = "this command takes one point; radius and lipschitz take several"
-            raise InvalidRegionError(f"--index {self.index}: {several}")
-
-    def point(self, graph: Graph) -> Point:
-        """The only point in the network's input shape; several are refused."""
-        self.refuse_several()
-        return self.points(graph)[0]
 
     @property
     def limits(self) -> tuple[float, float] | None:
