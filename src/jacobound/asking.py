@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from time import monotonic
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,11 +15,17 @@ from jacobound.arithmetic.rounding import strict
 from jacobound.budget import Budget, interruptible
 from jacobound.given import limits_of
 from jacobound.graph.graph import Graph
+from jacobound.inputs.domains import Domain, Domains
 from jacobound.inputs.exponents import Norm
 from jacobound.inputs.regions import Region
 from jacobound.method import sets_worth
 from jacobound.results.kinds import Provenance, Status
 from jacobound.results.question import Question
+
+# An accelerator that can not give this much has no room to work in.
+LEAST_MEMORY = 1 << 22
+
+Found = TypeVar("Found")
 
 KEPT = (bool, int, float, str, Tensor, type(None))
 """Options that an answer holds as they are."""
@@ -65,6 +73,31 @@ def undisturbed(device: torch.device) -> Iterator[None]:
 def sets_together(count: int, graph: Graph, bytes_each: int, budget: Budget) -> int:
     """How many of `count` sets are worth working on together and fit the memory."""
     return max(1, min(budget.memory // (2 * bytes_each), sets_worth(graph), count))
+
+
+def in_runs(
+    work: Callable[[Domain, Budget], Found], domains: Domains, graph: Graph, budget: Budget, bytes_each: int
+) -> list[Found]:
+    """What `work` finds for runs of sets that fit the memory together, with progress; they share the time evenly.
+
+    When an accelerator has less memory than the budget says, runs are halved, and then the budget.
+    """
+    step = sets_together(len(domains), graph, bytes_each, budget)
+    done, found, allowed = 0, [], budget
+    while done < len(domains):
+        budget.tell(done, len(domains), "regions")
+        try:
+            run = domains[done : done + step]
+            found.append(work(run, allowed.within(allowed.remaining * len(run) / (len(domains) - done))))
+        except torch.OutOfMemoryError:
+            if step == 1 and allowed.memory < LEAST_MEMORY:
+                raise
+            allowed = allowed if step > 1 else replace(allowed, memory=allowed.memory // 2)
+            step = max(1, step // 2)
+            continue
+        done += step
+    budget.tell(len(domains), len(domains), "regions")
+    return found
 
 
 def in_time(status: Status, budget: Budget) -> Status:

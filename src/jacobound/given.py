@@ -22,6 +22,7 @@ from jacobound.lower_ends.sampling import Sampling
 from jacobound.method import JacobianMethod, Method, OutputMethod
 
 Rows = int | Tensor | np.ndarray | Sequence[int] | Sequence[float] | Sequence[Sequence[float]]
+Columns = int | Tensor | np.ndarray | Sequence[int] | Sequence[bool]
 Limit = Budget | float
 Semantics = Literal["real", "executed"] | Executed
 
@@ -144,6 +145,37 @@ def row_matrix(rows: Any, graph: Graph) -> Tensor | None:
         given = given.unsqueeze(0)
     if given.dim() != 2 or given.shape[1] != outputs:
         raise ShapeError(f"rows of shape {tuple(given.shape)} do not fit {outputs} outputs; {_rows_help(outputs)}")
+    return given
+
+
+def columns_given(columns: Columns | None, graph: Graph) -> Tensor | None:
+    """Flat places of the inputs in question, ascending or as given, int64; None for all.
+
+    Raises:
+        ShapeError: when they are no places of inputs, or one stands there twice; says what to write.
+    """
+    if columns is None:
+        return None
+    inputs = size(graph.input)
+    cure = (
+        f"columns=3 is input 3, columns=[0, 2] are two of the {inputs} inputs (0 to {inputs - 1}, counted row by row), "
+        f"columns=range(4) the first four, and a mask of truth values of shape {tuple(graph.in_shape)} says it for each"
+    )
+    if isinstance(columns, str | bytes | dict | set | bool):
+        raise ShapeError(f"columns can not be {shown(columns)}; {cure}")
+    try:
+        given = torch.as_tensor(list(columns) if isinstance(columns, range) else columns)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ShapeError(f"columns can not be {shown(columns)}; {cure}") from None
+    if given.dtype == torch.bool:
+        if given.shape not in (graph.in_shape, (inputs,)):
+            raise ShapeError(f"a mask of shape {tuple(given.shape)} does not fit the input; {cure}")
+        given = given.flatten().nonzero().squeeze(1)
+    if given.is_floating_point() or given.is_complex() or given.dim() > 1 or not given.numel():
+        raise ShapeError(f"columns={shown(columns)} are no places of inputs; {cure}")
+    given = given.reshape(-1).to("cpu", torch.int64)
+    if bool(((given < 0) | (given >= inputs)).any()) or len(given.unique()) < len(given):
+        raise ShapeError(f"columns={shown(columns)}: each is an input of its own; {cure}")
     return given
 
 

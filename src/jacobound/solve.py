@@ -11,21 +11,23 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from jacobound.arithmetic.intervals import Interval, concatenated
-from jacobound.asking import in_time, provenance, question, sets_together, strictly
+from jacobound.asking import in_runs, in_time, provenance, question, strictly
 from jacobound.budget import Budget, OutOfTimeError, alarmed, unalarmed
 from jacobound.constants.executed import executed, execution_error
 from jacobound.errors import InvalidRegionError
 from jacobound.given import (
+    Columns,
     Limit,
     Rows,
     Semantics,
     budget_given,
+    columns_given,
     constant_method_given,
     graph_given,
     jacobian_method_given,
@@ -42,7 +44,7 @@ from jacobound.graph.nodes import Affine, Elementwise, Input, size
 from jacobound.graph.units import spread
 from jacobound.inputs.domains import Domain, Domains
 from jacobound.inputs.exponents import Norm, Weighted, norm_pair, plain_exponent
-from jacobound.inputs.regions import Ball, Region
+from jacobound.inputs.regions import Ball, Region, WholeSpace
 from jacobound.inputs.weighted import (
     in_input_units,
     in_output_units,
@@ -55,9 +57,11 @@ from jacobound.jacobian.fastlip import FastLip
 from jacobound.jacobian.intersection import Intersection
 from jacobound.jacobian.recursion.recurjac import RecurJac
 from jacobound.lower_ends.sampling import NO_SEARCH, Sampling, Witness
+from jacobound.lower_ends.slices import searched_in_columns
 from jacobound.method import JacobianEnclosure, JacobianMethod, Method, OutputMethod, Query
 from jacobound.method.candidates import Candidates, unstable_neurons, worst
 from jacobound.methods.best import SECONDS, Best, cheapest
+from jacobound.methods.columns import in_columns
 from jacobound.methods.increments import narrowed_by_constant
 from jacobound.relaxation.ranges import CROWN, IBP
 from jacobound.results.kinds import JacobianBounds, LipschitzBound, OutputBounds, Status
@@ -65,10 +69,6 @@ from jacobound.results.question import Question
 
 # The part of a call's time that is for the upper bound; the rest is for the lower one.
 OF_METHODS = 0.85
-# An accelerator that can not give this much has no room to work in.
-LEAST_MEMORY = 1 << 22
-
-Found = TypeVar("Found")
 
 
 def bound_output(
@@ -113,7 +113,7 @@ def bound_output(
             seconds = SECONDS * len(domain) / len(domains)
             return narrowed_by_constant(target, domain, found, budget, seconds) if by_constant else found
 
-        found = concatenated(_in_runs(work, domains, target, budget, method.bytes_per_set(target)), 0)
+        found = concatenated(in_runs(work, domains, target, budget, method.bytes_per_set(target)), 0)
         shape = (*lead, *(graph.out_shape if rows is None else target.out_shape))
         lower, upper = found.lower.reshape(shape), found.upper.reshape(shape)
         status = Status.of(in_time(Status.CERTIFIED, budget), lower, upper)
@@ -145,6 +145,7 @@ def bound_jacobian(
     method: JacobianMethod | None = None,
     *,
     rows: Rows | None = None,
+    columns: Columns | None = None,
     budget: Limit | None = None,
 ) -> JacobianBounds:
     """Certified element-wise bounds of the Jacobian over a region.
@@ -155,19 +156,20 @@ def bound_jacobian(
         method: `RecurJac()`, `FastLip()`, `LinearSlopes()`; None takes `RecurJac`, and where activations are smooth
             the intersection with `LinearSlopes`.
         rows: outputs or combinations of them (one class, a margin e_c - e_t), as for `bound_output`; None for all.
+        columns: derivatives by input 3, by [0, 2], or where a mask of the input's shape holds; None for all inputs.
         budget: time, memory and progress; a number is a time limit in seconds.
 
     Returns:
-        Bounds of shape (*radii, *batch, rows, *input shape).
+        Bounds of shape (*radii, *batch, rows, *input shape), with columns (*radii, *batch, rows, columns).
 
     Raises:
-        ShapeError, InvalidRegionError: when region or rows do not fit the network.
+        ShapeError, InvalidRegionError: when region, rows or columns do not fit the network.
         InvalidModelError, InvalidOptionError: when something else is given in place of a graph, method or budget.
         UnsafeArithmeticError: when the machine's settings break the rounding model.
     """
     graph, region, budget = graph_given(graph), region_given(region), budget_given(budget)
-    method, matrix = jacobian_method_given(method), row_matrix(rows, graph)
-    asked = question("bound_jacobian", graph, region, matrix, budget)
+    method, matrix, places = jacobian_method_given(method), row_matrix(rows, graph), columns_given(columns, graph)
+    asked = question("bound_jacobian", graph, region, matrix, budget, **_told(places))
     target = graph.with_rows(matrix).expanded()
     if method is None:
         method = Intersection(RecurJac(), LinearSlopes()) if smooth(target) else RecurJac()
@@ -177,9 +179,9 @@ def bound_jacobian(
             enclosure = _enclosed(method, target, domain, budget)
             return enclosure.entries, unstable_neurons(enclosure.slopes, len(domain)), enclosure.status
 
-        found = _in_runs(work, domains, target, budget, method.bytes_per_set(target))
-        entries = concatenated([one for one, _, _ in found], 0)
-        shape = (*lead, size(target.output), *graph.in_shape)
+        found = in_runs(work, domains, target, budget, method.bytes_per_set(target))
+        entries = concatenated([one if places is None else one[..., places] for one, _, _ in found], 0)
+        shape = (*lead, size(target.output), *(graph.in_shape if places is None else places.shape))
         lower, upper = entries.lower.reshape(shape), entries.upper.reshape(shape)
         unstable = torch.cat([one for _, one, _ in found]).reshape(lead)
         status = Status.of(in_time(worst([one for _, _, one in found]), budget), lower, upper)
@@ -204,6 +206,7 @@ def lipschitz(
     *,
     norm: Norm | tuple[Norm, Norm] = (2, 2),
     rows: Rows | None = None,
+    columns: Columns | None = None,
     budget: Limit | None = None,
     search: Sampling | None = Sampling(),  # noqa: B008 - a frozen value
     semantics: Semantics = "real",
@@ -218,13 +221,14 @@ def lipschitz(
             `Weighted(p, weights)`: distances in units of the inputs, outputs in units of their own. Points of the
             lower end are then the nearest floats.
         rows: outputs or combinations of them, as for `bound_output`; None for all outputs.
+        columns: x and y differ in these inputs alone, as for `bound_jacobian`; all others are anything in the region.
         budget: time, memory and progress, or seconds; None gives a call without a method 10 seconds.
         search: how the lower bound is found, within a seventh of the time at least; None leaves it out (it is 0).
         semantics: "real" for the exact network; with "executed" (float32) or `Executed(dtype)` the result has a
             certified `delta` besides: ``||F(x) - F(y)||_q <= upper ||x - y||_p + 2 delta`` for the executed network F.
 
     Raises:
-        ShapeError, InvalidRegionError: when region, rows or norm do not fit.
+        ShapeError, InvalidRegionError: when region, rows, columns or norm do not fit.
         InvalidModelError, InvalidOptionError: when something else is given in place of a graph, method or budget.
         UnsafeArithmeticError: when the machine's settings break the rounding model.
     """
@@ -232,7 +236,10 @@ def lipschitz(
     method, search, semantics = constant_method_given(method), search_given(search), semantics_given(semantics)
     if method is None:
         method, budget = Best(), Budget(SECONDS) if budget is None else budget
-    asked = question("lipschitz", graph, region, row_matrix(rows, graph), budget, norm_pair(norm), search=search)
+    options = _told(columns_given(columns, graph))
+    asked = question(
+        "lipschitz", graph, region, row_matrix(rows, graph), budget, norm_pair(norm), search=search, **options
+    )
     return _bracket(asked, graph, method, budget, search, semantics)
 
 
@@ -245,21 +252,23 @@ def _bracket(
     semantics: Semantics,
 ) -> LipschitzBound:
     """The answer to a question about a constant."""
-    region, matrix, norms = asked.region, asked.rows, asked.norm
+    region, matrix, norms, columns = asked.region, asked.rows, asked.norm, asked.options.get("columns")
     assert region is not None and norms is not None
     exponents = plain_exponent(norms[0]), plain_exponent(norms[1])
     units = None if not isinstance(norms[0], Weighted) else spread(norms[0].weights, graph.in_shape, "weights")
     target = in_input_units(in_output_units(graph.with_rows(matrix), norms[1]), units)
+    if isinstance(columns, Tensor):
+        method = in_columns(method, columns, target, not isinstance(region, WholeSpace))
     form = method.form(target)
     with _prepared(graph, graph, region, budget) as (places, lead, budget, clock):
         domains = sets_in_units(places, units)
         time = budget if search is None else budget.within(OF_METHODS * budget.remaining)
         above = partial(_above, method, target, exponents)
-        found = Candidates.joined(_in_runs(above, domains, form, time, method.bytes_per_set(form)))
+        found = Candidates.joined(in_runs(above, domains, form, time, method.bytes_per_set(form)))
         met = in_time(found.status, time)
         exact = in_input_units(in_output_units(graph.double.with_rows(matrix), norms[1]), units)
         inner = inner_sets_in_units(region.domains(exact)[0], units)
-        witness = _below(search, exact, inner, exponents, budget, found)
+        witness = _below(search, exact, inner, exponents, budget, found, columns)
         meant = in_output_units(_meant(graph, semantics).with_rows(matrix), norms[1])
         delta = None if meant.execution is None else _distance(meant.expanded(), places, budget, exponents[1])
         status = Status.of(met, found.upper, *([] if delta is None else [delta]))
@@ -294,7 +303,7 @@ def _distance(run: Graph, domains: Domains, budget: Budget, q: float) -> Tensor:
     def error(domain: Domain, budget: Budget) -> Tensor:
         return execution_error(run, domain, budget, method, q)
 
-    return torch.cat(_in_runs(error, domains, run, budget, method.bytes_per_set(run)))
+    return torch.cat(in_runs(error, domains, run, budget, method.bytes_per_set(run)))
 
 
 def _above(
@@ -319,6 +328,7 @@ def _below(
     norm: tuple[float, float],
     budget: Budget,
     above: Candidates,
+    columns: object,
 ) -> Witness:
     """Certified lower ends, in the dtype of the upper ones; what a search for them finds in float64.
 
@@ -326,6 +336,7 @@ def _below(
         graph: in float64.
         domains: sets whose points are in those that were asked for, in float64.
         above: what is known of the constants, with certified upper ends (N,).
+        columns: flat places of the inputs that change; anything else for all.
     """
     upper, near = above.upper, above.near
     if search is None:
@@ -338,9 +349,11 @@ def _below(
         nonlocal first
         last = min(len(upper), first + len(domain))
         some, first = slice(first, last), last
+        if isinstance(columns, Tensor):
+            return searched_in_columns(search, columns, plain, domain, norm, budget, upper[some])
         return search.search(plain, domain, norm, budget, upper[some], None if near is None else near[some])
 
-    found = Witness.joined(_in_runs(work, domains, plain, budget, search.bytes_per_set(plain)))
+    found = Witness.joined(in_runs(work, domains, plain, budget, search.bytes_per_set(plain)))
     return found.rounded(upper, bool(graph.assumptions))
 
 
@@ -368,29 +381,9 @@ def _prepared(
         yield domains, lead, budget, clock
 
 
-def _in_runs(
-    work: Callable[[Domain, Budget], Found], domains: Domains, graph: Graph, budget: Budget, bytes_each: int
-) -> list[Found]:
-    """What `work` finds for runs of sets that fit the memory together, with progress; they share the time evenly.
-
-    When an accelerator has less memory than the budget says, runs are halved, and then the budget.
-    """
-    step = sets_together(len(domains), graph, bytes_each, budget)
-    done, found, allowed = 0, [], budget
-    while done < len(domains):
-        budget.tell(done, len(domains), "regions")
-        try:
-            run = domains[done : done + step]
-            found.append(work(run, allowed.within(allowed.remaining * len(run) / (len(domains) - done))))
-        except torch.OutOfMemoryError:
-            if step == 1 and allowed.memory < LEAST_MEMORY:
-                raise
-            allowed = allowed if step > 1 else replace(allowed, memory=allowed.memory // 2)
-            step = max(1, step // 2)
-            continue
-        done += step
-    budget.tell(len(domains), len(domains), "regions")
-    return found
+def _told(columns: Tensor | None) -> dict[str, Any]:
+    """Columns among the options of a question."""
+    return {} if columns is None else {"columns": columns}
 
 
 def _meant(graph: Graph, semantics: Semantics) -> Graph:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import jacobound as jb
-from jacobound import Budget, Graph, InvalidRegionError, solve
+from jacobound import Budget, Graph, InvalidRegionError, asking
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
 from jacobound.constants.enclosures import Enclosures
@@ -79,21 +79,21 @@ def test_runs_share_the_time_by_their_sets(monkeypatch: pytest.MonkeyPatch) -> N
         asked.append((len(domain), share.seconds))
         return len(asked)
 
-    assert solve._in_runs(work, sets_of(10, graph), graph, budget, 10) == [1, 2, 3]
+    assert asking.in_runs(work, sets_of(10, graph), graph, budget, 10) == [1, 2, 3]
     assert asked == [(4, 4.0), (4, pytest.approx(40 / 6)), (2, 10.0)]
     assert told == [(k, 10, "regions") for k in (0, 4, 8, 10)]
 
 
 def test_memory_that_runs_out_is_halved_until_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, seen = linear(), []
-    least = solve.LEAST_MEMORY
+    least = asking.LEAST_MEMORY
 
     def never(domain: Domain, budget: Budget) -> None:
         seen.append((len(domain), budget.memory / least))
         raise torch.OutOfMemoryError("out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        solve._in_runs(never, sets_of(4, graph), graph, Budget(memory=4 * least), least // 2)
+        asking.in_runs(never, sets_of(4, graph), graph, Budget(memory=4 * least), least // 2)
     assert seen == [(4, 4.0), (2, 4.0), (1, 4.0), (1, 2.0), (1, 1.0), (1, 0.5)]
 
 

@@ -13,8 +13,8 @@ from jacobound.certificates.frequencies.stacks import stacked
 from jacobound.certificates.layered.driver import distance_from_optimum
 from jacobound.checks import real
 from jacobound.constants.autolip import AutoLip
+from jacobound.constants.enclosures import gates_of_one
 from jacobound.errors import InvalidOptionError
-from jacobound.graph.derivative import derivative
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine
 from jacobound.method import (
@@ -23,7 +23,6 @@ from jacobound.method import (
     LipschitzMethod,
     OutputMethod,
     Query,
-    facts_of_one,
     output_method,
 )
 from jacobound.operators.kinds import Convolution
@@ -85,9 +84,7 @@ class FourierSDP(LipschitzMethod):
                 "Best(FourierSDP()), which converts"
             )
         graph, budget = query.graph.expanded(), query.budget
-        known = query.ranges_by(self.preactivation or usual_ranges(query.domain), graph)
-        ranges = facts_of_one(known)
-        gates = derivative(graph, ranges)
+        gates, known, ranges = gates_of_one(query, graph, self.preactivation or usual_ranges(query.domain))
         ways = stacked(gates.graph, gates.slopes)
         found: dict[str, Proved] = {}
         for k, way in enumerate(ways):

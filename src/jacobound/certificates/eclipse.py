@@ -11,14 +11,13 @@ import torch
 from jacobound.certificates.layered.chain import chain_bytes, layered_chain
 from jacobound.certificates.layered.driver import by_closed_form
 from jacobound.constants.autolip import AutoLip
-from jacobound.graph.derivative import derivative
+from jacobound.constants.enclosures import gates_of_one
 from jacobound.method import (
     About,
     ConstantBound,
     LipschitzMethod,
     OutputMethod,
     Query,
-    facts_of_one,
     output_method,
 )
 from jacobound.relaxation.ranges import usual_ranges
@@ -63,9 +62,8 @@ class ECLipsE(LipschitzMethod):
         """
         graph, budget = query.graph.expanded(), query.budget
         needed = chain_bytes(graph)
-        known = query.ranges_by(self.preactivation or usual_ranges(query.domain), graph)
-        ranges = facts_of_one(known)
-        slopes = derivative(graph, ranges).slopes
+        gates, known, ranges = gates_of_one(query, graph, self.preactivation or usual_ranges(query.domain))
+        slopes = gates.slopes
         if needed is None or not budget.fits(needed):
             nothing = torch.tensor(math.inf, dtype=torch.float64)
             return ConstantBound(nothing, Status.MEMORY_LIMIT, {}, (), slopes, ranges)

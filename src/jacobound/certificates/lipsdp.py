@@ -20,8 +20,9 @@ from jacobound.certificates.layered.driver import LayeredSolver, layered_problem
 from jacobound.certificates.layered.proof import LayeredCertificate
 from jacobound.checks import real, seconds
 from jacobound.constants.autolip import AutoLip
+from jacobound.constants.enclosures import gates_of_one
 from jacobound.errors import InvalidOptionError, UnsupportedOpError
-from jacobound.graph.derivative import derivative, derivative_by_rows
+from jacobound.graph.derivative import derivative_by_rows
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Node, size
 from jacobound.method import (
@@ -31,7 +32,6 @@ from jacobound.method import (
     LipschitzMethod,
     OutputMethod,
     Query,
-    facts_of_one,
     output_method,
 )
 from jacobound.relaxation.ranges import CROWN
@@ -89,11 +89,9 @@ class LipSDP(LipschitzMethod):
     def constant(self, query: Query) -> ConstantBound:
         graph, norm = query.graph.expanded(), query.norm
         own = query.budget.within(math.inf if self.seconds is None else self.seconds)
-        known = query.ranges_by(self.preactivation, graph)
-        ranges = facts_of_one(known)
-        gates = derivative(graph, ranges)
+        gates, known, ranges = gates_of_one(query, graph, self.preactivation)
         slopes = gates.slopes
-        rows = self._by_rows(graph, ranges, norm, own)
+        rows = self._by_rows(graph, ranges, norm, own) if query.slopes is None else None
         found, status, note = self._certificates(gates.graph, slopes, norm, own)
         if rows is not None and (not found or _largest(rows[1]) < _largest(found)):
             found, status, slopes = rows[1], rows[2], rows[0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from jacobound.arithmetic.intervals import Interval
-from jacobound.graph.derivative import derivative
+from jacobound.graph.derivative import Derivative, derivative
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Elementwise, Product, Vector
 from jacobound.method import Facts, OutputMethod, Query, derivative_ranges, facts_of_one
@@ -40,6 +40,9 @@ class Enclosures:
             InvalidRegionError: when a node has no constant over the set; names it and what to do.
         """
         graph = query.graph
+        if query.slopes is not None:  # gates as they are
+            slopes = facts_of_one(query.slopes)
+            return Enclosures(graph, {}, slopes, slopes, {})
         if any(isinstance(node, Product) for node in graph.nodes):
             return _of_gates(query, preactivation)
         lowered = graph.lowered()
@@ -55,6 +58,20 @@ class Enclosures:
                 arguments[node] = known.map(lambda end: end.to("cpu", torch.float64))
                 node.function.require(arguments[node], node.name)
         return Enclosures(graph, ranges, slopes, activations, arguments)
+
+
+def gates_of_one(query: Query, graph: Graph, preactivation: OutputMethod) -> tuple[Derivative, Facts, Facts]:
+    """The network of gates of a query about one set, what is known of the ranges, and the ranges of that set.
+
+    Args:
+        graph: the form of the query's graph that a method works on.
+        preactivation: how ranges are found that are not known.
+    """
+    if query.slopes is not None:  # gates as they are: their nodes hold derivatives, whose values are nobody's question
+        return Derivative(graph, facts_of_one(query.slopes), {}, {}), query.ranges or {}, {}
+    known = query.ranges_by(preactivation, graph)
+    ranges = facts_of_one(known)
+    return derivative(graph, ranges), known, ranges
 
 
 def _of_gates(query: Query, preactivation: OutputMethod | None) -> Enclosures:

@@ -69,7 +69,7 @@ class Result(ABC):
     def _said(self) -> dict[str, str]:
         """Answer, question and status in a few lines, by what they are."""
         asked = {} if self.question is None else self.question.told()
-        rest = ", ".join(f"{name} {asked[name]}" for name in ("rows", "norms", "budget") if name in asked)
+        rest = ", ".join(f"{name} {asked[name]}" for name in ("rows", "columns", "norms", "budget") if name in asked)
         found = {"answer": self.headline(), "model": asked.get("model", ""), "region": asked.get("region", "")}
         found["region"] = "; ".join(part for part in (found["region"], rest) if part)
         return found | {"status": self.status.value}
@@ -186,7 +186,7 @@ class JacobianBounds(Result):
     Jacobians from inside the region. A ReLU whose argument is known to be >= 0 counts as the identity, also at 0.
 
     Args:
-        lower, upper: shape (*radii, *batch, rows, *input shape).
+        lower, upper: shape (*radii, *batch, rows, *input shape), or (..., rows, columns) for chosen inputs.
         status: certified or why not.
         provenance: how they were found.
         unstable: number of activations whose slope is not known over the region, shape (*radii, *batch).

@@ -52,6 +52,11 @@ class Question:
             found["region"] = told_region(self.region)
         if self.rows is not None:
             found["rows"] = f"{len(self.rows)} combinations of {self.rows.shape[1]} outputs"
+        columns = self.options.get("columns")
+        if isinstance(columns, Tensor):
+            found["columns"] = f"{len(columns)} inputs: {', '.join(map(str, columns.tolist()[:8]))}" + (
+                ", ..." if len(columns) > 8 else ""
+            )
         if self.norm is not None:
             found["norms"] = " -> ".join(map(told_norm, self.norm))
         limits = ", ".join(f"{name} {value:g}" for name, value in self.budget.items() if value is not None)

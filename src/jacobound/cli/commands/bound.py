@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jacobound.cli.commands.inspect import say_network
 from jacobound.cli.given.around import around_each, refuse_figure, wanted_radii
+from jacobound.cli.given.columns import ColumnOptions
 from jacobound.cli.given.networks import NetworkOptions
 from jacobound.cli.given.options import (
     REGION,
@@ -44,6 +45,7 @@ def bound(
     norm: Annotated[Norm | None, REGION] = None,
     units: Annotated[str | None, REGION] = None,
     how: JacobianOptions = JacobianOptions(),  # noqa: B008
+    of: ColumnOptions = ColumnOptions(),  # noqa: B008
     meant: ExecutedOptions = ExecutedOptions(),  # noqa: B008
     output: Annotated[Path | None, Parameter(group="Output")] = None,
     run: RunOptions = RunOptions(),  # noqa: B008
@@ -74,16 +76,15 @@ def bound(
 
     def find(region: Region) -> tuple[OutputBounds, JacobianBounds]:
         with run.budget("bound") as budget:
-            outputs = bound_output(
-                graph, region, how.output_method(), rows=matrix, budget=budget, semantics=meant.semantics
-            )
-            jacobian = bound_jacobian(graph, region, method, rows=matrix, budget=budget)
+            options: dict[str, Any] = {"rows": matrix, "budget": budget}
+            outputs = bound_output(graph, region, how.output_method(), semantics=meant.semantics, **options)
+            jacobian = bound_jacobian(graph, region, method, columns=of.places, **options)
         return outputs.asked_by(COMMAND.get()), jacobian.asked_by(COMMAND.get())
 
     found, names = [find(one.regions[0][1]) for one in asked], how.names(graph)
     save(output, found)
     if show.plot is not None:
-        _draw(show.plot, found[0][1], f"output {names[0]}, {places[0].story}", places[0])
+        _draw(show.plot, found[0][1], f"output {names[0]}, {places[0].story}", places[0] if of.places is None else None)
     if show.json:
         say_json(_told(found))
     else:
@@ -121,10 +122,11 @@ def _close(found: Sequence[tuple[OutputBounds, JacobianBounds]], places: Sequenc
         say_answer(f"{called}outputs {outputs.headline()}; Jacobian {jacobian.headline()}")
 
 
-def _draw(path: Path, jacobian: JacobianBounds, name: str, place: Point) -> None:
-    """A figure of the first row, as an image when the file held one."""
+def _draw(path: Path, jacobian: JacobianBounds, name: str, place: Point | None) -> None:
+    """A figure of the first row, as an image when the file held one and all of it is asked about."""
     figures = importlib.import_module("jacobound.reports.figures")  # needs matplotlib, which may be missing
-    picture = place.arranged if len([side for side in place.arranged if side != 1]) == 2 else None
+    sides = () if place is None else place.arranged
+    picture = sides if len([side for side in sides if side != 1]) == 2 else None
     axes = figures.plot_jacobian(jacobian, 0, shape=picture)
     axes.set_title(f"{axes.get_title()}\n{name}", fontsize="medium", parse_math=False)
     axes.figure.savefig(path, dpi=150)

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from jacobound.cli.commands.inspect import say_network
 from jacobound.cli.given.around import EVERYWHERE, Around, around_each, refuse_figure, wanted_radii
+from jacobound.cli.given.columns import ColumnOptions
 from jacobound.cli.given.networks import NetworkOptions
 from jacobound.cli.given.options import (
     REGION,
@@ -51,6 +52,7 @@ def lipschitz(
     units: Annotated[str | None, REGION] = None,
     weights: WeightOptions = WeightOptions(),  # noqa: B008
     how: ConstantOptions = ConstantOptions(),  # noqa: B008
+    of: ColumnOptions = ColumnOptions(),  # noqa: B008
     meant: ExecutedOptions = ExecutedOptions(),  # noqa: B008
     search: Annotated[Sampling, Parameter(name="*", group="Method")] = Sampling(),  # noqa: B008
     run: RunOptions = RunOptions(),  # noqa: B008
@@ -82,10 +84,11 @@ def lipschitz(
     if not show.json:
         say_network(net, graph)
         rows = "all outputs" if how.rows is None else f"the rows {how.rows}"
-        constant = f"{told_norm(norms[0])} -> {told_norm(norms[1])} of {rows}"
+        changes = "" if of.columns is None else f", for changes of the inputs {of.columns}"
+        constant = f"{told_norm(norms[0])} -> {told_norm(norms[1])} of {rows}{changes}"
         _say_question(_told_regions(asked), constant, method or Best())
     limit = SECONDS if method is None else None
-    options = {"norm": norms, "rows": matrix, "search": search, "semantics": meant.semantics}
+    options = {"norm": norms, "rows": matrix, "search": search, "semantics": meant.semantics, "columns": of.places}
 
     def find(called: str, region: Region) -> LipschitzBound:
         with run.budget(f"radius {called}" if radii else called, limit) as budget:

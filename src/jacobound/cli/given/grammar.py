@@ -158,7 +158,7 @@ def parse_numbers(text: str, option: str) -> str | list[float]:
     return found
 
 
-def parse_indices(text: str) -> list[int]:
+def parse_indices(text: str, option: str = "--index") -> list[int]:
     """Entries of an array: "3", "0,3,5", or "0:10" for 0 to 9.
 
     Raises:
@@ -168,11 +168,11 @@ def parse_indices(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,9})\s*(?::\s*([0-9]{1,9})\s*)?", part, flags=re.ASCII)
         if match is None:
-            raise InvalidRegionError(f"--index takes a number, 0,3,5 or 0:10 (0 to 9), not '{text}'")
+            raise InvalidRegionError(f"{option} takes a number, 0,3,5 or 0:10 (0 to 9), not '{text}'")
         start, stop = int(match[1]), int(match[1]) + 1 if match[2] is None else int(match[2])
         if not start < stop <= start + MOST_RADII:
             raise InvalidRegionError(
-                f"--index {part}: a range START:STOP has START < STOP and at most {MOST_RADII} entries"
+                f"{option} {part}: a range START:STOP has START < STOP and at most {MOST_RADII} entries"
             )
         found += range(start, stop)
     return found
