@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.distributions import Distribution
 
 from jacobound.asking import undisturbed
 from jacobound.errors import JacoboundError, UnsupportedOpError
@@ -40,7 +41,7 @@ def alone(module: nn.Module) -> Iterator[None]:
     """
     held = next((one for one in (*module.parameters(), *module.buffers()) if not one.is_meta), None)
     device = torch.device("cpu") if held is None else held.device
-    with IMPORTING, undisturbed(device), torch.no_grad(), _eager(), _without_warnings(), _deep(module):
+    with IMPORTING, undisturbed(device), torch.no_grad(), _eager(), _trusting(), _without_warnings(), _deep(module):
         yield
 
 
@@ -48,6 +49,30 @@ def alone(module: nn.Module) -> Iterator[None]:
 def _eager() -> Iterator[None]:
     with torch.compiler.set_stance("force_eager"):  # which takes effect, and notes what was before, when it is made
         yield
+
+
+@contextmanager
+def _trusting() -> Iterator[None]:
+    """Distributions take their parameters unseen: to look whether they are valid is a branch on values.
+
+    Policies of reinforcement learning make a distribution and return its mean; what is checked at the door is the mean.
+    """
+    before = Distribution._validate_args
+    Distribution._validate_args = _ElsewhereOnly(before, threading.get_ident())  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        Distribution._validate_args = before
+
+
+class _ElsewhereOnly:
+    """A switch that is off in one thread and as it was in all others."""
+
+    def __init__(self, before: bool, thread: int) -> None:
+        self._before, self._thread = before, thread
+
+    def __bool__(self) -> bool:
+        return bool(self._before) and threading.get_ident() != self._thread
 
 
 @contextmanager
