@@ -22,8 +22,8 @@ from campaign.mutations import checksummed, damaged, reheaded, retold
 from campaign.onnx_mutations import rearranged
 from campaign.seeds import seeds
 from jacobound import Box, JacoboundError, from_onnx
-from jacobound.cli.given.points import read_point
 from jacobound.graph.nodes import size
+from jacobound.inputs.points import read_point
 
 MEMORY = 4 << 30  # bytes of address space
 SHARES = {"onnx": 70, "vnnlib": 12, ".npy": 5, ".npz": 6, ".csv": 3, ".png": 4}

@@ -18,7 +18,7 @@ import torch
 import jacobound as jb
 from jacobound import cli
 from jacobound.cli.commands import bound, demo, lipschitz
-from jacobound.cli.given.grammar import row_matrix
+from jacobound.inputs.grammar import row_matrix
 from jacobound.version import VERSION
 
 DATA = Path(jb.__file__).parent / "data"

@@ -15,8 +15,8 @@ import jacobound as jb
 from jacobound import Best, methods
 from jacobound import words as text
 from jacobound.cli.given import options
-from jacobound.cli.given.grammar import parse_clip, parse_fraction, parse_radii, parse_rows, row_matrix, row_names
 from jacobound.cli.shown.summaries import certain_signs, row_sum
+from jacobound.inputs.grammar import parse_clip, parse_fraction, parse_radii, parse_rows, row_matrix, row_names
 from jacobound.method import JacobianMethod, LipschitzMethod, OutputMethod
 
 

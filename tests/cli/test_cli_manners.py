@@ -12,7 +12,7 @@ import torch
 import jacobound as jb
 from jacobound import cli
 from jacobound.cli.commands import bound
-from jacobound.cli.given.grammar import parse_indices, parse_numbers, parse_radii
+from jacobound.inputs.grammar import parse_indices, parse_numbers, parse_radii
 
 DATA = Path(jb.__file__).parent / "data"
 NET = str(DATA / "mnist_4layer_relu_64.onnx")

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import jacobound as jb
-from jacobound.cli.given.points import read_point
+from jacobound.inputs.points import read_point
 
 
 def test_points_from_all_kinds_of_files(tmp_path: Path) -> None:

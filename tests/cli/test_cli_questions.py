@@ -11,7 +11,7 @@ import pytest
 
 import jacobound as jb
 from jacobound import cli
-from jacobound.cli.given.grammar import parse_classes
+from jacobound.inputs.grammar import parse_classes
 
 DATA = Path(jb.__file__).parent / "data"
 NET = str(DATA / "mnist_4layer_relu_64.onnx")

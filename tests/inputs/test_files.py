@@ -11,8 +11,8 @@ import pytest
 
 import jacobound as jb
 from jacobound import InvalidModelError, InvalidRegionError
-from jacobound.cli.given.points import read_point
 from jacobound.inputs.files import read_file, stored_bytes
+from jacobound.inputs.points import read_point
 
 READERS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
     "from_onnx": (jb.from_onnx, InvalidModelError),

@@ -21,7 +21,7 @@ from campaign.mutations import checksummed, damaged, reheaded, retold
 from campaign.onnx_mutations import CHANGES, rearranged
 from campaign.seeds import seeds
 from jacobound import InvalidRegionError, JacoboundError
-from jacobound.cli.given.points import read_point
+from jacobound.inputs.points import read_point
 
 FILES = 400
 

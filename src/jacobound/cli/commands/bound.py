@@ -27,9 +27,9 @@ from jacobound.cli.given.options import (
     check_target,
     one_radius,
 )
-from jacobound.cli.given.points import Point
 from jacobound.cli.shown.summaries import centre_values, say_answer, say_files, say_jacobian, say_outputs, say_status
 from jacobound.cli.shown.text import COMMAND, say, say_fact, say_json
+from jacobound.inputs.points import Point
 from jacobound.inputs.regions import Region
 from jacobound.results.kinds import JacobianBounds, OutputBounds
 from jacobound.solve import bound_jacobian, bound_output

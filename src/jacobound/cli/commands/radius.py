@@ -10,13 +10,13 @@ import torch
 from cyclopts import Parameter
 
 from jacobound.cli.commands.inspect import say_network
-from jacobound.cli.given.grammar import parse_classes
 from jacobound.cli.given.networks import NetworkOptions
 from jacobound.cli.given.options import REGION, Norm, PointOptions, RunOptions, ShowOptions
-from jacobound.cli.given.points import Point
 from jacobound.cli.shown.summaries import say_answer, say_files, say_rest, say_status
 from jacobound.cli.shown.text import COMMAND, say_fact, say_json, say_table
 from jacobound.errors import JacoboundError
+from jacobound.inputs.grammar import parse_classes
+from jacobound.inputs.points import Point
 from jacobound.method import Method, OutputMethod
 from jacobound.methods import every
 from jacobound.questions import PGD, RobustRadius, robust_radius

@@ -8,12 +8,12 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
-from jacobound.cli.given.grammar import RADIUS_HELP, parse_radii
 from jacobound.cli.given.options import Norm, PointOptions
-from jacobound.cli.given.points import Point
 from jacobound.cli.shown.summaries import told_ball
 from jacobound.errors import InvalidRegionError
 from jacobound.graph.graph import Graph
+from jacobound.inputs.grammar import RADIUS_HELP, parse_radii
+from jacobound.inputs.points import Point
 from jacobound.inputs.radii import outward_radius
 from jacobound.inputs.regions import Ball, Box, WholeSpace
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from jacobound.cli.given.grammar import parse_indices
 from jacobound.cli.given.networks import NUMBERS
+from jacobound.inputs.grammar import parse_indices
 
 
 @Parameter(name="*", group="Method")

@@ -9,10 +9,10 @@ from typing import Annotated
 import torch
 from cyclopts import Parameter
 
-from jacobound.cli.given.grammar import parse_numbers
 from jacobound.errors import JacoboundError
 from jacobound.graph.graph import Graph
 from jacobound.importers import from_onnx
+from jacobound.inputs.grammar import parse_numbers
 
 NUMBERS = Parameter(allow_leading_hyphen=True)
 

@@ -15,17 +15,7 @@ import torch
 from cyclopts import Parameter
 from torch import Tensor
 
-from jacobound.cli.given.grammar import (
-    parse_clip,
-    parse_fraction,
-    parse_indices,
-    parse_numbers,
-    parse_rows,
-    row_matrix,
-    row_names,
-)
 from jacobound.cli.given.networks import NUMBERS, on_device
-from jacobound.cli.given.points import Point, read_point
 from jacobound.cli.shown.progress import progress
 from jacobound.errors import InvalidRegionError, JacoboundError, MissingExtraError
 from jacobound.given import Semantics
@@ -34,6 +24,16 @@ from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import size
 from jacobound.inputs.exponents import Norm as Exponent
 from jacobound.inputs.exponents import Weighted
+from jacobound.inputs.grammar import (
+    parse_clip,
+    parse_fraction,
+    parse_indices,
+    parse_numbers,
+    parse_rows,
+    row_matrix,
+    row_names,
+)
+from jacobound.inputs.points import Point, read_point
 from jacobound.method import JacobianMethod, Method, OutputMethod
 from jacobound.methods import (
     Budget,

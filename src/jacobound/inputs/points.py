@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jacobound.cli.given.images import IMAGES, read_image
 from jacobound.errors import InvalidRegionError, ShapeError
 from jacobound.inputs.files import require_plain, stored_bytes
+from jacobound.inputs.images import IMAGES, read_image
 
 LARGEST = 1 << 30  # bytes of one array
 WHOLE = re.compile(r"[+-]?[0-9]{1,4000}", flags=re.ASCII)  # an integer as a table has it

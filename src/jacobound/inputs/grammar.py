@@ -1,4 +1,4 @@
-"""The small grammars of the command line: radii, rows, norms, factors."""
+"""The small grammars of the command line and of plans: radii, rows, norms, factors."""
 
 from __future__ import annotations
 
