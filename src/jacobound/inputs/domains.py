@@ -15,7 +15,8 @@ from torch import Tensor
 
 from jacobound.arithmetic.intervals import Interval, dot_slack
 from jacobound.arithmetic.linalg import dual_exponent, vector_norm_upper
-from jacobound.arithmetic.rounding import down, up
+from jacobound.arithmetic.rounding import down, gamma, inflate, underflow, up
+from jacobound.inputs.half_spaces import HalfSpaces
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,8 @@ class Domain:
         p: 1 or 2; norm of the balls.
         scale: units of the inputs, shape (*input shape), for balls ``|(x - centre) / scale|_p <= radius``; where it is
             0 the box has no width. None when all are 1.
+        half_spaces: what holds of the points besides, for bounds of linear forms; `sample` and `project` look at the
+            boxes and balls alone.
     """
 
     box: Interval
@@ -36,6 +39,7 @@ class Domain:
     radius: Tensor | None = None
     p: float = math.inf
     scale: Tensor | None = None
+    half_spaces: HalfSpaces | None = None
 
     def __len__(self) -> int:
         """How many sets there are."""
@@ -43,9 +47,10 @@ class Domain:
 
     def __getitem__(self, sets: slice | Tensor) -> Domain:
         """The domain of the sets that `which` chooses."""
+        cut = None if self.half_spaces is None else self.half_spaces[sets]
         if self.centre is None or self.radius is None:
-            return Domain(self.box[sets])
-        return Domain(self.box[sets], self.centre[sets], self.radius[sets], self.p, self.scale)
+            return Domain(self.box[sets], half_spaces=cut)
+        return Domain(self.box[sets], self.centre[sets], self.radius[sets], self.p, self.scale, cut)
 
     @property
     def plain_radius(self) -> Tensor | None:
@@ -87,6 +92,43 @@ class Domain:
         norms = vector_norm_upper(lengths, dual_exponent(self.p), dim=-1)
         error = dot_error(owners.dot(absolute, middle.abs()), coefficients.shape[-1])
         return found.intersect(_around(owners.dot(coefficients, middle), up(norms * owners.pick(self.radius)), error))
+
+    def highest(self, coefficients: Tensor, owners: Owners) -> Tensor:
+        """Upper bounds of ``coefficients @ x`` over the sets, half-spaces included; shapes (R, n) to (R,)."""
+        plain = self.range_of(coefficients, owners).upper
+        if self.half_spaces is None or not self.half_spaces.limits.shape[1]:
+            return plain
+        rows, place = owners.by_sets(len(coefficients), len(self), coefficients.device)
+        forms = coefficients.new_zeros(len(self), int(place.max()) + 1 if len(place) else 0, coefficients.shape[1])
+        forms[rows, place] = coefficients
+        middle, radius = self._middle
+        beta = self.half_spaces.multipliers(forms, middle, radius)[rows, place]
+        return torch.minimum(plain, self.lowered(coefficients, owners, beta))
+
+    def lowered(self, coefficients: Tensor, owners: Owners, beta: Tensor) -> Tensor:
+        """Upper bounds of ``coefficients @ x`` by given multipliers of the half-spaces; certified whatever they are.
+
+        With the computed ``a = fl(g - beta G)`` the form is ``a x + beta (G x) + (g - beta G - a) x``: a range of a,
+        ``beta h``, and the rounding of a, at most ``gamma (|g| + beta |G|) |x|``.
+
+        Args:
+            coefficients: exact floats g, shape (R, n).
+            beta: finite and not negative, shape (R, M).
+        """
+        cut = self.half_spaces
+        assert cut is not None
+        limits = torch.where(cut.limits.isfinite(), cut.limits, 0.0)
+        moved = coefficients - owners.combined(beta, cut.normals)
+        size = owners.dot(coefficients.abs(), self._reach)
+        reach = (cut.normals.abs() @ self._reach.unsqueeze(2)).squeeze(2)
+        terms = beta.shape[1]
+        lost = (size + owners.dot(beta, reach)) * gamma(terms + 3, moved)
+        error = inflate(lost, coefficients.shape[1] + terms + 8) + underflow(terms + 4, moved) * (
+            1 + inflate(self._reach.sum(1).max(), len(self._reach[0]))
+        )
+        paid = owners.dot(beta, limits)
+        error = up(error + dot_error(owners.dot(beta, limits.abs()), terms))
+        return up(up(self.range_of(moved, owners).upper + paid) + error)
 
     @cached_property
     def _middle(self) -> tuple[Tensor, Tensor]:
@@ -156,6 +198,14 @@ class Domain:
             return Domain(box)
         return ball_or_box(box, self.centre, self.radius.to(torch.float64), self.p, self.scale)
 
+    def on(self, device: torch.device | str) -> Domain:
+        """The boxes and balls on another device."""
+        box = self.box.map(lambda end: end.to(device))
+        if self.centre is None or self.radius is None:
+            return Domain(box)
+        scale = None if self.scale is None else self.scale.to(device)
+        return Domain(box, self.centre.to(device), self.radius.to(device), self.p, scale)
+
 
 @dataclass(frozen=True, eq=False)
 class Owners:
@@ -188,6 +238,20 @@ class Owners:
     def dot(self, rows: Tensor, x: Tensor) -> Tensor:
         """Products of rows (*lead, R, n) with the vectors (N, n) of their sets, shape (*lead, R)."""
         return rows @ x[self.only] if self.index is None else (rows * x.index_select(0, self.index)).sum(-1)
+
+    def combined(self, weights: Tensor, x: Tensor) -> Tensor:
+        """Sums with weights (R, M) of what belongs to a row's set, x (N, M, n); shape (R, n)."""
+        if self.index is None:
+            return weights @ x[self.only]
+        return torch.cat([weights[self.index == k] @ x[k] for k in self.index.unique_consecutive().tolist()])
+
+    def by_sets(self, count: int, sets: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The set of each of so many rows, and its place among the rows of that set; shapes (R,)."""
+        rows = torch.arange(count, device=device)
+        if self.index is None:
+            return torch.full_like(rows, self.only), rows
+        counts = torch.bincount(self.index, minlength=sets)
+        return self.index, rows - (counts.cumsum(0) - counts)[self.index]
 
 
 ONE_SET = Owners()

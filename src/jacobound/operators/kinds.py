@@ -20,6 +20,7 @@ from jacobound.operators.base import LinearOperator, convert_exactly
 from jacobound.operators.blocks import Blocks
 from jacobound.operators.convolution import Convolution
 from jacobound.operators.sparse import Sparse
+from jacobound.operators.uncertain import UncertainDense
 
 __all__ = [
     "Blocks",
@@ -30,6 +31,7 @@ __all__ = [
     "Scatter",
     "Select",
     "Sparse",
+    "UncertainDense",
     "convert_exactly",
     "with_shapes",
 ]

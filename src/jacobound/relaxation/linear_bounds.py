@@ -139,6 +139,21 @@ class Rows:
     owners: Owners = ONE_SET
 
 
+@dataclass(frozen=True, eq=False)
+class Forms:
+    """``lower_slope x + lower_offset <= value <= upper_slope x + upper_offset`` for R values; certified.
+
+    Args:
+        upper_slope, lower_slope: exact floats, shape (R, inputs).
+        upper_offset, lower_offset: shape (R,).
+    """
+
+    upper_slope: Tensor
+    upper_offset: Tensor
+    lower_slope: Tensor
+    lower_offset: Tensor
+
+
 class BackwardPass:
     """Substitutes backwards through one graph; holds what all targets share (slack of nodes, relaxations).
 
@@ -182,13 +197,24 @@ class BackwardPass:
 
     def enclose(self, target: Node, rows: Tensor, owners: Owners) -> Interval:
         """Certified range of the flat entries `rows` of a node, each over its own set; interval (len(rows),)."""
+        return self._concretise(self._substituted(target, rows, owners))
+
+    def forms(self, target: Node, rows: Tensor, owners: Owners) -> Forms:
+        """Certified linear forms of the input above and below the flat entries `rows` of a node."""
+        state = self._substituted(target, rows, owners)
+        _, values = state.coefficient[self._graph.input]
+        above, below = up(state.constant[0] + state.error[0]), down(state.constant[1] - state.error[1])
+        return Forms(values[0], above, values[-1], below)
+
+    def _substituted(self, target: Node, rows: Tensor, owners: Owners) -> Rows:
+        """What is left when everything but the input is substituted."""
         state = self._start(target, rows, owners)
         while True:
             node = max(state.coefficient, key=self._position.__getitem__)
             if node in self._noise:
                 state = self._through_noise(state, node)
             if isinstance(node, Input):
-                return self._concretise(state)
+                return state
             entries, values = state.coefficient.pop(node)
             if isinstance(node, Affine):
                 state = self._through_affine(state, node, entries, values)
@@ -349,9 +375,14 @@ class BackwardPass:
 
     def _concretise(self, state: Rows) -> Interval:
         _, values = state.coefficient.popitem()[1]
-        reach = self._domain.range_of(values, state.owners)
-        upper = up(up(state.constant[0] + reach.upper[0]) + state.error[0])
-        lower = down(down(state.constant[1] + reach.lower[-1]) - state.error[1])
+        if self._domain.half_spaces is None:
+            reach = self._domain.range_of(values, state.owners)
+            highest, lowest = reach.upper[0], reach.lower[-1]
+        else:
+            highest = self._domain.highest(values[0], state.owners)
+            lowest = -self._domain.highest(-values[-1], state.owners)
+        upper = up(up(state.constant[0] + highest) + state.error[0])
+        lower = down(down(state.constant[1] + lowest) - state.error[1])
         return Interval.safe(lower, upper)
 
 

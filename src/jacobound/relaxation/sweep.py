@@ -42,11 +42,16 @@ def propagate(
     Returns:
         Certified interval of every node, of shape (N, *node shape) for a domain of N sets.
     """
-    return _Sweep(graph, domain, budget, lines_of, with_output, known).run()
+    return Sweep(graph, domain, budget, lines_of, with_output, known).run()
 
 
-class _Sweep:
-    """The sweep; lives for one call."""
+class Sweep:
+    """The sweep; lives for one call.
+
+    Attributes:
+        empty: sets that are certainly empty, bool (N,): two certified enclosures of one entry have no point in common.
+        backward: the pass behind the linear bounds, for further rows once the sweep has run.
+    """
 
     def __init__(
         self,
@@ -63,7 +68,8 @@ class _Sweep:
         self._relaxations: dict[Node, Relaxation] = {}
         self._planes: dict[Node, PlaneRelaxation] = {}
         self._noise: dict[Node, Tensor] = {}
-        self._backward = BackwardPass(graph, domain, self._ranges, self._relaxations, self._noise, self._planes)
+        self.backward = BackwardPass(graph, domain, self._ranges, self._relaxations, self._noise, self._planes)
+        self.empty = torch.zeros(len(domain), dtype=torch.bool, device=graph.device)
         self._read_as_factors = _read_as_factors(graph)
 
     def run(self) -> dict[Node, Interval]:
@@ -105,7 +111,9 @@ class _Sweep:
         if beside is not None:
             found = found.intersect(beside.function.range(self._ranges[beside.source]))
         if node in self._known:
-            found = found.intersect(self._known[node])
+            known = self._known[node]
+            self.empty = self.empty | apart(found, known).flatten(1).any(1)
+            found = found.intersect(known)
         self._ranges[node] = found
         noise = noise_of(self._graph, node, self._ranges)
         if noise is not None:
@@ -128,17 +136,19 @@ class _Sweep:
         sets, rows = wanted.nonzero(as_tuple=True)
         if not len(rows) or self._budget.is_over:
             return
-        pieces, each = [], self._backward.products_per_row(node)
-        for chunk in self._budget.chunks(len(rows), self._backward.bytes_per_row(node), each):
+        pieces, each = [], self.backward.products_per_row(node)
+        for chunk in self._budget.chunks(len(rows), self.backward.bytes_per_row(node), each):
             if pieces and self._budget.is_over:
                 rows, sets = rows[: chunk.start], sets[: chunk.start]
                 break
             owners = Owners.of(sets[chunk], len(wanted))
-            pieces.append(self._backward.enclose(node, rows[chunk], owners))
+            pieces.append(self.backward.enclose(node, rows[chunk], owners))
             self._budget.tell(done + chunk.stop / len(rows), len(self._graph.nodes), "ranges")
         known, place = self._ranges[node], sets * size(node) + rows
         flat = known.reshape(known.lower.numel())
-        better = concatenated(pieces, 0).intersect(flat[place])
+        better = concatenated(pieces, 0)
+        self.empty[sets[apart(better, flat[place])]] = True
+        better = better.intersect(flat[place])
         lower, upper = flat.lower.index_copy(0, place, better.lower), flat.upper.index_copy(0, place, better.upper)
         self._ranges[node] = Interval(lower, upper).reshape(*known.shape)
 
@@ -146,7 +156,8 @@ class _Sweep:
         """Entries whose tighter range can change a line, a slope or a later interval."""
         every = torch.ones_like(self._ranges[node].lower, dtype=torch.bool)
         first = all(isinstance(source, Input) for source in node.sources)
-        if isinstance(node, Affine) and first and len(node.terms) == 1 and self._domain.centre is None:
+        whole = self._domain.centre is None and self._domain.half_spaces is None
+        if isinstance(node, Affine) and first and len(node.terms) == 1 and whole:
             return ~every  # on a box the interval image of one operator is exact already, up to rounding
         if node is self._graph.output and self._with_output:
             return every
@@ -160,6 +171,11 @@ class _Sweep:
             known = self._ranges[node]
             wanted |= ~(known.lower >= known.upper)
         return wanted
+
+
+def apart(one: Interval, other: Interval) -> Tensor:
+    """Entries in which two enclosures have no point in common, so that they can not both enclose something."""
+    return (one.lower > other.upper) | (other.lower > one.upper)
 
 
 def _read_as_factors(graph: Graph) -> frozenset[Node]:

@@ -146,7 +146,12 @@ def sdp_core(graph: Graph, slopes: Facts, ties: Mapping[Node, int] | None = None
         slopes: derivative range of every elementwise node.
         ties: nodes whose rows are tied, with the length of a row (`Derivative.ties`).
     """
-    return _Backwards(graph, slopes, ties).build().pruned()
+    return whole_core(graph, slopes, ties).pruned()
+
+
+def whole_core(graph: Graph, slopes: Facts, ties: Mapping[Node, int] | None = None) -> SdpCore:
+    """The core with all inputs and all unstable neurons, also those that change nothing."""
+    return _Backwards(graph, slopes, ties).build()
 
 
 # Products of rows with a layer between two looks at the clock.
