@@ -98,11 +98,10 @@ class Domain:
         plain = self.range_of(coefficients, owners).upper
         if self.half_spaces is None or not self.half_spaces.limits.shape[1]:
             return plain
-        rows, place = owners.by_sets(len(coefficients), len(self), coefficients.device)
-        forms = coefficients.new_zeros(len(self), int(place.max()) + 1 if len(place) else 0, coefficients.shape[1])
-        forms[rows, place] = coefficients
-        middle, radius = self._middle
-        beta = self.half_spaces.multipliers(forms, middle, radius)[rows, place]
+        sets = owners.index
+        if sets is None:
+            sets = torch.full((len(coefficients),), owners.only, device=coefficients.device)
+        beta = self.half_spaces.multipliers(coefficients, sets, *self._middle)
         return torch.minimum(plain, self.lowered(coefficients, owners, beta))
 
     def lowered(self, coefficients: Tensor, owners: Owners, beta: Tensor) -> Tensor:
@@ -244,14 +243,6 @@ class Owners:
         if self.index is None:
             return weights @ x[self.only]
         return torch.cat([weights[self.index == k] @ x[k] for k in self.index.unique_consecutive().tolist()])
-
-    def by_sets(self, count: int, sets: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The set of each of so many rows, and its place among the rows of that set; shapes (R,)."""
-        rows = torch.arange(count, device=device)
-        if self.index is None:
-            return torch.full_like(rows, self.only), rows
-        counts = torch.bincount(self.index, minlength=sets)
-        return self.index, rows - (counts.cumsum(0) - counts)[self.index]
 
 
 ONE_SET = Owners()

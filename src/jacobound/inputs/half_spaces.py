@@ -19,7 +19,7 @@ from torch import Tensor
 
 # Exact steps along one multiplier for every form, and the share of a constraint's reach that counts as violated.
 STEPS = 8
-VIOLATED = 1e-9
+VIOLATED = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,52 +37,53 @@ class HalfSpaces:
     def __getitem__(self, sets: slice | Tensor) -> HalfSpaces:
         return HalfSpaces(self.normals[sets], self.limits[sets])
 
-    def multipliers(self, forms: Tensor, middle: Tensor, radius: Tensor) -> Tensor:
-        """Good beta for forms over the boxes of their sets, in plain arithmetic.
+    def multipliers(self, forms: Tensor, sets: Tensor, middle: Tensor, radius: Tensor) -> Tensor:
+        """Good beta for forms over the boxes of their sets, in plain arithmetic, and single precision.
 
         Args:
-            forms: linear forms to be maximised, shape (N, R, n).
+            forms: linear forms to be maximised, shape (R, n).
+            sets: the set of each form, shape (R,).
             middle, radius: of the boxes, shape (N, n).
 
         Returns:
-            Shape (N, R, M), not negative and finite; 0 where there is no constraint.
+            Shape (R, M), not negative and finite; 0 where there is no constraint.
         """
-        normals, there = self.normals, self.limits.isfinite()
+        normals, radius = self.normals.to(torch.float32), radius.to(torch.float32)
         reach = (normals.abs() @ radius.unsqueeze(2)).squeeze(2)
-        usable = there & (reach > 0) & reach.isfinite()
+        usable = self.limits.isfinite() & (reach > 0) & reach.isfinite()
         # How far the middle violates every constraint.
-        depth = torch.where(usable, (normals @ middle.unsqueeze(2)).squeeze(2) - self.limits, 0.0)
-        scale = torch.where(usable, reach, 1.0).unsqueeze(1)
-        beta = forms.new_zeros(*forms.shape[:2], normals.shape[1])
-        current = forms
-        if not normals.shape[1]:
-            return beta
+        depth = torch.where(usable, (self.normals @ middle.unsqueeze(2)).squeeze(2) - self.limits, 0.0).to(reach)
+        scale = torch.where(usable, reach, 1.0)
+        beta = normals.new_zeros(len(forms), normals.shape[1])
+        rows, current = torch.arange(len(forms), device=forms.device), forms.to(torch.float32)
         for _ in range(min(STEPS, 2 * normals.shape[1])):
-            corner = current.sign() * radius.unsqueeze(1)
-            violation = (corner @ normals.mT + depth.unsqueeze(1)) / scale
-            wanted = torch.where(beta > 0, violation.abs(), violation).masked_fill(~usable.unsqueeze(1), 0.0)
-            most, which = wanted.max(2, keepdim=True)
-            if not bool((most > VIOLATED).any()):
+            mine, own = sets[rows], beta[rows]
+            corner = current.sign() * radius[mine]
+            there = torch.cat([corner[mine == k] @ normals[k].T for k in mine.unique_consecutive().tolist()])
+            violation = (there + depth[mine]) / scale[mine]
+            wanted = torch.where(own > 0, violation.abs(), violation).masked_fill(~usable[mine], 0.0)
+            most, which = wanted.max(1)
+            going = (most > VIOLATED).nonzero().squeeze(1)
+            if not len(going):
                 break
-            normal = normals.take_along_dim(which.expand(-1, -1, normals.shape[2]), 1)
-            shift = depth.unsqueeze(1).expand(-1, len(forms[0]), -1).take_along_dim(which, 2)
-            old = beta.take_along_dim(which, 2)
-            alone = current + old * normal
-            best = torch.where(most > VIOLATED, _median(alone, normal, radius.unsqueeze(1), shift), old)
-            beta = beta.scatter(2, which, best)
-            current = alone - best * normal
-        return beta.nan_to_num(nan=0.0, posinf=0.0).clamp(min=0.0)
+            rows, which, mine = rows[going], which[going], mine[going]
+            normal = normals[mine, which]
+            alone = current[going] + beta[rows, which].unsqueeze(1) * normal
+            best = _median(alone, normal, radius[mine], depth[mine, which])
+            beta[rows, which] = best
+            current = alone - best.unsqueeze(1) * normal
+        return beta.to(forms).nan_to_num(nan=0.0, posinf=0.0).clamp(min=0.0)
 
 
 def _median(forms: Tensor, normal: Tensor, radius: Tensor, depth: Tensor) -> Tensor:
-    """The best multiplier of one constraint for every form, shape (N, R, 1).
+    """The best multiplier of one constraint for every form (R, n), shape (R,).
 
     The slope of (1) just right of the k-th break point in order is ``2 (w_1 + ... + w_k) - sum w - depth``.
     """
     weight = normal.abs() * radius
     breaks = torch.where(weight > 0, forms / normal, 0.0)
-    ordered, order = breaks.sort(2)
-    gathered = weight.gather(2, order).cumsum(2)
-    wanted = (gathered[..., -1:] + depth) / 2
-    place = (gathered < wanted * (1 - 1e-12)).sum(2, keepdim=True).clamp(max=forms.shape[2] - 1)
-    return torch.where(wanted > 0, ordered.gather(2, place).clamp(min=0.0), 0.0)
+    ordered, order = breaks.sort(1)
+    gathered = weight.gather(1, order).cumsum(1)
+    wanted = (gathered[:, -1:] + depth.unsqueeze(1)) / 2
+    place = (gathered < wanted).sum(1, keepdim=True).clamp(max=forms.shape[1] - 1)
+    return torch.where(wanted > 0, ordered.gather(1, place).clamp(min=0.0), 0.0).squeeze(1)
