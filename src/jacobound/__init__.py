@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         SeqLip,
         SinglePrecision,
         Split,
+        SplitNeurons,
     )
     from jacobound.questions import (
         PGD,
@@ -104,6 +105,7 @@ __all__ = [
     "SinglePrecision",
     "SolverError",
     "Split",
+    "SplitNeurons",
     "StationaryFreeRadius",
     "Status",
     "UnsafeArithmeticError",
@@ -166,6 +168,7 @@ _HOMES = {
     "SinglePrecision": "methods",
     "SolverError": "errors",
     "Split": "methods",
+    "SplitNeurons": "methods",
     "StationaryFreeRadius": "questions",
     "Status": "results.kinds",
     "UnsafeArithmeticError": "errors",

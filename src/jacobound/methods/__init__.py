@@ -20,6 +20,7 @@ from jacobound.lower_ends.sampling import Sampling
 from jacobound.method import Budget
 from jacobound.methods.best import Best
 from jacobound.relaxation.ranges import CROWN, IBP, FastLin, SinglePrecision
+from jacobound.splitting.neurons import SplitNeurons
 from jacobound.splitting.split import Split
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "SeqLip",
     "SinglePrecision",
     "Split",
+    "SplitNeurons",
 ]
 
 Kind = TypeVar("Kind")

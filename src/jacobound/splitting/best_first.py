@@ -20,6 +20,9 @@ from jacobound.splitting.branches import Branch, Sweeps, Swept, is_empty
 from jacobound.splitting.interior import deepest
 from jacobound.splitting.tree import OF_PARTS, End, Limits
 
+# Branches that are bounded together when a search begins.
+FEWEST = 16
+
 
 class Sought(ABC):
     """What is bounded over every branch: a number whose largest value over the set is sought."""
@@ -156,7 +159,9 @@ class BestFirst:
         stuck = max([one.bound for one in self.open if one.bound > enough and one.neuron is None], default=-inf)
         self.stuck = stuck > enough or self.held > enough
         going = [one for one in going if one.bound > max(stuck, self.held)]
-        return sorted(going, key=lambda one: -one.bound)[: max(1, self.limits.together // 2)]
+        # Few at first, because what is found changes what comes next; later many, which cost less each.
+        room = min(self.limits.together, max(FEWEST, self.bounded // 4)) // 2
+        return sorted(going, key=lambda one: -one.bound)[: max(1, room)]
 
     def _hold(self, budget: Budget) -> None:
         """Keep of the branches that end only their largest bound, and of the least urgent ones beyond the memory."""

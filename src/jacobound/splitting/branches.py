@@ -201,4 +201,3 @@ def is_empty(domain: Domain, cut: HalfSpaces, beta: Tensor) -> bool:
     nothing = beta.new_zeros(1, cut.normals.shape[2])
     size_of = beta.sum().clamp(min=1e-300)
     return bool(whole.lowered(nothing, Owners(), (beta / size_of).nan_to_num(nan=0.0).unsqueeze(0))[0] < 0)
-

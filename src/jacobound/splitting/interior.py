@@ -66,7 +66,7 @@ def _solved(matrix: Tensor, room: Tensor) -> tuple[Tensor, float, Tensor]:
         slack, high, low = room - matrix @ y - depth, 1 - y, 1 + y
         gap = float(duals @ slack + above @ high + below @ low)
         missed = matrix.T @ duals + above - below
-        if gap < REACHED and float(missed.abs().max()) < REACHED or not slack.min() > 0:
+        if max(gap, float(missed.abs().max())) < REACHED or not slack.min() > 0:
             break
         aim = 0.1 * gap / (count + 2 * inputs)
         weight = above / high + below / low
@@ -81,12 +81,14 @@ def _solved(matrix: Tensor, room: Tensor) -> tuple[Tensor, float, Tensor]:
         step = (needed - from_point.sum()) / from_depth.sum()
         change = from_point + step * from_depth
         moved = (wanted - matrix.T @ change) / weight
-        new = (aim / slack - duals + change, aim / high - above + above / high * moved, aim / low - below - below / low * moved)
+        for_rows = aim / slack - duals + change
+        for_above = aim / high - above + above / high * moved
+        for_below = aim / low - below - below / low * moved
         fallen = matrix @ moved + step
         primal = _longest((slack, -fallen), (high, -moved), (low, moved))
-        dual = _longest((duals, new[0]), (above, new[1]), (below, new[2]))
+        dual = _longest((duals, for_rows), (above, for_above), (below, for_below))
         y, depth = y + primal * moved, depth + primal * float(step)
-        duals, above, below = duals + dual * new[0], above + dual * new[1], below + dual * new[2]
+        duals, above, below = duals + dual * for_rows, above + dual * for_above, below + dual * for_below
     return y.clamp(-1.0, 1.0), float((room - matrix @ y).min()), duals
 
 

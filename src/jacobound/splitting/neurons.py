@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from math import inf
+from math import inf, isfinite
 from typing import ClassVar
 
 import torch
@@ -29,6 +29,8 @@ from jacobound.splitting.tree import End, Limits
 
 # The part of the time that a first search for a lower end may take.
 OF_A_SEARCH = 0.1
+# Branches that are bounded where neither time nor their number is limited.
+UNLIMITED = 200
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class SplitNeurons(Method):
 
     Args:
         preactivation: how the ranges of the whole region are found.
-        together: branches that are bounded together.
-        most: branches of each set that are bounded at most; None for no limit.
+        together: branches that are bounded together at most.
+        most: branches of each set that are bounded at most; None for no limit within a limited time, else 200.
         gap: share of the bound at which the search ends.
     """
 
@@ -53,7 +55,7 @@ class SplitNeurons(Method):
     )
 
     preactivation: OutputMethod = field(default_factory=CROWN)
-    together: int = 16
+    together: int = 64
     most: int | None = None
     gap: float = 1e-6
 
@@ -75,7 +77,7 @@ class SplitNeurons(Method):
         if not is_reducible(whole.graph) or not bool(query.domain.bounded.all()) or query.slopes is not None:
             raise UnsupportedOpError(
                 "SplitNeurons takes networks of affine maps and activations on bounded regions; take Split(RecurJac()) "
-                "for few inputs, or lipschitz(graph, region) without a method"
+                "for few inputs, or leave the method out"
             )
         found = []
         for k in range(len(query.domain)):
@@ -104,9 +106,12 @@ class SplitNeurons(Method):
         first, unstable = norm_of(enclosure, asked).value, unstable_neurons(enclosure.slopes, 1)
         part = reduced(query.graph, query.domain, ranges, query.budget)
         sought = _Constant(query.norm, graph, query.domain)
-        if part is None:
-            return _Found(first, unstable, sought.near, "no point of the region is certain", End.SETTLED)
-        limits = Limits(self.gap, self.together, inf if self.most is None else self.most)
+        if part is None or not part.arguments:
+            same = "the Jacobian is the same everywhere"
+            note = "no point is certain to lie in the region, or numbers overflow" if part is None else same
+            return _Found(first, unstable, sought.near, note, End.SETTLED if part is None else End.CLOSED)
+        most = self.most if self.most is not None else inf if isfinite(query.budget.remaining) else UNLIMITED
+        limits = Limits(self.gap, self.together, most)
         search = BestFirst(Sweeps(part), sought, limits, float(first))
         search.lower = sought.searched(float(first), query.budget)
         end = search.run(query.budget)

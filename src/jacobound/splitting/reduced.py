@@ -21,7 +21,7 @@ from jacobound.activations import Activation
 from jacobound.arithmetic.intervals import Interval
 from jacobound.certificates.dense.matrices import SdpCore, whole_core
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.inputs.domains import Domain
 from jacobound.jacobian.tangents import reached_slopes
 from jacobound.lower_ends.inner_sets import InnerSets
@@ -64,7 +64,7 @@ def is_reducible(graph: Graph) -> bool:
 
 
 def reduced(graph: Graph, domain: Domain, ranges: Facts, budget: Budget) -> Reduced | None:
-    """The network over one set without its stable neurons; None where no point of the set is certain.
+    """The network over one set without its stable neurons; None where no point is certain, or something overflows.
 
     Args:
         graph: of affine maps and activations, in float64 on the CPU, with an affine output.
@@ -81,6 +81,8 @@ def reduced(graph: Graph, domain: Domain, ranges: Facts, budget: Budget) -> Redu
         unstable = is_unstable(slope)
         gates[node] = Interval(torch.where(unstable, -1.0, slope.lower), torch.where(unstable, 1.0, slope.upper))[0]
     core = whole_core(graph, gates)
+    if not core.is_finite:
+        return None
     values = IBP().ranges(graph, Domain(Interval.exact(point)), budget)
     known = {node: values[node].intersect(ranges[node]) if node in ranges else values[node] for node in values}
     blocks = {node: flat_indices(is_unstable(slope)) for node, slope in slopes.items()}
@@ -104,9 +106,10 @@ class _Builder:
         self._input = Input((core.inputs,))
         nothing = core.matrix.new_zeros(1, core.inputs)
         zero = UncertainDense(nothing, nothing)
+        self._finite = True
         self._one = Affine(((zero, self._input),), core.matrix.new_ones(1), "one")
 
-    def build(self) -> Reduced:
+    def build(self) -> Reduced | None:
         core, found = self._core, dict[Elementwise, Elementwise]()
         arguments: dict[Node, Interval] = {}
         row = core.outputs
@@ -120,11 +123,13 @@ class _Builder:
             row += len(entries)
         there = self._values[self._graph.output].map(torch.Tensor.flatten)
         output = self._affine(slice(0, core.outputs), there, found, "output")
-        return Reduced(Graph(output), self._domain, tuple(arguments), arguments)
+        if not self._finite:
+            return None
+        graph = Graph(output)
+        read = [node for node in arguments if node in graph.consumers]  # what no output depends on is left out
+        return Reduced(graph, self._domain, tuple(read), {node: arguments[node] for node in read})
 
-    def _affine(
-        self, rows: slice, there: Interval, before: Mapping[Elementwise, Elementwise], name: str
-    ) -> Affine:
+    def _affine(self, rows: slice, there: Interval, before: Mapping[Elementwise, Elementwise], name: str) -> Affine:
         """Some rows of the core, and the constants that their values at the point leave."""
         core = self._core
         terms: list[tuple[UncertainDense, Node]] = [(self._operator(rows, slice(0, core.inputs)), self._input)]
@@ -142,13 +147,16 @@ class _Builder:
         for (operator, _), value in zip(terms, at, strict=True):
             constant = constant - operator.enclose(value)
         middle, radius = constant.midpoint_and_radius()
+        self._finite &= bool(radius.isfinite().all())
         if bool((radius > 0).any()):
-            doubt = radius.unsqueeze(1)
+            doubt = radius.nan_to_num(nan=0.0, posinf=0.0).unsqueeze(1)
             terms.append((UncertainDense(torch.zeros_like(doubt), doubt), self._one))
         return Affine(tuple(terms), middle, name)
 
     def _operator(self, rows: slice, columns: slice) -> UncertainDense:
-        return UncertainDense(self._core.matrix[rows, columns].contiguous(), self._core.radius[rows, columns].contiguous())
+        return UncertainDense(
+            self._core.matrix[rows, columns].contiguous(), self._core.radius[rows, columns].contiguous()
+        )
 
     @property
     def _point(self) -> Tensor:
@@ -160,8 +168,3 @@ def _part(activation: Activation, entries: Tensor, shape: tuple[int, ...]) -> Ac
     if not activation.parameters or activation.rebuild is None:
         return activation
     return activation.rebuild(*(one.expand(shape).flatten()[entries] for one in activation.parameters))
-
-
-def neurons_of(reduction: Reduced) -> int:
-    """How many unstable neurons are left."""
-    return sum(map(size, reduction.arguments))

@@ -1,0 +1,155 @@
+"""`SplitNeurons`: both sides of a neuron cover its branch, leaves leave their point, and stopping is safe.
+
+Truths are found without the library's bounds: by all activation patterns of networks with one input, in fractions, and
+by automatic differentiation at many points.
+"""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from math import inf
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import jacobound as jb
+from jacobound.arithmetic.intervals import Interval
+from jacobound.inputs.domains import Domain, Owners
+from jacobound.inputs.half_spaces import HalfSpaces
+from jacobound.splitting.interior import deepest
+from split_cases import drawn, slopes_on_a_line, steepest
+
+BOX = jb.Box([-1.0, -0.75], [0.5, 1.0])
+NAME = "SplitNeurons"
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu:0.25", "hardtanh"])
+@pytest.mark.parametrize("seed", range(3))
+def test_constants_of_piecewise_linear_networks_are_exact(seed: int, activation: str) -> None:
+    graph, box = drawn(seed, 1, activation), jb.Box([-2.0], [2.0])
+    found = jb.lipschitz(graph, box, jb.SplitNeurons(), norm=(inf, inf))
+    if activation == "relu":
+        truth = max(max(map(abs, slopes)) for slopes in slopes_on_a_line(seed, Fraction(-2), Fraction(2)))
+        assert Fraction(float(found.lower)) <= truth <= Fraction(float(found.upper))
+    dense = steepest(graph, torch.linspace(-2, 2, 20001, dtype=torch.float64).unsqueeze(1), (inf, inf))
+    assert dense <= float(found.upper) * (1 + 1e-12)
+    assert float(found.upper) <= float(found.lower) * (1 + 1e-6), found.details[NAME].note
+    assert found.details[NAME].note.startswith("exact up to") and found.status is jb.Status.CERTIFIED
+    assert steepest(graph, found.witness.reshape(1, 1), (inf, inf)) >= float(found.lower) * (1 - 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("norm", "p", "activation"),
+    [((inf, inf), inf, "relu"), ((2, 2), 2, "relu"), ((1, 1), 1, "relu"), ((2, 2), 1, "tanh"), ((inf, inf), 2, "gelu")],
+)
+def test_balls_are_covered_by_their_branches(norm: tuple[float, float], p: float, activation: str) -> None:
+    graph, centre, radius = drawn(7, 2, activation), [0.1, -0.2], 1.0
+    plain = jb.lipschitz(graph, jb.Ball(centre, radius, p=p), jb.RecurJac(), norm=norm, search=None)
+    found = jb.lipschitz(graph, jb.Ball(centre, radius, p=p, clip=(-0.9, 1.0)), jb.SplitNeurons(most=60), norm=norm)
+    axis = torch.linspace(-radius, radius, 201, dtype=torch.float64)
+    offsets = torch.cartesian_prod(axis, axis)
+    points = offsets[torch.linalg.vector_norm(offsets, p, dim=1) <= radius] + torch.tensor(centre).double()
+    points = points[((points >= -0.9) & (points <= 1.0)).all(1)]
+    assert float(found.upper) >= steepest(graph, points, norm)
+    assert float(found.lower) <= float(found.upper) <= float(plain.upper)
+    assert float(found.upper) < 0.97 * float(plain.upper)  # it is worth something
+
+
+def half_spaces(seed: int) -> tuple[Domain, Tensor]:
+    """Two boxes with four random constraints each, and points of each that satisfy them, or nearly do."""
+    generator = torch.Generator().manual_seed(seed)
+    lower = torch.randn(2, 3, generator=generator).double()
+    box = Interval(lower, lower + 0.1 + torch.rand(2, 3, generator=generator).double())
+    normals = torch.randn(2, 4, 3, generator=generator).double()
+    inside = box.lower + 0.3 * (box.upper - box.lower)
+    limits = (normals @ inside.unsqueeze(2)).squeeze(2) + 0.05 * torch.rand(2, 4, generator=generator).double()
+    limits[0, 3] = torch.inf
+    axes = torch.linspace(0, 1, 31, dtype=torch.float64)
+    grid = torch.cartesian_prod(axes, axes, axes)
+    points = box.lower.unsqueeze(1) + grid * (box.upper - box.lower).unsqueeze(1)
+    return Domain(box, half_spaces=HalfSpaces(normals, limits)), points
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_half_spaces_bound_forms_nearly_as_well_as_is_possible(seed: int) -> None:
+    domain, points = half_spaces(seed)
+    cut = domain.half_spaces
+    assert cut is not None
+    forms = torch.randn(8, 3, generator=torch.Generator().manual_seed(seed)).double()
+    owners = Owners.of(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), 2)
+    found, plain = domain.highest(forms, owners), domain.range_of(forms, owners).upper
+    for k, form in enumerate(forms):
+        own = points[k // 4]
+        allowed = own[((own @ cut.normals[k // 4].T) <= cut.limits[k // 4]).all(1)]
+        best = float((allowed @ form).max())
+        assert best <= float(found[k]) <= float(plain[k])
+        assert float(found[k]) - best <= 0.5 * (float(plain[k]) - best) + 0.1
+    any_multipliers = torch.rand(8, 4, generator=torch.Generator().manual_seed(seed)).double()
+    assert bool((domain.lowered(forms, owners, any_multipliers) >= found - 1e-12).any())
+    for k, value in enumerate(domain.lowered(forms, owners, any_multipliers).tolist()):
+        own = points[k // 4]
+        allowed = own[((own @ cut.normals[k // 4].T) <= cut.limits[k // 4]).all(1)]
+        assert value >= float((allowed @ forms[k]).max())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_deepest_point_or_a_proof_that_there_is_none(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    normals = torch.randn(9, 4, generator=generator).double()
+    limits = normals.norm(dim=1) * (0.3 if seed % 2 else -0.4)
+    middle, radius = torch.zeros(4).double(), torch.full((4,), 0.5).double()
+    there = deepest(normals, limits, middle, radius)
+    reach = normals.abs() @ radius
+    dual = float(there.multipliers @ limits + (there.multipliers @ normals).abs() @ radius)
+    assert there.depth == pytest.approx(dual / float(there.multipliers @ reach), abs=1e-6)
+    assert bool((normals @ there.point + there.depth * reach <= limits + 1e-9).all())
+    assert (there.depth > 0) == bool(seed % 2) or dual >= 0
+
+
+def test_a_call_that_is_stopped_returns_what_is_proved() -> None:
+    graph, told = drawn(5, 2, "tanh"), []
+    truth = steepest(graph, torch.cartesian_prod(*[torch.linspace(-0.75, 0.5, 101).double()] * 2), (2, 2))
+    for limit in (0.0, 0.05, 0.3):
+        budget = jb.Budget(cpu_seconds=limit, progress=lambda done, total, what: told.append((done, total, what)))
+        found = jb.lipschitz(graph, BOX, jb.SplitNeurons(), budget=budget, search=None)
+        assert float(found.upper) >= truth and found.status.certified
+    assert all(done <= total for done, total, _ in told)
+    assert any("upper" in what and "lower" in what and "gap" in what for _, _, what in told)
+    tight = jb.lipschitz(
+        graph, BOX, jb.SplitNeurons(together=4, most=30), budget=jb.Budget(memory=1 << 14), search=None
+    )
+    assert float(tight.upper) >= truth
+    values = [float(jb.lipschitz(graph, BOX, jb.SplitNeurons(most=n), search=None).upper) for n in (1, 20, 60)]
+    assert values == sorted(values, reverse=True) and truth <= values[-1] < values[0]
+
+
+def test_other_networks_and_regions_are_refused() -> None:
+    graph = drawn(1, 2)
+    with pytest.raises(jb.UnsupportedOpError, match="bounded regions"):
+        jb.lipschitz(graph, jb.WholeSpace(), jb.SplitNeurons())
+    with pytest.raises(jb.InvalidOptionError, match="at least 2"):
+        jb.SplitNeurons(together=1)
+    single = jb.lipschitz(graph.to(dtype=torch.float32), BOX, jb.SplitNeurons(), search=None)
+    double = jb.lipschitz(graph, BOX, jb.SplitNeurons(), search=None)
+    assert float(double.upper) <= float(single.upper) <= float(double.upper) * (1 + 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny_2_10_10_1", "tiny_2_16_16_2", "tiny_4_20_20_20_1"])
+def test_tiny_networks_have_their_stored_exact_constants(shared_data: Path, name: str) -> None:
+    folder = shared_data / "reference" / "peers"
+    rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))["rows"]
+    truths = {one["eps"]: one["value"] for one in rows if one["net"] == name and one["tool"].startswith("exact")}
+    with np.load(folder / f"{name}.npz") as stored:
+        layers = range(1, sum(key.startswith("W") for key in stored.files) + 1)
+        weights, biases = ([torch.as_tensor(stored[f"{x}{k}"]).double() for k in layers] for x in "Wb")
+        centre, row = torch.as_tensor(stored["x0_0"]).double(), int(stored["c_0"])
+    for radius, truth in truths.items():
+        ball = jb.Ball(centre, radius)
+        found = jb.lipschitz(jb.from_layers(weights, biases), ball, jb.SplitNeurons(), norm=(inf, inf), rows=row)
+        assert float(found.lower) <= truth * (1 + 1e-9) and truth <= float(found.upper) * (1 + 1e-9)
+        assert float(found.upper) <= float(found.lower) * (1 + 1e-6), (radius, found.details[NAME].note)
