@@ -45,8 +45,8 @@ class UncertainDense(LinearOperator):
 
     @classmethod
     def samples(cls, draw: Callable[[Sequence[int]], Tensor]) -> Sequence[LinearOperator]:
-        """One with radii, and one without."""
-        return cls(draw((3, 4)), draw((3, 4)).abs()), cls(draw((2, 5)), torch.zeros_like(draw((2, 5))))
+        """Exact ones, for which `abs` is the matrix of absolute values."""
+        return (cls(draw((3, 4)), torch.zeros_like(draw((3, 4)))),)
 
     def apply(self, x: Tensor) -> Tensor:
         return x @ self.weight.T

@@ -140,7 +140,7 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class Forms:
+class InputForms:
     """``lower_slope x + lower_offset <= value <= upper_slope x + upper_offset`` for R values; certified.
 
     Args:
@@ -199,12 +199,12 @@ class BackwardPass:
         """Certified range of the flat entries `rows` of a node, each over its own set; interval (len(rows),)."""
         return self._concretise(self._substituted(target, rows, owners))
 
-    def forms(self, target: Node, rows: Tensor, owners: Owners) -> Forms:
+    def forms(self, target: Node, rows: Tensor, owners: Owners) -> InputForms:
         """Certified linear forms of the input above and below the flat entries `rows` of a node."""
         state = self._substituted(target, rows, owners)
         _, values = state.coefficient[self._graph.input]
         above, below = up(state.constant[0] + state.error[0]), down(state.constant[1] - state.error[1])
-        return Forms(values[0], above, values[-1], below)
+        return InputForms(values[0], above, values[-1], below)
 
     def _substituted(self, target: Node, rows: Tensor, owners: Owners) -> Rows:
         """What is left when everything but the input is substituted."""

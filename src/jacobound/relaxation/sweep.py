@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from jacobound.arithmetic.intervals import Interval, concatenated
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
 from jacobound.inputs.domains import Domain, Owners
-from jacobound.method import Budget
+from jacobound.method import Budget, Facts
 from jacobound.relaxation.linear_bounds import BackwardPass, Relaxation
 from jacobound.relaxation.noise import noise_of, widened
 from jacobound.relaxation.planes import PlaneRelaxation, planes_of, range_of
@@ -42,16 +43,32 @@ def propagate(
     Returns:
         Certified interval of every node, of shape (N, *node shape) for a domain of N sets.
     """
-    return Sweep(graph, domain, budget, lines_of, with_output, known).run()
+    return _Sweep(graph, domain, budget, lines_of, with_output, known).run()
 
 
-class Sweep:
-    """The sweep; lives for one call.
+@dataclass(frozen=True, eq=False)
+class Propagated:
+    """What a sweep found.
 
-    Attributes:
+    Args:
+        ranges: certified interval of every node, (N, *node shape).
         empty: sets that are certainly empty, bool (N,): two certified enclosures of one entry have no point in common.
-        backward: the pass behind the linear bounds, for further rows once the sweep has run.
+        backward: the pass behind the linear bounds, for further rows.
     """
+
+    ranges: Facts
+    empty: Tensor
+    backward: BackwardPass
+
+
+def propagated(graph: Graph, domain: Domain, budget: Budget, lines_of: LinesOf, known: Facts) -> Propagated:
+    """`propagate` without its output node, and with what stands behind it."""
+    sweep = _Sweep(graph, domain, budget, lines_of, False, known)
+    return Propagated(sweep.run(), sweep.empty, sweep.backward)
+
+
+class _Sweep:
+    """The sweep; lives for one call."""
 
     def __init__(
         self,

@@ -22,9 +22,9 @@ from jacobound.graph.nodes import Elementwise, Node, size
 from jacobound.inputs.domains import Domain, Owners
 from jacobound.inputs.half_spaces import HalfSpaces
 from jacobound.method import Facts, derivative_ranges, is_unstable
-from jacobound.relaxation.linear_bounds import BackwardPass, Forms
+from jacobound.relaxation.linear_bounds import BackwardPass, InputForms
 from jacobound.relaxation.ranges import CROWN
-from jacobound.relaxation.sweep import Sweep
+from jacobound.relaxation.sweep import propagated
 from jacobound.splitting.reduced import Reduced
 
 
@@ -48,7 +48,7 @@ class Branch:
     bound: float
     neuron: int | None = None
     at: float = 0.0
-    forms: Forms | None = None
+    forms: InputForms | None = None
     settled: bool = False
 
     def children(self) -> tuple[Branch, Branch]:
@@ -124,9 +124,8 @@ class Sweeps:
         known: dict[Node, Interval] = {
             node: Interval(low, high) for node, low, high in zip(reduction.arguments, lower, upper, strict=True)
         }
-        sweep = Sweep(reduction.graph, domain, budget, CROWN().lines_of, False, known)
-        ranges = sweep.run()
-        return Swept(domain, ranges, (~sweep.empty).nonzero().squeeze(1), sweep.backward)
+        found = propagated(reduction.graph, domain, budget, CROWN().lines_of, known)
+        return Swept(domain, found.ranges, (~found.empty).nonzero().squeeze(1), found.backward)
 
     def _half_spaces(self, branches: Sequence[Branch]) -> HalfSpaces | None:
         most = max(len(one.normals) for one in branches)
@@ -162,9 +161,9 @@ class Sweeps:
         at = torch.where(nearest.isfinite(), breaks.expand(-1, len(middle), -1).gather(0, which[None])[0], middle)
         return torch.where((ranges.lower < at) & (at < ranges.upper), at, torch.nan)
 
-    def forms(self, swept: Swept, branches: Tensor, neurons: Tensor) -> list[Forms]:
+    def forms(self, swept: Swept, branches: Tensor, neurons: Tensor) -> list[InputForms]:
         """Linear bounds of one neuron's argument over each of some branches of a sweep."""
-        found: list[Forms | None] = [None] * len(branches)
+        found: list[InputForms | None] = [None] * len(branches)
         start = 0
         for node, count in zip(self.reduction.arguments, self.sizes, strict=True):
             mine = ((neurons >= start) & (neurons < start + count)).nonzero().squeeze(1)
@@ -173,7 +172,7 @@ class Sweeps:
                 forms = swept.backward.forms(node, neurons[mine] - start, owners)
                 for k, place in enumerate(mine.tolist()):
                     parts = forms.upper_slope, forms.upper_offset, forms.lower_slope, forms.lower_offset
-                    found[place] = Forms(*(part[k : k + 1].clone() for part in parts))
+                    found[place] = InputForms(*(part[k : k + 1].clone() for part in parts))
             start += count
         return [one for one in found if one is not None]
 
