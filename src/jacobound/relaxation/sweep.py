@@ -61,7 +61,7 @@ class Propagated:
     backward: BackwardPass
 
 
-def propagated(graph: Graph, domain: Domain, budget: Budget, lines_of: LinesOf, known: Facts) -> Propagated:
+def propagated(graph: Graph, domain: Domain, budget: Budget, lines_of: LinesOf | None, known: Facts) -> Propagated:
     """`propagate` without its output node, and with what stands behind it."""
     sweep = _Sweep(graph, domain, budget, lines_of, False, known)
     return Propagated(sweep.run(), sweep.empty, sweep.backward)
