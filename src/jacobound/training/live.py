@@ -12,7 +12,6 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from jacobound.activations.kinds.base import Activation
 from jacobound.errors import InvalidModelError
@@ -24,7 +23,8 @@ from jacobound.importers.torch.door.copies import copied, evaluation, settle_wei
 from jacobound.importers.torch.lowering import lower
 from jacobound.importers.torch.module import BATCH
 from jacobound.importers.torch.operations.attention import open_attention
-from jacobound.importers.torch.tracing.process import alone
+from jacobound.importers.torch.tracing.process import alone, eager
+from jacobound.importers.torch.tracing.program import Program
 from jacobound.importers.torch.tracing.trace import trace
 from jacobound.operators.base import LinearOperator
 from jacobound.training.sources import Sources
@@ -77,7 +77,7 @@ class Live:
     def __init__(self, module: nn.Module, example: Tensor, variance_floor: float | None = None) -> None:
         if not isinstance(module, nn.Module):
             raise InvalidModelError(f"training follows a torch.nn.Module, not {type(module).__name__}")
-        with alone(module):
+        with alone(module), eager():
             program, shape = _traced(module, example)
             self._sources = Sources.of(module, program)
             steps = AffineSteps(torch.zeros((), dtype=torch.float64, device=example.device), BATCH, variance_floor)
@@ -146,7 +146,7 @@ class Live:
         return self._constant[id(key)]
 
 
-def _traced(module: nn.Module, example: Tensor) -> tuple[ExportedProgram, tuple[int, ...]]:
+def _traced(module: nn.Module, example: Tensor) -> tuple[Program, tuple[int, ...]]:
     """The operations of a private copy in evaluation mode, and the shape of a point."""
     refuse_storage(module)
     example = as_example(module, example, True)

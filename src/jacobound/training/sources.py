@@ -8,9 +8,9 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from jacobound.errors import InvalidModelError
+from jacobound.importers.torch.tracing.program import Program
 
 STATISTICS: Final = ("running_mean", "running_var")
 
@@ -28,25 +28,22 @@ class Sources:
     moving: frozenset[str]
 
     @staticmethod
-    def of(module: nn.Module, program: ExportedProgram) -> Sources:
+    def of(module: nn.Module, program: Program) -> Sources:
         """For the floating tensors that the traced operations read.
 
         Raises:
             InvalidModelError: for a weight that an older hook computes; names it.
         """
-        signature = program.graph_signature
-        parameters = dict(signature.inputs_to_parameters)
-        names = {**parameters, **signature.inputs_to_buffers}
-        used = [step.name for step in program.graph_module.graph.nodes if step.op == "placeholder" and step.users]
         getters = {}
-        for name in dict.fromkeys(names[one] for one in used if one in names):
+        used = [name for step, name in program.placeholders().items() if step.users and name is not None]
+        for name in dict.fromkeys(name for name in used if name not in program.lifted):
             getter = _getter(module, name)
             if getter().is_floating_point():
                 getters[name] = getter
         moving = {
             name
             for name in getters
-            if name in parameters.values() or _is_derived(name) or name.rpartition(".")[2] in STATISTICS
+            if name in program.parameters or _is_derived(name) or name.rpartition(".")[2] in STATISTICS
         }
         return Sources(getters, frozenset(moving))
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from jacobound import Graph, from_torch
 from jacobound.importers.lowering.steps import AffineSteps
 from jacobound.importers.torch.lowering import lower
+from jacobound.importers.torch.tracing.program import Program
 from torch_agreement import agreement
 from torch_calls import IMAGES, VECTORS
 from torch_models import IMAGE, MODELS, VECTOR, Applied, built, image
@@ -90,7 +91,7 @@ def test_core_operations(name: str) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, (torch.zeros(3, *shape, dtype=torch.float64),), strict=False)
-        graph = Graph(lower(program.run_decompositions(), steps, shape).output)
+        graph = Graph(lower(Program.of(program.run_decompositions()), steps, shape).output)
     agreement(graph, module, shape, 1e-11, slopes=False)
 
 

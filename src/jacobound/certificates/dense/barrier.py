@@ -325,11 +325,14 @@ def _best_uniform(needed: Tensor, beta: float) -> Tensor:
     """The logarithm of rho > lambda_max that minimises ``log rho - beta log det(1 - needed / rho)``, shape (1,)."""
     sizes = eigenvalues(needed).clamp(min=0.0)
     largest = sizes[-1].clamp(min=torch.finfo(torch.float64).tiny)
-    # In s = lambda_max / rho the stationary point solves sum_j beta a_j s / (1 - a_j s) = 1, by bisection on (0, 1).
-    share = sizes / largest
-    low, high = torch.zeros_like(largest), torch.ones_like(largest)
+    # In s = lambda_max / rho the stationary point solves g(s) = sum_j beta a_j s / (1 - a_j s) = 1. The largest a_j is
+    # 1, so the root is not above that of its term alone; g is convex and rises, so Newton's steps from there only fall.
+    share, s = sizes / largest, min(1 / (1 + beta), 1 - torch.finfo(torch.float64).eps)
     for _ in range(60):
-        middle = (low + high) / 2
-        pushed = beta * float((share * middle / (1 - share * middle)).sum()) > 1
-        low, high = (low, middle) if pushed else (middle, high)
-    return (largest / low).log().reshape(1)
+        rest = 1 - share * s
+        excess = beta * float((share * s / rest).sum()) - 1
+        steepness = beta * float((share / rest.square()).sum())
+        if not (excess > 0 and 0 < s - excess / steepness < s):
+            break
+        s -= excess / steepness
+    return (largest / s).log().reshape(1)

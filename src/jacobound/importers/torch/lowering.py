@@ -9,7 +9,6 @@ from typing import Final
 
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 from torch.fx import Node as Step
 
 from jacobound.activations import torch_builder
@@ -24,6 +23,7 @@ from jacobound.importers.torch.operations.pieces import JUMPS, Pieces, piecewise
 from jacobound.importers.torch.operations.turned import straightened
 from jacobound.importers.torch.rules import EXACT, ROUNDING, RULES, TURNING
 from jacobound.importers.torch.tracing.places import at, cut_before, place, refused_layer, step_names
+from jacobound.importers.torch.tracing.program import Program
 from jacobound.importers.torch.tracing.refusals import LAYERS, advice, unknown
 
 PRELU: Final = ("aten.prelu.default", "aten._prelu_kernel.default")
@@ -44,7 +44,7 @@ class Lowered:
 
 
 def lower(
-    program: ExportedProgram,
+    program: Program,
     steps: AffineSteps,
     shape: tuple[int, ...],
     until: str | None = None,
@@ -70,7 +70,7 @@ def lower(
         before = cut_before(step, names, lambda source: is_node(values.get(source)))
         return _refusal(step, reason, before)
 
-    for step in program.graph_module.graph.nodes:
+    for step in program.graph.nodes:
         if step.op == "call_function" and step in names:
             args = torch.fx.map_arg(tuple(step.args), values.__getitem__)
             kwargs = torch.fx.map_arg(dict(step.kwargs), values.__getitem__)
@@ -83,8 +83,7 @@ def lower(
         elif step.op == "output":
             _refuse_changes(program)
             results = leaves(torch.fx.map_arg(step.args[0], values.__getitem__))
-            own = [k for k, spec in enumerate(program.graph_signature.output_specs) if spec.kind.name == "USER_OUTPUT"]
-            output = _result(results[own[0]], "the module's output")
+            output = _result(results[program.result], "the module's output")
             return Lowered(_finite(output, values, refused, steps.like), rounded)
     raise InvalidModelError("the traced module has no output")
 
@@ -114,28 +113,19 @@ def _finite(
         raise
 
 
-def _placeholders(program: ExportedProgram, source: Input, weights: Mapping[str, Tensor]) -> dict[Step, Value]:
+def _placeholders(program: Program, source: Input, weights: Mapping[str, Tensor]) -> dict[Step, Value]:
     """The input node and the weights, checked under the names they have in the module."""
-    signature = program.graph_signature
-    names = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
     found: dict[Step, Value] = {}
-    for step in program.graph_module.graph.nodes:
-        if step.op != "placeholder":
-            continue
-        if step.name not in names:
+    for step, name in program.placeholders().items():
+        if name is None:
             found[step] = source
             continue
-        name = names[step.name]
-        value = weights.get(name, program.state_dict.get(name, program.constants.get(name)))
+        value = weights.get(name, program.values.get(name))
         if not isinstance(value, Tensor):
             raise InvalidModelError(f"the module holds '{name}', a {type(value).__name__}; only tensors are understood")
         if step.users and (value.is_floating_point() or value.is_complex()):
             # Constants may be infinite where an operation can take that (the mask of attention).
-            exact_weight(value if name in signature.parameters else _without_infinities(value), name)
+            exact_weight(value if name in program.parameters else _without_infinities(value), name)
         # A graph owns its weights: what the module shares with its user may change. Training gives its own ones.
         found[step] = value.detach() if name in weights else value.detach().clone()
     return found
@@ -149,12 +139,11 @@ def _without_infinities(constant: Tensor) -> Tensor:
     )
 
 
-def _refuse_changes(program: ExportedProgram) -> None:
-    changed = [*program.graph_signature.buffers_to_mutate.values()]
-    if changed:
+def _refuse_changes(program: Program) -> None:
+    if program.changed:
         raise InvalidModelError(
-            f"the module changes '{changed[0]}' when it is called, so it is not one function; remove that, or call "
-            "module.eval() if it is a statistic of training"
+            f"the module changes '{program.changed[0]}' when it is called, so it is not one function; remove that, or "
+            "call module.eval() if it is a statistic of training"
         )
 
 

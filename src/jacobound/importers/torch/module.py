@@ -24,11 +24,12 @@ from jacobound.importers.torch.door.checks import (
 )
 from jacobound.importers.torch.door.comparison import Comparison
 from jacobound.importers.torch.door.copies import copied, evaluation, settle_weights
-from jacobound.importers.torch.lowering import lower
+from jacobound.importers.torch.lowering import Lowered, lower
 from jacobound.importers.torch.operations.attention import open_attention, opened
 from jacobound.importers.torch.tracing.function import as_module
 from jacobound.importers.torch.tracing.places import step_names
-from jacobound.importers.torch.tracing.process import alone, known
+from jacobound.importers.torch.tracing.process import alone, eager, known
+from jacobound.importers.torch.tracing.sequence import is_sequence, recorded
 from jacobound.importers.torch.tracing.several import inner_name, is_several, side_by_side
 from jacobound.importers.torch.tracing.trace import trace
 from jacobound.importers.torch.tracing.until import Cut, ended_at, find_cut, unknown_name
@@ -93,8 +94,15 @@ def from_torch(
         module, points, name = _one_input(module, example, batched)
         refuse_autocast(points.device)
         own = copied(module)
-        own = module if own is None else open_attention(own)
-        return _imported(module, own, points, batched, inner_name(module, until), variance_floor, name).named(origin)
+        own = module if own is None else own
+        if until is None and own is not module and is_sequence(own):
+            found = _recorded(module, own, points, batched, variance_floor)
+            if found is not None:
+                return found.named(origin)
+        own = own if own is module else open_attention(own)
+        with eager():
+            found = _traced(module, own, points, batched, inner_name(module, until), variance_floor, name)
+        return found.named(origin)
 
 
 def _one_input(module: nn.Module, example: object, batched: bool) -> tuple[nn.Module, Tensor, str]:
@@ -110,7 +118,29 @@ def _one_input(module: nn.Module, example: object, batched: bool) -> tuple[nn.Mo
     return side_by_side(module, parts, keys, batched)
 
 
-def _imported(
+def _recorded(module: nn.Module, own: nn.Module, example: Tensor, batched: bool, floor: float | None) -> Graph | None:
+    """The graph of a sequence of torch's layers; None where it is left to the tracer, refusals among them."""
+    traced, steps = _prepared(example, batched, floor)
+    try:
+        with evaluation(own):
+            program = recorded(own, traced)
+            return program and _checked(lower(program, steps, _shape(example, batched)), module, example, batched)
+    except Exception:  # whatever it is, the tracer says it in the same words as for every module
+        return None
+
+
+def _prepared(example: Tensor, batched: bool, floor: float | None) -> tuple[Tensor, AffineSteps]:
+    """What a module is traced with, and what builds its nodes."""
+    traced = example if not batched else example[:1].expand(BATCH, *example.shape[1:]).clone()
+    like = torch.zeros((), dtype=torch.float64, device=example.device)
+    return traced, AffineSteps(like, BATCH if batched else None, floor)
+
+
+def _shape(example: Tensor, batched: bool) -> tuple[int, ...]:
+    return tuple(example.shape[1:]) if batched else tuple(example.shape)
+
+
+def _traced(
     module: nn.Module,
     own: nn.Module,
     example: Tensor,
@@ -120,10 +150,7 @@ def _imported(
     name: str,
 ) -> Graph:
     """The graph of `own`, which is a private copy of `module` or, failing that, `module` itself."""
-    traced = example if not batched else example[:1].expand(BATCH, *example.shape[1:]).clone()
-    shape = tuple(example.shape[1:]) if batched else tuple(example.shape)
-    like = torch.zeros((), dtype=torch.float64, device=example.device)
-    steps = AffineSteps(like, BATCH if batched else None, floor)
+    traced, steps = _prepared(example, batched, floor)
     with evaluation(own), opened(own):
         derived = own is not module and settle_weights(own)
         cut = None if until is None else _cut(own, traced, batched, until)
@@ -134,11 +161,24 @@ def _imported(
         program = trace(own, traced, cut)
         if operation is not None and operation not in step_names(program).values():
             raise unknown_name(operation, own, program)
-        lowered = lower(program, steps, shape, operation, name=name)
+        lowered = lower(program, steps, _shape(example, batched), operation, name=name)
+    derived = derived and example.dtype == torch.float32
+    return _checked(lowered, module, example, batched, derived, cut, operation)
+
+
+def _checked(
+    lowered: Lowered,
+    module: nn.Module,
+    example: Tensor,
+    batched: bool,
+    derived: bool = False,
+    cut: Cut | None = None,
+    operation: str | None = None,
+) -> Graph:
+    """The graph, compared with the module; `derived` when weights were computed and rounded."""
     graph = Graph(lowered.output)
-    rounded = lowered.rounded or (derived and example.dtype == torch.float32)
     points = example if batched else example[None]
-    Comparison(module, points, batched, rounded, cut, operation).check(graph)
+    Comparison(module, points, batched, lowered.rounded or derived, cut, operation).check(graph)
     return graph
 
 

@@ -269,6 +269,10 @@ class _Narrowing(TorchDispatchMode):
         super().__init__()
         self.seen = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled meanwhile, and torch would load its compiler to say so
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         if isinstance(found, Tensor) and found.dtype == torch.float32:
@@ -302,9 +306,10 @@ Simple = int | float | bool | str | bytes | None
 def attributes(module: nn.Module) -> dict[str, object]:
     """What a module remembers: plain values, and which tensors with how many changes, by qualified names."""
     found: dict[str, object] = {}
+    of_torch = vars(nn.Module())
     for path, layer in module.named_modules():
         for name, value in (*vars(layer).items(), *layer._buffers.items()):
-            if name.startswith("_") and name in nn.Module().__dict__:
+            if name.startswith("_") and name in of_torch:
                 continue
             full = f"{path}.{name}" if path else name
             if isinstance(value, Tensor):

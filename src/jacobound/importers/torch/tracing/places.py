@@ -10,29 +10,29 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch.export import ExportedProgram
 from torch.fx import Node as Step
 
+from jacobound.importers.torch.tracing.program import Program
 from jacobound.importers.torch.tracing.refusals import LAYERS
 
 FRAME: Final = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 
 
-def needed(program: ExportedProgram) -> set[Step]:
+def needed(program: Program) -> set[Step]:
     """The steps that the results depend on; what the module computes besides (assertions, say) is left out."""
     found: set[Step] = set()
-    for step in reversed(program.graph_module.graph.nodes):
+    for step in reversed(program.graph.nodes):
         if step.op == "output" or step in found:
             found.update(step.all_input_nodes)
     return found
 
 
-def step_names(program: ExportedProgram) -> dict[Step, str]:
+def step_names(program: Program) -> dict[Step, str]:
     """For each operation the path of torch's own layer that made it, else its own name; numbered when met again."""
     used: Counter[str] = Counter()
     names: dict[Step, str] = {}
     kept = needed(program)
-    for step in program.graph_module.graph.nodes:
+    for step in program.graph.nodes:
         if step.op != "call_function" or step not in kept:
             continue
         if step.target is operator.getitem:

@@ -34,19 +34,20 @@ EVERYTHING: Final = r"(?s)(?#while jacobound imports).*"
 
 @contextmanager
 def alone(module: nn.Module) -> Iterator[None]:
-    """One import at a time, without gradients, inference mode or warnings, and with room for deep modules.
-
-    Parts that torch.compile has made run as they are written: compiling them for every length of batch would fill the
-    memory that torch has for that.
-    """
+    """One import at a time, without gradients, inference mode or warnings, and with room for deep modules."""
     held = next((one for one in (*module.parameters(), *module.buffers()) if not one.is_meta), None)
     device = torch.device("cpu") if held is None else held.device
-    with IMPORTING, undisturbed(device), torch.no_grad(), _eager(), _trusting(), _without_warnings(), _deep(module):
+    with IMPORTING, undisturbed(device), torch.no_grad(), _trusting(), _without_warnings(), _deep(module):
         yield
 
 
 @contextmanager
-def _eager() -> Iterator[None]:
+def eager() -> Iterator[None]:
+    """Parts that torch.compile has made run as they are written.
+
+    Compiling them for every length of batch would fill the memory that torch has for that. The first use waits a second
+    for torch to load its compiler.
+    """
     with torch.compiler.set_stance("force_eager"):  # which takes effect, and notes what was before, when it is made
         yield
 

@@ -9,17 +9,20 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from jacobound.errors import UnsupportedOpError
 from jacobound.importers.torch.tracing.process import silent
+from jacobound.importers.torch.tracing.program import Program
 from jacobound.importers.torch.tracing.until import Cut, ended_at
 
 VALUES: Final = ("data-dependent", "numpy()", "item()", "tolist", "data_ptr", "Boolean value", "unbacked", "dynamic")
 """Words in torch's messages about values that are not known while it traces."""
 
+GUARD: Final = "GuardOnDataDependentSymNode"
+"""The error of a branch on values, by name: its module takes half a second to load."""
 
-def trace(module: nn.Module, traced: Tensor, cut: Cut | None = None) -> ExportedProgram:
+
+def trace(module: nn.Module, traced: Tensor, cut: Cut | None = None) -> Program:
     """The module's operations up to the cut, without in-place changes, none of them decomposed.
 
     Raises:
@@ -39,11 +42,11 @@ def trace(module: nn.Module, traced: Tensor, cut: Cut | None = None) -> Exported
         raise _untraceable(module, error) from error
 
 
-def _export(module: nn.Module, traced: Tensor) -> ExportedProgram:
+def _export(module: nn.Module, traced: Tensor) -> Program:
     with silent():
         program = torch.export.export(module, (traced,), strict=False)
         _spell_out_softshrink(program)
-        return program.run_decompositions({})
+        return Program.of(program.run_decompositions({}))
 
 
 def _spell_out_softshrink(program: ExportedProgram) -> None:
@@ -75,7 +78,7 @@ def _untraceable(module: nn.Module, error: Exception) -> UnsupportedOpError:
             "made from"
         )
     reason = "What fails there is no operation on tensors that can be traced: write it with those"
-    if isinstance(error, GuardOnDataDependentSymNode) or any(word in said for word in VALUES):
+    if type(error).__name__ == GUARD or any(word in said for word in VALUES):
         reason = "Branches and loops must not depend on values of the input: replace them by operations on tensors"
     return UnsupportedOpError(
         f"{subject} can not be traced by torch.export{user_line(error)}: {said}. {reason}, {part}"

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
-from torch.fx import Node as Step
 
 from jacobound.errors import InvalidModelError
 from jacobound.importers.torch.tracing.places import step_names
+from jacobound.importers.torch.tracing.program import Program
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def _leave_modules(reached: _Reached) -> None:
             frame.f_locals["self"].module_stack.popitem(last=True)
 
 
-def unknown_name(until: str, module: nn.Module, program: ExportedProgram) -> InvalidModelError:
+def unknown_name(until: str, module: nn.Module, program: Program) -> InvalidModelError:
     """The error for a name that is neither a submodule nor an operation, with names like it."""
     names = list(dict.fromkeys([*(path for path, _ in module.named_modules() if path), *step_names(program).values()]))
     near = difflib.get_close_matches(until, names, n=3, cutoff=0.4) or names[-3:]
@@ -134,13 +132,13 @@ def unknown_name(until: str, module: nn.Module, program: ExportedProgram) -> Inv
     )
 
 
-def steps_until(program: ExportedProgram, until: str) -> Callable[[Tensor], Tensor]:
+def steps_until(program: Program, until: str) -> Callable[[Tensor], Tensor]:
     """Runs a traced module up to the operation with a name, on a batch of the size that it was traced with."""
     names = step_names(program)
 
     def run(x: Tensor) -> Tensor:
-        values: dict[Step, Any] = dict(_given(program, x))
-        for step in program.graph_module.graph.nodes:
+        values = program.given(x)
+        for step in program.graph.nodes:
             if step.op == "call_function" and step in names:
                 args = torch.fx.map_arg(tuple(step.args), values.__getitem__)
                 kwargs = torch.fx.map_arg(dict(step.kwargs), values.__getitem__)
@@ -150,16 +148,3 @@ def steps_until(program: ExportedProgram, until: str) -> Callable[[Tensor], Tens
         raise InvalidModelError(f"the module has no operation '{until}' when it is traced again")
 
     return run
-
-
-def _given(program: ExportedProgram, x: Tensor) -> Iterable[tuple[Step, Any]]:
-    signature = program.graph_signature
-    held: Mapping[str, str] = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
-    for step in program.graph_module.graph.nodes:
-        if step.op == "placeholder":
-            name = held.get(step.name)
-            yield step, x if name is None else program.state_dict.get(name, program.constants.get(name))
