@@ -93,16 +93,21 @@ def from_torch(
         refuse_storage(module)
         module, points, name = _one_input(module, example, batched)
         refuse_autocast(points.device)
-        own = copied(module)
-        own = module if own is None else own
-        if until is None and own is not module and is_sequence(own):
-            found = _recorded(module, own, points, batched, variance_floor)
-            if found is not None:
-                return found.named(origin)
-        own = own if own is module else open_attention(own)
+        return _imported(module, points, batched, inner_name(module, until), variance_floor, name).named(origin)
+
+
+def _imported(
+    module: nn.Module, points: Tensor, batched: bool, until: str | None, floor: float | None, name: str
+) -> Graph:
+    """The graph of a module of one input: a sequence of torch's layers as it stands, whatever else as it is traced."""
+    own, found = copied(module), None
+    if until is None and own is not None and is_sequence(own):
+        found = _recorded(module, own, points, batched, floor)
+    if found is None:
+        own = module if own is None else open_attention(own)
         with eager():
-            found = _traced(module, own, points, batched, inner_name(module, until), variance_floor, name)
-        return found.named(origin)
+            found = _traced(module, own, points, batched, until, floor, name)
+    return found
 
 
 def _one_input(module: nn.Module, example: object, batched: bool) -> tuple[nn.Module, Tensor, str]:
