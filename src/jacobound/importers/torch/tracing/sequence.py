@@ -78,12 +78,13 @@ def _is_plain(layer: nn.Module) -> bool:
 def _is_watched() -> bool:
     """Whether operations of torch mean something else at the moment: hooks of all modules, modes."""
     modes = [mode for mode in _get_current_function_mode_stack() if not isinstance(mode, DeviceContext)]
-    return bool(modes) or torch._C._len_torch_dispatch_stack() > 0 or nn.modules.module._has_any_global_hook()
+    return bool(modes or torch._C._len_torch_dispatch_stack() or nn.modules.module._has_any_global_hook())
 
 
 def _same(found: object, expected: object) -> bool:
-    both = isinstance(found, Tensor) and isinstance(expected, Tensor)
-    return both and found.dtype == expected.dtype and torch.equal(found, expected)
+    if not (isinstance(found, Tensor) and isinstance(expected, Tensor)):
+        return False
+    return found.dtype == expected.dtype and torch.equal(found, expected)
 
 
 @dataclass(frozen=True, eq=False)
