@@ -6,12 +6,13 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.jacobound-ready
+DOCUMENTED := $(VENV)/.jacobound-documented
 # Compiled files are kept, whatever the environment says, so that tests are collected in seconds.
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
-SOURCES := src tests examples campaign $(wildcard benchmarks)
+SOURCES := src tests examples campaign docs $(wildcard benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quick test check format bench house soundness matrix dist
+.PHONY: help setup demo quick test check format docs documented bench house soundness matrix dist
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST)
@@ -42,6 +43,17 @@ check: $(READY)  ## lint, formatting, types and house rules
 format: $(READY)  ## mend lint and formatting where that is automatic
 	@$(BIN)/ruff check --fix $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
+
+$(DOCUMENTED): $(READY)
+	@echo "Setting up the tools of the documentation (once, a minute)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[docs,tools]"
+	@touch $@
+
+documented: $(DOCUMENTED)
+
+docs: $(DOCUMENTED)  ## run the code of the tutorials and recipes, then build the documentation into docs/_build
+	@OMP_NUM_THREADS=1 $(BIN)/python docs/executed.py docs/recipes.md $(filter-out docs/tutorials/index.md,$(wildcard docs/tutorials/*.md))
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 
 bench: $(READY)  ## run the benchmarks
 	@$(BIN)/python -m benchmarks

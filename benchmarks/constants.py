@@ -97,7 +97,7 @@ def rendered(runs: list[dict[str, Any]], growth: list[dict[str, Any]], known: di
     parts = []
     if runs:
         parts += [
-            "### Global constants from l_2 to l_2",
+            "## Global constants from l_2 to l_2",
             f"Each cell: certified constant, and CPU seconds of one thread; a star says that the limit of "
             f"{runs[0]['task']['seconds']:g} CPU s cut the search short. `default` is `lipschitz` without a method and "
             f"the same limit. The other tools' numbers are stored with the results; they do not account for rounding. "
@@ -107,7 +107,7 @@ def rendered(runs: list[dict[str, Any]], growth: list[dict[str, Any]], known: di
         ]
     if growth:
         parts += [
-            "### How constants from l_2 to l_2 grow",
+            "## How constants from l_2 to l_2 grow",
             f"Random ReLU networks of 100 inputs and 10 outputs: two hidden layers of some width, or hidden layers of "
             f"50 neurons in some number. Time limit {growth[0]['task']['seconds']:g} CPU s for each method; `lower` is "
             "proved.",

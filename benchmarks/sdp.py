@@ -93,7 +93,7 @@ def rendered(runs: list[dict[str, Any]], others: dict[str, Any]) -> list[str]:
         *BELOW,
     )
     return [
-        "### The smallest certified constant: the l_1 norm of one output's gradient over an l_inf ball",
+        "## The smallest certified constant: the l_1 norm of one output's gradient over an l_inf ball",
         f"`default` is `lipschitz` without a method, with a limit of {LIMIT:g} CPU seconds. Geometric means of its "
         f"bound over others: {means}. {WORDS_BELOW}",
         circumstances(runs),

@@ -93,7 +93,7 @@ def _targets(runs: Sequence[Results]) -> list[str]:
         if run["task"]["megabytes"] and run["task"]["threads"] == 1
     )
     return [
-        "### Certified Jacobian bounds: pre-activation bounds (CROWN) and RecurJac",
+        "## Certified Jacobian bounds: pre-activation bounds (CROWN) and RecurJac",
         "CPU s and wall s are medians; `first call` is CPU seconds of the very first one; `CROWN` is the share of the "
         "pre-activation bounds.",
         circumstances(runs),
@@ -110,7 +110,7 @@ def _networks(runs: Sequence[Results]) -> list[str]:
     if not runs:
         return []
     return [
-        "### Networks: the whole Jacobian over an l_inf ball, one thread",
+        "## Networks: the whole Jacobian over an l_inf ball, one thread",
         "`linf` and `l2` are certified Lipschitz constants over the ball, from l_inf to l_inf and from l_2 to l_2.",
         circumstances(runs),
         table(
@@ -136,15 +136,15 @@ def _peers(runs: Sequence[Results], others: Results) -> list[str]:
     parts = []
     titles = {
         "row": (
-            "### The same work in other tools: the l_1 norm of one output's gradient over an l_inf ball",
+            "## The same work in other tools: the l_1 norm of one output's gradient over an l_inf ball",
             f"Each cell: bound, and CPU seconds of one thread. {sdp.WORDS_BELOW}",
         ),
         "rows": (
-            "### The same work in other tools: the l_1 norms of all outputs' gradients over an l_inf ball",
+            "## The same work in other tools: the l_1 norms of all outputs' gradients over an l_inf ball",
             "Each cell: the largest of the bounds, and CPU seconds of one thread for all of them.",
         ),
         "full": (
-            "### The same work in other tools: all entries of the Jacobian over an l_inf ball",
+            "## The same work in other tools: all entries of the Jacobian over an l_inf ball",
             "Each cell: largest row sum of absolute entry bounds, and CPU seconds of one thread.",
         ),
     }
