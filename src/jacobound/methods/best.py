@@ -25,7 +25,7 @@ from jacobound.errors import (
     UnsupportedOpError,
 )
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Vector
+from jacobound.graph.nodes import Vector, size
 from jacobound.inputs.domains import Domain
 from jacobound.inputs.regions import WholeSpace
 from jacobound.jacobian.affine.linear_slopes import LinearSlopes, smooth
@@ -44,6 +44,8 @@ from jacobound.method.candidates import Candidates, Norm, converted, failed, nor
 from jacobound.methods.costs import entries_are_hopeful, is_gated, recursion_is_cheap
 from jacobound.relaxation.ranges import CROWN, IBP
 from jacobound.results.kinds import Candidate, Status
+from jacobound.splitting.neurons import SplitNeurons
+from jacobound.splitting.split import Split
 
 SECONDS = 10.0
 """Time limit of a call that chooses its methods itself and was given no budget."""
@@ -52,6 +54,8 @@ SECONDS = 10.0
 OF_RANGES = 0.35
 # The same behind products, where slopes are ranges of values and intervals alone blow up.
 OF_GATED_RANGES = 0.6
+# Branch and bound pays with so many unstable neurons, or inputs, at most; parts of each set that are bounded.
+FEW_UNSTABLE, FEW_INPUTS, PARTS = 64, 8, 256
 # Certified norms are improved only where their product is at most so many times the best constant.
 HOPEFUL = 100.0
 EVERYWHERE = " over the whole space"
@@ -63,8 +67,9 @@ class Best(Method):
     Without methods it chooses them: products of cheaply certified norms, `RecurJac` (`FastLip` on unbounded regions)
     with products of norms, `LinearSlopes` for smooth activations, `FourierSDP` for convolutions on large regions,
     `LipSDP`, and `AutoLip` and `SeqLip` where the one before was cut short or where they see more (functions such as
-    max-pooling). Constants for other norms are converted. What is cheap runs to its end; of the others each gets a part
-    of the time that is left, the last one all of it. A method that fails is a row of the details that says why.
+    max-pooling); `SplitNeurons` and `Split` where few neurons are unstable, or inputs are few. Constants for other
+    norms are converted. What is cheap runs to its end; of the others each gets a part of the time that is left, the
+    last one all of it. A method that fails is a row of the details that says why.
 
     Args:
         methods: in the order in which they are asked.
@@ -154,6 +159,8 @@ class _Plan:
             if not bounded and begins_with_convolution(self.graph):
                 self._ask(FourierSDP(), 0.6)
             self._ask(LipSDP(), 0.7 if self.norm == (2, 2) else 0.95)  # pairs know other norms by conversion only
+            if bounded:
+                self._split()
         if bounded and self._whole_space_may_win():
             if begins_with_convolution(self.graph):
                 self._ask_whole_space(FourierSDP(), self.budget.within(0.5 * self.budget.remaining))
@@ -165,6 +172,17 @@ class _Plan:
             self._ask(SeqLip(), 0.7)
             if self._norms_are_best() and isfinite(self.budget.of_call):  # better ones need what is left
                 self._ask_whole_space(AutoLip(), self.budget.within(self.budget.remaining))
+
+    def _split(self) -> None:
+        """Branch and bound, where a few hundred parts are likely to tell something."""
+        unstable = max((int(part.unstable.max()) for part in self.found.values()), default=0)
+        if unstable and not self._is_gated and not self.graph.assumptions:
+            if unstable <= FEW_UNSTABLE:
+                self._ask(SplitNeurons(most=PARTS), 0.7)
+            elif size(self.graph.input) <= FEW_INPUTS:
+                self._ask(Split(most=2 * PARTS), 0.7)
+                found = self.found[Split.__name__]  # what it knows of the whole set stands there already
+                self.found[Split.__name__] = replace(found, known={Split.__name__: found.known[Split.__name__]})
 
     def _ask_whole_space(self, method: Method, share: Budget) -> None:
         """A constant that holds everywhere: one for all regions, and products of norms are never lost."""
@@ -351,7 +369,9 @@ class _Plan:
         known: dict[str, Candidate] = {}
         for called, part in self.found.items():
             known |= {name if name not in known else f"{called}: {name}": one for name, one in part.known.items()}
-        return Candidates(known, torch.stack([part.unstable for part in self.found.values()]).amax(0))
+        near = [part.near for part in self.found.values() if part.near is not None]
+        unstable = torch.stack([part.unstable for part in self.found.values()]).amax(0)
+        return Candidates(known, unstable, near=torch.cat(near, 1) if near else None)
 
 
 def _name(method: Method) -> str:
