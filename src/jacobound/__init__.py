@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from jacobound.graph.execution import Executed
     from jacobound.graph.graph import Graph
+    from jacobound.graph.vector.difference import difference
     from jacobound.importers import from_layers, from_onnx, from_torch
     from jacobound.inputs.exponents import Weighted
     from jacobound.inputs.radii import Radii
@@ -115,6 +116,7 @@ __all__ = [
     "__version__",
     "bound_jacobian",
     "bound_output",
+    "difference",
     "from_layers",
     "from_onnx",
     "from_torch",
@@ -177,6 +179,7 @@ _HOMES = {
     "WholeSpace": "inputs.regions",
     "bound_jacobian": "solve",
     "bound_output": "solve",
+    "difference": "graph.vector.difference",
     "from_layers": "importers",
     "from_onnx": "importers",
     "from_torch": "importers",
