@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -179,16 +180,20 @@ def finish_bracket(ax: Axes, bound: Bracket) -> None:
     if bound.radii and min(bound.radii) > 0:
         ax.set_xscale("log")
     ax.set_yscale("log")
-    low, high = ax.get_ylim()
-    # Over few decades matplotlib would label with powers of ten alone, or hardly at all.
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 1000 * low else (1.0,)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    logarithmic(ax.yaxis, ax.get_ylim())
     ax.set_xlabel("radius of the ball" if bound.radii else "region")
     ax.set_ylabel("Lipschitz constant")
     ax.grid(True, which="major", alpha=0.35)
     ax.grid(True, which="minor", alpha=0.12)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize="small")
+
+
+def logarithmic(axis: Axis, limits: tuple[float, float]) -> None:
+    """Labels of a logarithmic axis as plain numbers: over few decades matplotlib would label hardly anything."""
+    low, high = limits
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 1000 * low else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def norm_name(norm: tuple[Norm, Norm]) -> str:

@@ -1,0 +1,91 @@
+"""`report`: results as one HTML page that can be sent to somebody who has nothing but a browser."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from jacobound.errors import InvalidOptionError, InvalidResultError, MissingExtraError
+from jacobound.reports.page.sections import Answer, Names, Page
+
+
+class Answering(Protocol):
+    """What can tell itself on a page."""
+
+    def answer(self, names: Names = ...) -> Answer: ...
+
+
+def report(
+    results: Answering | Iterable[Answering],
+    path: str | os.PathLike[str],
+    *,
+    title: str = "Certified bounds",
+    features: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    image: Sequence[int] | None = None,
+) -> Path:
+    """Write results as one self-contained HTML page of less than 5 MB.
+
+    The page holds the questions, what is proved under which assumptions, tables that can be sorted and filtered, and
+    figures; constants of several results about the same thing are drawn as curves over the radius. The same results
+    make the same bytes. Certified numbers are rounded to the safe side; the page says which are certified.
+
+    Args:
+        results: one or more of what the entry points return.
+        path: of the file, which is replaced if it exists.
+        title: of the page.
+        features: a name for each input entry, in row-major order.
+        outputs: a name for each output of the network.
+        image: (height, width) where the entries of the input are an image in a row.
+
+    Returns:
+        The path.
+
+    Raises:
+        InvalidResultError: when there are no results, or too many for one page.
+        ShapeError: when names or image do not fit the results.
+        InvalidOptionError: when an option is none.
+        MissingExtraError: without matplotlib (the extra `report`).
+    """
+    names = names_given(features, outputs, image)
+    several = results if isinstance(results, Iterable) else (results,)
+    answers = []
+    for result in several:
+        if not hasattr(result, "answer"):
+            raise InvalidResultError(f"a page holds results, not a {type(result).__name__}")
+        answers.append(result.answer(names))
+    return write_page(Page(str(title), tuple(answers)), path)
+
+
+def write_page(page: Page, path: str | os.PathLike[str]) -> Path:
+    """A page as a file; see `report`."""
+    try:
+        from jacobound.reports.page.document import document
+    except ImportError as error:
+        if error.name and error.name.startswith("jacobound"):
+            raise
+        raise MissingExtraError("matplotlib", "report") from error
+    target = Path(path)
+    target.write_text(document(page), encoding="utf-8", newline="\n")
+    return target
+
+
+def names_given(features: Sequence[str], outputs: Sequence[str], image: Sequence[int] | None) -> Names:
+    """Names as users give them.
+
+    Raises:
+        InvalidOptionError: when they are no names, or the image has no height and width.
+    """
+    for what, given in (("features", features), ("outputs", outputs)):
+        if isinstance(given, str | Mapping) or not all(isinstance(name, str) for name in given):
+            raise InvalidOptionError(f"{what} is a list of names, one for each, such as ['speed', 'angle']")
+    if image is None:
+        return Names(tuple(features), tuple(outputs))
+    sides = tuple(image) if isinstance(image, Sequence) and not isinstance(image, str) else ()
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise InvalidOptionError(f"image is (height, width), two whole numbers above 0, not {image!r}")
+    return Names(tuple(features), tuple(outputs), (sides[0], sides[1]))
+
+
