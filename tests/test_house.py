@@ -33,6 +33,7 @@ LAYERS = (
     "graph.vector.*",
     "inputs.*",
     "reports.*",
+    "reports.page.*",
     "results.*",
     "method.*",
     "method",

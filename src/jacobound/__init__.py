@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         stationary_free_radius,
     )
     from jacobound.results.kinds import Candidate, Provenance, Status
+    from jacobound.results.pages import report
     from jacobound.results.question import Question
     from jacobound.solve import JacobianBounds, LipschitzBound, OutputBounds, bound_jacobian, bound_output, lipschitz
 
@@ -122,6 +123,7 @@ __all__ = [
     "from_torch",
     "lipschitz",
     "monotone_features",
+    "report",
     "robust_radius",
     "stationary_free_radius",
     "training",
@@ -185,6 +187,7 @@ _HOMES = {
     "from_torch": "importers",
     "lipschitz": "solve",
     "monotone_features": "questions",
+    "report": "results.pages",
     "robust_radius": "questions",
     "stationary_free_radius": "questions",
     "training": "",

@@ -45,7 +45,10 @@ def not_finite(what: str, *, nan: bool) -> str:
 
 def printable(text: object) -> str:
     """Text without control characters: names in a file that somebody sent must not steer the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    told = str(text)
+    if told.isprintable():
+        return told
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in told)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,15 @@ COMMANDS = {
             "jacobound monotone policy.onnx --input state.csv --radius 1 --units 0.1,0.5,2,1 --negligible 0",
         ),
     ),
+    "report": (
+        "Write results as one HTML page: questions, what is proved, tables, figures.",
+        "The page needs no network and runs no script but its own. Exit code: 0 when every answer is certified, 1 when "
+        "not, 2 for an error.",
+        (
+            "jacobound report constants.json radii.json -o report.html",
+            "jacobound report bounds.json -o report.html --image 28x28 --title 'Release 3'",
+        ),
+    ),
     "methods": (
         "List the methods: what they bound, for which networks, and what to cite.",
         "",

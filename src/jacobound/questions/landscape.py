@@ -8,9 +8,10 @@ enclosure holds all limits of gradients.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,9 @@ from jacobound.questions.common import (
     points_given,
     runs,
 )
+from jacobound.reports.page.bounds import landscape_sections
+from jacobound.reports.page.sections import Names, Section
+from jacobound.results.facts import row_names
 from jacobound.results.kinds import Provenance, Result, Status, figures
 from jacobound.stored import stored
 from jacobound.words import rounded_down
@@ -71,6 +75,7 @@ class StationaryFreeRadius(Result):
     p: float
     seconds: float
     provenance: Provenance
+    told_as: ClassVar[str] = "Radius without stationary points"
 
     def headline(self) -> str:
         found, name = self.radius, told_norm(self.p)
@@ -79,6 +84,15 @@ class StationaryFreeRadius(Result):
         return (
             f"no zero gradients within {name} radii of {rounded_down(float(found.min()))} or more, {found.numel()} rows"
         )
+
+    def claim(self) -> str:
+        return (
+            f"At no point within the certified radius ({told_norm(self.p)}) the gradient of the row is zero; where a "
+            "radius of a zero gradient is told, the gradient is proved to vanish within it."
+        )
+
+    def sections(self, names: Names) -> Sequence[Section]:
+        return landscape_sections(self, self.table(), row_names(self.question, self.radius.shape[-1], names))
 
     def plot(self, ax: Any = None) -> Any:
         """Certified radius of every row at the first point, and where a gradient vanishes; returns the axes."""

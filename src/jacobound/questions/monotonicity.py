@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +31,9 @@ from jacobound.method import Budget, JacobianMethod, Query
 from jacobound.questions.common import runs
 from jacobound.questions.landscape import gradients
 from jacobound.relaxation.ranges import IBP
+from jacobound.reports.page.bounds import feature_sections
+from jacobound.reports.page.sections import Names, Section
+from jacobound.results.facts import row_names
 from jacobound.results.kinds import Provenance, Result, Status, figures
 from jacobound.stored import stored
 
@@ -72,6 +76,7 @@ class MonotoneFeatures(Result):
     status: Status
     seconds: float
     provenance: Provenance
+    told_as: ClassVar[str] = "Monotone features"
 
     @property
     def increasing(self) -> Tensor:
@@ -119,6 +124,18 @@ class MonotoneFeatures(Result):
     def headline(self) -> str:
         words = self.words()
         return ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)) or "no inputs"
+
+    def claim(self) -> str:
+        return (
+            "Over the box each derivative lies between its lower and its upper bound; where the answer is 'increasing' "
+            "('decreasing') it is at least minus (at most) the slack, and 'both' has a rising and a falling pair of "
+            "points, each proved."
+        )
+
+    def sections(self, names: Names) -> Sequence[Section]:
+        axes = self.boxes.dim()
+        rows = row_names(self.question, self.lower.shape[axes], names)
+        return feature_sections(self, self.table(), rows, names, self.lower.shape[axes + 1 :])
 
     def plot(self, row: int = 0, ax: Any = None) -> Any:
         """Bounds of the derivatives of one row over the first box, coloured by the answers; returns the axes."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from jacobound.inputs.exponents import told_norm
+from jacobound.reports.page.bounds import radius_sections
+from jacobound.reports.page.sections import Names, Section
+from jacobound.results.facts import about, apart
 from jacobound.results.kinds import Provenance, Result, Status, figures
 from jacobound.stored import stored
-from jacobound.words import rounded_down, rounded_up
+from jacobound.words import rounded_down, rounded_up, told
 
 
 @stored
@@ -53,6 +56,7 @@ class RobustRadius(Result):
     seconds: float
     provenance: Provenance
     decided_before: tuple[str, ...] = ()
+    told_as: ClassVar[str] = "Robust radius"
 
     @property
     def untargeted(self) -> Tensor:
@@ -96,6 +100,23 @@ class RobustRadius(Result):
             )
         sizes = f"{rounded_down(float(held.min()))} to {rounded_down(float(held.max()))}" if held.numel() else "none"
         return f"{name} radii of {held.numel()} points: {sizes}; {int((held > 0).sum())} above 0"
+
+    def claim(self) -> str:
+        clip = "" if self.clip is None else " that is inside of the valid range"
+        return (
+            f"For every input{clip} within the certified radius ({told_norm(self.p)}) of the point the output of its "
+            "label is larger than that of the target. At the point of the attack, which lies no farther than told, the "
+            "target's output is proved to be larger."
+        )
+
+    def sections(self, names: Names) -> Sequence[Section]:
+        parts = (
+            *about(self.provenance),
+            ("norm", told_norm(self.p)),
+            ("valid range", told(self.clip)),
+            *apart(self.provenance),
+        )
+        return radius_sections(self, self.table(), names.outputs, parts)
 
     def plot(self, ax: Any = None) -> Any:
         """Certified radius and nearest attack: of every point, or of every target where there is one; the axes."""

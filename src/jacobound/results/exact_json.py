@@ -9,6 +9,7 @@ import base64
 import binascii
 import dataclasses
 import enum
+import hashlib
 import json
 import math
 import types
@@ -57,6 +58,11 @@ def encoded(value: Any) -> Any:
         fields = {one.name: encoded(getattr(value, one.name)) for one in dataclasses.fields(value) if one.init}
         return {"kind": type(value).__name__, "fields": fields}
     raise InvalidResultError(f"a {type(value).__name__} is no data that JSON can hold exactly")
+
+
+def digest(exact: Any) -> str:
+    """SHA-256 of what `encoded` made of a value: bits of a NaN show nowhere else."""
+    return hashlib.sha256(json.dumps(exact, sort_keys=True).encode()).hexdigest()
 
 
 def _encoded_tensor(value: Tensor) -> dict[str, Any]:

@@ -1,17 +1,20 @@
-"""The question and the provenance of a result as named facts for a page."""
+"""A result as a page tells it: its question, what is proved, how it was found."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from jacobound.inputs.regions import Ball, Box, Region, WholeSpace
+from jacobound.reports.page.sections import Answer, Names, Section
+from jacobound.results.exact_json import digest as exact_digest
 from jacobound.results.exact_json import encoded
-from jacobound.results.provenance import Provenance
+from jacobound.results.provenance import Provenance, Status
 from jacobound.results.question import Question
 from jacobound.words import cut, told
 
@@ -36,10 +39,19 @@ def question_facts(question: Question | None) -> Facts:
         found += [("rows", words["rows"]), ("SHA-256 of the rows", digest(question.rows))]
     found += [("norms", words["norms"])] if question.norm is not None else []
     found += [("budget", words.get("budget", "none given"))]
-    found += [(name.replace("_", " "), cut(told(value), LONG)) for name, value in question.options.items()]
+    found += [(name.replace("_", " "), _option(value)) for name, value in question.options.items()]
     found += [("jacobound", question.library)]
     found += [("command", words["command"])] if question.command else []
     return tuple(found)
+
+
+def _option(value: object) -> str:
+    """A value in words; of many numbers how many there are."""
+    if not isinstance(value, Tensor):
+        return cut(told(value), LONG)
+    if value.numel() > LISTED:
+        return f"{told(tuple(value.shape))} numbers, SHA-256 {digest(value)[:16]}..."
+    return ", ".join(map(str, value.flatten().tolist()))
 
 
 def _numbers(region: Region) -> Facts:
@@ -67,10 +79,13 @@ def found_facts(provenance: Provenance, sha256: str) -> Facts:
     """
     seed = "none: nothing is random" if provenance.seed is None else str(provenance.seed)
     return (
-        ("method", provenance.method),
+        ("method", provenance.method.strip("'")),
         ("network as it was understood", f"SHA-256 {provenance.network}"),
         ("meaning", "exact real numbers" if provenance.semantics == "real" else provenance.semantics),
-        ("computed on", f"{provenance.device} in {provenance.dtype.removeprefix('torch.')}, {provenance.threads} threads"),
+        (
+            "computed on",
+            f"{provenance.device} in {provenance.dtype.removeprefix('torch.')}, {provenance.threads} threads",
+        ),
         ("processor", provenance.cpu),
         ("versions", f"PyTorch {provenance.torch_version}, Python {provenance.python_version}"),
         ("seed", seed),
@@ -81,7 +96,54 @@ def found_facts(provenance: Provenance, sha256: str) -> Facts:
 
 def digest(value: object) -> str:
     """SHA-256 of plain data, by its exact form."""
-    return hashlib.sha256(json.dumps(encoded(value), sort_keys=True).encode()).hexdigest()
+    return exact_digest(encoded(value))
+
+
+def row_names(question: Question | None, count: int, names: Names) -> list[str]:
+    """What `count` rows are called."""
+    return names.rows(None if question is None else question.rows, count)
+
+
+def columns_of(question: Question | None) -> list[int] | None:
+    """The inputs that derivatives are taken by, where they were chosen."""
+    columns = None if question is None else question.options.get("columns")
+    return columns.tolist() if isinstance(columns, Tensor) else None
+
+
+class Told(Protocol):
+    """A result, as far as a page is concerned."""
+
+    status: Status
+    provenance: Provenance
+    told_as: ClassVar[str]
+
+    @property
+    def question(self) -> Question | None: ...
+    def headline(self) -> str: ...
+    def claim(self) -> str: ...
+    def sections(self, names: Names) -> Sequence[Section]: ...
+    def failures(self) -> tuple[tuple[str, str], ...]: ...
+
+
+def told_answer(result: Told, names: Names) -> Answer:
+    """A result as a page tells it."""
+    found, question = result.provenance, result.question
+    return Answer(
+        kind=result.told_as,
+        headline=result.headline(),
+        status=result.status.name.lower().replace("_", " "),
+        meaning=result.status.value,
+        certified=result.status.certified,
+        claim=result.claim(),
+        assumptions=found.assumptions,
+        asked=question_facts(question),
+        found=found_facts(found, digest(result)),
+        sections=tuple(result.sections(names)),
+        failures=result.failures(),
+        network=found.network[:12] if question is None else question.model.name,
+        method=found.method.strip("'"),
+        seconds=found.seconds,
+    )
 
 
 def about(provenance: Provenance) -> Facts:
@@ -89,12 +151,20 @@ def about(provenance: Provenance) -> Facts:
     question = provenance.question
     if question is None:
         return (("network", provenance.network[:12]),)
-    found = [("network", f"{question.model.name} {provenance.network[:8]}"), ("method", provenance.method)]
-    if question.rows is not None:
-        found.append(("rows", digest(question.rows)[:8]))
+    found = [("network", question.model.name)]
     if question.norm is not None:
         found.append(("norms", f"{question.told()['norms']}{_weights(question)}"))
+    if question.rows is not None:
+        found.append(("rows", f"rows {digest(question.rows)[:6]}"))
+    chosen = columns_of(question)
+    if chosen is not None:
+        found.append(("columns", f"by inputs {cut(', '.join(map(str, chosen)), 24)} ({digest(chosen)[:6]})"))
     return (*found, ("meaning", provenance.semantics))
+
+
+def apart(provenance: Provenance) -> Facts:
+    """What else keeps answers apart, told only where nothing else does."""
+    return (("method", provenance.method), ("fingerprint", provenance.network[:12]))
 
 
 def _weights(question: Question) -> str:
@@ -119,5 +189,6 @@ def places(question: Question | None, count: int) -> list[Facts]:
         centre = torch.as_tensor(region.center)
         rest = digest(replace(region, center=torch.zeros(1), radius=0.0))
         points = centre.reshape(count, -1) if centre.numel() % max(1, count) == 0 else centre.expand(count, -1)
-        return [(("point", hashlib.sha256(f"{digest(point)}{rest}".encode()).hexdigest()[:8]),) for point in points]
-    return [(("region", f"{digest(region)[:8]}, {k}"),) for k in range(count)]
+        names = [hashlib.sha256(f"{digest(point)}{rest}".encode()).hexdigest()[:6] for point in points]
+        return [(("point", f"point {k} ({name})" if count > 1 else f"point {name}"),) for k, name in enumerate(names)]
+    return [(("region", f"region {digest(region)[:6]}" + (f", {k}" if count > 1 else "")),) for k in range(count)]

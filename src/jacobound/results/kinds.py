@@ -1,4 +1,4 @@
-"""What the library returns: `OutputBounds`, `JacobianBounds`, `LipschitzBound`, and what all results can do.
+"""What the library returns: `OutputBounds`, `JacobianBounds`, `LipschitzBound`.
 
 Every number says whether it is certified, and every result holds what was asked. JSON has each result twice: in plain
 decimals to be read, and exactly (`results/exact_json.py`), from which `from_json` makes the same result, bit for bit.
@@ -6,141 +6,26 @@ decimals to be read, and exactly (`results/exact_json.py`), from which `from_jso
 
 from __future__ import annotations
 
-import hashlib
-import html
-import json
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
-from decimal import Decimal
-from fractions import Fraction
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from jacobound.arithmetic.intervals import Interval
-from jacobound.errors import InvalidResultError, MissingExtraError
 from jacobound.inputs.exponents import Norm, plain_exponent, told_norm
-from jacobound.results.exact_json import decoded, encoded, strict_json
+from jacobound.reports.page.bounds import constant_sections, jacobian_sections, output_sections, set_names
+from jacobound.reports.page.sections import Names, Section, Table
+from jacobound.results.facts import about, apart, columns_of, places, radii_of, row_names
+from jacobound.results.pages import figures as figures
 from jacobound.results.provenance import Provenance as Provenance
 from jacobound.results.provenance import Status as Status
-from jacobound.results.question import Question
-from jacobound.stored import kinds, stored
-from jacobound.words import printable, rounded_down, rounded_up
-
-HEX_ENTRIES = 1000  # larger results stand in hexadecimal only as bytes
-FORMAT = 1  # of the exact part; a reader refuses others
-WIDEST = 79  # characters of a line of `repr`: a terminal of 80 columns
-SHOWN = 10  # rows of a table in a notebook
-
-
-class Result(ABC):
-    """What all results can do: say themselves, go to JSON and come back, be drawn."""
-
-    status: Status
-    provenance: Provenance
-
-    @property
-    def question(self) -> Question | None:
-        """What was asked; None for results that were put together by hand."""
-        return self.provenance.question
-
-    def asking(self, question: Question) -> Self:
-        """This result with what was asked."""
-        return replace(self, provenance=replace(self.provenance, question=question))  # type: ignore[type-var]
-
-    def asked_by(self, command: tuple[str, ...]) -> Self:
-        """This result with the words of the command line that asked."""
-        return self.asking(replace(Question("?") if self.question is None else self.question, command=command))
-
-    @abstractmethod
-    def headline(self) -> str:
-        """The answer in one line, numbers rounded to the safe side."""
-
-    @abstractmethod
-    def table(self) -> list[dict[str, object]]:
-        """Plain rows; `pandas.DataFrame(result.table())` makes a frame of them."""
-
-    @abstractmethod
-    def plot(self, *arguments: Any, **options: Any) -> Any:
-        """The result as a figure, on the axes `ax` or new ones; returns the axes."""
-
-    def _said(self) -> dict[str, str]:
-        """Answer, question and status in a few lines, by what they are."""
-        asked = {} if self.question is None else self.question.told()
-        rest = ", ".join(f"{name} {asked[name]}" for name in ("rows", "columns", "norms", "budget") if name in asked)
-        found = {"answer": self.headline(), "model": asked.get("model", ""), "region": asked.get("region", "")}
-        found["region"] = "; ".join(part for part in (found["region"], rest) if part)
-        return found | {"status": self.status.value}
-
-    def __repr__(self) -> str:
-        """At most four lines: the answer, the model, the region, the status."""
-        said = {name: printable(text) for name, text in self._said().items() if text}
-        first = f"{type(self).__name__}: {said.pop('answer')}"
-        lines = [first, *(f"  {name}: {text}" for name, text in said.items())]
-        return "\n".join(line if len(line) <= WIDEST else f"{_cut(line)}..." for line in lines)
-
-    def _repr_html_(self) -> str:
-        """A small table for notebooks."""
-        table = self.table()
-        told = ((html.escape(name), html.escape(text)) for name, text in self._said().items())
-        said = "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in told)
-        rows = [tuple(table[0])] * bool(table) + [tuple(row.values()) for row in table[:SHOWN]]
-        body = "".join(f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
-        left = len(table) - SHOWN
-        more = f"<caption>{left} more rows in table()</caption>" if left > 0 else ""
-        return f"<table>{said}</table><table>{more}{body}</table>"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, lists and strings, tensors as nested lists; and under "exact" the result itself.
-
-        Bounds of at most `HEX_ENTRIES` numbers also stand in hexadecimal, under their name with "_hex".
-        """
-        exact = encoded(self)
-        digest = hashlib.sha256(
-            json.dumps(exact, sort_keys=True).encode()
-        ).hexdigest()  # bits of a NaN show nowhere else
-        return self._readable() | {"kind": type(self).__name__, "format": FORMAT, "exact": exact, "sha256": digest}
-
-    def _readable(self) -> dict[str, Any]:
-        found = {name: plain(value) for name, value in vars(self).items() if not name.startswith("_")}
-        for name in ("lower", "upper"):
-            bound = vars(self).get(name)
-            if isinstance(bound, Tensor) and bound.numel() <= HEX_ENTRIES:
-                found[f"{name}_hex"] = _hexadecimal(bound.detach().cpu().tolist())
-        return found
-
-    def to_json(self, indent: int | None = 2) -> str:
-        """Strict JSON of `to_dict`: infinities are the strings "inf" and "-inf"."""
-        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """The result that `to_json` wrote, bit for bit, with tensors on the CPU; here or in another process.
-
-        It is a record, not a proof: whoever can write the file can write other numbers.
-
-        Raises:
-            InvalidResultError: when the text is damaged, contradicts itself, or is another kind of result.
-        """
-        return cls.from_dict(strict_json(text))
-
-    @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> Self:
-        """The result that `to_dict` told of; see `from_json`."""
-        if not isinstance(told, Mapping) or not {"kind", "format", "exact"} <= set(told):
-            raise InvalidResultError("no stored result: the entries 'kind', 'format' and 'exact' are not there")
-        if told["format"] != FORMAT or isinstance(told["format"], bool):
-            raise InvalidResultError(f"the result is stored in format {told['format']!r}; this version reads {FORMAT}")
-        found = decoded(told["exact"], kinds())
-        if not isinstance(found, Result):
-            raise InvalidResultError("the exact part holds no result")
-        if not isinstance(found, cls):
-            raise InvalidResultError(f"this is a stored {type(found).__name__}, not a {cls.__name__}")
-        if json.dumps(found.to_dict(), sort_keys=True) != json.dumps(dict(told), sort_keys=True, default=repr):
-            raise InvalidResultError("the readable part of the result contradicts the exact one; the text was changed")
-        return found
+from jacobound.results.readable import Candidate as Candidate
+from jacobound.results.readable import listed, span
+from jacobound.results.result import Result as Result
+from jacobound.stored import stored
+from jacobound.words import rounded_down, rounded_up
 
 
 @stored
@@ -160,17 +45,26 @@ class OutputBounds(Result):
     status: Status
     provenance: Provenance
     lead: tuple[int, ...] = ()
+    told_as: ClassVar[str] = "Bounds of the outputs"
 
     def headline(self) -> str:
-        return f"{_span(self.lower, self.upper)} for {self.lower.numel()} outputs"
+        return f"{span(self.lower, self.upper)} for {self.lower.numel()} outputs"
 
     def table(self) -> list[dict[str, object]]:
         """One row per set (radius and point, in row-major order) and output: bounds."""
         count = self.lower.numel() // max(1, math.prod(self.lead))
-        ends = zip(_listed(self.lower), _listed(self.upper), strict=True)
+        ends = zip(listed(self.lower), listed(self.upper), strict=True)
         return [
             {"set": k // count, "output": k % count, "lower": low, "upper": high} for k, (low, high) in enumerate(ends)
         ]
+
+    def claim(self) -> str:
+        return "For every input of the region every output (every row) lies between its lower and its upper bound."
+
+    def sections(self, names: Names) -> Sequence[Section]:
+        rows = row_names(self.question, self.lower.numel() // max(1, math.prod(self.lead)), names)
+        sets = set_names(radii_of(self.question, self.lead), math.prod(self.lead))
+        return output_sections(self, self.table(), sets, rows)
 
     def plot(self, ax: Any = None) -> Any:
         """Bounds of every output at the first point and radius; returns the axes."""
@@ -199,6 +93,7 @@ class JacobianBounds(Result):
     provenance: Provenance
     unstable: Tensor
     activations: int
+    told_as: ClassVar[str] = "Bounds of the Jacobian"
 
     @property
     def interval(self) -> Interval:
@@ -206,47 +101,37 @@ class JacobianBounds(Result):
 
     def headline(self) -> str:
         size = f"{self.lower.numel()} entries, {unknown_slopes(self)} slopes not known"
-        return f"{_span(self.lower, self.upper)} for {size}"
+        return f"{span(self.lower, self.upper)} for {size}"
 
     def table(self) -> list[dict[str, object]]:
         """One row per set (radius and point, in row-major order), row and input: bounds."""
         sets = self.unstable.numel()
         rows = self.lower.shape[self.unstable.dim()]
         inputs = self.lower.numel() // max(1, sets * rows)
-        ends = zip(_listed(self.lower), _listed(self.upper), strict=True)
+        ends = zip(listed(self.lower), listed(self.upper), strict=True)
         return [
             {"set": k // (rows * inputs), "row": k // inputs % rows, "input": k % inputs, "lower": low, "upper": high}
             for k, (low, high) in enumerate(ends)
         ]
 
+    def claim(self) -> str:
+        return (
+            "Every Jacobian of the network inside of the region, where it exists, and every limit of such Jacobians "
+            "has each of its entries between the lower and the upper bound."
+        )
+
+    def sections(self, names: Names) -> Sequence[Section]:
+        axes = self.unstable.dim()
+        rows = row_names(self.question, self.lower.shape[axes], names)
+        sets = set_names(radii_of(self.question, tuple(self.unstable.shape)), self.unstable.numel())
+        shape, chosen = self.lower.shape[axes + 1 :], columns_of(self.question)
+        inputs = names.inputs(shape, chosen)
+        picture = None if names.features or chosen is not None else names.picture(shape)
+        return jacobian_sections(self, self.table(), sets, rows, inputs, picture)
+
     def plot(self, row: int = 0, ax: Any = None) -> Any:
         """Bounds of one row of the first point, entry by entry (an image where the input is one); returns the axes."""
         return figures().plot_jacobian(self, row, ax)
-
-
-@stored
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """One of the constants of which the smallest certified one is the answer.
-
-    Args:
-        value: of the shape of the answer's `upper`; inf where the candidate was left out or proves nothing.
-        status: whether it is certified, or why it is looser than its method could do.
-        seconds: what it took; 0 for those that come along with another one.
-        certificates: for methods that prove by multipliers what they proved, set by set; else empty.
-        note: what there is to say besides: why a method failed, or that it was given up.
-    """
-
-    value: Tensor
-    status: Status
-    seconds: float = 0.0
-    certificates: tuple[tuple[Any, ...], ...] = ()
-    note: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Value, status, seconds and note as plain numbers and strings."""
-        found = {"value": plain(self.value), "status": plain(self.status), "seconds": self.seconds}
-        return found | ({"note": self.note} if self.note else {})
 
 
 @stored
@@ -296,6 +181,7 @@ class LipschitzBound(Result):
     delta: Tensor | None = None
     partner: Tensor | None = None
     lower_reason: tuple[str, ...] = ()
+    told_as: ClassVar[str] = "Lipschitz constant"
 
     @property
     def gap(self) -> Tensor:
@@ -315,7 +201,7 @@ class LipschitzBound(Result):
 
     def table(self) -> list[dict[str, object]]:
         """One row per set (radius and point, in row-major order): the bracket and its gap."""
-        columns = {name: _listed(getattr(self, name)) for name in ("upper", "lower", "gap", "unstable")}
+        columns = {name: listed(getattr(self, name)) for name in ("upper", "lower", "gap", "unstable")}
         count = self.upper.numel() // max(1, len(self.radii))
         rows: list[dict[str, object]] = []
         for k in range(self.upper.numel()):
@@ -325,61 +211,49 @@ class LipschitzBound(Result):
             rows.append(place | {name: column[k] for name, column in columns.items()})
         return rows
 
+    def claim(self) -> str:
+        p, q = map(told_norm, self.norm)
+        executed = "" if self.delta is None else f" + 2 delta, delta at most {rounded_up(float(self.delta.max()))}"
+        chosen = columns_of(self.question)
+        which = "" if chosen is None else " that differ in the chosen inputs alone"
+        reasons = "; ".join(dict.fromkeys(self.lower_reason)) or "it is 0 where nothing was proved"
+        return (
+            f"For all x and y of the region{which} the {q} norm of f(x) - f(y) is at most the upper end times the {p} norm of "
+            f"x - y{executed}. No constant below the lower end holds ({reasons})."
+        )
+
+    def failures(self) -> tuple[tuple[str, str], ...]:
+        lost = ((name, one) for name, one in self.details.items() if one.status is Status.FAILED)
+        return tuple((name, one.note or one.status.value) for name, one in lost)
+
+    def sections(self, names: Names) -> Sequence[Section]:
+        count = self.upper.numel()
+        sets = set_names(self.radii, count)
+        points = places(self.question, count // max(1, len(self.radii)))
+        parts = [(*about(self.provenance), *place, *apart(self.provenance)) for place in points]
+        candidates = [
+            {
+                "candidate": name,
+                "value": float(one.value.max()),
+                "seconds": one.seconds,
+                "status": one.status.name.lower(),
+            }
+            | {"note": one.note}
+            for name, one in self.details.items()
+            if one.value.numel()
+        ]
+        told = Table.of(
+            "Candidates",
+            candidates,
+            "The smallest certified one is the answer, set by set; values are the largest of all sets.",
+        )
+        return [*constant_sections(self, self.table(), sets, parts), *([told] if candidates else [])]
+
     def plot(self, ax: Any = None) -> Any:
         """Upper and lower bound over the radii, both axes logarithmic; returns the axes."""
         return figures().plot_lipschitz(self, ax)
 
 
-def figures() -> Any:
-    """The drawing module, loaded only when a figure is wanted."""
-    try:
-        from jacobound.reports import figures as drawing
-    except ImportError as error:
-        if error.name and error.name.startswith("jacobound"):
-            raise
-        raise MissingExtraError("matplotlib", "report") from error
-    return drawing
-
-
-def _listed(values: Tensor) -> list[Any]:
-    return values.detach().cpu().flatten().tolist()
-
-
-def _cut(line: str) -> str:
-    """The words of a long line that leave room for three dots."""
-    return line[: WIDEST - 3].rsplit(" ", 1)[0]
-
-
 def unknown_slopes(bounds: JacobianBounds) -> str:
     """How many slopes are not known, of those of all sets."""
     return f"{int(bounds.unstable.sum())} of {bounds.activations * bounds.unstable.numel()}"
-
-
-def _span(lower: Tensor, upper: Tensor) -> str:
-    """The least lower and the largest upper bound."""
-    if not lower.numel():
-        return "nothing"
-    return f"{rounded_down(float(lower.min()))} to {rounded_up(float(upper.max()))}"
-
-
-def _hexadecimal(value: Any) -> Any:
-    return [_hexadecimal(item) for item in value] if isinstance(value, list) else float(value).hex()
-
-
-def plain(value: Any) -> Any:
-    """Plain numbers, lists and strings for readers; infinities as text."""
-    if isinstance(value, Tensor):
-        return plain(value.detach().cpu().tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else repr(value)
-    if isinstance(value, Candidate):
-        return value.to_dict()
-    if isinstance(value, Status):
-        return {"name": value.name.lower(), "certified": value.certified, "meaning": value.value}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return {one.name: plain(getattr(value, one.name)) for one in fields(value) if one.init}
-    return str(value) if isinstance(value, Decimal | Fraction) else value

@@ -1,14 +1,17 @@
-"""`report`: results as one HTML page that can be sent to somebody who has nothing but a browser."""
+"""`report`: results as one HTML page that can be sent to somebody who has nothing but a browser; and its figures."""
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from jacobound.errors import InvalidOptionError, InvalidResultError, MissingExtraError
 from jacobound.reports.page.sections import Answer, Names, Page
+
+UNUSED = "no result on this page tells of inputs or outputs by these names; leave features, outputs and image out"
 
 
 class Answering(Protocol):
@@ -50,26 +53,41 @@ def report(
         MissingExtraError: without matplotlib (the extra `report`).
     """
     names = names_given(features, outputs, image)
-    several = results if isinstance(results, Iterable) else (results,)
+    several = list(results) if isinstance(results, Iterable) else [results]
     answers = []
     for result in several:
         if not hasattr(result, "answer"):
             raise InvalidResultError(f"a page holds results, not a {type(result).__name__}")
         answers.append(result.answer(names))
+    if names != Names() and answers == [result.answer() for result in several]:
+        raise InvalidOptionError(UNUSED)
     return write_page(Page(str(title), tuple(answers)), path)
 
 
 def write_page(page: Page, path: str | os.PathLike[str]) -> Path:
     """A page as a file; see `report`."""
+    target = Path(path)
+    target.write_text(drawing("page.document").document(page), encoding="utf-8", newline="\n")
+    return target
+
+
+def figures() -> Any:
+    """The drawing module, loaded only when a figure is wanted."""
+    return drawing("figures")
+
+
+def drawing(name: str) -> Any:
+    """A module of `reports` that needs matplotlib, loaded only when it is wanted.
+
+    Raises:
+        MissingExtraError: without matplotlib.
+    """
     try:
-        from jacobound.reports.page.document import document
+        return importlib.import_module(f"jacobound.reports.{name}")
     except ImportError as error:
         if error.name and error.name.startswith("jacobound"):
             raise
         raise MissingExtraError("matplotlib", "report") from error
-    target = Path(path)
-    target.write_text(document(page), encoding="utf-8", newline="\n")
-    return target
 
 
 def names_given(features: Sequence[str], outputs: Sequence[str], image: Sequence[int] | None) -> Names:
@@ -87,5 +105,3 @@ def names_given(features: Sequence[str], outputs: Sequence[str], image: Sequence
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise InvalidOptionError(f"image is (height, width), two whole numbers above 0, not {image!r}")
     return Names(tuple(features), tuple(outputs), (sides[0], sides[1]))
-
-

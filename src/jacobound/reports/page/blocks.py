@@ -22,7 +22,7 @@ from jacobound.reports.page.sections import (
     Section,
     Table,
 )
-from jacobound.words import nearest, rounded_down, rounded_up
+from jacobound.words import rounded_down, rounded_up
 
 FILTERED = 8  # rows from which a table has a filter
 
@@ -69,7 +69,9 @@ def sections_block(sections: Sequence[Section], room: Room) -> Markup:
         blocks.append(section_block(section, room))
         figures, cells = figures + 1, cells + size
     if missing:
-        blocks.append(element("p", f"{missing} more figures are left out; the results hold all numbers.", class_="soft"))
+        blocks.append(
+            element("p", f"{missing} more figures are left out; the results hold all numbers.", class_="soft")
+        )
     return joined(*blocks)
 
 
@@ -99,8 +101,14 @@ def _rest(count: int, most: int) -> str:
     return f"The first {most} of {count}; the table has all." if count > most else ""
 
 
-def table_block(table: Table, room: Room) -> Markup:
-    """A table that can be scrolled, sorted and filtered."""
+def table_block(table: Table, room: Room, link: Callable[[int], str | None] | None = None) -> Markup:
+    """A table that can be scrolled, sorted and filtered.
+
+    Args:
+        table: what it shows.
+        room: how much of it.
+        link: from the first cell of each row to a place on the page.
+    """
     if not table.rows:
         return element("p", "Nothing to list.", class_="soft")
     name, shown = room.id("table"), table.rows[: room.rows]
@@ -111,10 +119,7 @@ def table_block(table: Table, room: Room) -> Markup:
         element("th", column.title, scope="col", class_=None if column.kind == "text" else "number")
         for column in table.columns
     )
-    rows = (
-        element("tr", *(cell_block(cell, column) for cell, column in zip(row, table.columns, strict=True)))
-        for row in shown
-    )
+    rows = (_row(row, table.columns, None if link is None else link(k)) for k, row in enumerate(shown))
     made = element(
         "table",
         element("caption", f"{table.title}: {said}. {table.note}".rstrip()),
@@ -135,20 +140,27 @@ def _filter(table: str, rows: int) -> Markup:
     return element("div", label, typed, told, class_="filter", data_filters=table, hidden=True)
 
 
-def cell_block(cell: Cell | Markup, column: Column) -> Markup:
-    """A cell; numbers are rounded to the safe side and carry their exact value."""
+def _row(row: Sequence[Cell], columns: Sequence[Column], link: str | None) -> Markup:
+    cells = [_content(cell, column) for cell, column in zip(row, columns, strict=True)]
+    if link is not None:
+        cells[0] = element("a", cells[0], href=link)
+    classes = ["number" if column.kind != "text" else None for column in columns]
+    return element("tr", *(element("td", cell, class_=one) for cell, one in zip(cells, classes, strict=True)))
+
+
+def _content(cell: Cell, column: Column) -> Markup:
+    """What a cell holds; numbers are rounded to the safe side and carry their exact value."""
     if isinstance(cell, str):
-        return element("td", cell, class_=None if column.kind == "text" else "number")
-    if isinstance(cell, int):
-        return element("td", element("data", cell, value=cell), class_="number")
-    return element("td", element("data", told_number(cell, column), value=repr(cell)), class_="number")
+        return joined(cell)
+    return element("data", cell if isinstance(cell, int) else told_number(cell, column), value=repr(cell))
 
 
 def told_number(value: float, column: Column) -> str:
     """A number as the column shows it."""
     if not math.isfinite(value):
         return {math.inf: "∞", -math.inf: "−∞"}.get(value, "none")
-    return {"lower": rounded_down, "upper": rounded_up}.get(column.kind, nearest)(value)
+    told = {"lower": rounded_down, "upper": rounded_up}.get(column.kind)
+    return f"{value:.6g}" if told is None else told(value)
 
 
 def labelled_curves(curves: Sequence[Curve]) -> list[tuple[str, Curve]]:
@@ -161,11 +173,13 @@ def labelled_curves(curves: Sequence[Curve]) -> list[tuple[str, Curve]]:
 
 
 def differences(several: Sequence[tuple[tuple[str, str], ...]], alone: str) -> list[str]:
-    """What each of several things is called: the parts that are not the same for all of them."""
+    """What each of several things is called: by as few of its parts as tell all of them apart, the first ones first."""
     told = [dict(parts) for parts in several]
-    names = list(dict.fromkeys(name for parts in told for name in parts))
-    differing = [name for name in names if len({parts.get(name) for parts in told}) > 1]
-    return [", ".join(parts[name] for name in differing if name in parts) or alone for parts in told]
+    labels = [""] * len(told)
+    for name in dict.fromkeys(name for parts in told for name in parts):
+        longer = [", ".join(filter(None, (label, parts.get(name)))) for label, parts in zip(labels, told, strict=True)]
+        labels = longer if len(set(longer)) > len(set(labels)) else labels
+    return [label or alone for label in labels]
 
 
 def _few(labelled: list[tuple[str, Curve]]) -> list[list[tuple[str, Curve]]]:
@@ -194,14 +208,14 @@ def curves_table(labelled: Sequence[tuple[str, Curve]]) -> Table:
 def accuracies_block(title: str, accuracies: Sequence[tuple[str, Accuracy]], room: Room) -> Markup:
     """Certified accuracy against attack, with its numbers."""
     words = (
-        "Certified: the label is proved to hold within the radius. Not attacked: no attack that was tried moved it; the "
-        "truth lies between the two lines. The share counts as accuracy where the labels are those of a data set."
+        "Certified: the label is proved to hold within the radius. Not attacked: no attack that was tried moved it; "
+        "the truth lies between the two lines. The share counts as accuracy where the labels are those of a data set."
     )
     columns = (Column("of"), Column("points", "whole"), Column("radius", "number"), Column("certified", "number"))
     rows = tuple(
         (label or "all points", len(one.held), radius, one.certified(radius), one.unattacked(radius))
         for label, one in accuracies
-        for radius in drawings.accuracy_radii((one,), 11)
+        for radius in drawings.accuracy_radii(one)
     )
     table = Table("Shares of the points", (*columns, Column("not attacked", "number")), rows)
     figure = _figure(title, lambda: drawings.accuracy_figure(accuracies), words, room)

@@ -20,7 +20,6 @@ from jacobound.reports.page.sections import (
     Table,
 )
 from jacobound.reports.shown import Bounds, Bracket, Features, Landscape, Radius
-from jacobound.words import nearest
 
 Rows = Sequence[Mapping[str, object]]
 FIELDS = 40  # inputs with a column of their own in a heat map
@@ -37,19 +36,22 @@ def output_sections(found: Bounds, table: Rows, sets: Sequence[str], rows: Seque
 
 
 def jacobian_sections(
-    found: Bounds, table: Rows, sets: Sequence[str], rows: Sequence[str], names: Names, shape: Sequence[int]
+    found: Bounds,
+    table: Rows,
+    sets: Sequence[str],
+    rows: Sequence[str],
+    inputs: Sequence[str],
+    picture: tuple[int, int, int] | None,
 ) -> list[Section]:
     """A heat map of each set: over the image for each row, else a field for each row and input; and the table.
 
     Args:
         found: bounds of shape (*sets, rows, *input shape).
         table: its rows as plain numbers.
-        sets, rows: their names.
-        names: of inputs.
-        shape: of the input.
+        sets, rows, inputs: their names.
+        picture: channels, height and width of an input that is an image.
     """
     lower, upper = (_numbers(end).reshape(len(sets), len(rows), -1) for end in (found.lower, found.upper))
-    inputs, picture = names.inputs(shape), None if names.features else names.picture(shape)
     sections: list[Section] = []
     for k, called in enumerate(sets):
         if picture is None:
@@ -68,7 +70,8 @@ def _fields(lower: Tensor, upper: Tensor, rows: Sequence[str], inputs: Sequence[
     if len(inputs) > FIELDS:
         size = torch.maximum(lower.abs(), upper.abs()).nan_to_num(math.inf).amax(0)
         kept = size.argsort(descending=True, stable=True)[:FIELDS].sort().values
-        lower, upper, inputs = lower[:, kept], upper[:, kept], [inputs[j] for j in kept.tolist()]
+        lower, upper = lower[:, kept], upper[:, kept]
+        inputs = [inputs[int(j)] for j in kept]
         title += f", the {FIELDS} inputs that may matter most"
     return HeatMap(title, _rows(lower), _rows(upper), tuple(rows), tuple(inputs))
 
@@ -87,14 +90,21 @@ def constant_sections(
     lower, upper = (_plain(_numbers(end).flatten()) for end in (bound.lower, bound.upper))
     count = len(upper) // max(1, len(bound.radii))
     curves = tuple(
-        Curve(parts[k], tuple((radius, lower[j * count + k], upper[j * count + k]) for j, radius in enumerate(bound.radii)))
+        Curve(
+            parts[k],
+            tuple((radius, lower[j * count + k], upper[j * count + k]) for j, radius in enumerate(bound.radii)),
+        )
         for k in range(count if bound.radii else 0)
     )
-    told = [{name: value for name, value in row.items() if name != "unstable"} for row in table]
+    told = [
+        {name: value for name, value in row.items() if name not in ("unstable", "radius", "point")} for row in table
+    ]
     return [*([Curves("Constants over radius", curves)] if curves else []), _told(told, "Constants", set=sets)]
 
 
-def radius_sections(found: Radius, table: Rows, outputs: Sequence[str], parts: tuple[tuple[str, str], ...]) -> list[Section]:
+def radius_sections(
+    found: Radius, table: Rows, outputs: Sequence[str], parts: tuple[tuple[str, str], ...]
+) -> list[Section]:
     """Radii and attacks of all points, or of all targets of one, accuracy over the radius, and the table."""
     alone = found.label.numel() == 1
     held = found.radius if alone else found.untargeted
@@ -111,7 +121,9 @@ def radius_sections(found: Radius, table: Rows, outputs: Sequence[str], parts: t
     kept = tuple(value if sure else -1.0 for value, sure in zip(untargeted, decided, strict=True))
     # One point alone has no accuracy to look at, but counts among those of other answers on the page.
     sections.append(Accuracy(parts, kept, _plain(_numbers(found.untargeted_attack).flatten())))
-    told = [dict(row) | {"label": _named(outputs, row["label"]), "target": _named(outputs, row["target"])} for row in table]
+    told = [
+        dict(row) | {"label": _named(outputs, row["label"]), "target": _named(outputs, row["target"])} for row in table
+    ]
     return [*sections, Table.of("Radii of points and targets", told)]
 
 
@@ -127,7 +139,9 @@ def landscape_sections(found: Landscape, table: Rows, rows: Sequence[str]) -> li
     return [figure, Table.of("Radii without a zero gradient", told, note)]
 
 
-def feature_sections(found: Features, table: Rows, rows: Sequence[str], names: Names, shape: Sequence[int]) -> list[Section]:
+def feature_sections(
+    found: Features, table: Rows, rows: Sequence[str], names: Names, shape: Sequence[int]
+) -> list[Section]:
     """Bounds of the derivatives of every row, coloured by the answer, and the table."""
     boxes, inputs = max(1, found.boxes.numel()), names.inputs(shape)
     lower, upper = (_numbers(end).reshape(boxes * len(rows), -1) for end in (found.lower, found.upper))
@@ -169,7 +183,7 @@ def set_names(radii: Sequence[float], count: int) -> list[str]:
     points = count // max(1, len(radii))
     if not radii:
         return [f"set {k}" if count > 1 else "set" for k in range(count)]
-    ball = [f"radius {nearest(radius)}" for radius in radii]
+    ball = [f"radius {radius:.6g}" for radius in radii]
     return [ball[k // points] + (f", point {k % points}" if points > 1 else "") for k in range(count)]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 
 from jacobound.errors import InvalidResultError
@@ -23,11 +24,16 @@ from jacobound.reports.page.blocks import (
     table_block,
 )
 from jacobound.reports.page.markup import EMPTY, Markup, element, joined
-from jacobound.reports.page.sections import Accuracy, Answer, Column, Curve, Curves, Page, Table
+from jacobound.reports.page.sections import Accuracy, Answer, Column, Curve, Curves, HeatMap, Page, Table
 from jacobound.version import VERSION
 
 LARGEST = 5_000_000  # bytes of a page
+FIGURES = 120  # on a page, about half a second of work each
+LINKS = 40  # in the list of contents; of more answers the overview alone has links
 ROOMS = ((2000, 12000, 8, 500), (400, 4000, 4, 200), (100, 800, 2, 60), (2000, 0, 0, 0), (200, 0, 0, 0))
+OVERVIEW = 10  # times as many rows as other tables has that of all answers
+
+CELL, FIELD = 9, 90  # bytes of a cell of a table and of a field of a heat map, at least
 
 TRUSTED = (
     "the network is the real-number function whose weights are the stored floating-point numbers, unless the answer "
@@ -48,13 +54,31 @@ def document(page: Page) -> str:
     if not (page.answers or page.sections or page.failures):
         raise InvalidResultError("a page needs at least one result")
     for sizes in ROOMS:
-        rows, cells, figures, answers = sizes
-        made = _document(page, Room(rows, cells, figures, answers))
+        room = Room(*sizes)
+        if _least_size(page, room) > LARGEST:
+            continue
+        made = _document(page, room)
         if len(made.encode()) < LARGEST:
             return made
     raise InvalidResultError(
         f"{len(page.answers)} results do not fit into a page of {LARGEST // 10**6} MB; make one page of each part"
     )
+
+
+def _least_size(page: Page, room: Room) -> int:
+    """Bytes that the page has at least; it is not made in vain where this is too much."""
+    size = CELL * min(len(page.answers), OVERVIEW * room.rows) * 8
+    for sections in (page.sections, *(answer.sections for answer in page.answers[: room.answers])):
+        size += sum(
+            CELL * min(len(section.rows), room.rows) * len(section.columns)
+            for section in sections
+            if isinstance(section, Table)
+        )
+        cells = sum(
+            len(part.lower) * len(part.lower[0]) for part in sections if isinstance(part, HeatMap) and part.lower
+        )
+        size += FIELD * min(cells, room.cells // 2)
+    return size
 
 
 def _document(page: Page, room: Room) -> str:
@@ -78,7 +102,7 @@ def _document(page: Page, room: Room) -> str:
         element("a", "To the answers", href="#answers", class_="skip"),
         _header(page),
         _contents(told),
-        element("main", _overview(page, room), *_articles(told, room), _rest(page, told), id="answers"),
+        element("main", _overview(page, room), _assumptions(), *_articles(told, room), _rest(page, told), id="answers"),
         _footer(page),
         element("script", script),
     )
@@ -87,7 +111,7 @@ def _document(page: Page, room: Room) -> str:
 
 def _own(name: str) -> Markup:
     """A file of this folder; nothing in it ends its element early (a test looks)."""
-    return Markup(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
+    return Markup(resources.files("jacobound.reports.page").joinpath(name).read_text(encoding="utf-8"))
 
 
 def _digest(text: str) -> str:
@@ -105,7 +129,7 @@ def _header(page: Page) -> Markup:
 
 
 def _contents(told: Sequence[Answer]) -> Markup:
-    if len(told) < 2:
+    if not 1 < len(told) <= LINKS:
         return EMPTY
     links = (
         element("li", element("a", f"{k}. {answer.kind}", href=f"#answer{k}"), f": {answer.headline}")
@@ -125,7 +149,12 @@ def _overview(page: Page, room: Room) -> Markup:
             (k, one.kind, one.network, one.headline, one.status, _checked(one), one.method, one.seconds)
             for k, one in enumerate(page.answers, 1)
         )
-        blocks.append(table_block(Table("All answers", columns, rows), room))
+
+        def link(k: int) -> str | None:
+            return f"#answer{k + 1}" if k < room.answers else None
+
+        wide = replace(room, rows=OVERVIEW * room.rows)
+        blocks.append(table_block(Table("All answers", columns, rows), wide, link))
         blocks += _together(page, room)
     blocks += [section_block(section, room) for section in page.sections]
     failures = [*page.failures, *((f"answer {k}", one.meaning) for k, one in _failed(page))]
@@ -133,6 +162,12 @@ def _overview(page: Page, room: Room) -> Markup:
         columns = (Column("what"), Column("why"))
         blocks += [element("h3", "Failures"), table_block(Table("Failures", columns, tuple(failures)), room)]
     return element("section", element("h2", "Overview"), *blocks, id="overview") if blocks else EMPTY
+
+
+def _assumptions() -> Markup:
+    """What is taken for granted."""
+    listed = element("ul", *(element("li", one) for one in TRUSTED))
+    return element("section", element("h2", "What all proofs take for granted"), listed, id="assumptions")
 
 
 def _failed(page: Page) -> list[tuple[int, Answer]]:
@@ -167,6 +202,7 @@ def _joined_accuracies(several: Sequence[Accuracy]) -> list[tuple[str, Accuracy]
 
 
 def _articles(told: Sequence[Answer], room: Room) -> list[Markup]:
+    room = replace(room, figures=min(room.figures, FIGURES // max(1, len(told))))
     return [_article(answer, k, len(told), room) for k, answer in enumerate(told, 1)]
 
 
@@ -205,8 +241,9 @@ def _claim(answer: Answer, mood: str) -> Markup:
     """The claim, under what it holds, and who has checked it."""
     claim = answer.claim or "What the numbers below say."
     said = claim if answer.certified else f"NOT PROVED by this answer ({answer.meaning}): {claim}"
-    listed = [*answer.assumptions, *TRUSTED]
-    assumed = element("ul", *(element("li", one) for one in listed))
+    own = element("ul", *(element("li", one) for one in answer.assumptions)) if answer.assumptions else EMPTY
+    under = ", and under these of the user's own, which jacobound did not check:" if answer.assumptions else "."
+    above = element("a", "assumptions that all proofs make", href="#assumptions")
     if answer.check is None:
         checked = "Not checked by a second program: the answer stands as jacobound found it."
     else:
@@ -215,8 +252,8 @@ def _claim(answer: Answer, mood: str) -> Markup:
         checked = f"Checked by {answer.check.by}, which {verdict}: {answer.check.said}{certificate}"
     return joined(
         element("div", element("p", said), class_=f"claim {mood}"),
-        element("p", "Under these assumptions:"),
-        assumed,
+        element("p", "It holds under the ", above, under),
+        own,
         element("p", checked),
     )
 

@@ -14,7 +14,7 @@ from jacobound.reports.figures import BLUE, GREY, VERMILION, logarithmic, new_fi
 from jacobound.reports.page.markup import Markup
 from jacobound.reports.page.sections import Accuracy, Curve, Intervals, Pairs
 from jacobound.reports.page.svg import FOREGROUND, drawing, inline
-from jacobound.words import cut, nearest, rounded_down, rounded_up
+from jacobound.words import cut, rounded_down, rounded_up
 
 WIDTH = 5.0  # inches: a telephone shows letters of nine points at their size
 COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -53,13 +53,15 @@ def curves_figure(curves: Sequence[tuple[str, Curve]]) -> tuple[Figure, Hover]:
             if not shown:
                 continue
             gid = f"marks{k}-{end}"
-            texts = [f"radius {nearest(point[0])}: {words} {_safe(point[end], end == 2)} ({name})" for point in shown]
+            texts = [f"radius {point[0]:.6g}: {words} {_safe(point[end], end == 2)} ({name})" for point in shown]
             places, values = [point[0] for point in shown], [point[end] for point in shown]
-            legend = f"{cut(name, 40)}: {'upper' if end == 2 else 'lower'}"
+            legend = f"{cut(name, 48)}: {'upper' if end == 2 else 'lower'}"
             ax.plot(places, values, style, color=colour, markersize=4, alpha=opacity, gid=gid, label=legend)
             hover[gid] = texts
         both = [point for point in points if 0 < point[1] <= point[2] < math.inf]
-        ax.fill_between([p[0] for p in both], [p[1] for p in both], [p[2] for p in both], color=colour, alpha=0.12, lw=0)
+        ax.fill_between(
+            [p[0] for p in both], [p[1] for p in both], [p[2] for p in both], color=colour, alpha=0.12, lw=0
+        )
     radii = [point[0] for _, curve in curves for point in curve.points]
     if radii and min(radii) > 0:
         ax.set_xscale("log")
@@ -79,16 +81,17 @@ def accuracy_figure(accuracies: Sequence[tuple[str, Accuracy]]) -> tuple[Figure,
     ax, hover = figure.add_subplot(), {}
     for k, (name, found) in enumerate(accuracies):
         colour = COLOURS[k % MOST_CURVES]
-        for key, words, share, style in (
-            ("held", "certified", found.certified, "-"),
-            ("free", "not attacked", found.unattacked, "--"),
+        ends = step_ends(found)
+        for key, words, share, style, steps in (
+            ("held", "certified", found.certified, "-", "steps-pre"),
+            ("free", "not attacked", found.unattacked, "--", "steps-post"),
         ):
-            radii = accuracy_radii((found,))
+            radii = ends[key]
             shares = [share(radius) for radius in radii]
-            gid = f"marks{k}-{key}"
-            legend = f"{name}: {words}" if name else words
-            ax.plot(radii, shares, style, color=colour, marker="o", markersize=2.5, gid=gid, label=cut(legend, 48))
-            hover[gid] = [f"radius {nearest(r)}: {s:.1%} {words}" for r, s in zip(radii, shares, strict=True)]
+            gid, legend = f"marks{k}-{key}", f"{name}: {words}" if name else words
+            how = {"color": colour, "marker": "o", "markersize": 2.5, "gid": gid, "label": cut(legend, 60)}
+            ax.plot(radii, shares, style, drawstyle=steps, **how)
+            hover[gid] = [f"radius {r:.6g}: {s:.1%} {words}" for r, s in zip(radii, shares, strict=True)]
     ax.set_ylim(-0.03, 1.03)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     ax.set_xlabel("radius")
@@ -97,11 +100,31 @@ def accuracy_figure(accuracies: Sequence[tuple[str, Accuracy]]) -> tuple[Figure,
     return figure, hover
 
 
-def accuracy_radii(accuracies: Sequence[Accuracy], count: int = 21) -> list[float]:
-    """Radii from 0 to the largest at which something is known."""
-    held = [value for found in accuracies for value in found.held if math.isfinite(value)]
-    reached = [value for found in accuracies for value in found.attacked if math.isfinite(value)]
-    top = max([*held, *reached, 0.0]) or 1.0
+def step_ends(found: Accuracy, most: int = 200) -> dict[str, list[float]]:
+    """Radii at which the shares change, from 0 to the largest; of many points some of them.
+
+    Certified shares are drawn as steps that end at these radii, so that between two of them the figure shows at most
+    what is certified; shares of points that were not attacked as steps that begin at them, so that it shows at least
+    what is left.
+    """
+    top = accuracy_radii(found, 2)[-1]
+    changes = {
+        "held": {0.0, top} | {value for value in found.held if 0 < value <= top},
+        "free": {0.0, top} | {value for value in found.attacked if value <= top},
+    }
+    return {key: _thinned(sorted(radii), most) for key, radii in changes.items()}
+
+
+def _thinned(radii: list[float], most: int) -> list[float]:
+    """Evenly chosen ones of many, the first and the last among them."""
+    count = len(radii)
+    return radii if count <= most else [radii[k * (count - 1) // (most - 1)] for k in range(most)]
+
+
+def accuracy_radii(found: Accuracy, count: int = 11) -> list[float]:
+    """Evenly spaced radii from 0 to the largest at which something is known."""
+    known = [value for value in (*found.held, *found.attacked) if math.isfinite(value)]
+    top = max([*known, 0.0]) or 1.0
     return [top * k / (count - 1) for k in range(count)]
 
 
@@ -164,9 +187,9 @@ def _finish(ax: Axes) -> None:
     """A faint grid, and a legend below everything."""
     ax.grid(True, color=FOREGROUND, alpha=0.15, lw=0.6)
     ax.set_axisbelow(True)
-    handles, _ = ax.get_legend_handles_labels()
+    handles, labels = ax.get_legend_handles_labels()
     if handles:
-        columns = 1 if len(handles) > 6 else 2
+        columns = 2 if max(map(len, labels)) <= 30 else 1
         ax.figure.legend(loc="outside lower center", ncols=columns)
 
 

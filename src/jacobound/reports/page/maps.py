@@ -34,7 +34,7 @@ def map_figure(section: HeatMap) -> tuple[Figure, Hover]:
     colours[~certain] = to_rgba(GREY)
     if section.columns:
         return _fields(section, colours, top, texts)
-    figure = new_figure(WIDTH, 0.9 + WIDTH / 2 * min(2.0, lower.shape[0] / lower.shape[1]))
+    figure = new_figure(WIDTH, 0.75 + 0.45 * WIDTH * min(2.0, lower.shape[0] / lower.shape[1]))
     left, right = figure.subplots(1, 2)
     hover = {"cells0": texts, "cells1": texts}
     _cells(left, colours, "cells0")

@@ -17,7 +17,7 @@ EMPTY = Markup("")
 VOID = frozenset({"meta", "input"})
 
 
-def element(name: str, *children: object, **attributes: object) -> Markup:
+def element(name: str, /, *children: object, **attributes: object) -> Markup:
     """An element; children that are no `Markup` are escaped, control characters spelled out.
 
     Args:

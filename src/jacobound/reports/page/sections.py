@@ -19,14 +19,21 @@ Cell = str | int | float
 Kind = Literal["text", "whole", "number", "lower", "upper"]
 
 # How numbers of a column are rounded: lower bounds down, upper bounds up, others to the nearest.
-KINDS: Mapping[str, Kind] = {"lower": "lower", "upper": "upper", "margin": "lower", "attack_radius": "upper"} | {
+KINDS: Mapping[str, Kind] = {
+    "lower": "lower",
+    "upper": "upper",
     "radius": "lower",
+    "margin": "lower",
+    "attack_radius": "upper",
     "vanishing_radius": "upper",
     "swing": "upper",
     "slack": "upper",
     "gap": "upper",
 }
 TITLES = {"attack_radius": "attacked at", "vanishing_radius": "zero gradient within", "radius": "certified radius"}
+
+
+APART = "networks with other inputs or outputs belong on a page of their own"
 
 
 @dataclass(frozen=True)
@@ -43,15 +50,20 @@ class Names:
     outputs: tuple[str, ...] = ()
     image: tuple[int, int] | None = None
 
-    def inputs(self, shape: Sequence[int]) -> list[str]:
-        """The name of every input entry.
+    def inputs(self, shape: Sequence[int], chosen: Sequence[int] | None = None) -> list[str]:
+        """The name of every input entry, or of the chosen ones by their flat places.
 
         Raises:
             ShapeError: when there are other numbers of names and entries.
         """
+        if chosen is not None:
+            if self.features and len(self.features) <= max(chosen, default=0):
+                told = f"{len(self.features)} names of features, and derivatives by input {max(chosen)}"
+                raise ShapeError(f"{told}; give a name for each input of the network; {APART}")
+            return [self.features[k] if self.features else f"input {k}" for k in chosen]
         count = math.prod(shape)
         if self.features and len(self.features) != count:
-            raise ShapeError(f"{len(self.features)} names of features for {count} inputs; give one for each")
+            raise ShapeError(f"{len(self.features)} names of features for {count} inputs; give one for each; {APART}")
         return list(self.features) or [f"input {k}" for k in range(count)]
 
     def rows(self, matrix: Tensor | None, count: int) -> list[str]:
@@ -62,7 +74,7 @@ class Names:
         """
         outputs = count if matrix is None else matrix.shape[-1]
         if self.outputs and len(self.outputs) != outputs:
-            raise ShapeError(f"{len(self.outputs)} names of outputs for {outputs} outputs; give one for each")
+            raise ShapeError(f"{len(self.outputs)} names of outputs for {outputs} outputs; give one for each; {APART}")
         called = list(self.outputs) or [f"output {k}" for k in range(outputs)]
         if matrix is None or len(matrix) != count:
             return called if len(called) == count else [f"row {k}" for k in range(count)]
@@ -77,7 +89,9 @@ class Names:
         count = math.prod(shape)
         if self.image is not None:
             if count % max(1, math.prod(self.image)):
-                raise ShapeError(f"{count} inputs can not be arranged as images of {self.image[0]} x {self.image[1]}")
+                raise ShapeError(
+                    f"{count} inputs can not be arranged as images of {self.image[0]} x {self.image[1]}; {APART}"
+                )
             return (count // math.prod(self.image), *self.image)
         sides = [side for side in shape if side != 1]
         if len(sides) == 3 and sides[0] <= 4 and min(sides[1:]) >= 4:

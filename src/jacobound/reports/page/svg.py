@@ -11,6 +11,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -22,7 +23,7 @@ from jacobound.reports.page.markup import Markup, element, escaped, joined
 FOREGROUND = "#010203"
 SVG, LINKS = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 REFERENCE = re.compile(r"url\(#([^)]+)\)")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "jacobound",  # the same figure has the same bytes
     "text.parse_math": False,  # names come from files
@@ -67,8 +68,9 @@ def inline(figure: Figure, hover: Mapping[str, Sequence[str]], prefix: str, labe
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     root = ElementTree.fromstring(stream.getvalue())
-    for child in [child for child in root if child.tag != f"{SVG}g" and child.tag != f"{SVG}defs"]:
-        root.remove(child)  # metadata and a style of its own
+    for parent in list(root.iter()):
+        for child in [child for child in parent if child.tag in (f"{SVG}metadata", f"{SVG}style")]:
+            parent.remove(child)  # the page has its own
     titles = _titles(root, hover)
     found = _referenced(root)
     ids = {old: f"{prefix}-{k}" for k, old in enumerate(found)}
