@@ -31,7 +31,7 @@ LARGEST = 5_000_000  # bytes of a page
 FIGURES = 120  # on a page, about half a second of work each
 LINKS = 40  # in the list of contents; of more answers the overview alone has links
 ROOMS = ((2000, 12000, 8, 500), (400, 4000, 4, 200), (100, 800, 2, 60), (2000, 0, 0, 0), (200, 0, 0, 0))
-OVERVIEW = 10  # times as many rows as other tables has that of all answers
+OVERVIEW = 8000  # rows of the table of all answers, unless there is no room for other tables
 
 CELL, FIELD = 9, 90  # bytes of a cell of a table and of a field of a heat map, at least
 
@@ -67,7 +67,7 @@ def document(page: Page) -> str:
 
 def _least_size(page: Page, room: Room) -> int:
     """Bytes that the page has at least; it is not made in vain where this is too much."""
-    size = CELL * min(len(page.answers), OVERVIEW * room.rows) * 8
+    size = CELL * min(len(page.answers), _overview_rows(room)) * 8
     for sections in (page.sections, *(answer.sections for answer in page.answers[: room.answers])):
         size += sum(
             CELL * min(len(section.rows), room.rows) * len(section.columns)
@@ -153,7 +153,7 @@ def _overview(page: Page, room: Room) -> Markup:
         def link(k: int) -> str | None:
             return f"#answer{k + 1}" if k < room.answers else None
 
-        wide = replace(room, rows=OVERVIEW * room.rows)
+        wide = replace(room, rows=_overview_rows(room))
         blocks.append(table_block(Table("All answers", columns, rows), wide, link))
         blocks += _together(page, room)
     blocks += [section_block(section, room) for section in page.sections]
@@ -168,6 +168,10 @@ def _assumptions() -> Markup:
     """What is taken for granted."""
     listed = element("ul", *(element("li", one) for one in TRUSTED))
     return element("section", element("h2", "What all proofs take for granted"), listed, id="assumptions")
+
+
+def _overview_rows(room: Room) -> int:
+    return OVERVIEW if room.answers or room.rows > ROOMS[-1][0] else room.rows
 
 
 def _failed(page: Page) -> list[tuple[int, Answer]]:
