@@ -218,8 +218,8 @@ class LipschitzBound(Result):
         which = "" if chosen is None else " that differ in the chosen inputs alone"
         reasons = "; ".join(dict.fromkeys(self.lower_reason)) or "it is 0 where nothing was proved"
         return (
-            f"For all x and y of the region{which} the {q} norm of f(x) - f(y) is at most the upper end times the {p} norm of "
-            f"x - y{executed}. No constant below the lower end holds ({reasons})."
+            f"For all x and y of the region{which} the {q} norm of f(x) - f(y) is at most the upper end times the {p} "
+            f"norm of x - y{executed}. No constant below the lower end holds ({reasons})."
         )
 
     def failures(self) -> tuple[tuple[str, str], ...]:
