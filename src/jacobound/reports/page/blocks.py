@@ -11,6 +11,7 @@ from jacobound.reports.page import drawings, maps
 from jacobound.reports.page.markup import EMPTY, Markup, element, joined
 from jacobound.reports.page.sections import (
     Accuracy,
+    Brackets,
     Cell,
     Column,
     Curve,
@@ -18,7 +19,6 @@ from jacobound.reports.page.sections import (
     Facts,
     HeatMap,
     Intervals,
-    Pairs,
     Section,
     Table,
 )
@@ -86,7 +86,7 @@ def section_block(section: Section, room: Room) -> Markup:
             return joined(*(_curves(section.title, part, room) for part in _few(labelled_curves(section.curves))))
         case Accuracy():
             return accuracies_block("Certified accuracy against attack", [("", section)], room)
-        case Pairs():
+        case Brackets():
             rest = _rest(len(section.names), drawings.MOST_NAMES)
             return _figure(section.title, lambda: drawings.pairs_figure(section), rest, room)
         case Intervals():

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from jacobound.reports.page.sections import (
     Accuracy,
+    Brackets,
     Curve,
     Curves,
     HeatMap,
     Intervals,
     Names,
-    Pairs,
     Section,
     Table,
 )
@@ -114,7 +114,9 @@ def radius_sections(
     names = called if alone else [f"point {k}" for k in range(len(first))]
     axis = f"{_norm(found.p)} radius"
     sections: list[Section] = [
-        Pairs("Radii within which the decision holds", tuple(names), first, second, ("certified", "attacked at"), axis)
+        Brackets(
+            "Radii within which the decision holds", tuple(names), first, second, ("certified", "attacked at"), axis
+        )
     ]
     decided = (found.margin > 0).all(-1).flatten().tolist()
     untargeted = _plain(_numbers(found.untargeted).flatten())
@@ -133,7 +135,7 @@ def landscape_sections(found: Landscape, table: Rows, rows: Sequence[str]) -> li
     names = [row if points == 1 else f"point {k}, {row}" for k in range(points) for row in rows]
     first, second = _plain(_numbers(found.radius).flatten()), _plain(_numbers(found.vanishing_radius).flatten())
     words, axis = ("no zero gradient within", "a zero gradient within"), f"{_norm(found.p)} radius"
-    figure = Pairs("Radii without a zero gradient", tuple(names), first, second, words, axis)
+    figure = Brackets("Radii without a zero gradient", tuple(names), first, second, words, axis)
     told = [dict(row) | {"row": rows[_index(row["row"])]} for row in table]
     note = "The smallest gradient is an estimate, as a share of the gradient at the point."
     return [figure, Table.of("Radii without a zero gradient", told, note)]

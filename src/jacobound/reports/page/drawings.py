@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 
 from jacobound.reports.figures import BLUE, GREY, VERMILION, logarithmic, new_figure
 from jacobound.reports.page.markup import Markup
-from jacobound.reports.page.sections import Accuracy, Curve, Intervals, Pairs
+from jacobound.reports.page.sections import Accuracy, Brackets, Curve, Intervals
 from jacobound.reports.page.svg import FOREGROUND, drawing, inline
 from jacobound.words import cut, rounded_down, rounded_up
 
@@ -128,7 +128,7 @@ def accuracy_radii(found: Accuracy, count: int = 11) -> list[float]:
     return [top * k / (count - 1) for k in range(count)]
 
 
-def pairs_figure(section: Pairs) -> tuple[Figure, Hover]:
+def pairs_figure(section: Brackets) -> tuple[Figure, Hover]:
     """The first number as a bar, the second as a tick, name by name from above."""
     count = min(len(section.names), MOST_NAMES)
     figure, ax = _names_below_each_other(section.names[:count])

@@ -217,8 +217,8 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Two numbers for each name, such as a certified radius and the distance of an attack.
+class Brackets:
+    """Two ends for each name, such as a certified radius and the distance of an attack.
 
     Args:
         title: of the figure.
@@ -273,7 +273,7 @@ class HeatMap:
     entry: str = ""
 
 
-Section = Table | Facts | Curves | Accuracy | Pairs | Intervals | HeatMap
+Section = Table | Facts | Curves | Accuracy | Brackets | Intervals | HeatMap
 
 
 @dataclass(frozen=True)
