@@ -20,6 +20,7 @@ import jacobound as jb
 from jacobound.arithmetic.intervals import Interval
 from jacobound.inputs.domains import Domain, Owners
 from jacobound.inputs.half_spaces import HalfSpaces
+from jacobound.splitting.homogeneous import faces, homogenised, is_homogeneous
 from jacobound.splitting.interior import deepest
 from split_cases import drawn, slopes_on_a_line, steepest
 
@@ -127,8 +128,44 @@ def test_a_call_that_is_stopped_returns_what_is_proved() -> None:
     assert values == sorted(values, reverse=True) and truth <= values[-1] < values[0]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("activation", "norm"), [("relu", (2, 2)), ("leaky_relu:0.25", (inf, inf)), ("abs", (1, 1))], ids=str
+)
+def test_constants_over_the_whole_space_are_exact(activation: str, norm: tuple[float, float]) -> None:
+    graph = drawn(11, 2, activation)
+    found = jb.lipschitz(graph, jb.WholeSpace(), jb.SplitNeurons(), norm=norm, budget=jb.Budget(), search=None)
+    scales = 10.0 ** torch.linspace(-2, 3, 40, dtype=torch.float64)
+    angles = torch.linspace(0, 2 * torch.pi, 500, dtype=torch.float64)
+    directions = torch.stack((angles.cos(), angles.sin()), 1)
+    points = (scales[:, None, None] * directions).flatten(0, 1)
+    dense = steepest(graph, points, norm)
+    assert dense * (1 - 1e-9) <= float(found.upper) <= dense * 1.02
+    assert found.details[NAME].note.startswith("exact up to"), found.details[NAME].note
+
+
+def test_the_network_of_rays_has_the_same_values() -> None:
+    graph = drawn(3, 3, "leaky_relu:0.25").expanded()
+    scaled, points = homogenised(graph), torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).double()
+    weights = torch.rand(40, 1, generator=torch.Generator().manual_seed(1)).double()
+    there = scaled(torch.cat((points * weights, weights), 1))
+    assert torch.allclose(there, weights * graph(points), rtol=1e-10)
+    assert is_homogeneous(graph) and not is_homogeneous(drawn(3, 3, "hardtanh").expanded())
+    covered = sum(int(((box.lower <= 1) & (box.upper <= 1)).all()) for box in faces(3))
+    assert covered == 7 and all(int((box.lower == box.upper).sum()) == 1 for box in faces(3))
+
+
+@pytest.mark.slow
+def test_the_stored_exact_constant_over_the_whole_space(shared_data: Path) -> None:
+    with np.load(shared_data / "peers" / "iris_4x6x6x3_relu.npz") as stored:
+        weights, biases = ([torch.as_tensor(stored[f"{x}{k}"]).double() for k in (1, 2, 3)] for x in "Wb")
+    found = jb.lipschitz(jb.from_layers(weights, biases), jb.WholeSpace(), jb.SplitNeurons())
+    assert float(found.lower) == pytest.approx(11.634355134114875, rel=1e-6)
+    assert float(found.upper) == pytest.approx(11.634355134114875, rel=1e-6)
+
+
 def test_other_networks_and_regions_are_refused() -> None:
-    graph = drawn(1, 2)
+    graph = drawn(1, 2, "tanh")
     with pytest.raises(jb.UnsupportedOpError, match="bounded regions"):
         jb.lipschitz(graph, jb.WholeSpace(), jb.SplitNeurons())
     with pytest.raises(jb.InvalidOptionError, match="at least 2"):

@@ -15,6 +15,7 @@ from math import inf
 import torch
 from torch import Tensor
 
+from jacobound.arithmetic.intervals import Interval
 from jacobound.budget import Budget, OutOfTimeError, stopping
 from jacobound.splitting.branches import Branch, Sweeps, Swept, is_empty
 from jacobound.splitting.interior import deepest
@@ -22,6 +23,8 @@ from jacobound.splitting.tree import OF_PARTS, End, Limits
 
 # Branches that are bounded together when a search begins.
 FEWEST = 16
+# Branches in which a lower end is looked for together.
+PROBED = 4
 
 
 class Sought(ABC):
@@ -36,8 +39,12 @@ class Sought(ABC):
         """
 
     @abstractmethod
-    def attained(self, points: Tensor, upper: float, budget: Budget) -> float:
-        """The largest lower end that is proved so far, after points near (k, inputs) were looked at."""
+    def attained(self, points: Tensor, upper: float, budget: Budget, climbs: bool = False) -> float:
+        """The largest lower end that is proved so far, after points (k, inputs) were looked at.
+
+        Args:
+            climbs: whether a search goes on from there.
+        """
 
     @abstractmethod
     def bytes_each(self, sweeps: Sweeps) -> int:
@@ -54,6 +61,7 @@ class BestFirst:
         limits: when it stops.
         known: a certified upper bound over the whole set.
         lower: a lower end that is proved already.
+        boxes: parts of the set to begin with, which cover it, (inputs,); None for the set itself.
 
     Attributes:
         bounded: how many branches were bounded.
@@ -65,11 +73,12 @@ class BestFirst:
     limits: Limits
     known: float
     lower: float = 0.0
+    boxes: Sequence[Interval | None] = (None,)
 
     def run(self, budget: Budget) -> End:
         """Split until nothing is left to gain, or a limit is met."""
-        self.bounded, self.held, self.stuck = 0, -inf, False
-        self.open = [Branch(self.sweeps.root, (), (), self.known)]
+        self.bounded, self.held, self.stuck, self._steps = 0, -inf, False, 0
+        self.open = [Branch(self.sweeps.root, (), (), self.known, box) for box in self.boxes]
         over_time = stopping(budget, tell=lambda: self._tell(budget))
         try:
             if budget.is_over:
@@ -84,6 +93,7 @@ class BestFirst:
                     return End.PARTS
                 if over_time():
                     return End.TIME
+                self._probe(chosen, budget)
                 children = [child for one in chosen for child in one.children()]
                 self._replace(self._bounded(children, budget), chosen)
         except OutOfTimeError:
@@ -92,7 +102,7 @@ class BestFirst:
     @property
     def upper(self) -> float:
         """What holds over the whole set."""
-        return max([self.held, *(one.bound for one in self.open)])
+        return max([self.held, *(one.bound for one in self.open)]) if self.open or self.held > -inf else self.known
 
     @property
     def _enough(self) -> float:
@@ -145,12 +155,27 @@ class BestFirst:
     def _is_done(self, swept: Swept, place: int, leaf: Branch, budget: Budget) -> bool:
         """Look for a point of a leaf, which proves a lower end; true when the leaf is certainly empty instead."""
         cut = self.sweeps.pieces(swept, place)
-        middle, radius = self.sweeps.reduction.domain.box.midpoint_and_radius()
+        domain = swept.domain[place : place + 1]
+        middle, radius = domain.box.midpoint_and_radius()
         there = deepest(cut.normals[0], cut.limits[0], middle[0], radius[0])
         if there.depth > 0:
             self.lower = max(self.lower, self.sought.attained(there.point.unsqueeze(0), self.upper, budget))
             return False
-        return is_empty(self.sweeps.reduction.domain, cut, there.multipliers)
+        return is_empty(domain, cut, there.multipliers)
+
+    def _probe(self, branches: Sequence[Branch], budget: Budget) -> None:
+        """Look for lower ends in the middle of the loosest branches, more and more rarely."""
+        self._steps += 1
+        if self._steps & (self._steps - 1):  # 1, 2, 4, 8, ...
+            return
+        points = []
+        for one in branches[:PROBED]:
+            if one.normals:
+                box = self.sweeps.reduction.domain.box[0] if one.box is None else one.box
+                middle, radius = box.midpoint_and_radius()
+                points.append(deepest(torch.stack(one.normals), torch.stack(one.limits), middle, radius).point)
+        if points:
+            self.lower = max(self.lower, self.sought.attained(torch.stack(points), self.upper, budget, climbs=True))
 
     def _chosen(self) -> list[Branch]:
         """The branches to split next, the loosest ones; all others that end are held."""

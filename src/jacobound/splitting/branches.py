@@ -36,6 +36,7 @@ class Branch:
         ranges: of the arguments of all neurons there, (neurons,).
         normals, limits: half-spaces ``normal x <= limit`` that hold there.
         bound: certified, of what is asked.
+        box: the part of the set's box that it lies in, (inputs,); None for all of it.
         neuron: what to split next; None where no neuron is unstable, or none can be split.
         at: where.
         forms: linear bounds of that neuron's argument over the branch, one row.
@@ -46,6 +47,7 @@ class Branch:
     normals: tuple[Tensor, ...]
     limits: tuple[Tensor, ...]
     bound: float
+    box: Interval | None = None
     neuron: int | None = None
     at: float = 0.0
     forms: InputForms | None = None
@@ -60,7 +62,7 @@ class Branch:
         over = Interval(above, self.ranges.upper), -forms.upper_slope[0], up(forms.upper_offset[0] - at)
         under = Interval(self.ranges.lower, below), forms.lower_slope[0], up(at - forms.lower_offset[0])
         first, second = (
-            Branch(ranges, (*self.normals, normal), (*self.limits, limit), self.bound)
+            Branch(ranges, (*self.normals, normal), (*self.limits, limit), self.bound, self.box)
             for ranges, normal, limit in (over, under)
         )
         return first, second
@@ -115,6 +117,9 @@ class Sweeps:
         cut = self._half_spaces(branches)
         whole = reduction.domain
         box = whole.box.map(lambda end: end.expand(count, -1))
+        if branches[0].box is not None:
+            parts = [one.box for one in branches if one.box is not None]
+            box = Interval(torch.stack([one.lower for one in parts]), torch.stack([one.upper for one in parts]))
         domain = Domain(box, half_spaces=cut)
         if whole.centre is not None and whole.radius is not None:
             centre, radius = whole.centre.expand(count, -1), whole.radius.expand(count)

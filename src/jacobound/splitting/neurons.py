@@ -11,24 +11,26 @@ from torch import Tensor
 
 from jacobound.arithmetic.rounding import up
 from jacobound.budget import Budget
+from jacobound.certificates.lipsdp import LipSDP
 from jacobound.checks import real, whole
 from jacobound.errors import UnsupportedOpError
 from jacobound.graph.graph import Graph
+from jacobound.graph.nodes import size
 from jacobound.inputs.domains import Domain
 from jacobound.jacobian.recursion.recurjac import RecurJac
-from jacobound.lower_ends.sampling import Sampling
 from jacobound.method import About, Method, OutputMethod, Query, output_method
-from jacobound.method.candidates import Candidates, Norm, norm_of, unstable_neurons
+from jacobound.method.candidates import Candidates, norm_of, unstable_neurons
 from jacobound.relaxation.ranges import CROWN
 from jacobound.results.kinds import Candidate, Status
-from jacobound.splitting.best_first import BestFirst, Sought
-from jacobound.splitting.branches import Sweeps, Swept
-from jacobound.splitting.influence import influence_of_neurons
+from jacobound.splitting.best_first import BestFirst
+from jacobound.splitting.branches import Sweeps
+from jacobound.splitting.homogeneous import around, faces, homogenised, is_homogeneous
 from jacobound.splitting.reduced import is_reducible, reduced
+from jacobound.splitting.sought import Constant
 from jacobound.splitting.tree import End, Limits
 
-# The part of the time that a first search for a lower end may take.
-OF_A_SEARCH = 0.1
+# The part of the time for a certificate over the whole space.
+OF_A_CERTIFICATE = 0.2
 # Branches that are bounded where neither time nor their number is limited.
 UNLIMITED = 200
 
@@ -40,8 +42,9 @@ class SplitNeurons(Method):
     Certified: the two sides of a neuron cover its branch, so the largest bound of all branches holds; it only falls
     with time, and a call that is stopped returns what it has. On a branch without unstable neurons the Jacobian is one
     matrix: its norm is the constant, if some point lies there, and that point is the witness. For any number of inputs
-    and some dozens of unstable neurons; `Split` halves inputs, where there are few. The search ends where the bound
-    meets a proved lower end up to `gap`; `Candidate.note` says so.
+    and some dozens of unstable neurons; `Split` halves inputs, where there are few. Over the whole space for networks
+    whose activations bend at 0 alone (ReLU, leaky ReLU, maxima, sorting): there every ray is bounded at once. The
+    search ends where the bound meets a proved lower end up to `gap`; `Candidate.note` says so.
 
     Args:
         preactivation: how the ranges of the whole region are found.
@@ -51,7 +54,7 @@ class SplitNeurons(Method):
     """
 
     about: ClassVar[About] = About(
-        "affine maps and activations on bounded regions, all norms", "Shi et al., NeurIPS 2022; jacobound"
+        "affine maps and activations, bounded regions or bends at 0 alone", "Shi et al., NeurIPS 2022; jacobound"
     )
 
     preactivation: OutputMethod = field(default_factory=CROWN)
@@ -74,15 +77,17 @@ class SplitNeurons(Method):
         """
         budget, began = query.budget, query.budget.spent
         whole = _in_float64(query)
-        if not is_reducible(whole.graph) or not bool(query.domain.bounded.all()) or query.slopes is not None:
+        bounded = bool(query.domain.bounded.all())
+        if not is_reducible(whole.graph) or query.slopes is not None or not (bounded or is_homogeneous(whole.graph)):
             raise UnsupportedOpError(
-                "SplitNeurons takes networks of affine maps and activations on bounded regions; take Split(RecurJac()) "
-                "for few inputs, or leave the method out"
+                "SplitNeurons takes networks of affine maps and activations on bounded regions, and on others those "
+                "whose activations bend at 0 alone; take Split(RecurJac()) for few inputs, or leave the method out"
             )
         found = []
         for k in range(len(query.domain)):
-            share = budget.within(budget.remaining / (len(query.domain) - k))
-            found.append(self._of_one(replace(whole.of_set(k, share)), query.graph))
+            own = whole.of_set(k, budget.within(budget.remaining / (len(query.domain) - k)))
+            ask = self._of_one if bool(own.domain.bounded.all()) else self._everywhere
+            found.append(ask(own, query.graph))
         value = torch.cat([one.value for one in found]).to(torch.float64)
         moved = value.to(query.graph.example)
         moved = torch.where(moved.to(value) < value, up(moved), moved)
@@ -105,21 +110,44 @@ class SplitNeurons(Method):
         enclosure = RecurJac().enclose(asked)
         first, unstable = norm_of(enclosure, asked).value, unstable_neurons(enclosure.slopes, 1)
         part = reduced(query.graph, query.domain, ranges, query.budget)
-        sought = _Constant(query.norm, graph, query.domain)
+        sought = Constant(query.norm, graph, query.domain)
         if part is None or not part.arguments:
             same = "the Jacobian is the same everywhere"
             note = "no point is certain to lie in the region, or numbers overflow" if part is None else same
             return _Found(first, unstable, sought.near, note, End.SETTLED if part is None else End.CLOSED)
-        most = self.most if self.most is not None else inf if isfinite(query.budget.remaining) else UNLIMITED
-        limits = Limits(self.gap, self.together, most)
-        search = BestFirst(Sweeps(part), sought, limits, float(first))
+        search = BestFirst(Sweeps(part), sought, self._limits(query.budget), float(first))
         search.lower = sought.searched(float(first), query.budget)
-        end = search.run(query.budget)
-        upper, told = search.upper, f"{search.bounded} branches"
+        return self._told(search, sought, unstable, first, search.run(query.budget))
+
+    def _everywhere(self, query: Query, graph: Graph) -> _Found:
+        """Both ends of the constant over the whole space, which is that over the faces of a box (`homogeneous`)."""
+        share = query.budget.within(OF_A_CERTIFICATE * query.budget.remaining)
+        known = LipSDP().constants(replace(query, budget=share, ranges=None))
+        scaled = homogenised(query.graph)
+        sought = Constant(query.norm, graph, query.domain, scaled=True, sharpened=True)
+        first = float(known.upper)
+        lower = sought.searched(first, query.budget)
+        whole = Domain(around(size(query.graph.input)))
+        ranges = self.preactivation.ranges(scaled, whole, query.budget, with_output=False)
+        part = reduced(scaled, whole, ranges, query.budget)
+        if part is None or not part.arguments:
+            return _Found(known.upper, known.unstable, sought.near, "numbers overflow, or it is linear", End.SETTLED)
+        boxes = list(faces(size(query.graph.input)))
+        search = BestFirst(Sweeps(part), sought, self._limits(query.budget), first, lower, boxes)
+        return self._told(search, sought, known.unstable, known.upper, search.run(query.budget))
+
+    def _limits(self, budget: Budget) -> Limits:
+        """When a search within a budget ends."""
+        most = self.most if self.most is not None else inf if isfinite(budget.remaining) else UNLIMITED
+        return Limits(self.gap, self.together, most)
+
+    def _told(self, search: BestFirst, sought: Constant, unstable: Tensor, known: Tensor, end: End) -> _Found:
+        """What a search found, in words too."""
+        upper, told = min(search.upper, float(known)), f"{search.bounded} branches"
         ratio = upper / search.lower if search.lower > 0 else inf
         if ratio <= 1 + self.gap:
             told = f"exact up to a share of {max(ratio - 1, 0.0):.1e}, proved at the witness; {told}"
-        return _Found(first.new_tensor([upper]), unstable, sought.near, f"{told}; {end.value}", end)
+        return _Found(known.new_tensor([upper]), unstable, sought.near, f"{told}; {end.value}", end)
 
     def form(self, graph: Graph) -> Graph:
         """Affine and elementwise nodes alone."""
@@ -148,50 +176,3 @@ class _Found:
     near: Tensor
     note: str
     end: End
-
-
-class _Constant(Sought):
-    """The Lipschitz constant.
-
-    Args:
-        norm: (p, q).
-        graph: the network, for points.
-        domain: the set, in float64.
-    """
-
-    def __init__(self, norm: Norm, graph: Graph, domain: Domain) -> None:
-        self._norm, self._domain, self._assumes = norm, domain, bool(graph.assumptions)
-        double = graph.double if graph.device.type == "cpu" else graph.to("cpu", torch.float64)
-        self._plain = double.plain() if double.is_plain else double.lowered()
-        self.near, self._lower = domain.anchor, 0.0
-
-    def over(self, sweeps: Sweeps, swept: Swept, budget: Budget) -> tuple[Tensor, Tensor]:
-        graph, alive = sweeps.reduction.graph, swept.alive
-        ranges = {node: x[alive] for node, x in swept.ranges.items()}
-        query = Query(graph, swept.domain[alive], budget, self._norm, ranges)
-        enclosure = RecurJac().enclose(query)
-        gains = influence_of_neurons(enclosure.graph or graph, enclosure)
-        gates = [node for node in (enclosure.graph or graph).nodes if node in gains]
-        return norm_of(enclosure, query).value, torch.cat([gains[node] for node in gates], 1)
-
-    def searched(self, upper: float, budget: Budget) -> float:
-        """The lower end by a search of the whole set, in a small part of the time."""
-        share = budget.within(OF_A_SEARCH * budget.remaining)
-        return self._proved(Sampling(points=16, steps=40, ascents=4), None, upper, share)
-
-    def attained(self, points: Tensor, upper: float, budget: Budget) -> float:
-        near = points.reshape(1, -1, *self._plain.in_shape)
-        return self._proved(Sampling(points=0, steps=0, ascents=1), near, upper, budget)
-
-    def _proved(self, search: Sampling, near: Tensor | None, upper: float, budget: Budget) -> float:
-        """Under assumptions about the network points prove nothing for it."""
-        if self._assumes:
-            return 0.0
-        limit = self._domain.box.lower.new_tensor([upper])
-        found = search.search(self._plain, self._domain, self._norm, budget, limit, near)
-        if float(found.value) > self._lower:
-            self._lower, self.near = float(found.value), found.point
-        return self._lower
-
-    def bytes_each(self, sweeps: Sweeps) -> int:
-        return RecurJac().bytes_per_set(sweeps.reduction.graph)
