@@ -22,6 +22,7 @@ from jacobound.importers.onnx.model.names import branches, outer_names
 from jacobound.importers.onnx.model.safety import BYTES, array, check_numbers, wrong_type
 from jacobound.importers.onnx.operations.call import Call, Traced, Value
 from jacobound.importers.onnx.operations.refusals import advice, refuse_by_name
+from jacobound.importers.onnx.operations.stretches import Stretches, on_stretches
 from jacobound.importers.onnx.operations.table import LOWERINGS, activation
 
 MOST_FOLDED = 2**32  # multiplications of constants with each other
@@ -129,7 +130,7 @@ def run_node(node: NodeProto, position: int, place: Place, values: dict[str, Val
     inputs = tuple(values[name] if name else None for name in node.input)
     if node.op_type == "If" and isinstance(inputs[0], np.ndarray):
         results = _taken_branch(node, position, place, values, inputs[0])
-    elif node.op_type in ("Loop", "Scan"):
+    elif node.op_type in ("Loop", "Scan") and not any(isinstance(value, Stretches) for value in inputs):
         results = _repeated(node, position, place, values, inputs)
     else:
         results = _results(node, position, place, inputs)
@@ -198,6 +199,8 @@ def _results(node: NodeProto, position: int, place: Place, inputs: tuple[Value |
 
 def _lowered(node: NodeProto, position: int, place: Place, inputs: tuple[Value | None, ...]) -> tuple[Value, ...]:
     """This node with errors that hold the reason only."""
+    if any(isinstance(value, Stretches) for value in inputs):
+        return on_stretches(inputs, lambda own: _lowered(node, position, place, own), place.steps, node.output[0])
     constant = tuple(None if isinstance(value, Traced) else value for value in inputs)
     if not any(isinstance(value, Traced) for value in inputs) and node.op_type in ("Constant", *FOLDABLE):
         return _folded(node, place, constant)

@@ -28,6 +28,7 @@ from jacobound.importers.onnx.model.safety import (
 )
 from jacobound.importers.onnx.node import Place, check_node, run_node
 from jacobound.importers.onnx.operations.call import Traced, Value, point_shape
+from jacobound.importers.onnx.operations.stretches import Stretches
 from jacobound.jacobian.recursion.operations import products
 
 
@@ -135,6 +136,8 @@ def walk(program: Program, variance_floor: float | None = None) -> Graph:
     for position, node in program.nodes:
         run_node(node, position, place, values)
     output = values.get(program.output)
+    if isinstance(output, Stretches):
+        raise output.refusal
     if not isinstance(output, Traced):
         raise InvalidModelError(f"'{program.output}' does not depend on the input; choose another output")
     try:

@@ -17,9 +17,9 @@ from jacobound.graph.nodes import Input, Node
 from jacobound.importers.fusions.bells import elementwise
 from jacobound.importers.lowering.common import exact_weight, unsupported
 from jacobound.importers.lowering.infinities import InfiniteError, without_infinities
+from jacobound.importers.lowering.piecewise import JUMPS, Pieces, piecewise
 from jacobound.importers.lowering.steps import MIXED, AffineSteps
 from jacobound.importers.torch.operations.call import INFINITE, Absent, Call, Turned, Value, is_node, leaves, map_values
-from jacobound.importers.torch.operations.pieces import JUMPS, Pieces, piecewise
 from jacobound.importers.torch.operations.turned import straightened
 from jacobound.importers.torch.rules import EXACT, ROUNDING, RULES, TURNING
 from jacobound.importers.torch.tracing.places import at, cut_before, place, refused_layer, step_names

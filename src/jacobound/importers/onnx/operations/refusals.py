@@ -25,6 +25,7 @@ QUANTISED = (
 NORMALISED = ("LRN",)
 LOOPS = ("If", "Loop", "Scan")  # where what they do depends on values
 PLACES = ("ArgMax", "ArgMin", "TopK", "Hardmax", "NonMaxSuppression", "NonZero", "Unique")
+JUMPING = ("Floor", "Ceil", "Round", "Mod", "Equal", "IsNaN", "IsInf", "BitShift")
 
 # Reasons that are better than "neither affine nor a known activation".
 REASONS: Mapping[str, str] = {
@@ -32,6 +33,7 @@ REASONS: Mapping[str, str] = {
     **_same("It divides by a statistic of the values themselves, which is not understood.", NORMALISED),
     **_same("What is computed depends on values of the network.", LOOPS),
     **_same("It gives the places of values, or sorts; that is no continuous function.", PLACES),
+    **_same("It jumps where its argument passes certain points, so it has no derivative bounds.", JUMPING),
     **_same("Pooling by an l_p norm is not understood.", ("LpPool", "GlobalLpPool")),
     **_same("It multiplies values of the network with each other.", ("ReduceProd", "Det")),
 }
@@ -41,6 +43,7 @@ ADVICE: Mapping[str, str] = {
     **_same("Export the unquantised float32 network.", QUANTISED),
     **_same("Use batch or layer normalisation in its place.", NORMALISED),
     **_same("Use average or max pooling in its place.", ("LpPool", "GlobalLpPool")),
+    **_same("Leave the rounding out, or put a continuous function in its place.", JUMPING),
     **_same("Rewrite the network with products by constants only.", ("Gemm", "Pow", "Einsum")),
 }
 

@@ -25,6 +25,7 @@ from jacobound.importers.onnx.operations.products import divide, einsum, gemm, m
 from jacobound.importers.onnx.operations.recurrent import RECURRENT
 from jacobound.importers.onnx.operations.reduce import REDUCTIONS, extreme, mean_of_several, running_sum
 from jacobound.importers.onnx.operations.resize import resize
+from jacobound.importers.onnx.operations.stretches import COMPARISONS, compare
 from jacobound.importers.onnx.operations.vectors import VECTORS
 from jacobound.importers.onnx.operations.windows import average_pool, convolution, max_pool, transposed_convolution
 
@@ -220,6 +221,19 @@ def activation(call: Call) -> tuple[Value, ...]:
     return call.result(elementwise(found, value.node, call.name, call.steps.like))
 
 
+def _where(call: Call) -> tuple[Value, ...]:
+    """One of two values by a constant condition; all of one is that one."""
+    condition = call.constant(0)
+    value = None
+    if condition is not None and condition.size and condition.all() == condition.any():
+        value = call.get(1 if condition.all() else 2)
+    if isinstance(value, Traced):
+        return call.result(call.widened(value))
+    if isinstance(value, np.ndarray) and not np.isneginf(value).any():
+        return (np.broadcast_to(value, call.shape).astype(call.dtype),)
+    return _moves(1, 2)(call)
+
+
 def _scatter(call: Call) -> tuple[Value, ...]:
     """Data and updates are moved; the places are constant."""
     call.text("reduction", ("none",))
@@ -251,7 +265,8 @@ LOWERINGS: Mapping[str, Lowering] = {
     **VECTORS,
     **RECURRENT,
     "Concat": _moves(),
-    "Where": _moves(1, 2),
+    "Where": _where,
+    **dict.fromkeys((*COMPARISONS, "Sign"), compare),
     "ScatterElements": _scatter,
     "ScatterND": _scatter,
     "Pad": _pad,
