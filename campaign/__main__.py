@@ -20,15 +20,39 @@ from campaign.mutants import all_results, excuses, possible
 from campaign.report import every_reason, outdated, render, unexcused
 from campaign.runner import Part, generator_of, read, run
 
-PARTS = ("primitives", "exact", "lower", "graphs", "exchange", "door", "calls", "interrupts", "results", "files")
+PARTS = (
+    "primitives",
+    "exact",
+    "lower",
+    "graphs",
+    "exchange",
+    "door",
+    "calls",
+    "interrupts",
+    "results",
+    "files",
+    "certificates",
+)
 
 
 def parts() -> dict[str, Part]:
     """All parts that count cases, by name."""
-    from campaign import calls, claims, door, exchange, fuzzing, graphs, interrupts, lower_ends, primitives, stored
+    from campaign import (
+        calls,
+        certificates,
+        claims,
+        door,
+        exchange,
+        fuzzing,
+        graphs,
+        interrupts,
+        lower_ends,
+        primitives,
+        stored,
+    )
 
     first = (primitives.PART, claims.PART, lower_ends.PART, graphs.PART, exchange.PART, door.PART)
-    found = (*first, calls.PART, interrupts.PART, stored.PART, fuzzing.PART)
+    found = (*first, calls.PART, interrupts.PART, stored.PART, fuzzing.PART, certificates.PART)
     return {part.name: part for part in found}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from importlib.util import resolve_name
@@ -47,6 +48,7 @@ LAYERS = (
     "certificates.layered.*",
     "certificates.frequencies.*",
     "certificates.*",
+    "certifying.*",
     "lower_ends.*",
     "splitting.*",
     "methods.*",
@@ -193,8 +195,24 @@ def test_the_import_order_test_notices(module: str, source: str, complaint: str)
     assert complaint in offence
 
 
+def test_the_checker_imports_numpy_alone() -> None:
+    """It must not share a mistake with the library whose certificates it proves, nor need what the library needs."""
+    offences = []
+    for place, node in nodes(python_files("src/jacobound_check")):
+        if isinstance(node, ast.Import):
+            roots = {alias.name.split(".")[0] for alias in node.names}
+        else:
+            roots = (
+                {(node.module or "").split(".")[0]} if isinstance(node, ast.ImportFrom) and not node.level else set()
+            )
+        foreign = roots - sys.stdlib_module_names - {"numpy", "jacobound_check"}
+        offences += [f"{place} imports {root}" for root in sorted(foreign)]
+    assert offences == []
+
+
 def test_nothing_prints_outside_the_command_line() -> None:
-    files = [path for path in python_files("src") if "cli" not in path.relative_to(PACKAGE).parts]
+    commands = {PACKAGE / "cli", PACKAGE.parent / "jacobound_check" / "__main__.py"}
+    files = [path for path in python_files("src") if not commands & {path, *path.parents}]
     calls = [(place, node.func) for place, node in nodes(files) if isinstance(node, ast.Call)]
     assert [place for place, called in calls if isinstance(called, ast.Name) and called.id == "print"] == []
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from jacobound.arithmetic.rounding import strict
 from jacobound.budget import Budget, interruptible
+from jacobound.certifying.maker import Maker
 from jacobound.given import limits_of
 from jacobound.graph.graph import Graph
 from jacobound.inputs.domains import Domain, Domains
@@ -52,11 +53,16 @@ def question(
     rows: Tensor | None,
     budget: Budget | None,
     norm: tuple[Norm, Norm] | None = None,
+    by: object = None,
     **options: object,
 ) -> Question:
-    """What was asked, as the answer will hold it; options are plain data or written out."""
+    """What was asked, as the answer will hold it; options are plain data or written out.
+
+    Args:
+        by: the method that will answer, for the certificate of the answer.
+    """
     kept = {name: value if isinstance(value, KEPT) else repr(value) for name, value in options.items()}
-    return Question(asks, graph.source, region, rows, norm, limits_of(budget), kept)
+    return Question(asks, graph.source, region, rows, norm, limits_of(budget), kept).made_by(Maker(graph, by))
 
 
 @contextlib.contextmanager

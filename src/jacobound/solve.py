@@ -104,7 +104,7 @@ def bound_output(
     # What a user claims about normalisations is for constants: ranges do without it.
     by_constant = method is None and semantics == "real" and not graph.assumptions
     method, meant, matrix = method or CROWN(), _meant(graph, semantics), row_matrix(rows, graph)
-    asked = question("bound_output", graph, region, matrix, budget)
+    asked = question("bound_output", graph, region, matrix, budget, by=method)
     target = meant if matrix is None else meant.with_rows(matrix)
     with _prepared(graph, target, region, budget) as (domains, lead, budget, clock):
 
@@ -169,7 +169,7 @@ def bound_jacobian(
     """
     graph, region, budget = graph_given(graph), region_given(region), budget_given(budget)
     method, matrix, places = jacobian_method_given(method), row_matrix(rows, graph), columns_given(columns, graph)
-    asked = question("bound_jacobian", graph, region, matrix, budget, **_told(places))
+    asked = question("bound_jacobian", graph, region, matrix, budget, by=method, **_told(places))
     target = graph.with_rows(matrix).expanded()
     if method is None:
         method = Intersection(RecurJac(), LinearSlopes()) if smooth(target) else RecurJac()
@@ -238,7 +238,7 @@ def lipschitz(
         method, budget = Best(), Budget(SECONDS) if budget is None else budget
     options = _told(columns_given(columns, graph))
     asked = question(
-        "lipschitz", graph, region, row_matrix(rows, graph), budget, norm_pair(norm), search=search, **options
+        "lipschitz", graph, region, row_matrix(rows, graph), budget, norm_pair(norm), method, search=search, **options
     )
     return _bracket(asked, graph, method, budget, search, semantics)
 

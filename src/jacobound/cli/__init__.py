@@ -79,6 +79,11 @@ COMMANDS = {
             "jacobound report bounds.json -o report.html --image 28x28 --title 'Release 3'",
         ),
     ),
+    "check": (
+        "Prove a certificate anew, by an independent checker.",
+        "Exit code: 0 proved, 1 refused (with the reason), 2 unreadable.",
+        ("jacobound check certificate.json", "jacobound check certificate.json --model policy.onnx"),
+    ),
     "methods": (
         "List the methods: what they bound, for which networks, and what to cite.",
         "",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from jacobound.errors import InvalidOptionError
 from jacobound.graph.source import UNKNOWN, Source
 from jacobound.inputs.exponents import Norm, told_norm
 from jacobound.inputs.regions import Ball, Box, Region, WholeSpace
@@ -33,6 +36,7 @@ class Question:
         options: everything else that decides the answer, by name.
         library: version of jacobound.
         command: the words of the command line, empty for calls from Python.
+        maker: writes the certificate of the answer; it holds the network, and stays behind when the answer is stored.
     """
 
     asks: str
@@ -44,6 +48,26 @@ class Question:
     options: Mapping[str, object] = field(default_factory=dict)
     library: str = VERSION
     command: tuple[str, ...] = ()
+    maker: Callable[[Any, Path], Any] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def made_by(self, maker: Callable[[Any, Path], Any] | None) -> Question:
+        """This question with what writes the certificate of its answer."""
+        found = replace(self)
+        object.__setattr__(found, "maker", maker)
+        return found
+
+    def written(self, answer: object, path: str | Path) -> Any:
+        """The certificate of an answer, written.
+
+        Raises:
+            InvalidOptionError: when there is nothing that could write it.
+        """
+        if self.maker is None:
+            raise InvalidOptionError(
+                f"this {type(answer).__name__} does not hold its network (it was stored, or is of a kind without "
+                "certificates); ask for it again and save the certificate of that answer"
+            )
+        return self.maker(answer, Path(path))
 
     def told(self) -> dict[str, str]:
         """The question in words."""

@@ -48,7 +48,20 @@ class Result(ABC):
 
     def asked_by(self, command: tuple[str, ...]) -> Self:
         """This result with the words of the command line that asked."""
-        return self.asking(replace(Question("?") if self.question is None else self.question, command=command))
+        known = Question("?") if self.question is None else self.question
+        return self.asking(replace(known, command=command).made_by(known.maker))
+
+    def save_certificate(self, path: str | Path) -> Any:
+        """Write what `jacobound_check` proves this result from: JSON, and arrays beside it (`docs/certificates.md`).
+
+        Returns:
+            `certifying.maker.Written`; its `note` names both values where a weaker one had to be written.
+
+        Raises:
+            InvalidOptionError: when the result is not certified, was stored, or is of a kind without certificates.
+            UnsupportedOpError: when the network or the question holds what certificates do not.
+        """
+        return Question("?").written(self, path) if self.question is None else self.question.written(self, path)
 
     @abstractmethod
     def headline(self) -> str:
