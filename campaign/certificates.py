@@ -28,13 +28,13 @@ from campaign.claims import (
 from campaign.families import pick
 from campaign.linear import is_norm_bound
 from campaign.runner import Part, Tally
-from exact import BITS, ball
+from exact import BITS, ball  # pyright: ignore[reportMissingImports]
 from jacobound import Graph
 from jacobound.inputs.regions import Region
 from jacobound_check.certificate import check, read
 from jacobound_check.errors import CertificateError
 from jacobound_check.proofs import proved, question_of
-from zoo import integer
+from zoo import integer  # pyright: ignore[reportMissingImports]
 
 OUTPUT_METHODS = (jb.IBP(), jb.CROWN(), jb.FastLin())
 CONSTANT_METHODS = (jb.RecurJac(), jb.LipSDP(), jb.AutoLip(), jb.FastLip())
