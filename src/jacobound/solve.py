@@ -52,16 +52,14 @@ from jacobound.inputs.weighted import (
     inner_sets_in_units,
     sets_in_units,
 )
-from jacobound.jacobian.affine.linear_slopes import LinearSlopes, smooth
 from jacobound.jacobian.fastlip import FastLip
-from jacobound.jacobian.intersection import Intersection
-from jacobound.jacobian.recursion.recurjac import RecurJac
 from jacobound.lower_ends.sampling import NO_SEARCH, Sampling, Witness
 from jacobound.lower_ends.slices import searched_in_columns
 from jacobound.method import JacobianEnclosure, JacobianMethod, Method, OutputMethod, Query
 from jacobound.method.candidates import Candidates, unstable_neurons, worst
 from jacobound.methods.best import SECONDS, Best, cheapest
 from jacobound.methods.columns import in_columns
+from jacobound.methods.entries import usual_entries
 from jacobound.methods.increments import narrowed_by_constant
 from jacobound.relaxation.ranges import CROWN, IBP
 from jacobound.results.kinds import JacobianBounds, LipschitzBound, OutputBounds, Status
@@ -172,7 +170,7 @@ def bound_jacobian(
     asked = question("bound_jacobian", graph, region, matrix, budget, by=method, **_told(places))
     target = graph.with_rows(matrix).expanded()
     if method is None:
-        method = Intersection(RecurJac(), LinearSlopes()) if smooth(target) else RecurJac()
+        method = usual_entries(target)
     with _prepared(graph, target, region, budget) as (domains, lead, budget, clock):
 
         def work(domain: Domain, budget: Budget) -> tuple[Interval, Tensor, Status]:

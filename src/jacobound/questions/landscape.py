@@ -25,8 +25,8 @@ from jacobound.graph.nodes import size
 from jacobound.inputs.exponents import told_norm
 from jacobound.inputs.regions import Ball, Balls, Clip, Points
 from jacobound.jacobian.fastlip import FastLip
-from jacobound.jacobian.recursion.recurjac import RecurJac
 from jacobound.method import Budget, JacobianEnclosure, JacobianMethod, Query
+from jacobound.methods.entries import usual_entries
 from jacobound.questions.common import (
     NOTHING,
     around_points,
@@ -131,7 +131,8 @@ def stationary_free_radius(
         rows: outputs or combinations of them (one class, a margin), as for `bound_output`; None for all outputs.
         p, clip, largest: norm of the distance (None for 2); (low, high), only points of this box count; no larger
             radius is tried. A ball holds all three.
-        method: `RecurJac()` (the default) or `FastLip()`.
+        method: `RecurJac()`, `FastLip()` or `LinearSlopes()`; None takes `RecurJac`, and where activations are smooth
+            or values are multiplied the intersection with `LinearSlopes`.
         budget: time, memory and progress, for all points together.
         tolerance: relative accuracy of the search for the radius.
         seed: of the search for small gradients.
@@ -144,12 +145,13 @@ def stationary_free_radius(
     no_scale_given(scale, "stationary_free_radius")
     points, most = points_given("stationary_free_radius", x, p, clip, largest, (2.0, 10.0))
     graph, budget = graph_given(graph), budget_given(budget)
-    method, matrix = jacobian_method_given(method) or RecurJac(), row_matrix(rows, graph)
+    named, matrix = jacobian_method_given(method), row_matrix(rows, graph)
     tolerance, most = check_tolerance(tolerance, most)
     seed = whole(seed, "seed", -(1 << 62))
     options = {"tolerance": tolerance, "largest": most, "seed": seed}
     asked = question("stationary_free_radius", graph, points, matrix, budget, **options)
     target = graph.with_rows(matrix).expanded()
+    method = named or usual_entries(target)
     with strictly(graph, budget) as (budget, clock):
         balls, lead = around_points(graph, points)
         search = _Question(target, balls, method, budget)

@@ -25,9 +25,9 @@ from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import size
 from jacobound.inputs.domains import Domain
 from jacobound.inputs.regions import Region
-from jacobound.jacobian.recursion.recurjac import RecurJac
 from jacobound.jacobian.tangents import path_sums
 from jacobound.method import Budget, JacobianMethod, Query
+from jacobound.methods.entries import usual_entries
 from jacobound.questions.common import runs
 from jacobound.questions.landscape import gradients
 from jacobound.relaxation.ranges import IBP
@@ -197,7 +197,8 @@ def monotone_features(
         graph: the network.
         box: a `Box` or an l_inf `Ball`, or several; bounded, unless no parts are wanted.
         rows: outputs or combinations of them, as for `bound_output`; None for all outputs.
-        method: `RecurJac()` (the default) or `FastLip()`.
+        method: `RecurJac()`, `FastLip()` or `LinearSlopes()`; None takes `RecurJac`, and where activations are smooth
+            or values are multiplied the intersection with `LinearSlopes`.
         budget: time, memory and progress, for all boxes together.
         most: how many parts of each box are bounded at most.
         negligible: `slack` as a share of the feature's own scale, see `MonotoneFeatures`; 0 for strict signs.
@@ -207,10 +208,11 @@ def monotone_features(
         InvalidOptionError: for options that make no sense.
     """
     graph, box, budget = graph_given(graph), region_given(box), budget_given(budget)
-    method, matrix = jacobian_method_given(method) or RecurJac(), row_matrix(rows, graph)
+    named, matrix = jacobian_method_given(method), row_matrix(rows, graph)
     most, negligible = whole(most, "most (parts of a box)", 1), real(negligible, "negligible", 0.0, 0.999999)
     asked = question("monotone_features", graph, box, matrix, budget, most=most, negligible=negligible)
     target = graph.with_rows(matrix).expanded()
+    method = named or usual_entries(target)
     with strictly(graph, budget) as (budget, clock):
         domains, lead = box.domains(graph)
         found = []
