@@ -131,8 +131,7 @@ def stationary_free_radius(
         rows: outputs or combinations of them (one class, a margin), as for `bound_output`; None for all outputs.
         p, clip, largest: norm of the distance (None for 2); (low, high), only points of this box count; no larger
             radius is tried. A ball holds all three.
-        method: `RecurJac()`, `FastLip()` or `LinearSlopes()`; None takes `RecurJac`, and where activations are smooth
-            or values are multiplied the intersection with `LinearSlopes`.
+        method: `RecurJac()`, `FastLip()`, `LinearSlopes()`; None takes the first, with the last on smooth networks.
         budget: time, memory and progress, for all points together.
         tolerance: relative accuracy of the search for the radius.
         seed: of the search for small gradients.

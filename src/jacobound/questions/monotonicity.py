@@ -197,8 +197,7 @@ def monotone_features(
         graph: the network.
         box: a `Box` or an l_inf `Ball`, or several; bounded, unless no parts are wanted.
         rows: outputs or combinations of them, as for `bound_output`; None for all outputs.
-        method: `RecurJac()`, `FastLip()` or `LinearSlopes()`; None takes `RecurJac`, and where activations are smooth
-            or values are multiplied the intersection with `LinearSlopes`.
+        method: `RecurJac()`, `FastLip()`, `LinearSlopes()`; None takes the first, with the last on smooth networks.
         budget: time, memory and progress, for all boxes together.
         most: how many parts of each box are bounded at most.
         negligible: `slack` as a share of the feature's own scale, see `MonotoneFeatures`; 0 for strict signs.
