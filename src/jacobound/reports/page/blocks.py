@@ -134,7 +134,7 @@ def table_block(table: Table, room: Room, link: Callable[[int], str | None] | No
 
 def _filter(table: str, rows: int) -> Markup:
     """Where rows are chosen by words; hidden until a script can do it."""
-    label = element("label", "Show rows with", for_=f"{table}-filter")
+    label = element("label", "Show rows with (several between commas)", for_=f"{table}-filter")
     typed = element("input", type="search", id=f"{table}-filter", autocomplete="off", aria_controls=table)
     told = element("output", f"{rows} of {rows} rows", for_=f"{table}-filter", class_="soft")
     return element("div", label, typed, told, class_="filter", data_filters=table, hidden=True)

@@ -33,10 +33,10 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
   const input = filter.querySelector("input");
   const told = filter.querySelector("output");
   input.addEventListener("input", () => {
-    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const words = input.value.toLowerCase().split(",").map((word) => word.trim());
     let shown = 0;
     for (const row of body.rows) {
-      const text = row.textContent.toLowerCase();
+      const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();
       row.hidden = !words.every((word) => text.includes(word));
       shown += row.hidden ? 0 : 1;
     }
