@@ -25,7 +25,6 @@ SVG, LINKS = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 REFERENCE = re.compile(r"url\(#([^)]+)\)")
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "jacobound",  # the same figure has the same bytes
     "text.parse_math": False,  # names come from files
     "text.usetex": False,
     "font.size": 8.5,
