@@ -61,6 +61,12 @@ def test_places_in_the_code_exist(file: str, names: tuple[str, ...]) -> None:
         assert re.search(rf"^\s*(def|class) {name}\b|^{name}\b", text_of(SOURCES / file), flags=re.MULTILINE), name
 
 
+def test_every_public_name_has_its_place_in_the_documentation() -> None:
+    shown = "".join(text_of(page) for page in (ROOT / "docs" / "api").glob("*.md"))
+    named = set(re.findall(r":: jacobound\.(\w+)$", shown, flags=re.MULTILINE))
+    assert set(jacobound.__all__) - {"__version__"} == named
+
+
 def test_files_that_decisions_name_exist() -> None:
     for page in (ROOT / "docs" / "decisions").glob("*.md"):
         for file in re.findall(r"`(src/jacobound/[\w/.]+)`", text_of(page)):
