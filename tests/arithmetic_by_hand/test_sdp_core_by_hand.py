@@ -12,8 +12,10 @@ from certificate_cases import gates_of
 from exact import random_floats, rationals
 from jacobound import Graph
 from jacobound.arithmetic.intervals import Interval
-from jacobound.certificates.dense.matrices import SdpCore, _Backwards, _scaled, middle_slopes, sdp_core
+from jacobound.certificates.dense.forwards import forward_core, sdp_core
+from jacobound.certificates.dense.matrices import SdpCore, _Backwards, scaled
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
+from jacobound.jacobian.known_slopes import KnownSlopes, middle_slopes
 from jacobound.operators.kinds import Dense
 from zoo import KINDS
 
@@ -60,12 +62,15 @@ def test_core_gives_every_jacobian_of_the_region(kind: str, seed: int) -> None:
         gates = gates_of(KINDS[kind](generator).with_rows(None).expanded(), 0.5, seed)
         graph, slopes = gates.graph, gates.slopes
         whole = _Backwards(graph, slopes).build()
-        pruned = sdp_core(graph, slopes)
+        pruned, forwards = sdp_core(graph, slopes), forward_core(graph, slopes)
+        assert forwards is not None and forwards.missed is not None
         for _ in range(3):
-            chosen, d = drawn(slopes, generator)
+            chosen, d = drawn(KnownSlopes.of(slopes).ranges, generator)
             truth = by_chain_rule(graph, chosen)
             size_of = 1e-10 * (1 + float(truth.abs().max()))
             assert float((jacobian_of(whole, d) - truth).abs().max()) <= size_of
+            bound = forwards.missed + 1e-13 * (1 + float(truth.abs().max()))
+            assert bool(((jacobian_of(forwards, d) - truth).abs() <= bound).all())
             turned = whole.transposed()
             assert float((jacobian_of(turned, d.flip(0)) - truth.T).abs().max()) <= size_of
             lower = turned.matrix[turned.outputs :, turned.inputs :]
@@ -80,7 +85,7 @@ def test_products_and_sums_of_rows_pay_their_rounding(generator: Generator) -> N
     """One product with a slope, and one sum at a node with two readers, each without any other rounding near it."""
     rows, more = (random_floats((3, 4), torch.float64, generator, (-3, 3)) for _ in range(2))
     factor = torch.tensor([0.1, -0.7, 1.0, 0.0], dtype=torch.float64)
-    product, radius = _scaled(rows, torch.zeros_like(rows), factor)
+    product, radius = scaled(rows, torch.zeros_like(rows), factor)
     for x, f, y, r in zip(*(rationals(e) for e in (rows, factor.expand(3, 4), product, radius)), strict=True):
         assert abs(x * f - y) <= r
     assert float(radius.max()) < 1e-13 and bool((radius[:, 2:] == 0).all()) and not bool(product[:, 3].any())

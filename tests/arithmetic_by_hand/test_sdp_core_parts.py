@@ -15,17 +15,18 @@ from jacobound import Graph
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import unrounded
+from jacobound.certificates.dense.forwards import sdp_core
 from jacobound.certificates.dense.matrices import (
     SdpCore,
     _Backwards,
     _roundoff,
-    _scaled,
-    middle_slopes,
+    scaled,
     sdp_bytes,
-    sdp_core,
     unstable_count,
+    whole_core,
 )
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
+from jacobound.jacobian.known_slopes import middle_slopes
 from jacobound.operators.kinds import Dense, Scale, Select
 from small_cases import vector
 
@@ -146,7 +147,7 @@ def test_uncertain_scales_are_paid_in_full_and_no_more() -> None:
     x = Input((3,))
     factors, radii = (vector(0.7, -1.3, 0.9), vector(-0.4, 0.6, 1.1)), (vector(0.3, 0.2, 0.0), vector(0.1, 0.5, 0.25))
     inner = Affine(((Scale(factors[0], radii[0]), x),))
-    core = sdp_core(Graph(Affine(((Scale(factors[1], radii[1]), inner),))), {})
+    core = whole_core(Graph(Affine(((Scale(factors[1], radii[1]), inner),))), {})
     for k in range(3):
         (f, g), (d, e) = (tuple(rational(float(part[k])) for part in pair) for pair in (factors, radii))
         exact = abs(f) * e + d * abs(g) + d * e
@@ -160,7 +161,7 @@ def test_doubt_passes_weights_that_cancel() -> None:
     """Uncertain rows through a column (1, -1): middles cancel, doubts add."""
     split = dense([[1.0], [-1.0]], Input((1,)))
     scaled = Affine(((Scale(vector(0.5, 0.5), vector(0.1, 0.2)), split),))
-    core = sdp_core(Graph(dense([[1.0, 1.0]], scaled)), {})
+    core = whole_core(Graph(dense([[1.0, 1.0]], scaled)), {})
     assert float(core.matrix[0, 0]) == 0.0
     assert 0.3 <= float(core.radius[0, 0]) <= 0.3 * (1 + 1e-13)
 
@@ -215,7 +216,7 @@ def test_scaled_rows_have_their_error_and_no_more(factor: float) -> None:
     radius = radius.abs()
     radius[0], middle[1, :2], radius[1, :2] = 0.0, 0.0, 0.0
     factors = torch.full((4,), factor, dtype=torch.float64)
-    product, doubt = _scaled(middle, radius, factors)
+    product, doubt = scaled(middle, radius, factors)
     f = rational(factor)
     for m, r, y, d in zip(*(rationals(part) for part in (middle, radius, product, doubt)), strict=True):
         least = abs(m * f - y) + r * abs(f)
@@ -225,13 +226,13 @@ def test_scaled_rows_have_their_error_and_no_more(factor: float) -> None:
 
 
 def test_products_that_vanish_keep_a_doubt() -> None:
-    unknown = _scaled(vector(0.5).unsqueeze(0), vector(INF).unsqueeze(0), vector(0.0))
+    unknown = scaled(vector(0.5).unsqueeze(0), vector(INF).unsqueeze(0), vector(0.0))
     assert float(unknown[0]) == 0.0 and float(unknown[1]) == INF
     one, tiny = vector(1e-200).unsqueeze(0), vector(1e-200)
-    product, doubt = _scaled(one, torch.zeros_like(one), tiny)
+    product, doubt = scaled(one, torch.zeros_like(one), tiny)
     assert float(product) == 0.0 and 0.0 < float(doubt) < 1e-300
     with unrounded():
-        assert float(_scaled(one, torch.zeros_like(one), vector(0.3))[1]) == 0.0
+        assert float(scaled(one, torch.zeros_like(one), vector(0.3))[1]) == 0.0
         assert float(_roundoff(vector(0.3))) == 0.0
     assert 0.3 * 2.0**-53 <= float(_roundoff(vector(-0.3))) <= 0.3 * 2.0**-51
     assert float(_roundoff(vector(0.0))) == 0.0

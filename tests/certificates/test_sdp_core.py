@@ -15,8 +15,9 @@ from exact import random_floats, rational, rational_matrix, rationals
 from jacobound import CROWN, Ball, Budget, Graph, UnsupportedOpError
 from jacobound.activations import activation
 from jacobound.arithmetic.intervals import Interval
-from jacobound.certificates.dense.matrices import middle_slopes, sdp_core
+from jacobound.certificates.dense.forwards import sdp_core
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
+from jacobound.jacobian.known_slopes import middle_slopes
 from jacobound.method import derivative_ranges
 from jacobound.operators.kinds import Dense, Scale
 from zoo import concatenation

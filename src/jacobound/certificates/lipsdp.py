@@ -12,7 +12,8 @@ import torch
 from jacobound.arithmetic.linalg import dual_exponent
 from jacobound.budget import PRODUCTS, Budget, stopping
 from jacobound.certificates.dense.barrier import Barrier, Weights
-from jacobound.certificates.dense.matrices import SdpCore, core_operations, sdp_bytes, sdp_core, unstable_count
+from jacobound.certificates.dense.forwards import sdp_core
+from jacobound.certificates.dense.matrices import SdpCore, core_operations, sdp_bytes, unstable_count
 from jacobound.certificates.dense.proof import SdpCertificate, certified_constant, certify
 from jacobound.certificates.dense.search import FIRST, WARM, feasible_start, search, warm_start
 from jacobound.certificates.layered.chain import LayeredChain, chain_bytes, layered_chain

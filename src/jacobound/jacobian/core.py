@@ -40,14 +40,17 @@ from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
 from jacobound.jacobian.tangents import (
     Neurons,
     Tangents,
-    can_differ,
     is_unstable,
     passing,
+    passing_by,
     push_through,
     underflow_of,
 )
 from jacobound.method import Budget, Facts, flat_indices
 from jacobound.operators.base import positions
+
+Passed = tuple[Tensor, Tensor]
+"""Entries of a node that tangents pass, and their slopes (N, entries)."""
 
 # Fewer vectors at a time gain little memory and lose the speed of matrix products.
 LEAST_COLUMNS = 256
@@ -113,7 +116,12 @@ def core_bytes(graph: Graph, unstable: int, columns: float = inf) -> int:
 
 
 def build_core(
-    graph: Graph, slopes: Facts, weights: Mapping[Node, Tensor], budget: Budget | None = None
+    graph: Graph,
+    slopes: Facts,
+    weights: Mapping[Node, Tensor],
+    budget: Budget | None = None,
+    defects: Mapping[Node, Tensor] | None = None,
+    through: Mapping[Node, Tensor] | None = None,
 ) -> UnstableCore | None:
     """Push unit tangents through the graph with the slopes of the stable neurons.
 
@@ -122,18 +130,37 @@ def build_core(
         weights: bounds of the outputs' derivatives with respect to every node (`defects`), (N, outputs, *node shape):
             what a rounding defect there can do.
         budget: vectors go through the graph in as few shares as fit its memory.
+        defects: how far known slopes may lie from their floats (`KnownSlopes`).
+        through: slopes with which tangents pass elementwise nodes, (N, size); by default those that are known, and 0
+            for unstable neurons, which start anew. With others the new starts are of what the slopes differ by.
 
     Returns:
         None when time was over before the last share.
     """
-    return _Builder(graph, slopes, weights, Budget() if budget is None else budget).build()
+    passed = {node: passing(slopes[node].map(lambda end: end.flatten(1))) for node in slopes}
+    if through is not None:
+        passed = {node: passing_by(factors) for node, factors in through.items()}
+    paid = _Paid(weights, {} if defects is None else defects)
+    return _Builder(graph, slopes, passed, paid, Budget() if budget is None else budget).build()
+
+
+@dataclass(frozen=True, eq=False)
+class _Paid:
+    """What defects at the nodes cost.
+
+    Args:
+        weights, defects: as in `build_core`.
+    """
+
+    weights: Mapping[Node, Tensor]
+    defects: Mapping[Node, Tensor]
 
 
 class _Builder:
     """Forward sweeps, each with a share of the columns; lives for one call."""
 
-    def __init__(self, graph: Graph, slopes: Facts, weights: Mapping[Node, Tensor], budget: Budget) -> None:
-        self._graph, self._slopes, self._weights, self._budget = graph, slopes, weights, budget
+    def __init__(self, graph: Graph, slopes: Facts, passed: Mapping[Node, Passed], paid: _Paid, budget: Budget) -> None:
+        self._graph, self._slopes, self._passed, self._paid, self._budget = graph, slopes, passed, paid, budget
         self._unstable: dict[Node, Neurons] = {}
         for node in graph.nodes:
             if isinstance(node, Elementwise):
@@ -149,7 +176,7 @@ class _Builder:
             if done and self._budget.is_over:
                 return None
             self._budget.tell(done, len(shares), "unstable core")
-            sweep = _Sweep(self._graph, self._slopes, self._weights, self._unstable, share)
+            sweep = _Sweep(self._graph, self._passed, self._paid, self._unstable, share)
             for path, matrix in sweep.transfer.items():
                 transfer.setdefault(path, []).append(matrix)
             for start, part in sweep.error.items():
@@ -200,12 +227,12 @@ class _Sweep:
     def __init__(
         self,
         graph: Graph,
-        slopes: Facts,
-        weights: Mapping[Node, Tensor],
+        passed: Mapping[Node, Passed],
+        paid: _Paid,
         unstable: Mapping[Node, Neurons],
         share: Mapping[Node, Neurons],
     ) -> None:
-        self._graph, self._slopes, self._weights = graph, slopes, weights
+        self._graph, self._passed, self._weights, self._defects = graph, passed, paid.weights, paid.defects
         self._unstable, self._share = unstable, share
         self._at: dict[Node, dict[Node, Tangents]] = {node: {} for node in graph.nodes}
         self.transfer: dict[tuple[Node, Node], Tensor] = {}
@@ -251,7 +278,10 @@ class _Sweep:
             return None
         alive = self._graph.example.new_zeros(node.shape, dtype=torch.bool)
         for reader in readers:
-            alive |= can_differ(self._slopes[reader]).any(0)
+            own = alive.flatten()
+            own[self._passed[reader][0]] = True
+            if reader in self._unstable:
+                own[self._unstable[reader].union] = True
         return None if bool(alive.all()) else flat_indices(alive)
 
     def _through_affine(self, node: Affine) -> None:
@@ -282,9 +312,8 @@ class _Sweep:
         self._at[node] = {start: Tangents(needed, image, self._graph.example) for start, image in sums.items()}
 
     def _through_elementwise(self, node: Elementwise) -> None:
-        slope = self._slopes[node].map(lambda end: end.flatten(1))
         unstable = self._unstable.get(node)
-        entries, steepness = passing(slope)
+        entries, steepness = self._passed[node]
         same = bool((steepness == 1).all())
         inexact = not same and bool(((steepness != 0) & (steepness != 1)).any())
         for start, tangents in self._at[node.source].items():
@@ -292,8 +321,13 @@ class _Sweep:
                 self.transfer[node, start] = unstable.pick(tangents.on(unstable.union, size(node)))
             if not len(entries):
                 continue
-            values = tangents.on(entries, size(node))
-            values = values if same else values * steepness.unsqueeze(1)
+            before = tangents.on(entries, size(node))
+            values = before if same else before * steepness.unsqueeze(1)
+            weight = self._weights[node].flatten(2)[..., entries]
             if inexact:
-                self._add_rounding_of_products(start, self._weights[node].flatten(2)[..., entries], values)
+                self._add_rounding_of_products(start, weight, values)
+            if node in self._defects:
+                wrong = up(weight * self._defects[node].flatten(1)[:, entries].unsqueeze(1))
+                error = inflate(wrong @ before.abs().mT, len(entries) + 1)
+                self._add_error(start, error, underflow(len(entries), wrong))
             self._at[node][start] = Tangents(entries, values, self._graph.example)

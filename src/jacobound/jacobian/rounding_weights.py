@@ -22,6 +22,8 @@ the smaller one of this bound and the interval adjoint. Source: this project.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -40,8 +42,13 @@ HARMLESS = 256.0
 # Weights at the input beyond this many times that middle are rounding of many layers. Shallow networks stay far below.
 GROWN = 1000.0
 
+Given = tuple[Facts, Facts, Mapping[Node, Tensor]]
+"""Slopes, interval adjoints, and defects of known slopes."""
 
-def defect_weights(graph: Graph, slopes: Facts, adjoints: Facts) -> dict[Node, Tensor]:
+
+def defect_weights(
+    graph: Graph, slopes: Facts, adjoints: Facts, defects: Mapping[Node, Tensor] | None = None
+) -> dict[Node, Tensor]:
     """Certified bounds of ``|d output_j / d node|``, (N, outputs, *node shape), never above the interval adjoints.
 
     Entries of an elementwise node whose own slope is known to be 0 are given as 0: no tangent ever reaches them.
@@ -49,48 +56,62 @@ def defect_weights(graph: Graph, slopes: Facts, adjoints: Facts) -> dict[Node, T
     Args:
         slopes: derivative range of every elementwise node.
         adjoints: interval enclosures of the same derivatives.
+        defects: how far known slopes may lie from their floats (`KnownSlopes`), of the same shapes.
     """
+    defects = {} if defects is None else defects
     entries = adjoints[graph.input].map(lambda end: end.flatten(1))
     middles = entries.midpoint_and_radius()[0].abs().sum(1)
     blown_up = entries.magnitude().sum(1) > HARMLESS * middles
     if rigorous() and bool(blown_up.any()):
-        found = _Backwards(graph, slopes, adjoints).run()
+        found = _Backwards(graph, slopes, adjoints, defects).run()
         grown = ~(found[graph.input].flatten(1).sum(1) <= GROWN * middles)
-        return _sharpened(graph, slopes, adjoints, found) if bool(grown.any()) else found
+        return _sharpened(graph, (slopes, adjoints, defects), found) if bool(grown.any()) else found
     return {node: adjoint.magnitude() for node, adjoint in adjoints.items()}
 
 
-def _sharpened(graph: Graph, slopes: Facts, adjoints: Facts, known: dict[Node, Tensor]) -> dict[Node, Tensor]:
+def _sharpened(graph: Graph, given: Given, known: dict[Node, Tensor]) -> dict[Node, Tensor]:
     """The smaller ones of known weights and of those by norms between cuts, which are found set by set."""
     cuts = cut_nodes(graph)
     sets = max(len(weight) for weight in known.values())
     swept: list[dict[Node, Tensor]] = []
     for number in range(sets):
-        one_slopes, one_adjoints = _of_one_set(slopes, number), _of_one_set(adjoints, number)
-        norms = transfer_norms(graph, one_slopes, cuts)
+        slopes, adjoints, defects = _of_one_set(given, number)
+        norms = transfer_norms(graph, slopes, cuts)
         if norms is None:
             return known
-        swept.append(_Backwards(graph, one_slopes, one_adjoints, dict(zip(cuts, norms.unbind(1), strict=True))).run())
+        by_cut = dict(zip(cuts, norms.unbind(1), strict=True))
+        swept.append(_Backwards(graph, slopes, adjoints, defects, by_cut).run())
     # Both bound the same; a sweep that ran into NaN says nothing.
     return {node: weight.fmin(torch.cat([one[node] for one in swept])) for node, weight in known.items()}
 
 
-def _of_one_set(facts: Facts, number: int) -> Facts:
+def _of_one_set(given: Given, number: int) -> Given:
     """Facts of one of several sets; what all sets share stands once."""
-    return {
-        node: fact.map(lambda end: end[number : number + 1] if len(end) > 1 else end) for node, fact in facts.items()
-    }
+
+    def one(x: Tensor) -> Tensor:
+        return x[number : number + 1] if len(x) > 1 else x
+
+    slopes, adjoints = ({node: fact.map(one) for node, fact in facts.items()} for facts in given[:2])
+    return slopes, adjoints, {node: one(defect) for node, defect in given[2].items()}
 
 
 class _Backwards:
     """The backward sweep; lives for one call.
 
     Args:
+        defects: of known slopes.
         norms: of every cut, bounds of the transfers to it and to all cuts in topological order; none: absolute values.
     """
 
-    def __init__(self, graph: Graph, slopes: Facts, adjoints: Facts, norms: dict[Node, Tensor] | None = None) -> None:
-        self._norms = norms or {}
+    def __init__(
+        self,
+        graph: Graph,
+        slopes: Facts,
+        adjoints: Facts,
+        defects: Mapping[Node, Tensor] | None = None,
+        norms: dict[Node, Tensor] | None = None,
+    ) -> None:
+        self._norms, self._defects = norms or {}, defects or {}
         self._born: list[Tensor] = []  # norms of what each cut so far has gathered since the one behind it
         self._graph, self._slopes, self._adjoints = graph, slopes, adjoints
         self._outputs = size(graph.output)
@@ -177,6 +198,9 @@ class _Backwards:
                 if inexact:
                     rounded = inflate(2 * unit(weight.dtype) * spread[..., entries] * steepness.abs(), 3)
                     passed = up(up(passed + rounded) + self._floor(node, 2))
+                if node in self._defects:  # (slope - float) times the derivative itself, whose bound the weight is
+                    defect = self._defects[node].flatten(1)[:, entries].unsqueeze(1)
+                    passed = up(passed + up(defect * weight[..., entries]))
                 doubt = torch.zeros_like(weight).expand(len(passed), -1, -1).index_copy(2, entries, passed)
                 kind[source] = up(kind[source] + doubt)
             for sink, rows in self._rows[node].items():

@@ -160,9 +160,13 @@ def passing(slope: Interval) -> tuple[Tensor, Tensor]:
     Returns:
         Their flat entries, and their slopes (N, entries), which are 0 in the sets where they are dead or unstable.
     """
-    known = torch.where(slope.lower == slope.upper, slope.lower, 0.0)
-    entries = flat_indices((known != 0).any(0))
-    return entries, known[:, entries]
+    return passing_by(torch.where(slope.lower == slope.upper, slope.lower, 0.0))
+
+
+def passing_by(factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Neurons with a factor other than zero in some set, and their factors (N, entries)."""
+    entries = flat_indices((factors != 0).any(0))
+    return entries, factors[:, entries]
 
 
 def facts_for(query: Query, graph: Graph, preactivation: OutputMethod) -> tuple[Derivative, Facts]:

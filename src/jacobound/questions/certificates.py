@@ -23,7 +23,8 @@ from torch import Tensor
 
 from jacobound.budget import Budget, OutOfTimeError, alarmed, stopping
 from jacobound.certificates.dense.barrier import Barrier, Weights
-from jacobound.certificates.dense.matrices import SdpCore, sdp_bytes, sdp_core, unstable_count
+from jacobound.certificates.dense.forwards import sdp_core
+from jacobound.certificates.dense.matrices import SdpCore, sdp_bytes, unstable_count
 from jacobound.certificates.dense.proof import certified_constant
 from jacobound.certificates.dense.row import polished
 from jacobound.certificates.dense.search import feasible_start, search
@@ -111,7 +112,9 @@ def _of_row(core: SdpCore, row: int, logs: Tensor, p: float, enough: float, over
         enough: a constant that need not be improved.
     """
     kept = torch.cat((torch.tensor([row]), torch.arange(core.outputs, len(core.matrix))))
-    barrier = Barrier(SdpCore(core.matrix[kept], core.radius[kept], 1, core.inputs, core.blocks), p == math.inf, False)
+    missed = None if core.missed is None else core.missed[[row]]
+    alone = SdpCore(core.matrix[kept], core.radius[kept], 1, core.inputs, core.blocks, missed=missed)
+    barrier = Barrier(alone, p == math.inf, False)
     _, own = polished(barrier, logs, enough, over)
     for multipliers in (own,) if own is logs else (own, logs):
         least = barrier.needed(multipliers)

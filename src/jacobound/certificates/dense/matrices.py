@@ -6,7 +6,8 @@ w_i = d_i z_i, so that ``|w_i| <= |z_i|``, everything else is linear:
     J u = R u + S w,        z = P u + Q w        (Q strictly lower triangular in topological order).
 
 Rows of outputs and of unstable neurons are pushed back through the graph once, by the transposed operators, as
-middle and radius. The radius grows by absolute values, which is harmless as long as its start, a roundoff, is small.
+middle and radius. The radius grows by absolute values, which is harmless as long as its start, a roundoff, is small;
+where it has grown in a deep network, `forwards` takes floats and bounds what they miss of the Jacobian as a whole.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import inflate, rigorous, tiny, unit, up
 from jacobound.errors import UnsupportedOpError
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
+from jacobound.jacobian.known_slopes import KnownSlopes, middle_slopes
 from jacobound.jacobian.tangents import unstable_entries
 from jacobound.method import Facts, flat_indices
 from jacobound.operators.base import LinearOperator
@@ -40,6 +41,8 @@ class SdpCore:
         ties: for every neuron the number of its row, shape (neurons,), where neurons are scaled by rows: of a row's
             ``w = D z`` no more is known than ``||D||_2 <= 1``, so that one multiplier serves the row. None where every
             neuron stands for itself.
+        missed: how far the exact Jacobian may lie from that of the core, entry by entry over all slopes, shape
+            (outputs, inputs); its norm is a part of the constant. None where the radius covers everything.
     """
 
     matrix: Tensor
@@ -48,6 +51,7 @@ class SdpCore:
     inputs: int
     blocks: tuple[int, ...]
     ties: Tensor | None = None
+    missed: Tensor | None = None
 
     @property
     def neurons(self) -> int:
@@ -56,7 +60,8 @@ class SdpCore:
 
     @property
     def is_finite(self) -> bool:
-        return bool(torch.isfinite(self.matrix).all() and torch.isfinite(self.radius).all())
+        parts = (self.matrix, self.radius) if self.missed is None else (self.matrix, self.radius, self.missed)
+        return all(bool(torch.isfinite(part).all()) for part in parts)
 
     def transposed(self) -> SdpCore:
         """The core of the transposed Jacobian; the neurons stand in reverse order."""
@@ -66,7 +71,9 @@ class SdpCore:
             return torch.cat((rows[:, : self.inputs], rows[:, self.inputs :].flip(1)), 1).T.contiguous()
 
         ties = None if self.ties is None else self.ties.flip(0)
-        return SdpCore(turned(self.matrix), turned(self.radius), self.inputs, self.outputs, self.blocks[::-1], ties)
+        missed = None if self.missed is None else self.missed.T
+        both, blocks = (turned(self.matrix), turned(self.radius)), self.blocks[::-1]
+        return SdpCore(*both, self.inputs, self.outputs, blocks, ties, missed)
 
     def together(self, numbers: Tensor, start: int = 0) -> Tensor:
         """The largest number of every row that neurons are tied to, for each of them; from neuron `start` on."""
@@ -81,12 +88,14 @@ class SdpCore:
         neurons = torch.arange(self.outputs, len(self.matrix))
         kept = torch.cat((chosen, neurons))
         matrix, radius = self.matrix[kept], self.radius[kept]
-        present = (matrix != 0) | (radius != 0)
-        if not bool(present[: len(chosen)].any()):  # no derivative at all
+        missed = None if self.missed is None else self.missed[chosen]
+        present, inexact = (matrix != 0) | (radius != 0), _columns(missed, self.inputs)
+        if not bool(present[: len(chosen)].any() or inexact.any()):  # no derivative at all
             return SdpCore(matrix[: len(chosen), :0], radius[: len(chosen), :0], len(chosen), 0, ())
-        inputs = flat_indices(present[:, : self.inputs].any(0))
+        inputs = flat_indices(present[:, : self.inputs].any(0) | inexact)
         columns = torch.cat((inputs, torch.arange(self.inputs, matrix.shape[1])))
-        return SdpCore(matrix[:, columns], radius[:, columns], len(chosen), len(inputs), self.blocks, self.ties)
+        both, missed = (matrix[:, columns], radius[:, columns]), None if missed is None else missed[:, inputs]
+        return SdpCore(*both, len(chosen), len(inputs), self.blocks, self.ties, missed)
 
     def pruned(self) -> SdpCore:
         """Without inputs and neurons that change nothing: their row or column is exactly zero.
@@ -104,20 +113,27 @@ class SdpCore:
                 break
             alive = kept
         rows = flat_indices(rows)
-        inputs = flat_indices(present[rows, :n].any(0))
+        inputs = flat_indices(present[rows, :n].any(0) | _columns(self.missed, n))
         columns = torch.cat((inputs, n + flat_indices(alive)))
         blocks = tuple(int(part.sum()) for part in alive.split(self.blocks)) if self.blocks else ()
         matrix, radius = (entries[rows][:, columns] for entries in (self.matrix, self.radius))
         ties = None if self.ties is None else self.ties[alive]
-        return SdpCore(matrix, radius, q, len(inputs), tuple(count for count in blocks if count), ties)
+        missed = None if self.missed is None else self.missed[:, inputs]
+        return SdpCore(matrix, radius, q, len(inputs), tuple(count for count in blocks if count), ties, missed)
 
     def _any(self, flags: Tensor) -> Tensor:
         return self.together(flags.to(torch.uint8)).to(torch.bool)
 
 
+def _columns(missed: Tensor | None, inputs: int) -> Tensor:
+    """Mask of the inputs by which something is missed."""
+    return torch.zeros(inputs, dtype=torch.bool) if missed is None else (missed != 0).any(0)
+
+
 def unstable_count(graph: Graph, slopes: Facts) -> int:
     """How many neurons have more than one possible slope."""
-    return sum(len(unstable_entries(slopes[node])) for node in graph.nodes if isinstance(node, Elementwise))
+    ranges = KnownSlopes.of(slopes).ranges
+    return sum(len(unstable_entries(ranges[node])) for node in graph.nodes if isinstance(node, Elementwise))
 
 
 def sdp_bytes(graph: Graph, slopes: Facts) -> int:
@@ -129,28 +145,26 @@ def sdp_bytes(graph: Graph, slopes: Facts) -> int:
 
 
 def core_operations(graph: Graph, slopes: Facts) -> float:
-    """Multiplications that `sdp_core` takes, about."""
-    rows, total = size(graph.output), 0.0
+    """Multiplications that `whole_core` takes, about."""
+    rows, total, ranges = size(graph.output), 0.0, KnownSlopes.of(slopes).ranges
     for node in reversed(graph.nodes):
         if isinstance(node, Elementwise):
-            rows += len(unstable_entries(slopes[node]))
+            rows += len(unstable_entries(ranges[node]))
         elif isinstance(node, Affine):
             total += 2.0 * rows * sum(operator.out_size * max(1, operator.terms) for operator, _ in node.terms)
     return total
 
 
-def sdp_core(graph: Graph, slopes: Facts, ties: Mapping[Node, int] | None = None) -> SdpCore:
-    """The core of a graph; entries that can not be bounded get an infinite radius.
+def whole_core(graph: Graph, slopes: Facts, ties: Mapping[Node, int] | None = None) -> SdpCore:
+    """The core with all inputs and all unstable neurons, also those that change nothing, by rows that are pushed back.
 
     Args:
         slopes: derivative range of every elementwise node.
         ties: nodes whose rows are tied, with the length of a row (`Derivative.ties`).
+
+    Returns:
+        Entries that can not be bounded have an infinite radius.
     """
-    return whole_core(graph, slopes, ties).pruned()
-
-
-def whole_core(graph: Graph, slopes: Facts, ties: Mapping[Node, int] | None = None) -> SdpCore:
-    """The core with all inputs and all unstable neurons, also those that change nothing."""
     return _Backwards(graph, slopes, ties).build()
 
 
@@ -164,7 +178,7 @@ class _Backwards:
     """The backward sweep; lives for one call. Rows are outputs first, then neurons, last ones first."""
 
     def __init__(self, graph: Graph, slopes: Facts, ties: Mapping[Node, int] | None = None) -> None:
-        self._graph, self._slopes, self._ties = graph, slopes, ties or {}
+        self._graph, self._known, self._ties = graph, KnownSlopes.of(slopes), ties or {}
         self._at: dict[Node, Rows] = {}
         self._count = size(graph.output)
         self._columns: list[Rows] = []
@@ -225,12 +239,16 @@ class _Backwards:
             self._add(source, image.reshape(rows, size(source)), doubt.reshape(rows, size(source)))
 
     def _through_elementwise(self, node: Elementwise, middle: Tensor, radius: Tensor) -> None:
-        slope = self._slopes[node].map(lambda end: end.flatten().to("cpu", torch.float64))
+        slope = self._known.ranges[node].map(lambda end: end.flatten().to("cpu", torch.float64))
         steepness, half = middle_slopes(slope)
         unstable = flat_indices(half != 0)
         if len(unstable):
-            self._columns.append(_scaled(middle[:, unstable], radius[:, unstable], half[unstable]))
-        passed, doubt = _scaled(middle, radius, steepness)
+            self._columns.append(scaled(middle[:, unstable], radius[:, unstable], half[unstable]))
+        passed, doubt = scaled(middle, radius, steepness)
+        if node in self._known.defects:
+            defect = self._known.defects[node].flatten().to("cpu", torch.float64)
+            size = up(middle.abs() + radius)
+            doubt = torch.where((middle == 0) & (radius == 0), 0.0, inflate(doubt + size * defect, 4))
         if len(unstable):
             first, count = self._count, len(unstable)
             rows = unstable // self._ties.get(node, 1)  # all entries of a tied row have one range of slopes
@@ -239,16 +257,6 @@ class _Backwards:
             passed, doubt = _padded(passed, self._count), _padded(doubt, self._count)
             passed[torch.arange(first, self._count), unstable] = 1.0
         self._add(node.source, passed, doubt)
-
-
-def middle_slopes(slope: Interval) -> tuple[Tensor, Tensor]:
-    """Floats m and r with ``[lower, upper]`` inside ``[m - r, m + r]``; r is 0 where there is one slope."""
-    middle, half = slope.midpoint_and_radius()
-    known = slope.lower == slope.upper
-    middle = torch.where(known, slope.lower, middle)
-    half = torch.where(known, 0.0, half)
-    usable = torch.isfinite(middle) & torch.isfinite(half) & (slope.lower <= slope.upper)
-    return torch.where(usable, middle, 0.0), torch.where(usable, half, torch.inf)
 
 
 def _in_float64(operator: LinearOperator) -> LinearOperator:
@@ -265,7 +273,7 @@ def _roundoff(result: Tensor) -> Tensor:
     return torch.where(result != 0, result.abs() * (2 * unit(result.dtype)) + tiny(result.dtype), 0.0)
 
 
-def _scaled(middle: Tensor, radius: Tensor, factor: Tensor) -> Rows:
+def scaled(middle: Tensor, radius: Tensor, factor: Tensor) -> Rows:
     """Rows times one exact float per entry; factors 0 and 1 round nothing, and zeros stay zeros."""
     product = middle * factor
     exact = (factor == 0) | (factor == 1)

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jacobound.arithmetic.linalg import eigenvalues, is_positive_definite
+from jacobound.arithmetic.linalg import dual_exponent, eigenvalues, is_positive_definite, vector_norm_upper
 from jacobound.arithmetic.rounding import down, gamma, inflate, rigorous, tiny, underflow, up
 from jacobound.certificates.dense.barrier import Barrier, Weights
 from jacobound.certificates.dense.matrices import SdpCore
@@ -119,7 +119,16 @@ def certified_constant(core: SdpCore, weights: Weights, norm: tuple[float, float
     inverse = up(1 / weights.inputs)
     entering = inflate(inverse.sum(), core.inputs) if p == math.inf else _largest(inverse)
     leaving = inflate(weights.outputs.sum(), core.outputs) if q == 1 else _largest(weights.outputs)
-    return float(inflate(inflate(entering * leaving, 2).sqrt(), 4)) if core.inputs and core.outputs else 0.0
+    if not (core.inputs and core.outputs):
+        return 0.0
+    found = inflate(inflate(entering * leaving, 2).sqrt(), 4)
+    return float(found if core.missed is None else inflate(found + _size(core.missed, norm), 1))
+
+
+def _size(missed: Tensor, norm: tuple[float, float]) -> Tensor:
+    """Bound of the norm of every matrix within these magnitudes: of the lengths of its rows, by Hoelder."""
+    p, q = norm
+    return vector_norm_upper(vector_norm_upper(missed, dual_exponent(p)), q)
 
 
 def _largest(x: Tensor) -> Tensor:

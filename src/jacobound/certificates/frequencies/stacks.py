@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from jacobound.arithmetic.intervals import Interval
-from jacobound.certificates.dense.matrices import middle_slopes
 from jacobound.certificates.frequencies.symbols import Symbol, Torus
 from jacobound.certificates.frequencies.windows import Window, window
 from jacobound.certificates.layered.chain import chain_bytes, layered_chain
@@ -32,6 +31,7 @@ from jacobound.certificates.layered.levels import Level, identity_rows, levels
 from jacobound.errors import UnsupportedOpError
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
+from jacobound.jacobian.known_slopes import middle_slopes
 from jacobound.method import Facts, flat_indices
 from jacobound.operators.kinds import Identity
 from jacobound.operators.norms import Chain

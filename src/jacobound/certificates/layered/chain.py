@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from jacobound.arithmetic.linalg import vector_norm_upper
-from jacobound.certificates.dense.matrices import middle_slopes
 from jacobound.certificates.layered.levels import Level, identity_rows, levels
 from jacobound.constants.pairs.layers import FLOPS, LARGEST_SIDE, Layer
 from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Node, size
+from jacobound.jacobian.known_slopes import middle_slopes
 from jacobound.method import Facts, flat_indices
 from jacobound.operators.norms import Chain
 

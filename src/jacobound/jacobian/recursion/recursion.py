@@ -33,6 +33,7 @@ from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Elementwise, Node, size
 from jacobound.jacobian.core import LEAST_COLUMNS, UnstableCore, build_core, core_bytes, matrix_bytes, unstable_counts
 from jacobound.jacobian.fastlip import by_intervals, interval_adjoints
+from jacobound.jacobian.known_slopes import KnownSlopes
 from jacobound.jacobian.recursion.groups import grouped, joined, one_by_one, only
 from jacobound.jacobian.recursion.operations import recursion_operations
 from jacobound.jacobian.recursion.product_lines import ProductLines, ProductRelaxation
@@ -67,7 +68,7 @@ def recur(
         known: enclosures of the outputs' derivatives with respect to some nodes, (N, outputs, *node shape), to be
             intersected with those found here: narrower ones give better lines.
     """
-    groups = grouped(graph, unstable_counts(graph, slopes), budget)
+    groups = grouped(graph, unstable_counts(graph, KnownSlopes.of(slopes).ranges), budget)
     known = {} if known is None else known
     if len(groups) == 1:
         return _recur_together(graph, slopes, ranges, relax, budget, known)
@@ -88,13 +89,15 @@ def _recur_together(
 ) -> JacobianEnclosure:
     """`recur` for sets whose lists of unstable neurons are padded to one length."""
     adjoints = interval_adjoints(graph, slopes, known)
-    counts = unstable_counts(graph, slopes)
+    steady = KnownSlopes.of(slopes)
+    counts = unstable_counts(graph, steady.ranges)
     needed = counts.shape[1] * core_bytes(graph, int(counts.amax(1).sum()), LEAST_COLUMNS)
     if not budget.fits(needed):
         return by_intervals(graph, slopes, ranges, adjoints, Status.MEMORY_LIMIT)
     core = None
-    if not budget.is_over and _is_hopeful(graph, slopes, budget):
-        core = build_core(graph, slopes, defect_weights(graph, slopes, adjoints), budget)
+    if not budget.is_over and _is_hopeful(graph, steady.ranges, budget):
+        weights = defect_weights(graph, steady.ranges, adjoints, steady.defects)
+        core = build_core(graph, steady.ranges, weights, budget, steady.defects)
     if core is None:
         return by_intervals(graph, slopes, ranges, adjoints, Status.TIME_LIMIT)
     recursion = Recursion(core, adjoints, relax, budget)
