@@ -9,7 +9,8 @@ from torch import Tensor
 
 from jacobound.budget import Budget
 from jacobound.certificates.dense.barrier import Barrier
-from jacobound.certificates.dense.matrices import SdpCore, sdp_core
+from jacobound.certificates.dense.forwards import sdp_core
+from jacobound.certificates.dense.matrices import SdpCore
 from jacobound.certificates.dense.proof import certify
 from jacobound.certificates.dense.search import feasible_start, search
 from jacobound.certificates.lipsdp import problems
