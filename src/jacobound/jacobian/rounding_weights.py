@@ -79,7 +79,7 @@ def _sharpened(graph: Graph, given: Given, known: dict[Node, Tensor]) -> dict[No
         norms = transfer_norms(graph, slopes, cuts)
         if norms is None:
             return known
-        by_cut = dict(zip(cuts, norms.unbind(1), strict=True))
+        by_cut: dict[Node, Tensor] = dict(zip(cuts, norms.unbind(1), strict=True))
         swept.append(_Backwards(graph, slopes, adjoints, defects, by_cut).run())
     # Both bound the same; a sweep that ran into NaN says nothing.
     return {node: weight.fmin(torch.cat([one[node] for one in swept])) for node, weight in known.items()}
@@ -109,7 +109,7 @@ class _Backwards:
         slopes: Facts,
         adjoints: Facts,
         defects: Mapping[Node, Tensor] | None = None,
-        norms: dict[Node, Tensor] | None = None,
+        norms: Mapping[Node, Tensor] | None = None,
     ) -> None:
         self._norms, self._defects = norms or {}, defects or {}
         self._born: list[Tensor] = []  # norms of what each cut so far has gathered since the one behind it

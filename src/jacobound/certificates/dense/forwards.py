@@ -28,7 +28,7 @@ from torch import Tensor
 from jacobound.arithmetic.rounding import inflate
 from jacobound.certificates.dense.matrices import SdpCore, scaled, whole_core
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Affine, Node, size
+from jacobound.graph.nodes import Affine, Elementwise, Node, size
 from jacobound.jacobian.core import UnstableCore, build_core
 from jacobound.jacobian.fastlip import interval_adjoints
 from jacobound.jacobian.known_slopes import KnownSlopes, middle_slopes
@@ -116,9 +116,9 @@ def _matrix(graph: Graph, core: UnstableCore) -> Tensor:
     return torch.cat([torch.cat([part(target, start) for start in columns], 1) for target in targets])
 
 
-def _missed(graph: Graph, core: UnstableCore, halves: dict[Node, Tensor]) -> Tensor:
+def _missed(graph: Graph, core: UnstableCore, halves: Mapping[Elementwise, Tensor]) -> Tensor:
     """Bound of ``|J - J~|`` entry by entry, shape (outputs, inputs)."""
-    inputs, behind = size(graph.input), {}
+    inputs, behind = size(graph.input), dict[Elementwise, Tensor]()
     total = _exact(core.error[graph.input][0])
     for block in core.blocks:
         found = core.transfer.get((block, graph.input))
