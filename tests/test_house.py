@@ -69,6 +69,8 @@ LAYERS = (
     "importers.torch.*",
     "importers.*",
     "importers",
+    "verifying.*",
+    "verifying",
     "training.*",
     "training",
     "cli.shown.*",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from jacobound.graph.vector.difference import difference
     from jacobound.importers import from_layers, from_onnx, from_torch
     from jacobound.inputs.exponents import Weighted
+    from jacobound.inputs.properties import Inequality, Property
     from jacobound.inputs.radii import Radii
     from jacobound.inputs.regions import Ball, Box, WholeSpace
     from jacobound.methods import (
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from jacobound.results.pages import report
     from jacobound.results.question import Question
     from jacobound.solve import JacobianBounds, LipschitzBound, OutputBounds, bound_jacobian, bound_output, lipschitz
+    from jacobound.verifying import Decision, LipschitzAtMost, Monotone, Verdict, verify
 
 __all__ = [
     "CROWN",
@@ -76,6 +78,7 @@ __all__ = [
     "Box",
     "Budget",
     "Candidate",
+    "Decision",
     "ECLipsE",
     "Executed",
     "FastLin",
@@ -83,6 +86,7 @@ __all__ = [
     "FourierSDP",
     "Graph",
     "GreedySeqLip",
+    "Inequality",
     "InvalidModelError",
     "InvalidOptionError",
     "InvalidRegionError",
@@ -91,10 +95,13 @@ __all__ = [
     "JacoboundError",
     "LinearSlopes",
     "LipSDP",
+    "LipschitzAtMost",
     "LipschitzBound",
     "MissingExtraError",
+    "Monotone",
     "MonotoneFeatures",
     "OutputBounds",
+    "Property",
     "Provenance",
     "Question",
     "Radii",
@@ -112,6 +119,7 @@ __all__ = [
     "Status",
     "UnsafeArithmeticError",
     "UnsupportedOpError",
+    "Verdict",
     "Weighted",
     "WholeSpace",
     "__version__",
@@ -127,11 +135,13 @@ __all__ = [
     "robust_radius",
     "stationary_free_radius",
     "training",
+    "verify",
 ]
 
 # Where names are found, for `__getattr__`; a test compares with the imports above. Results come with all that their
 # stored forms may hold.
 _HOMES = {
+    "Decision": "verifying",
     "AutoLip": "methods",
     "Ball": "inputs.regions",
     "Best": "methods",
@@ -147,6 +157,7 @@ _HOMES = {
     "Graph": "graph.graph",
     "GreedySeqLip": "methods",
     "IBP": "methods",
+    "Inequality": "inputs.properties",
     "InvalidModelError": "errors",
     "InvalidOptionError": "errors",
     "InvalidRegionError": "errors",
@@ -155,11 +166,14 @@ _HOMES = {
     "JacoboundError": "errors",
     "LinearSlopes": "methods",
     "LipSDP": "methods",
+    "LipschitzAtMost": "verifying",
     "LipschitzBound": "solve",
     "MissingExtraError": "errors",
+    "Monotone": "verifying",
     "MonotoneFeatures": "questions",
     "OutputBounds": "solve",
     "PGD": "questions",
+    "Property": "inputs.properties",
     "Provenance": "results.kinds",
     "Question": "results.question",
     "Radii": "inputs.radii",
@@ -177,6 +191,7 @@ _HOMES = {
     "Status": "results.kinds",
     "UnsafeArithmeticError": "errors",
     "UnsupportedOpError": "errors",
+    "Verdict": "verifying",
     "Weighted": "inputs.exponents",
     "WholeSpace": "inputs.regions",
     "bound_jacobian": "solve",
@@ -191,6 +206,7 @@ _HOMES = {
     "robust_radius": "questions",
     "stationary_free_radius": "questions",
     "training": "",
+    "verify": "verifying",
 }
 
 

@@ -1,4 +1,7 @@
-"""The command ``jacobound``: parses, calls the library, prints; exit code 0 certified, 1 not certified, 2 an error."""
+"""The command ``jacobound``: parses, calls the library, prints; exit code 0 certified, 1 not certified, 2 an error.
+
+``verify`` says its verdict: 0 holds, 3 violated, 1 unknown.
+"""
 
 from __future__ import annotations
 
@@ -62,6 +65,21 @@ COMMANDS = {
             "jacobound landscape net.onnx --input image.png --rows 3-5 --norm inf --largest 1",
         ),
     ),
+    "verify": (
+        "Decide a VNN-LIB property, a bound of a constant or signs of derivatives, with a proof either way.",
+        "Exit code: 0 holds, 3 violated, 1 unknown within the limits, 2 for an error.",
+        (
+            "jacobound verify net.onnx property.vnnlib --seconds 100",
+            "jacobound verify policy.onnx --input state.csv --radius 0.1 --lipschitz-below 3",
+            "jacobound verify policy.onnx --input state.csv --radius 0.1 --increasing 0,2 --rows 1",
+        ),
+    ),
+    "vnncomp": (
+        "Decide every instance of a VNN-COMP list within its time-out.",
+        "Appends one line per instance to the results and goes on where it was stopped. Exit code: 0 when every "
+        "instance was decided, 1 when one was not, 2 for an error.",
+        ("jacobound vnncomp instances.csv --results results.csv --counterexamples found",),
+    ),
     "monotone": (
         "Certify which inputs only raise or only lower an output.",
         f"Over a linf ball or the box of a VNN-LIB property. {EXIT}",
@@ -117,7 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what stands after ``jacobound``; None for the process's own.
 
     Returns:
-        The exit code: 0 bounds found and certified, 1 not certified, 2 an error of any kind, 130 interrupted.
+        The exit code: 0 bounds found and certified (a property holds), 1 not certified (unknown), 2 an error of any
+        kind, 3 a property is violated, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     running = COMMAND.set(("jacobound", *arguments))

@@ -1,7 +1,8 @@
-"""VNN-LIB properties, versions 1 and 2: the boxes of inputs that a file speaks of.
+"""VNN-LIB properties, versions 1 and 2: what they declare and assert, and the boxes of inputs that they speak of.
 
-Bounds are exact rational numbers until they are rounded outward to floats. Whatever speaks of outputs or hidden values
-is left out, which can only make the set of inputs larger. Source: the VNN-LIB standard (https://www.vnnlib.org).
+Bounds are exact rational numbers until they are rounded outward to floats. `read_vnnlib` leaves out whatever speaks of
+outputs or hidden values, which can only make the set of inputs larger; `inputs/properties.py` reads outputs as well.
+Source: the VNN-LIB standard (https://www.vnnlib.org).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -17,19 +18,28 @@ from math import prod
 
 from jacobound.errors import InvalidRegionError
 from jacobound.inputs.files import read_file, unpacked
+from jacobound.inputs.vnnlib_linear import (
+    COMPARISONS,
+    Cell,
+    Linear,
+    added,
+    cells_where,
+    empty,
+    entry,
+    integers,
+    outward,
+    position,
+    product_of,
+    tighter,
+    times,
+    told,
+)
 from jacobound.inputs.vnnlib_syntax import Form, Term, fail, number, read_forms
 
 LARGEST_TEXT = 1 << 26  # bytes
 MOST_INPUTS = 1 << 22
 MOST_BOXES = 4096
 MOST_WORK = 1 << 24  # bounds that are compared while disjunctions are multiplied out
-LONGEST_FRACTION = 20_000  # bits
-
-Linear = tuple[Fraction, dict[int, Fraction]]
-"""A constant and the factor of each input."""
-
-Cell = dict[int, tuple[Fraction | None, Fraction | None]]
-"""The ends of some inputs; None where an end is missing."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,17 @@ def read_vnnlib(source: str | bytes | os.PathLike[str]) -> InputSet:
         InvalidRegionError: when it is no such property, with the line; when an input has no bound; when its inputs are
             no boxes; when no input satisfies it.
     """
+    reader = BoxReader()
+    reader.read(source)
+    return reader.finished()
+
+
+def text_of(source: str | bytes | os.PathLike[str]) -> str:
+    """The text of a property.
+
+    Raises:
+        InvalidRegionError: when it can not be read, is too long or is no text.
+    """
     if isinstance(source, str) and (source.lstrip().startswith(("(", ";")) or "\n" in source):
         data = source.encode(errors="replace")
     elif isinstance(source, bytes):
@@ -64,26 +85,41 @@ def read_vnnlib(source: str | bytes | os.PathLike[str]) -> InputSet:
     if len(data) > LARGEST_TEXT:
         raise InvalidRegionError(f"the property has {len(data)} bytes; at most {LARGEST_TEXT} are read")
     try:
-        text = data.decode()
+        return data.decode()
     except UnicodeDecodeError as error:
         raise InvalidRegionError(f"the property is no text ({error}); give a .vnnlib or .vnnlib.gz file") from error
-    reader = _Reader()
-    for form in read_forms(text):
-        reader.command(form)
-    return reader.finished()
 
 
 @dataclass
-class _Reader:
-    """What has been read so far."""
+class Reader(ABC):
+    """What has been read so far; readers differ in what they make of outputs."""
 
     flat: set[int] = field(default_factory=set)  # inputs of version 1
-    others: set[str] = field(default_factory=set)  # outputs and hidden values
+    flat_outputs: set[int] = field(default_factory=set)
     tensors: dict[str, tuple[int, ...]] = field(default_factory=dict)  # inputs of version 2
+    outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    hidden: set[str] = field(default_factory=set)
     networks: int = 0
     common: Cell = field(default_factory=dict)
     choices: list[list[Cell]] = field(default_factory=list)
     work: int = 0
+
+    @abstractmethod
+    def other(self, name: str, line: int) -> Linear | None:
+        """An output or a hidden value; None where whatever speaks of it is left out."""
+
+    @abstractmethod
+    def relation(self, head: str, difference: Linear, line: int) -> list[Cell]:
+        """Where a difference of inputs and outputs compares with zero."""
+
+    @abstractmethod
+    def opaque(self, form: Form) -> None:
+        """Refuse a form that is no linear condition, unless it is left out."""
+
+    def read(self, source: str | bytes | os.PathLike[str]) -> None:
+        """All commands of a property."""
+        for form in read_forms(text_of(source)):
+            self.command(form)
 
     def command(self, form: Form) -> None:
         head, arguments = form.head(), form.items[1:]
@@ -104,8 +140,8 @@ class _Reader:
         elif head not in ("vnnlib-version", "set-logic", "set-info", "set-option", "check-sat", "get-model", "exit"):
             fail(form.line, f"({head} ...) is not understood")
 
-    def finished(self) -> InputSet:
-        """Every combination of the disjunctions, cut with what holds for all."""
+    def in_shape(self) -> tuple[int, ...]:
+        """The shape of the input, once all is read."""
         if len(self.tensors) > 1 or (self.tensors and self.flat):
             raise InvalidRegionError(f"the property has {len(self.tensors)} inputs; networks with one are understood")
         shape = next(iter(self.tensors.values())) if self.tensors else (len(self.flat),)
@@ -114,32 +150,32 @@ class _Reader:
             raise InvalidRegionError(f"the property declares {len(self.flat)} inputs, but not X_{missing}")
         if prod(shape) == 0:
             raise InvalidRegionError("the property declares no inputs (X_0, X_1, ..., or a tensor by declare-input)")
-        cells = self._product([[self.common], *self.choices], 0)
-        if len(cells) * prod(shape) > MOST_WORK:
-            raise InvalidRegionError(f"the property has {len(cells)} boxes of {prod(shape)} inputs; that is too much")
-        boxes = dict.fromkeys(self._box(cell, shape) for cell in cells if not _empty(cell))
-        if not boxes:
-            raise InvalidRegionError("no input satisfies the property: its bounds contradict each other")
-        return InputSet(shape, tuple(boxes))
+        return shape
 
-    def _box(self, cell: Cell, shape: tuple[int, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        ends = [cell.get(k, (None, None)) for k in range(prod(shape))]
-        for k, (low, high) in enumerate(ends):
+    def ends(self, cell: Cell, shape: tuple[int, ...]) -> list[tuple[tuple[Fraction, int], tuple[Fraction, int]]]:
+        """Lower and upper end of every input.
+
+        Raises:
+            InvalidRegionError: when one is missing.
+        """
+        found = []
+        for k in range(prod(shape)):
+            low, high = cell.get(k, (None, None))
             if low is None or high is None:
                 side = "lower" if low is None else "upper"
-                name = f"input {_position(k, shape)} of '{next(iter(self.tensors))}'" if self.tensors else f"X_{k}"
+                name = f"input {position(k, shape)} of '{next(iter(self.tensors))}'" if self.tensors else f"X_{k}"
                 raise InvalidRegionError(f"{name} has no {side} bound in the property; add an assertion with one")
-        lower = tuple(_outward(low, -math.inf) for low, _ in ends if low is not None)
-        return lower, tuple(_outward(high, math.inf) for _, high in ends if high is not None)
+            found.append((low, high))
+        return found
 
     def _declare_number(self, name: Term, line: int) -> None:
         match = re.fullmatch(r"([XY])_([0-9]{1,9})", name) if isinstance(name, str) else None
         if match is None:
-            fail(line, f"inputs are called X_0, X_1, ... and outputs Y_0, Y_1, ..., not '{_told(name)}'")
-        if match[1] == "Y":
-            self.others.add(match[0])
-        elif int(match[2]) >= MOST_INPUTS:
-            fail(line, f"input {match[0]}: at most {MOST_INPUTS} inputs are read")
+            fail(line, f"inputs are called X_0, X_1, ... and outputs Y_0, Y_1, ..., not '{told(name)}'")
+        if int(match[2]) >= MOST_INPUTS:
+            fail(line, f"{match[0]}: at most {MOST_INPUTS} inputs and outputs are read")
+        elif match[1] == "Y":
+            self.flat_outputs.add(int(match[2]))
         else:
             self.flat.add(int(match[2]))
 
@@ -152,19 +188,19 @@ class _Reader:
         name, kind, size = arguments[:3]
         if not (isinstance(name, str) and isinstance(kind, str) and isinstance(size, str)):
             fail(form.line, f"({head} NAME TYPE [SHAPE]) is understood")
-        shape = _integers(size, form.line)
-        if name in self.tensors or name in self.others:
+        shape = integers(size, form.line)
+        if name in self.tensors or name in self.outputs or name in self.hidden:
             fail(form.line, f"'{name}' is declared twice")
-        if head != "declare-input":
-            self.others.add(name)
+        if head == "declare-hidden":
+            self.hidden.add(name)
         elif prod(shape) > MOST_INPUTS or len(shape) > 16:
-            fail(form.line, f"input '{name}' has shape {list(shape)}; at most {MOST_INPUTS} entries are read")
+            fail(form.line, f"'{name}' has shape {list(shape)}; at most {MOST_INPUTS} entries are read")
         else:
-            self.tensors[name] = shape
+            (self.tensors if head == "declare-input" else self.outputs)[name] = shape
 
     def _require(self, cells: list[Cell], line: int) -> None:
         if len(cells) == 1:
-            self.common = self._both(self.common, cells[0], line)
+            self.common = self.both(self.common, cells[0], line)
         else:
             self.choices.append(cells)
 
@@ -177,186 +213,116 @@ class _Reader:
         head, arguments, line = formula.head(), formula.items[1:], formula.line
         if head in COMPARISONS and len(arguments) >= 2:
             sides = [self._linear(argument, line) for argument in arguments]
-            return self._product([self._compared(head, a, b, line) for a, b in pairwise(sides)], line)
+            return self.product([self._compared(head, a, b, line) for a, b in pairwise(sides)], line)
         if head == "and":
-            return self._product([self._cells(argument, line) for argument in arguments], line)
+            return self.product([self._cells(argument, line) for argument in arguments], line)
         if head == "or":
             found = [cell for argument in arguments for cell in self._cells(argument, line)]
             if len(found) > MOST_BOXES:
                 fail(line, f"more than {MOST_BOXES} boxes")
             return [{}] if {} in found else found
-        if self._speaks_of_inputs(formula):
-            fail(line, f"({head} ...) with inputs is not understood; write the box with <=, >=, and, or")
+        self.opaque(formula)
         return [{}]
 
     def _compared(self, head: str, left: Linear | None, right: Linear | None, line: int) -> list[Cell]:
-        """The box of ``left head right``; strict inequalities count as their closure, outputs as anything."""
+        """Where ``left head right``; everything where a side is left out."""
         if left is None or right is None:
             return [{}]
-        constant, factors = _sum([left, _times(right, Fraction(-1), line)], line)
-        if head in (">", ">="):
-            constant, factors = -constant, {k: -factor for k, factor in factors.items()}
-        if len(factors) > 1:
-            fail(line, "a condition relates several inputs, so that the set of inputs is no box")
-        if not factors:
-            return [{}] if (constant == 0 if head in EQUALITIES else constant <= 0) else []
-        (k, factor), end = next(iter(factors.items())), -constant / next(iter(factors.values()))
-        if head in EQUALITIES:
-            return [{k: (end, end)}]
-        return [{k: (None, end) if factor > 0 else (end, None)}]
+        return self.relation(head, added([left, times(right, Fraction(-1), line)], line), line)
 
-    def _product(self, unions: list[list[Cell]], line: int) -> list[Cell]:
+    def product(self, unions: list[list[Cell]], line: int) -> list[Cell]:
         """The intersection of unions of boxes."""
         alone: Cell = {}
         for union in unions:
             if len(union) == 1:
-                alone = self._both(alone, union[0], line)
+                alone = self.both(alone, union[0], line)
         found = [alone]
         for union in sorted((union for union in unions if len(union) != 1), key=len):
             if len(found) * len(union) > MOST_BOXES:
                 fail(line, f"more than {MOST_BOXES} boxes")
-            found = [self._both(dict(cell), other, line) for cell in found for other in union]
-            found = [cell for cell in found if not _empty(cell)]
+            found = [self.both(dict(cell), other, line) for cell in found for other in union]
+            found = [cell for cell in found if not empty(cell)]
         return found
 
-    def _both(self, cell: Cell, other: Cell, line: int) -> Cell:
+    def both(self, cell: Cell, other: Cell, line: int) -> Cell:
         """The intersection of two boxes, written into the first."""
         self.work += len(other) + 1
         if self.work > MOST_WORK:
             fail(line, "the property has too many combinations of bounds")
         for k, (low, high) in other.items():
             lower, upper = cell.get(k, (None, None))
-            cell[k] = _tighter(lower, low, max), _tighter(upper, high, min)
+            cell[k] = tighter(lower, low, max), tighter(upper, high, min)
         return cell
 
     def _linear(self, term: Term, line: int) -> Linear | None:
-        """An expression as a linear one of inputs; None when it speaks of outputs or hidden values."""
+        """An expression as a linear one; None when it speaks of values that are left out."""
         if isinstance(term, str):
             value = number(term, line)
             if value is not None:
                 return value, {}
-            k = self._input(term, line)
-            return None if k is None else (Fraction(0), {k: Fraction(1)})
+            return self._value(term, line)
         head, line = term.head(), term.line
         parts = [self._linear(argument, line) for argument in term.items[1:]]
         if head not in ("+", "-", "*", "/") or not parts:
-            if self._speaks_of_inputs(term):
-                fail(line, f"({head} ...) with inputs is not understood")
+            self.opaque(term)
             return None
         known = [part for part in parts if part is not None]
         if len(known) < len(parts):
             return None
         if head == "+":
-            return _sum(known, line)
+            return added(known, line)
         if head == "-":
-            negated = [_times(part, Fraction(-1), line) for part in known]
-            return negated[0] if len(known) == 1 else _sum([known[0], *negated[1:]], line)
-        return _product_of(known, head, line)
+            negated = [times(part, Fraction(-1), line) for part in known]
+            return negated[0] if len(known) == 1 else added([known[0], *negated[1:]], line)
+        return product_of(known, head, line)
 
-    def _input(self, name: str, line: int) -> int | None:
-        """Position of an input among all; None for an output or a hidden value."""
+    def _value(self, name: str, line: int) -> Linear | None:
+        """An input, an output or a hidden value."""
         base, bracket, _ = name.partition("[")
-        if name in self.others or base in self.others:
-            return None
-        match = re.fullmatch(r"X_([0-9]{1,9})", name)
-        if match is not None and int(match[1]) in self.flat:
-            return int(match[1])
+        flat = re.fullmatch(r"([XY])_([0-9]{1,9})", name)
+        if flat is not None and int(flat[2]) in (self.flat if flat[1] == "X" else self.flat_outputs):
+            return (Fraction(0), {int(flat[2]): Fraction(1)}) if flat[1] == "X" else self.other(name, line)
+        if base in self.hidden or base in self.outputs:
+            return self.other(name, line)
         if base not in self.tensors:
             fail(line, f"'{name}' is neither a number nor declared")
-        shape = self.tensors[base]
-        index = _integers(name[len(base) :], line) if bracket else ()
-        if not shape and index in ((), (0,)):
-            return 0
-        if len(index) != len(shape) or any(k >= n for k, n in zip(index, shape, strict=True)):
-            fail(line, f"'{name}' is no entry of '{base}' of shape {list(shape)}")
-        position = 0
-        for k, length in zip(index, shape, strict=True):
-            position = position * length + k
-        return position
+        return Fraction(0), {entry(name, self.tensors[base], bool(bracket), line): Fraction(1)}
 
-    def _speaks_of_inputs(self, term: Term) -> bool:
+    def speaks_of_inputs(self, term: Term) -> bool:
+        """Whether an input occurs in a term."""
         if isinstance(term, Form):
-            return any(self._speaks_of_inputs(item) for item in term.items)
+            return any(self.speaks_of_inputs(item) for item in term.items)
         return term.partition("[")[0] in self.tensors or re.fullmatch(r"X_[0-9]+", term) is not None
 
 
-EQUALITIES = ("=", "==")
-COMPARISONS = ("<=", ">=", "<", ">", *EQUALITIES)
+@dataclass
+class BoxReader(Reader):
+    """Inputs alone: whatever speaks of other values is left out, strict inequalities count as their closure."""
 
+    def other(self, name: str, line: int) -> Linear | None:
+        return None
 
-def _product_of(parts: list[Linear], head: str, line: int) -> Linear:
-    """Products with one factor that is not constant, and quotients by constants."""
-    if head == "/" and any(factors or constant == 0 for constant, factors in parts[1:]):
-        fail(line, "a division by an input or by zero is not understood")
-    found = parts[0]
-    for part in parts[1:]:
-        if part[1] and found[1]:
-            fail(line, "a product of two inputs is not understood")
-        if head == "/":
-            found = _times(found, 1 / part[0], line)
-        else:
-            found = _times(part, found[0], line) if part[1] else _times(found, part[0], line)
-    return found
+    def relation(self, head: str, difference: Linear, line: int) -> list[Cell]:
+        if len(difference[1]) > 1:
+            fail(line, "a condition relates several inputs, so that the set of inputs is no box")
+        return cells_where(head, difference, True, line)
 
+    def opaque(self, form: Form) -> None:
+        if self.speaks_of_inputs(form):
+            fail(form.line, f"({form.head()} ...) with inputs is not understood; write <=, >=, and, or, +, -, *")
 
-def _sum(parts: list[Linear], line: int) -> Linear:
-    constant, factors = Fraction(0), dict[int, Fraction]()
-    for more, others in parts:
-        constant = _short(constant + more, line)
-        for k, factor in others.items():
-            factors[k] = _short(factors.get(k, Fraction(0)) + factor, line)
-    return constant, {k: factor for k, factor in factors.items() if factor}
-
-
-def _times(part: Linear, factor: Fraction, line: int) -> Linear:
-    scaled = {k: _short(other * factor, line) for k, other in part[1].items() if factor}
-    return _short(part[0] * factor, line), scaled
-
-
-def _short(value: Fraction, line: int) -> Fraction:
-    """Refuse numbers that grow without end."""
-    if value.numerator.bit_length() + value.denominator.bit_length() > LONGEST_FRACTION:
-        fail(line, "a number has too many digits")
-    return value
-
-
-def _tighter(
-    first: Fraction | None, second: Fraction | None, choose: Callable[[Fraction, Fraction], Fraction]
-) -> Fraction | None:
-    if first is None or second is None:
-        return second if first is None else first
-    return choose(first, second)
-
-
-def _empty(cell: Cell) -> bool:
-    return any(low is not None and high is not None and low > high for low, high in cell.values())
-
-
-def _outward(value: Fraction, direction: float) -> float:
-    """The nearest float that is not inside of `value`."""
-    try:
-        nearest = float(value)
-    except OverflowError:
-        raise InvalidRegionError("a bound of the property is too large for a float") from None
-    inside = Fraction(nearest) > value if direction < 0 else Fraction(nearest) < value
-    return math.nextafter(nearest, direction) if inside else nearest
-
-
-def _integers(text: str, line: int) -> tuple[int, ...]:
-    """The numbers of ``[1,2,3]``."""
-    match = re.fullmatch(r"\[((?:[0-9]{1,9}(?:,[0-9]{1,9})*)?)\]", text)
-    if match is None:
-        fail(line, f"'{text}' is no list of sizes or positions such as [1,28,28]")
-    return tuple(int(part) for part in match[1].split(",") if part)
-
-
-def _position(k: int, shape: tuple[int, ...]) -> list[int]:
-    found: list[int] = []
-    for length in reversed(shape):
-        found.insert(0, k % length)
-        k //= length
-    return found
-
-
-def _told(term: Term) -> str:
-    return term if isinstance(term, str) else f"({term.head()} ...)"
+    def finished(self) -> InputSet:
+        """Every combination of the disjunctions, cut with what holds for all."""
+        shape = self.in_shape()
+        cells = self.product([[self.common], *self.choices], 0)
+        if len(cells) * prod(shape) > MOST_WORK:
+            raise InvalidRegionError(f"the property has {len(cells)} boxes of {prod(shape)} inputs; that is too much")
+        boxes: dict[tuple[tuple[float, ...], tuple[float, ...]], None] = {}
+        for cell in cells:
+            if not empty(cell):
+                ends = self.ends(cell, shape)
+                lower = tuple(outward(low, -math.inf) for (low, _), _ in ends)
+                boxes[lower, tuple(outward(high, math.inf) for _, (high, _) in ends)] = None
+        if not boxes:
+            raise InvalidRegionError("no input satisfies the property: its bounds contradict each other")
+        return InputSet(shape, tuple(boxes))

@@ -54,17 +54,19 @@ class Propagated:
         ranges: certified interval of every node, (N, *node shape).
         empty: sets that are certainly empty, bool (N,): two certified enclosures of one entry have no point in common.
         backward: the pass behind the linear bounds, for further rows.
+        reachable: the nodes that it can start from.
     """
 
     ranges: Facts
     empty: Tensor
     backward: BackwardPass
+    reachable: frozenset[Node]
 
 
 def propagated(graph: Graph, domain: Domain, budget: Budget, lines_of: LinesOf | None, known: Facts) -> Propagated:
     """`propagate` without its output node, and with what stands behind it."""
     sweep = _Sweep(graph, domain, budget, lines_of, False, known)
-    return Propagated(sweep.run(), sweep.empty, sweep.backward)
+    return Propagated(sweep.run(), sweep.empty, sweep.backward, frozenset(sweep.reachable))
 
 
 class _Sweep:
@@ -87,10 +89,10 @@ class _Sweep:
         self._noise: dict[Node, Tensor] = {}
         self.backward = BackwardPass(graph, domain, self._ranges, self._relaxations, self._noise, self._planes)
         self.empty = torch.zeros(len(domain), dtype=torch.bool, device=graph.device)
-        self._read_as_factors = _read_as_factors(graph)
+        self._read_as_factors, self.reachable = _read_as_factors(graph), set[Node]()
 
     def run(self) -> dict[Node, Interval]:
-        reachable = set()  # nodes that a backward pass can start from
+        reachable = self.reachable  # nodes that a backward pass can start from
         bounded = bool(self._domain.bounded.any())
         for done, node in enumerate(self._graph.nodes):
             self._budget.tell(done, len(self._graph.nodes), "ranges")

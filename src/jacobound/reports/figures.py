@@ -22,8 +22,8 @@ from torch import Tensor
 
 from jacobound.errors import ShapeError
 from jacobound.inputs.exponents import Norm, plain_exponent
-from jacobound.reports.question_figures import draw_features, draw_landscape, draw_radius
-from jacobound.reports.shown import Bracket, Entries, Features, Landscape, Outputs, Radius
+from jacobound.reports.question_figures import draw_features, draw_landscape, draw_radius, draw_verdict
+from jacobound.reports.shown import Bracket, Entries, Features, Landscape, Margins, Outputs, Radius
 
 # Colours that people with any kind of colour vision can tell apart (Okabe and Ito).
 BLUE = "#0072B2"
@@ -101,6 +101,11 @@ def plot_landscape(found: Landscape, ax: Axes | None = None) -> Axes:
 def plot_features(found: Features, row: int = 0, ax: Axes | None = None) -> Axes:
     """Bounds of the derivatives of a row; a new figure without `ax`."""
     return draw_features(found, row, new_figure().add_subplot() if ax is None else ax)
+
+
+def plot_verdict(found: Margins, ax: Axes | None = None) -> Axes:
+    """The certified bracket of the least margin beside 0; a new figure without `ax`."""
+    return draw_verdict(found, new_figure(6.4, 2.2).add_subplot() if ax is None else ax)
 
 
 def row_bounds(bounds: Entries, row: int) -> tuple[Tensor, Tensor]:

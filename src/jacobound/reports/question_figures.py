@@ -8,7 +8,7 @@ from torch import Tensor
 
 from jacobound.errors import ShapeError
 from jacobound.inputs.exponents import told_norm
-from jacobound.reports.shown import Features, Landscape, Radius
+from jacobound.reports.shown import Features, Landscape, Margins, Radius
 
 BLUE, VERMILION, GREY, GREEN = "#0072B2", "#D55E00", "#bdbdbd", "#009E73"
 COLOURS = {"increasing": BLUE, "decreasing": VERMILION, "both": GREEN, "constant": "black", "undecided": GREY}
@@ -63,6 +63,24 @@ def draw_features(found: Features, row: int, ax: Axes) -> Axes:
     ax.set_xlabel("input")
     ax.set_ylabel("derivative")
     ax.set_title(f"Row {row}: certified bounds of the derivative by each input")
+    _legend(ax)
+    return ax
+
+
+def draw_verdict(found: Margins, ax: Axes) -> Axes:
+    """The certified bracket of the least margin, and 0, at and below which a property is violated."""
+    low, high = float(found.lower), float(found.upper)
+    ends = [end for end in (low, high) if np.isfinite(end)]
+    if len(ends) == 2:
+        ax.hlines(0.0, low, high, color=BLUE, lw=4)
+    if np.isfinite(low):
+        ax.plot([low], [0.0], "|", color=BLUE, markersize=18, mew=3, label="certified: no point is lower")
+    if np.isfinite(high):
+        ax.plot([high], [0.0], "|", color=VERMILION, markersize=18, mew=3, label="reached at the witness")
+    ax.axvline(0.0, color="black", lw=0.8)
+    ax.set_yticks([])
+    ax.set_xlabel("margin: a violation where it is 0 or less")
+    ax.set_title(found.headline().partition(";")[0])
     _legend(ax)
     return ax
 

@@ -79,3 +79,9 @@ class Features(Bounds, Protocol):
     @property
     def boxes(self) -> Tensor: ...
     def words(self) -> list[str]: ...
+
+
+class Margins(Bounds, Protocol):
+    """The bracket of a least margin."""
+
+    def headline(self) -> str: ...

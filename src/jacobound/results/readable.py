@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -68,6 +69,8 @@ def plain(value: Any) -> Any:
         return value.to_dict()
     if isinstance(value, Status):
         return {"name": value.name.lower(), "certified": value.certified, "meaning": value.value}
+    if isinstance(value, enum.Enum):
+        return {"name": value.name.lower(), "meaning": value.value}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

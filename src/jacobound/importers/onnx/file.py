@@ -11,6 +11,7 @@ import os
 from math import prod
 
 import torch
+from torch import Tensor
 
 from jacobound.errors import MissingExtraError
 from jacobound.graph.graph import Graph
@@ -82,3 +83,33 @@ def from_onnx(
         run = check.together
         verify(graph, run, example=example, subject=subject, dtype=check.dtype, points=max(points, 2), cause=BATCH)
     return graph.named(origin)
+
+
+def run_onnx(
+    source: str | os.PathLike[str] | bytes, points: Tensor, until: str | None = None
+) -> tuple[Tensor, str, str]:
+    """What an inference engine computes from a file at points, in the file's own number format; nothing certified.
+
+    Args:
+        source, until: as for `from_onnx`.
+        points: shape (n, *in_shape).
+
+    Returns:
+        Outputs (n, *out_shape), the engine's name, and the SHA-256 of the file.
+
+    Raises:
+        MissingExtraError: when the package `onnx` is not installed.
+        InvalidModelError, UnsupportedOpError: as `from_onnx` does.
+    """
+    try:
+        importlib.import_module("onnx")
+    except ImportError as error:
+        raise MissingExtraError("onnx", "onnx") from error
+    from jacobound.importers.onnx.model.safety import read_model
+    from jacobound.importers.onnx.runtime import original
+    from jacobound.importers.onnx.several import side_by_side
+    from jacobound.importers.onnx.walk import select
+
+    file = side_by_side(read_model(source), until)
+    run = original(file, select(file, until), until)
+    return run(points.to(run.dtype)), run.engine, file.sha256
