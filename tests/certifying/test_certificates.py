@@ -15,7 +15,7 @@ import torch
 
 import jacobound as jb
 import jacobound_check
-from certificate_files import NETWORKS, ball, network
+from certificate_files import NETWORKS, ball, change, network
 from jacobound.cli import main
 
 Ask = Callable[[jb.Graph], Any]
@@ -66,8 +66,62 @@ def test_constants_of_the_usual_call_are_proved_in_all_norms(name: str, norm: An
     assert claims["upper"] <= 1.5 * float(result.upper)
 
 
+@pytest.mark.parametrize("name", ["relu", "tanh", "residual"])
+def test_decisions_are_proved_within_radii(name: str, tmp_path: Path) -> None:
+    graph = network(name)
+    points = torch.stack([torch.as_tensor(ball(graph).center), torch.zeros(4, dtype=torch.float64)])
+    result = jb.robust_radius(graph, points, p=2, clip=(-3.0, 3.0), budget=10)
+    written = result.save_certificate(tmp_path / "one.json")
+    claimed = torch.from_numpy(jacobound_check.check(written.path).claims["radius"])
+    assert bool((claimed <= result.radius).all())
+    assert bool((claimed >= 0.7 * result.radius).all()) and bool((claimed > 0).any())
+    assert (written.note == "") == bool((claimed >= result.radius * (1 - 1e-9)).all())
+    change(written.path, lambda told, arrays: arrays.update({told["claims"]["radius"]: 1.5 * claimed.numpy()}))
+    with pytest.raises(jacobound_check.UnprovedError, match="margin"):
+        jacobound_check.check(written.path)
+
+
+def test_a_decision_before_a_head_has_no_certificate(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Sigmoid()).double()
+    result = jb.robust_radius(jb.from_torch(module, torch.zeros(1, 3).double()), torch.ones(3).double(), budget=5)
+    with pytest.raises(jb.UnsupportedOpError, match="decided before"):
+        result.save_certificate(tmp_path / "one.json")
+
+
+def test_signs_are_proved_in_parts(tmp_path: Path) -> None:
+    graph = network("relu")
+    result = jb.monotone_features(graph, ball(graph, 0.1), budget=10)
+    written = result.save_certificate(tmp_path / "one.json")
+    assert written.note == "" and "in parts" in written.proof[0]
+    claims = jacobound_check.check(written.path).claims
+    known = (result.lower > 0).numpy().ravel()
+    assert known.any() and bool((claims["lower"].ravel()[known] > 0).all())
+
+
+CUTS: dict[str, tuple[Callable[[Any], None], type[Exception], str]] = {
+    "a side left out": (lambda cut: cut.update(below=None), jacobound_check.UnreadableError, "no entry"),
+    "a side without its name": (lambda cut: cut.pop("above"), jacobound_check.UnreadableError, "lacks"),
+    "a cut elsewhere": (lambda cut: cut.update(at=(9.0).hex()), jacobound_check.UnreadableError, "leaves nothing"),
+    "a cut along no input": (lambda cut: cut.update(axis=4), jacobound_check.UnreadableError, "axis"),
+}
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_parts_cover_the_region(name: str, tmp_path: Path) -> None:
+    graph = network("relu")
+    result = jb.lipschitz(graph, ball(graph, 0.3), jb.Split(jb.RecurJac(), most=30), budget=10)
+    written = result.save_certificate(tmp_path / "one.json")
+    assert "in parts" in written.proof[0] and written.note == ""
+    claims = jacobound_check.check(written.path).claims
+    assert 0 < claims["lower"] <= claims["upper"]
+    damage, error, reason = CUTS[name]
+    change(written.path, lambda told, arrays: damage(told["proof"]["sets"][0]))
+    with pytest.raises(error, match=reason):
+        jacobound_check.check(written.path)
+
+
 def test_a_weaker_value_is_named_beside_that_of_the_result(tmp_path: Path) -> None:
-    """Bounds that are affine in the input are of a form that certificates do not hold."""
+    """Bounds that are affine in the input are of a form that certificates do not hold; parts come near them."""
     graph = network("tanh")
     written = jb.bound_jacobian(graph, ball(graph)).save_certificate(tmp_path / "one.json")
     assert "where the result says" in written.note

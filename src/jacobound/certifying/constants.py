@@ -8,7 +8,6 @@ from typing import Any
 
 from jacobound.certificates.dense.proof import SdpCertificate
 from jacobound.certifying.files import Arrays
-from jacobound.inputs.domains import Domain
 from jacobound.results.kinds import LipschitzBound
 
 NAMES = {1.0: "1", 2.0: "2", math.inf: "inf"}
@@ -86,8 +85,3 @@ def _parts(
     if len(whole) != 1:
         return None
     return {"turned": one(whole[0], 0)} if outputs > inputs and q != math.inf else one(whole[0], 0)
-
-
-def whole_domain(domain: Domain) -> bool:
-    """Whether a set is bounded, so that lines are worth drawing."""
-    return bool(domain.bounded.all())

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from jacobound.arithmetic.intervals import Interval
 from jacobound.certifying.choices import told_choices
 from jacobound.certifying.constants import NAMES, forms
+from jacobound.certifying.cuts import with_cuts
 from jacobound.certifying.files import Arrays, write
 from jacobound.certifying.networks import Told, told_network
+from jacobound.certifying.radii import told_radii
 from jacobound.certifying.witnesses import steepest_direction
 from jacobound.errors import InvalidOptionError, UnsupportedOpError
 from jacobound.graph.graph import Graph
 from jacobound.graph.units import real_tensor, spread
+from jacobound.inputs.domains import Domain
 from jacobound.inputs.exponents import Weighted, plain_exponent
 from jacobound.inputs.regions import Ball, Box, Region, WholeSpace
 from jacobound.method import OutputMethod
 from jacobound.relaxation.ranges import CROWN, IBP, FastLin
-from jacobound.results.kinds import JacobianBounds, LipschitzBound, OutputBounds, Result
+from jacobound.results.kinds import LipschitzBound, Result
 from jacobound_check.certificate import CLAIMS, FORMAT
 from jacobound_check.constants import crossed
 from jacobound_check.errors import CertificateError
 from jacobound_check.jacobians import derivative_of
-from jacobound_check.proofs import Question, proved, question_of
+from jacobound_check.proofs import Question, choices_of, proved, question_of
 from jacobound_check.ranges import ranges_of
+from jacobound_check.regions import Set
 
 # Claims are so much weaker than what was proved here, for machines that sum in another order.
 MARGIN, OF_ALL = 1e-11, 1e-14
@@ -117,10 +124,9 @@ class _Making:
             self._place[self._target.output] = len(self._place)
 
     def run(self) -> Written:
-        asks = {OutputBounds: "bound_output", JacobianBounds: "bound_jacobian", LipschitzBound: "lipschitz"}
-        kind = asks.get(type(self._result))
-        if kind is None:
-            raise InvalidOptionError(f"a {type(self._result).__name__} has no certificate yet; ask for bounds instead")
+        kind = self._asked.asks
+        if kind not in CLAIMS:
+            raise InvalidOptionError(f"a {type(self._result).__name__} has no certificate; ask for bounds instead")
         told = {"asks": kind, "region": self._region(), "rows": None, "norm": None, "labels": None, "targets": None}
         if self._rows is not None:
             told["rows"] = self._arrays.put("rows", self._rows)
@@ -128,19 +134,66 @@ class _Making:
             if any(isinstance(one, Weighted) for one in self._result.norm):
                 raise UnsupportedOpError("certificates hold plain norms; put the weights into the network as a layer")
             told["norm"] = [NAMES[plain_exponent(one)] for one in self._result.norm]
+        if kind == "robust_radius":
+            return self._radii(told)
         question = question_of(told, self._told.network, self._arrays.found)
         domains = self._asked.region.domains(self._target)[0]  # type: ignore[union-attr]
         sets, names = [], []
         for k in range(len(question.sets)):
-            ranges = self._ranges(domains[k : k + 1], k)
-            name, leaf = self._leaf(question, k, ranges)
+            name, leaf = self._of_set(question, k, domains[k : k + 1])
             sets.append(leaf)
             names.append(name)
         found = proved(question, {"sets": sets}, {}, self._arrays.found)
         return self._written(told, sets, tuple(dict.fromkeys(names)), found)
 
-    def _ranges(self, domain: Any, k: int) -> Any:
-        return told_choices(self._target, domain, self._maker.ranges(), self._place, self._arrays, f"set{k}")
+    def _radii(self, told: dict[str, Any]) -> Written:
+        """The certificate of robust radii."""
+        result: Any = self._result
+        if result.decided_before:
+            raise UnsupportedOpError(
+                f"the radii are decided before {', '.join(result.decided_before)}; certificates hold decisions by the "
+                "network's own outputs: import it until there"
+            )
+        count = result.targets.shape[-1]
+        told |= {"labels": self._arrays.put("labels", result.label.reshape(-1))}
+        told |= {"targets": self._arrays.put("targets", result.targets.reshape(-1, count))}
+        question = question_of(told, self._told.network, self._arrays.found)
+        region: Any = self._asked.region
+        sets, radii = told_radii(question, self._base, self._place, region, result.radius, self._arrays)
+        return self._written(told, sets, ("lines over the balls",), {"radius": radii})
+
+    def _of_set(self, question: Question, k: int, domain: Domain) -> tuple[str, dict[str, Any]]:
+        """The proof over one set; cut into parts where it is weaker than the result."""
+        name, leaf = self._leaf(question, k, self._ranges(domain, f"set{k}"))
+        numbers = itertools.count()
+
+        def of_part(region: Set) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+            part = replace(domain, box=Interval(*(self._shaped(x) for x in (region.box.low, region.box.high))))
+            _, proof = self._leaf(question, k, self._ranges(part, f"set{k}.part{next(numbers)}"), region)
+            return proof, self._found(question, region, proof)
+
+        def missing(found: dict[str, np.ndarray]) -> float:
+            return max(_missing(self._result, k, len(question.sets), end, found[end]) for end in self._ends)
+
+        region = question.sets[k]
+        told = with_cuts(region, (leaf, self._found(question, region, leaf)), of_part, missing)
+        lower = {"lower": leaf["lower"]} if told is not leaf and question.asks == "lipschitz" else {}
+        return (name if told is leaf else f"{name}, in parts"), told | lower
+
+    @property
+    def _ends(self) -> tuple[str, ...]:
+        """Of what parts can tighten; the lower end of a constant is that of a point."""
+        return ("upper",) if self._asked.asks == "lipschitz" else ("lower", "upper")
+
+    def _found(self, question: Question, region: Set, proof: dict[str, Any]) -> dict[str, np.ndarray]:
+        alone = replace(question, sets=(region,))
+        return {end: x[0] for end, x in proved(alone, {"sets": [proof]}, {}, self._arrays.found).items()}
+
+    def _shaped(self, x: np.ndarray) -> Tensor:
+        return torch.from_numpy(x.copy()).reshape(1, *self._base.in_shape)
+
+    def _ranges(self, domain: Domain, name: str) -> Any:
+        return told_choices(self._target, domain, self._maker.ranges(), self._place, self._arrays, name)
 
     def _region(self) -> dict[str, Any]:
         """The region as exact numbers, points flattened."""
@@ -173,22 +226,22 @@ class _Making:
             "scale": ends(region.scale, "scale"),
         }
 
-    def _leaf(self, question: Question, k: int, ranges: Any) -> tuple[str, dict[str, Any]]:
-        """The choices for one set, and what the proof is called."""
+    def _leaf(self, question: Question, k: int, ranges: Any, part: Set | None = None) -> tuple[str, dict[str, Any]]:
+        """The choices for one set or a part of it, and what the proof is called."""
         if question.asks == "bound_output":
             return ("intervals" if ranges == "intervals" else "lines"), {"ranges": ranges}
-        if question.asks == "bound_jacobian":
+        if question.asks != "lipschitz":
             rule = self._maker.rule
             return f"Jacobian by {rule}", {"ranges": ranges, "jacobian": rule}
-        return self._constant(question, k, ranges)
+        return self._constant(question, k, ranges, part)
 
-    def _constant(self, question: Question, k: int, ranges: Any) -> tuple[str, dict[str, Any]]:
+    def _constant(self, question: Question, k: int, ranges: Any, part: Set | None) -> tuple[str, dict[str, Any]]:
         """The form of proof with the smallest constant; none is tried once one reaches the result."""
         result = self._result
         assert isinstance(result, LipschitzBound) and question.norms is not None
         wanted = float(result.upper.flatten()[k])
         best, name, chosen = math.inf, "nothing", {"jacobian": "none", "upper": {"by": "nothing"}}
-        alone = Question("lipschitz", question.network, (question.sets[k],), question.norms)
+        alone = Question("lipschitz", question.network, (part or question.sets[k],), question.norms)
         sizes = question.network.inputs, question.network.outputs
         for called, form in forms(result, k, question.norms, sizes, self._crossings(alone, ranges), self._arrays):
             try:
@@ -200,12 +253,11 @@ class _Making:
                 best, name, chosen = value, called, form
             if best <= wanted * (1 + SAME):
                 break
-        return name, chosen | {"ranges": ranges, "lower": self._witness(k, question.norms)}
+        lower = None if part is not None else self._witness(k, question.norms)
+        return name, chosen | {"ranges": ranges, "lower": lower}
 
     def _crossings(self, question: Question, ranges: Any) -> list[int]:
         """Nodes of the checker's derivative that all paths cross, the last ones."""
-        from jacobound_check.proofs import choices_of
-
         choices = choices_of(ranges, question.network, "set", self._arrays.found)
         gates = derivative_of(question.network, ranges_of(question.network, question.sets[0], choices))
         return crossed(gates)[-MOST_CROSSINGS:]
@@ -232,7 +284,8 @@ class _Making:
     def _written(
         self, told: dict[str, Any], sets: list[Any], names: tuple[str, ...], found: Mapping[str, np.ndarray]
     ) -> Written:
-        claims = {name: _cautious(found[name], name) for name in CLAIMS[told["asks"]]}
+        exact = told["asks"] == "robust_radius"  # the balls are those of the claim
+        claims = {name: found[name] if exact else _cautious(found[name], name) for name in CLAIMS[told["asks"]]}
         note = self._compared(claims)
         source = self._maker.graph.source
         whole = {
@@ -267,6 +320,15 @@ class _Making:
                 place = np.unravel_index(int(missing.argmax()), missing.shape)
                 notes.append(f"{name}: the certificate proves {claim[place]!s} where the result says {own[place]!s}")
         return "; ".join(notes)
+
+
+def _missing(result: Any, k: int, count: int, end: str, found: np.ndarray) -> float:
+    """How far bounds of one set or of a part of it are from those of the result, beyond what counts as the same."""
+    whole = getattr(result, end).detach().cpu().to(torch.float64).numpy().reshape(count, -1)
+    own, size = whole[k], float(np.abs(whole[np.isfinite(whole)]).max(initial=0.0))
+    with np.errstate(invalid="ignore"):
+        gap = (found.ravel() - own) if end == "upper" else (own - found.ravel())
+    return float(np.where(np.isnan(gap), 0.0, gap).max(initial=0.0)) - SAME * size
 
 
 def _cautious(values: np.ndarray, name: str) -> np.ndarray:
