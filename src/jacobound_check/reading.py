@@ -17,7 +17,7 @@ import numpy as np
 from jacobound_check.errors import UnreadableError
 
 LONGEST_JSON = 1 << 26  # bytes
-DEEPEST = 20
+DEEPEST = 100  # of entries in each other; each cut of a region is one
 TYPES = {"F64": ("<f8", np.float64), "I64": ("<i8", np.int64), "U8": ("|u1", np.uint8)}
 LARGEST_EXPONENT = 1100  # of two; beyond there are no floats
 

@@ -56,6 +56,10 @@ class Question:
         object.__setattr__(found, "maker", maker)
         return found
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes: without the network, which would go along with every answer."""
+        return {**vars(self), "maker": None}
+
     def written(self, answer: object, path: str | Path) -> Any:
         """The certificate of an answer, written.
 
@@ -64,7 +68,7 @@ class Question:
         """
         if self.maker is None:
             raise InvalidOptionError(
-                f"this {type(answer).__name__} does not hold its network (it was stored, or is of a kind without "
+                f"this {type(answer).__name__} does not hold its network (it was stored or sent, or is of a kind without "
                 "certificates); ask for it again and save the certificate of that answer"
             )
         return self.maker(answer, Path(path))
