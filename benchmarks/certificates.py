@@ -6,6 +6,7 @@ relative distance of the claims from the result (0 where it is below 1e-9), and 
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 import time
@@ -21,7 +22,7 @@ from jacobound_check import check
 
 
 def _dense(activation: Callable[[], nn.Module], *widths: int) -> nn.Module:
-    layers = [part for a, b in zip(widths, widths[1:], strict=False) for part in (nn.Linear(a, b), activation())]
+    layers = [part for a, b in itertools.pairwise(widths) for part in (nn.Linear(a, b), activation())]
     return nn.Sequential(*layers[:-1])
 
 
@@ -84,7 +85,7 @@ def main() -> None:
                 times.append(time.process_time())
                 claims = check(written.path).claims
                 times.append(time.process_time())
-            seconds = " | ".join(f"{b - a:.2f}" for a, b in zip(times, times[1:], strict=False))
+            seconds = " | ".join(f"{b - a:.2f}" for a, b in itertools.pairwise(times))
             print(
                 f"| {name} | {question} | {seconds} | {distance(result, claims):.1e} | {written.proof[0]} |", flush=True
             )

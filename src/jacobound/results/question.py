@@ -68,8 +68,8 @@ class Question:
         """
         if self.maker is None:
             raise InvalidOptionError(
-                f"this {type(answer).__name__} does not hold its network (it was stored or sent, or is of a kind without "
-                "certificates); ask for it again and save the certificate of that answer"
+                f"this {type(answer).__name__} does not hold its network (it was stored or sent, or is of a kind "
+                "without certificates); ask for it again and save the certificate of that answer"
             )
         return self.maker(answer, Path(path))
 
