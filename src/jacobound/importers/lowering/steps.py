@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from jacobound.importers.lowering.basic import MIXED
 from jacobound.importers.lowering.comparisons import ComparisonSteps
+from jacobound.importers.lowering.fourier import FourierSteps
 from jacobound.importers.lowering.recurrent import RecurrentSteps
 from jacobound.importers.lowering.windows import WindowSteps
 
 __all__ = ["MIXED", "AffineSteps"]
 
 
-class AffineSteps(WindowSteps, ComparisonSteps, RecurrentSteps):
+class AffineSteps(WindowSteps, ComparisonSteps, RecurrentSteps, FourierSteps):
     """All steps: basic ones, products, windows, comparisons, functions of whole vectors, recurrent layers."""

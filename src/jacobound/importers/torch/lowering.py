@@ -16,12 +16,14 @@ from jacobound.errors import InvalidModelError, JacoboundError, ShapeError, Unsu
 from jacobound.graph.nodes import Input, Node
 from jacobound.importers.fusions.bells import elementwise
 from jacobound.importers.lowering.common import exact_weight, unsupported
+from jacobound.importers.lowering.fourier import Complex
 from jacobound.importers.lowering.infinities import InfiniteError, without_infinities
 from jacobound.importers.lowering.piecewise import JUMPS, Pieces, piecewise
 from jacobound.importers.lowering.steps import MIXED, AffineSteps
 from jacobound.importers.torch.operations.call import INFINITE, Absent, Call, Turned, Value, is_node, leaves, map_values
+from jacobound.importers.torch.operations.spectra import COMPLEX, TRANSFORMS, spectral
 from jacobound.importers.torch.operations.turned import straightened
-from jacobound.importers.torch.rules import EXACT, ROUNDING, RULES, TURNING
+from jacobound.importers.torch.rules import ALIKE, EXACT, ROUNDING, RULES, TURNING
 from jacobound.importers.torch.tracing.places import at, cut_before, place, refused_layer, step_names
 from jacobound.importers.torch.tracing.program import Program
 from jacobound.importers.torch.tracing.refusals import LAYERS, advice, unknown
@@ -95,6 +97,8 @@ def _result(value: Value, what: str) -> Node:
         raise value.error or UnsupportedOpError(JUMPS)
     if isinstance(value, Absent):
         raise UnsupportedOpError(f"{what} can not be bounded. {value.reason}")
+    if isinstance(value, Complex):
+        raise UnsupportedOpError(f"{what} can not be bounded. {COMPLEX}")
     if not is_node(value):
         raise InvalidModelError(f"{what} does not depend on its input; there is nothing to bound")
     return value
@@ -172,14 +176,16 @@ def _evaluate(
     if pieces:
         return _in_pieces(pieces, step, name, args, kwargs, steps, refused)
     waiting = next((value for value in found if isinstance(value, Turned)), None)
-    if waiting is None and not any(is_node(value) for value in found):
+    if waiting is None and not any(is_node(value) or isinstance(value, Complex) for value in found):
         with torch.no_grad():
             return step.target(*args, **kwargs)  # type: ignore[operator]
     call = Call(op, step.target, args, kwargs, steps, name, step.meta.get("val"))  # type: ignore[arg-type]
     try:
         _check_dtype(call)
-        rule = RULES.get(op, _activate)
-        if waiting is None or rule in TURNING:
+        rule = TRANSFORMS.get(op, RULES.get(op, _activate))
+        if any(isinstance(one, Complex) for one in found) and op not in TRANSFORMS:
+            value = spectral(call, rule, rule in ALIKE)
+        elif waiting is None or rule in TURNING:
             value = rule(call)
         else:
             value = straightened(call, rule, rule is _activate and op not in PRELU)

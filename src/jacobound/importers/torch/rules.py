@@ -181,6 +181,7 @@ _COMPOSITE: Final[Rows] = (
     ),
     (composite.cross, "cross.default linalg_cross.default"),
     (composite.pair, "hypot.default logaddexp.default"),
+    (composite.angle, "atan2.default arctan2.default"),
     (composite.product_over, "prod.default prod.dim_int"),
     (composite.running_product, "cumprod.default"),
     (composite.logit, "logit.default special_logit.default"),
@@ -257,6 +258,11 @@ RULES: Final[Mapping[str, Rule]] = _table()
 
 TURNING: Final[frozenset[Rule]] = frozenset((keep, movement.move, recurrent.layers))
 """Rules that take values whose points do not lie along the first axis."""
+
+ALIKE: Final[frozenset[Rule]] = frozenset(
+    (keep, movement.move, movement.take, movement.index, arithmetic.negate, reductions.reduce, reductions.cumsum)
+)
+"""Rules that treat real and imaginary parts alike."""
 
 EXACT: Final[frozenset[Rule]] = frozenset(
     (keep, movement.move, movement.take, movement.index, movement.put, arithmetic.negate)

@@ -133,6 +133,17 @@ def pair(call: Call) -> Node:
     return (call.steps.length if "hypot" in call.op else call.steps.logsumexp)(both, [-1], False, call.name)
 
 
+def angle(call: Call) -> Node:
+    """``atan2(y, x) = 2 arctan(y / (sqrt(x^2 + y^2) + x))``, away from the half line where it jumps."""
+    y, x = _broadcast(call, call.args[:2])
+    both = call.steps.stacked([x, y], lambda *parts: torch.stack(parts, -1), f"{call.name}.both")
+    length = call.steps.length(both, [-1], False, f"{call.name}.length")
+    below = call.steps.add([(1.0, length), (1.0, x)], None, f"{call.name}.below")
+    inverse = activate(call, "aten.reciprocal.default", below, name=f"{call.name}.inverse")
+    half = activate(call, "aten.atan.default", call.steps.product(y, inverse, f"{call.name}.tangent"))
+    return call.steps.add([(2.0, half)], None, call.name)
+
+
 def product_over(call: Call) -> Node:
     """The product of all entries along an axis, in pairs of pairs."""
     node, steps = call.args[0], call.steps

@@ -38,8 +38,10 @@ def scatter_reduce(call: Call) -> Node:
     include = bool(call.argument(5, "include_self", True))
     if kind == "sum" and include:
         return scatter_add(call.retarget("aten.scatter_add.default", start, dim, index, source))
-    if kind not in ("amax", "amin") or not include:
-        raise UnsupportedOpError("Only 'sum', 'amax' and 'amin' with include_self=True are understood.")
+    if kind in ("sum", "mean"):
+        return _of_own(call, include, kind == "mean")
+    if kind not in ("amax", "amin"):
+        raise UnsupportedOpError("Only 'sum', 'mean', 'amax' and 'amin' are understood.")
     corner = tuple(slice(0, length) for length in _constant(index).shape)
     beside = source if is_node(source) else start
     steps, front = call.steps, call.front
@@ -57,8 +59,28 @@ def scatter_reduce(call: Call) -> Node:
         [base, part], lambda *xs: torch.cat([x.flatten(front) for x in xs], front), f"{call.name}.both"
     )
     own = torch.arange(count, device=places.device).reshape(call.shape)
-    windows = torch.stack([own, *(torch.where(x >= 0, x + count, -1) for x in _layers(places, call.shape))])
+    layers = [torch.where(x >= 0, x + count, -1) for x in _layers(places, call.shape)]
+    if not include and layers:  # what something goes to is that alone
+        own = torch.where(layers[0] >= 0, -1, own)
+    windows = torch.stack([own, *layers])
     return steps.largest_of(both, windows, kind == "amin", call.name)
+
+
+def _of_own(call: Call, include: bool, mean: bool) -> Node:
+    """Sums, or means, of what goes to a place, with or without what was there."""
+    start, dim, index, source = call.args[:4]
+    steps, shape = call.steps, call.shape
+    places = _of_one_point(_codes(call).gather(dim, _constant(index)) - 1, torch.Size(shape).numel(), call)
+    layers = _layers(places, shape)
+    met = sum(((layer >= 0).double() for layer in layers), torch.zeros(shape, dtype=torch.float64))
+    if not include:
+        kept = (met == 0).double()
+        if is_node(start):
+            start = steps.scale(start, kept, f"{call.name}.kept")
+        else:
+            start = call.weight(start) * (kept if not call.front else kept.unsqueeze(0))
+    found = scatter_add(call.retarget("aten.scatter_add.default", start, dim, index, source))
+    return steps.divide(found, (met + include).clamp(min=1.0), call.name) if mean else found
 
 
 def index_add(call: Call) -> Node:

@@ -55,7 +55,6 @@ _OPERATIONS: Final = (
         "Write relu, clamp, maximum or minimum instead of masks.",
     ),
     ("grid_sampler grid_sampler_2d grid_sampler_3d", "Sampling along a grid is not understood.", ""),
-    ("fft_rfft fft_fft fft_ifft fft_irfft fft_fft2", "Complex numbers are not understood.", ""),
     (
         "_upsample_bilinear2d_aa _upsample_bicubic2d_aa",
         "Resizing with antialias=True is not understood.",
