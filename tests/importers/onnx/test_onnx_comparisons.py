@@ -79,3 +79,12 @@ def test_roundings_are_refused_by_name(op: str) -> None:
     last = node(op, "h one", fmod=1) if op == "Mod" else node(op, "h one" if op == "Equal" else "h")
     with pytest.raises(jb.UnsupportedOpError, match=rf"Op '{op}'.*jumps where"):
         jb.from_onnx(model([node("MatMul", "x w", "h"), last], (1, 3), WEIGHTS))
+
+
+@pytest.mark.parametrize(("axes", "keep"), [([1], 1), ([1], 0), (None, 0)])
+def test_products_along_axes(axes: list[int] | None, keep: int) -> None:
+    along = {} if axes is None else {"axes": axes}
+    last = node("ReduceProd", "h", keepdims=keep, **along)
+    graph = agree(model([node("MatMul", "x w", "h"), last], (1, 3), WEIGHTS, opset=13), points=10)
+    bound = jb.lipschitz(graph.double, jb.Ball(torch.ones(3, dtype=torch.float64), 0.01))
+    assert 0.9 * float(bound.upper) <= float(bound.lower) <= float(bound.upper)

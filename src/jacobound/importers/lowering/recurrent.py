@@ -277,6 +277,23 @@ class RecurrentSteps(VectorSteps):
             return state
         return self.constant_node(state, beside, name) if bool(state.any()) else None
 
+    def product_over(self, node: Node, axis: int, name: str) -> Node:
+        """The product of all entries along an axis, which stays with length 1; in pairs of pairs."""
+        front = axis + (0 if self.batch is None else 1)
+        while node.shape[axis] > 1:
+            length = node.shape[axis]
+            half = length // 2
+            left, right = (
+                self.move(node, lambda x, a=a, half=half: x.narrow(front, a, half), f"{name}.part{half}.{a}")
+                for a in (0, half)
+            )
+            found = self.product(left, right, f"{name}.of{half}")
+            if length % 2:
+                last = self.move(node, lambda x, a=length - 1: x.narrow(front, a, 1), f"{name}.last{half}")
+                found = self.stacked([found, last], lambda *parts: torch.cat(parts, front), f"{name}.with{half}")
+            node = found
+        return node
+
     def constant_node(self, value: Tensor, beside: Node, name: str) -> Node:
         """A constant as a node that reads nothing of the node beside it, so that no product with it rounds."""
         nowhere = torch.full(tuple(value.shape), -1, device=self.like.device)

@@ -42,6 +42,12 @@ def _logsumexp(call: Call, node: Node, axes: list[int], name: str) -> Node:
     return call.steps.logsumexp(node, axes, True, name)
 
 
+def _product(call: Call, node: Node, axes: list[int], name: str) -> Node:
+    for axis in axes:
+        node = call.steps.product_over(node, axis, f"{name}.axis{axis}")
+    return node
+
+
 def reduction(
     step: Step, before: str | None = None, after: str | None = None, alone: str | None = None
 ) -> Callable[[Call], tuple[Value, ...]]:
@@ -116,6 +122,7 @@ REDUCTIONS = {
     "ReduceSum": reduction(_sum),
     "ReduceMax": reduction(_largest),
     "ReduceMin": reduction(_smallest),
+    "ReduceProd": reduction(_product),
     "ReduceL1": reduction(_sum, before="abs"),
     "ReduceL2": reduction(_length, alone="abs"),
     "ReduceSumSquare": reduction(_sum, before="square"),

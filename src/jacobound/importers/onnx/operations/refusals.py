@@ -35,7 +35,7 @@ REASONS: Mapping[str, str] = {
     **_same("It gives the places of values, or sorts; that is no continuous function.", PLACES),
     **_same("It jumps where its argument passes certain points, so it has no derivative bounds.", JUMPING),
     **_same("Pooling by an l_p norm is not understood.", ("LpPool", "GlobalLpPool")),
-    **_same("It multiplies values of the network with each other.", ("ReduceProd", "Det")),
+    **_same("It multiplies values of the network with each other.", ("Det",)),
 }
 
 ADVICE: Mapping[str, str] = {

@@ -156,19 +156,7 @@ def product_over(call: Call) -> Node:
     else:
         place, keep = call.axis(call.args[1], rank), bool(call.argument(2, "keepdim", False))
     front = place + call.front
-    while node.shape[place] > 1:
-        half = node.shape[place] // 2
-        left, right, rest = (
-            steps.rearrange([node], lambda x, a=a, b=b: x.narrow(front, a, b), f"{call.name}.part{half}.{a}")
-            for a, b in ((0, half), (half, half), (2 * half, node.shape[place] - 2 * half))
-        )
-        assert not isinstance(left, Tensor) and not isinstance(right, Tensor)
-        found = steps.product(left, right, f"{call.name}.of{half}")
-        node = (
-            found
-            if isinstance(rest, Tensor)
-            else steps.stacked([found, rest], lambda *parts: torch.cat(parts, front), f"{call.name}.with{half}")
-        )
+    node = steps.product_over(node, place, call.name)
     return node if keep else steps.move(node, lambda x: x.squeeze(front), call.name)
 
 
