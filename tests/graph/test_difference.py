@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import jacobound as jb
+from jacobound.graph.nodes import Affine
+from jacobound.operators.kinds import Dense
 
 
 def perturbed(build: type[nn.Module], size: float, seed: int = 0) -> tuple[nn.Module, nn.Module]:
@@ -107,7 +109,7 @@ def test_copies_that_are_near_get_small_bounds(build: type[nn.Module], outputs: 
 def test_the_difference_of_floats_is_exact() -> None:
     """Weights whose difference is no float, by fractions at points that are floats."""
     weights = [torch.tensor([[1.0, 2.0**-30], [3.0, -0.1]]), torch.tensor([[1.0, -3.0]])]
-    others = [torch.tensor([[2.0**-28, 1.0], [3.0, 0.1]]), torch.tensor([[0.3, -3.0]])]
+    others = [torch.tensor([[2.0**-28, 1.0], [3.0, 0.1]]), torch.tensor([[0.1, -3.0]])]
     biases, changed = [torch.tensor([0.1, 1.0]), torch.zeros(1)], [torch.tensor([0.1, 0.7]), torch.tensor([1.0])]
     graphs = [jb.from_layers(w, b, "relu") for w, b in ((weights, biases), (others, changed))]
     apart = jb.difference(*graphs)
@@ -130,6 +132,22 @@ def test_the_difference_of_floats_is_exact() -> None:
         exact = exactly(weights, biases, at)[0] - exactly(others, changed, at)[0]
         assert Fraction(float(found.lower)) <= exact <= Fraction(float(found.upper))
         assert float(found.upper - found.lower) <= 1e-13
+
+
+def test_weights_are_exact_sums_of_floats() -> None:
+    """What rounding of a difference leaves is below what bounds show, so the weights themselves are looked at."""
+    pairs = [(1.0, 2.0**-60), (0.1, 1e9), (1e30, -1.0), (0.3, 0.1)]
+    for a, b in pairs:
+        entries = [torch.tensor([x], dtype=torch.float64) for x in (a, b)]
+        one, two = (jb.from_layers([x.reshape(1, 1)], [x], "relu") for x in entries)
+        node = jb.difference(one, two).output
+        weight, bias = Fraction(0), Fraction(0)
+        while isinstance(node, Affine):
+            dense = [operator.weight for operator, _ in node.terms if isinstance(operator, Dense)]
+            weight += sum((Fraction(float(x)) for x in dense), Fraction(0))
+            bias += Fraction(0) if node.bias is None else Fraction(float(node.bias))
+            node = node.terms[0][1]
+        assert weight == bias == Fraction(a) - Fraction(b)
 
 
 def test_equal_networks_differ_by_nothing() -> None:

@@ -61,7 +61,7 @@ def test_what_is_continuous_is_imported(called: str) -> None:
 
 JUMPING = {
     "a mask": [node("Greater", "h zero", "c"), node("Cast", "c", "y", to=1)],
-    "a step": [node("Greater", "h zero", "c"), node("Add", "h one", "k"), node("Where", "c h k")],
+    "a step": [node("Greater", "h one", "c"), node("Mul", "h tenth", "k"), node("Where", "c h k")],
     "a sign": [node("Sign", "h")],
     "two masks": [node("Greater", "h zero", "c"), node("Greater", "x zero", "d"), node("Cast", "c", "m", to=1),
                   node("Cast", "d", "n", to=1), node("MatMul", "n w", "k"), node("Mul", "m k")],
