@@ -243,3 +243,33 @@ def test_properties_that_do_not_fit_are_refused(hat: jb.Graph) -> None:
         jb.verify(hat, 3)  # type: ignore[arg-type]
     with pytest.raises(jb.InvalidRegionError, match="bounded"):
         jb.Property.within(jb.Box([0.0], [math.inf]), upper=[1, 1])
+
+
+def test_what_is_violated_is_never_said_to_hold_where_no_points_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jacobound.verifying.points import PointSearch
+
+    monkeypatch.setattr(PointSearch, "start", lambda *_: None)
+    monkeypatch.setattr(PointSearch, "look", lambda *_: None)
+    choose, closed = random.Random(2), 0
+    for _ in range(12):
+        net, low, high = Drawn(choose, hidden=12), Fraction(-3), Fraction(3)
+        ends = [(left, right, lines[0]) for left, right, lines in net.pieces(low, high)]
+        least = min(slope * x + shift for left, right, (slope, shift) in ends for x in (left, right))
+        for violated, gap in ((True, Fraction(1, 1000)), (False, Fraction(-1, 100))):
+            never = jb.Inequality.of({0: 1}, least - 50), jb.Inequality.of({0: 1}, least + gap)
+            claim = jb.Property.never(jb.Box([-3.0], [3.0]), [[never[0]], [never[1]]], outputs=2)
+            found = jb.verify(net.graph(), claim, budget=jb.Budget(cpu_seconds=0.1))
+            assert not (violated and found.holds)
+            assert Fraction(float(found.lower)) <= least - (least + gap) if math.isfinite(found.lower) else True
+            closed += found.holds is True
+    assert closed > 6
+
+
+def test_decimals_are_rounded_out_of_the_box_and_points_into_it() -> None:
+    for low, high in (("0.1", "0.3"), ("-0.7", "-0.1"), ("0.1234567890123456789", "0.2")):
+        (case,) = jb.Property.from_vnnlib(vnnlib("(assert (<= Y_0 0))", 1, low, high)).cases
+        lower, upper = (Fraction(float(torch.as_tensor(end))) for end in (case.box.lower, case.box.upper))
+        assert lower <= Fraction(low) and upper >= Fraction(high)
+        for x in (float(low) - 1, float(high) + 1, float(low), float(high)):
+            inside, same = case.enclosing(torch.tensor([[x]], dtype=torch.float64))
+            assert Fraction(low) <= Fraction(float(inside)) <= Fraction(high) and inside == same
