@@ -18,10 +18,16 @@ from torch import Tensor
 
 import jacobound as jb
 from jacobound.arithmetic.intervals import Interval
+from jacobound.arithmetic.rounding import strict
 from jacobound.inputs.domains import Domain, Owners
 from jacobound.inputs.half_spaces import HalfSpaces
+from jacobound.splitting.best_first import BestFirst
+from jacobound.splitting.branches import Sweeps, is_empty
 from jacobound.splitting.homogeneous import faces, homogenised, is_homogeneous
 from jacobound.splitting.interior import deepest
+from jacobound.splitting.reduced import reduced
+from jacobound.splitting.sought import Constant
+from jacobound.splitting.tree import Limits
 from split_cases import drawn, slopes_on_a_line, steepest
 
 BOX = jb.Box([-1.0, -0.75], [0.5, 1.0])
@@ -164,6 +170,13 @@ def test_the_stored_exact_constant_over_the_whole_space(shared_data: Path) -> No
     assert float(found.upper) == pytest.approx(11.634355134114875, rel=1e-6)
 
 
+@pytest.mark.parametrize("method", [jb.SplitNeurons(most=10), jb.Split(most=10)], ids=repr)
+def test_what_overflows_stays_infinite(method: jb.SplitNeurons) -> None:
+    layers = [torch.full((2, 2), 1e200, dtype=torch.float64)] * 3
+    found = jb.lipschitz(jb.from_layers(layers), jb.Ball([0.1, -0.1], 1.0), method, search=None)
+    assert float(found.upper) == inf and found.status is jb.Status.OVERFLOW
+
+
 def test_other_networks_and_regions_are_refused() -> None:
     graph = drawn(1, 2, "tanh")
     with pytest.raises(jb.UnsupportedOpError, match="bounded regions"):
@@ -190,3 +203,40 @@ def test_tiny_networks_have_their_stored_exact_constants(shared_data: Path, name
         found = jb.lipschitz(jb.from_layers(weights, biases), ball, jb.SplitNeurons(), norm=(inf, inf), rows=row)
         assert float(found.lower) <= truth * (1 + 1e-9) and truth <= float(found.upper) * (1 + 1e-9)
         assert float(found.upper) <= float(found.lower) * (1 + 1e-6), (radius, found.details[NAME].note)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_open_branches_cover_the_set(seed: int) -> None:
+    """Every point lies in some branch that is still open: within its half-spaces, its arguments within its ranges."""
+    graph = drawn(seed, 2).expanded().with_affine_output()
+    with strict(graph.device, graph.dtype), torch.no_grad():
+        domain = BOX.domains(graph)[0][:]
+        part = reduced(graph, domain, jb.CROWN().ranges(graph, domain, jb.Budget()), jb.Budget())
+        assert part is not None
+        sought = Constant((2.0, 2.0), graph, domain)
+        search = BestFirst(Sweeps(part), sought, Limits(0.0, 8, 24), inf)
+        search.run(jb.Budget())
+        points = domain.sample(400, torch.Generator().manual_seed(seed))[0]
+        values = part.graph.values(points)
+    arguments = torch.cat([values[node] for node in part.arguments], 1)
+    norms = torch.tensor([steepest(graph, point.unsqueeze(0), (2, 2)) for point in points], dtype=torch.float64)
+    covered = norms <= search.held * (1 + 1e-6)
+    for one in search.open:
+        inside = ((arguments >= one.ranges.lower - 1e-12) & (arguments <= one.ranges.upper + 1e-12)).all(1)
+        if one.normals:
+            inside &= (points @ torch.stack(one.normals).T <= torch.stack(one.limits) + 1e-12).all(1)
+        covered |= inside
+    assert bool(covered.all()) and search.bounded > 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_only_what_is_empty_is_proved_empty(seed: int) -> None:
+    domain, _ = half_spaces(seed)
+    cut, one = domain.half_spaces, domain[1:2]
+    assert cut is not None
+    for beta in torch.rand(20, 4, generator=torch.Generator().manual_seed(seed)).double():
+        assert not is_empty(one, cut[1:2], beta)
+    against = HalfSpaces(
+        torch.cat((cut.normals, -cut.normals), 1)[1:2], torch.cat((cut.limits, -cut.limits - 1), 1)[1:2]
+    )
+    assert is_empty(one, against, torch.ones(8, dtype=torch.float64))

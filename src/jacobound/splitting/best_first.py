@@ -136,7 +136,7 @@ class BestFirst:
         found = []
         for k, place in enumerate(swept.alive.tolist()):
             before, neuron = branches[place], int(which[k])
-            bound = float(values[k].nan_to_num(nan=inf))
+            bound = float(values[k].nan_to_num(nan=inf, posinf=inf))
             one = replace(before, ranges=ranges[k], bound=min(before.bound, bound), settled=not bool(unstable[k].any()))
             if bool(able[k].any()):
                 one = replace(one, neuron=neuron, at=float(at[k, neuron]), forms=forms[k])

@@ -133,7 +133,7 @@ class Constants(Quantity):
             value, settled = found.upper, torch.zeros(len(domain), dtype=torch.bool, device=domain.box.lower.device)
             enclosure = found.enclosure or _by_intervals(query)
         gains = _gains(self.graph, enclosure, domain)
-        value = value.nan_to_num(nan=torch.inf).expand(len(domain)).unsqueeze(1)
+        value = value.nan_to_num(nan=torch.inf, posinf=torch.inf).expand(len(domain)).unsqueeze(1)
         return Bounded(Interval(torch.zeros_like(value), value), gains, settled, ranges or {})
 
 

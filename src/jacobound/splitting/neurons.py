@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from jacobound.arithmetic.rounding import up
-from jacobound.budget import Budget
+from jacobound.budget import Budget, OutOfTimeError
 from jacobound.certificates.lipsdp import LipSDP
 from jacobound.checks import real, whole
 from jacobound.errors import UnsupportedOpError
@@ -116,7 +116,10 @@ class SplitNeurons(Method):
             note = "no point is certain to lie in the region, or numbers overflow" if part is None else same
             return _Found(first, unstable, sought.near, note, End.SETTLED if part is None else End.CLOSED)
         search = BestFirst(Sweeps(part), sought, self._limits(query.budget), float(first))
-        search.lower = sought.searched(float(first), query.budget)
+        try:
+            search.lower = sought.searched(float(first), query.budget)
+        except OutOfTimeError:
+            return _Found(first, unstable, sought.near, f"not begun; {End.TIME.value}", End.TIME)
         return self._told(search, sought, unstable, first, search.run(query.budget))
 
     def _everywhere(self, query: Query, graph: Graph) -> _Found:

@@ -57,7 +57,7 @@ class Constant(Sought):
         query = Query(gates, Domain(box), budget, self._norm, {}, slopes)
         enclosure = RecurJac().enclose(query)
         gains = influence_of_neurons(gates, enclosure)
-        values = norm_of(enclosure, query).value.nan_to_num(nan=inf)
+        values = norm_of(enclosure, query).value.nan_to_num(nan=inf, posinf=inf)
         if self._sharpened and (self._norm[0] < inf or size(gates.input) <= FEW_INPUTS):
             going = values > self.lower
             for k in range(len(values)):

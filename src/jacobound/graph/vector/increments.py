@@ -244,7 +244,8 @@ class LogSumExpIncrement(VectorFunction):
         total = _row_total((share - middle) * d)
         nothing = torch.zeros_like(middle)
         slopes = torch.cat((nothing, middle, nothing, nothing[..., :1], nothing[..., :1]), -1)
-        lower, upper = total.lower.nan_to_num(nan=-torch.inf), total.upper.nan_to_num(nan=torch.inf)
+        lower = total.lower.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+        upper = total.upper.nan_to_num(nan=torch.inf, posinf=torch.inf)
         return Planes(((slopes, slopes),), lower, upper)
 
     def parallel_planes(self, x: Interval) -> Planes:
