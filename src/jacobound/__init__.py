@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from jacobound.methods import (
         CROWN,
         IBP,
+        AlphaCROWN,
         AutoLip,
         Best,
         Budget,
@@ -72,6 +73,7 @@ __all__ = [
     "CROWN",
     "IBP",
     "PGD",
+    "AlphaCROWN",
     "AutoLip",
     "Ball",
     "Best",
@@ -141,6 +143,7 @@ __all__ = [
 # Where names are found, for `__getattr__`; a test compares with the imports above. Results come with all that their
 # stored forms may hold.
 _HOMES = {
+    "AlphaCROWN": "methods",
     "Decision": "verifying",
     "AutoLip": "methods",
     "Ball": "inputs.regions",

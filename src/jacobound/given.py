@@ -27,7 +27,7 @@ Limit = Budget | float
 Semantics = Literal["real", "executed"] | Executed
 
 JACOBIAN = "it takes RecurJac(), FastLip() or LinearSlopes()"
-OUTPUT = "it takes CROWN(), FastLin(), IBP() or SinglePrecision()"
+OUTPUT = "it takes CROWN(), AlphaCROWN(), FastLin(), IBP() or SinglePrecision()"
 CONSTANT = (
     "it takes RecurJac(), FastLip(), LinearSlopes(), AutoLip(), SeqLip(), LipSDP(), ECLipsE(), FourierSDP() or "
     "Best(...)"

@@ -18,7 +18,8 @@ from jacobound.arithmetic.rounding import tiny, unit, unrounded
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node
 from jacobound.inputs.domains import ONE_SET
 from jacobound.operators.kinds import Dense, Scale
-from jacobound.relaxation.linear_bounds import BackwardPass, Relaxation, Rows
+from jacobound.relaxation.elementwise import Relaxation
+from jacobound.relaxation.linear_bounds import BackwardPass, Rows
 from oracles import dot
 from single import lifted
 

@@ -50,7 +50,7 @@ def output_method(method: object, what: str = "preactivation") -> OutputMethod:
     Raises:
         InvalidOptionError: when it is something else.
     """
-    return instance(method, OutputMethod, what, "it takes CROWN(), FastLin(), IBP() or SinglePrecision()")
+    return instance(method, OutputMethod, what, "it takes CROWN(), AlphaCROWN(), FastLin(), IBP() or SinglePrecision()")
 
 
 def ranges_bytes(graph: Graph) -> int:

@@ -19,13 +19,14 @@ from jacobound.jacobian.recursion.recurjac import RecurJac
 from jacobound.lower_ends.sampling import Sampling
 from jacobound.method import Budget
 from jacobound.methods.best import Best
-from jacobound.relaxation.ranges import CROWN, IBP, FastLin, SinglePrecision
+from jacobound.relaxation.ranges import CROWN, IBP, AlphaCROWN, FastLin, SinglePrecision
 from jacobound.splitting.neurons import SplitNeurons
 from jacobound.splitting.split import Split
 
 __all__ = [
     "CROWN",
     "IBP",
+    "AlphaCROWN",
     "AutoLip",
     "Backward",
     "Best",

@@ -10,13 +10,11 @@ is at most |A| times a vector that is known beforehand (`absorb`), because the v
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from jacobound.activations.kinds.base import Lines
 from jacobound.arithmetic.intervals import Interval
 from jacobound.arithmetic.rounding import down, gamma, inflate, rigorous, underflow, unit, up
 from jacobound.graph.graph import Graph
@@ -24,6 +22,7 @@ from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
 from jacobound.inputs.domains import ONE_SET, Domain, Owners
 from jacobound.method import Facts
 from jacobound.operators.base import LinearOperator
+from jacobound.relaxation.elementwise import Relaxation, RowLines
 from jacobound.relaxation.planes import PlaneRelaxation
 
 
@@ -57,71 +56,6 @@ def floor_of(operator: LinearOperator, magnitude: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Relaxation:
-    """The lines of one elementwise node, flattened, with what the backward pass asks of them.
-
-    Args:
-        lines: valid lines, of shape (N, *node shape).
-        magnitude: bound of the node's argument, same shape.
-        noise: what the execution of the node may add to its value, same shape, or None.
-    """
-
-    lines: Lines
-    magnitude: Tensor
-    noise: Tensor | None = None
-
-    @cached_property
-    def alive(self) -> Tensor | None:
-        """Flat entries that are not identically zero over all sets; None when there are no others."""
-        slopes, offsets = (self.upper_slope != 0) | (self.lower_slope != 0), self._has_offset
-        alive = slopes | offsets if self.noise is None else slopes | offsets | (self.noise.flatten(1) != 0)
-        alive = alive.any(0)
-        return None if bool(alive.all()) else alive.nonzero().squeeze(1)
-
-    @cached_property
-    def _has_offset(self) -> Tensor:
-        return (self.upper_offset != 0) | (self.lower_offset != 0)
-
-    @cached_property
-    def lower_slope(self) -> Tensor:
-        return self.lines.lower_slope.flatten(1)
-
-    @cached_property
-    def lower_offset(self) -> Tensor:
-        return self.lines.lower_offset.flatten(1)
-
-    @cached_property
-    def upper_slope(self) -> Tensor:
-        return self.lines.upper_slope.flatten(1)
-
-    @cached_property
-    def upper_offset(self) -> Tensor:
-        return self.lines.upper_offset.flatten(1)
-
-    @cached_property
-    def on_alive(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool]:
-        """(common slope, bent, rounded, slack, floor, lines, parallel) over the alive entries, for all sets.
-
-        `bent` are positions (among the alive) whose lines have offsets or two slopes in some set; `rounded` those
-        where a product with the slope or an offset rounds; `slack` the error per unit coefficient on `rounded`, shape
-        (N, rounded), and `floor` (N,) what underflow adds whatever the coefficients are.
-        """
-        pick = (lambda x: x) if self.alive is None else (lambda x: x[:, self.alive])
-        low, high = pick(self.lower_slope), pick(self.upper_slope)
-        below, above, offset = pick(self.lower_offset), pick(self.upper_offset), pick(self._has_offset)
-        bent = ((low != high) | offset).any(0).nonzero().squeeze(1)
-        inexact = ((high != 0) & (high != 1)) | ((low != 0) & (low != 1)) | offset
-        rounded = inexact.any(0).nonzero().squeeze(1)
-        steepest = torch.maximum(low.abs(), high.abs())[:, rounded]
-        offsets = torch.maximum(below.abs(), above.abs())[:, rounded]
-        argument = pick(self.magnitude.flatten(1))[:, rounded]
-        slack = 2 * unit(low.dtype) * steepest * argument + gamma(len(bent) + 3, low) * offsets
-        slack = torch.where(inexact[:, rounded], inflate(slack, 4), 0.0)
-        floor = argument.sum(1) * underflow(2, low) + underflow(len(bent), low)
-        return high, bent, rounded, slack, floor, torch.stack((low, high, below, above)), bool((low == high).all())
-
-
-@dataclass(frozen=True, eq=False)
 class Rows:
     """State of a backward pass for R rows: ``value <= coefficient . node + constant + error`` and the same below.
 
@@ -131,12 +65,14 @@ class Rows:
         constant: shape (2, R), upper first.
         error: shape (2, R), non-negative.
         owners: the set that each row is about.
+        own: lines that the rows have for themselves, in place of those of their sets.
     """
 
     coefficient: dict[Node, tuple[Tensor | None, Tensor]]
     constant: Tensor
     error: Tensor
     owners: Owners = ONE_SET
+    own: Mapping[Node, RowLines] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +117,11 @@ class BackwardPass:
         self._products: dict[LinearOperator, tuple[Tensor | None, Tensor | None, int, Callable[[Tensor], Tensor]]] = {}
         self._position = {node: k for k, node in enumerate(graph.nodes)}
 
+    @property
+    def example(self) -> Tensor:
+        """A tensor of the graph's dtype and device."""
+        return self._graph.example
+
     def bytes_per_row(self, target: Node) -> int:
         """Working memory of one row of `target`: two chains, argument and result of the widest step, temporaries.
 
@@ -195,9 +136,15 @@ class BackwardPass:
         operators = (operator for node in before if isinstance(node, Affine) for operator, _ in node.terms)
         return 2.0 * sum(operator.out_size * operator.terms for operator in operators)
 
-    def enclose(self, target: Node, rows: Tensor, owners: Owners) -> Interval:
-        """Certified range of the flat entries `rows` of a node, each over its own set; interval (len(rows),)."""
-        return self._concretise(self._substituted(target, rows, owners))
+    def enclose(
+        self, target: Node, rows: Tensor, owners: Owners, own: Mapping[Node, RowLines] | None = None
+    ) -> Interval:
+        """Certified range of the flat entries `rows` of a node, each over its own set; interval (len(rows),).
+
+        Args:
+            own: lines of the rows themselves for some elementwise nodes.
+        """
+        return self._concretise(self._substituted(target, rows, owners, own))
 
     def forms(self, target: Node, rows: Tensor, owners: Owners) -> InputForms:
         """Certified linear forms of the input above and below the flat entries `rows` of a node."""
@@ -206,9 +153,11 @@ class BackwardPass:
         above, below = up(state.constant[0] + state.error[0]), down(state.constant[1] - state.error[1])
         return InputForms(values[0], above, values[-1], below)
 
-    def _substituted(self, target: Node, rows: Tensor, owners: Owners) -> Rows:
+    def _substituted(
+        self, target: Node, rows: Tensor, owners: Owners, own: Mapping[Node, RowLines] | None = None
+    ) -> Rows:
         """What is left when everything but the input is substituted."""
-        state = self._start(target, rows, owners)
+        state = replace(self._start(target, rows, owners), own=own or {})
         while True:
             node = max(state.coefficient, key=self._position.__getitem__)
             if node in self._noise:
@@ -316,25 +265,13 @@ class BackwardPass:
         return up(error + inflate(lost, magnitude.shape[1] + 2))
 
     def _through_elementwise(self, state: Rows, node: Elementwise, values: Tensor) -> Rows:
-        relaxation, owners = self._relaxations[node], state.owners
-        slope, bent, rounded, slack, floor, lines, parallel = relaxation.on_alive
-        constant, error, through = state.constant, state.error, values * owners.pick(slope)
-        if rigorous() and len(rounded):
-            lost = inflate(owners.dot(values[..., rounded].abs(), slack), len(rounded) + 1)
-            error = up(error + lost + owners.pick(floor))
-        if len(bent):
-            low, high, below, above = lines[..., bent]
-            touched = values[..., bent]
-            positive, negative = touched.clamp(min=0.0), touched.clamp(max=0.0)
-            upper = owners.dot(positive[0], above) + owners.dot(negative[0], below)
-            lower = owners.dot(positive[-1], below) + owners.dot(negative[-1], above)
-            constant = constant + torch.stack((upper, lower))
-            error = up(error + 2 * unit(values.dtype) * constant.abs()) if rigorous() else error
-            if not parallel:
-                low, high = owners.pick(low), owners.pick(high)
-                through = through.expand(2, *through.shape[1:]).clone() if len(through) == 1 else through
-                through[0][:, bent] = torch.where(touched[0] > 0, high, low) * touched[0]
-                through[1][:, bent] = torch.where(touched[-1] > 0, low, high) * touched[-1]
+        relaxation, owners, own = self._relaxations[node], state.owners, state.own.get(node)
+        through, added, lost = relaxation.through(values if own is None else own.without(values), owners)
+        constant, error = _plus(state, added, lost)
+        if own is not None:
+            mine, added, lost = own.through(values)
+            through = through.expand(2, *through.shape[1:]).index_copy(-1, own.places, mine)
+            constant, error = _plus(replace(state, constant=constant, error=error), added, lost)
         source = node.source
         if isinstance(source, Affine) and len(self._graph.consumers[source]) == 1:
             error = self._add(state, source, relaxation.alive, through, error)
@@ -384,6 +321,15 @@ class BackwardPass:
         upper = up(up(state.constant[0] + highest) + state.error[0])
         lower = down(down(state.constant[1] + lowest) - state.error[1])
         return Interval.safe(lower, upper)
+
+
+def _plus(state: Rows, added: Tensor | None, lost: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Constants and errors (2, R) with terms added that are off by at most `lost`."""
+    error = state.error if lost is None else up(state.error + lost)
+    if added is None:
+        return state.constant, error
+    constant = state.constant + added
+    return constant, up(error + 2 * unit(constant.dtype) * constant.abs()) if rigorous() else error
 
 
 def _rows_of(operator: LinearOperator, rows: Tensor, entries: Tensor | None, owners: Owners) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,11 +18,16 @@ from jacobound.graph.graph import Graph
 from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
 from jacobound.inputs.domains import Domain, Owners
 from jacobound.method import Budget, Facts
-from jacobound.relaxation.linear_bounds import BackwardPass, Relaxation
+from jacobound.relaxation.elementwise import Relaxation
+from jacobound.relaxation.linear_bounds import BackwardPass
 from jacobound.relaxation.noise import noise_of, widened
 from jacobound.relaxation.planes import PlaneRelaxation, planes_of, range_of
+from jacobound.relaxation.row_slopes import ChoiceBook, SlopeSearch
 
 LinesOf = Callable[[Activation, Interval], Lines]
+
+# The part of the time that is left which the search for slopes of rows may take: others come behind.
+OF_SEARCH = 0.5
 
 
 def propagate(
@@ -31,6 +37,7 @@ def propagate(
     lines_of: LinesOf | None,
     with_output: bool,
     known: Mapping[Node, Interval] | None = None,
+    search: SlopeSearch | None = None,
 ) -> dict[Node, Interval]:
     """Enclose all nodes in topological order.
 
@@ -39,11 +46,12 @@ def propagate(
             affine in the input is bounded by dual norms.
         with_output: whether the output node is worth tightening.
         known: certified enclosures of some nodes, (N, *node shape): they narrow the nodes, and what comes behind them.
+        search: for better slopes of rows whose bounds still matter; None for none.
 
     Returns:
         Certified interval of every node, of shape (N, *node shape) for a domain of N sets.
     """
-    return _Sweep(graph, domain, budget, lines_of, with_output, known).run()
+    return _Sweep(graph, domain, budget, lines_of, with_output, known, search).run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +88,7 @@ class _Sweep:
         lines_of: LinesOf | None,
         with_output: bool,
         known: Mapping[Node, Interval] | None = None,
+        search: SlopeSearch | None = None,
     ) -> None:
         self._graph, self._domain, self._budget, self._known = graph, domain, budget, known or {}
         self._lines_of, self._with_output = lines_of, with_output
@@ -90,6 +99,8 @@ class _Sweep:
         self.backward = BackwardPass(graph, domain, self._ranges, self._relaxations, self._noise, self._planes)
         self.empty = torch.zeros(len(domain), dtype=torch.bool, device=graph.device)
         self._read_as_factors, self.reachable = _read_as_factors(graph), set[Node]()
+        self._search, self._choices = search, ChoiceBook(self._ranges, self._relaxations)
+        self._of_search = budget.within(OF_SEARCH * budget.remaining)
 
     def run(self) -> dict[Node, Interval]:
         reachable = self.reachable  # nodes that a backward pass can start from
@@ -155,13 +166,46 @@ class _Sweep:
         sets, rows = wanted.nonzero(as_tuple=True)
         if not len(rows) or self._budget.is_over:
             return
-        pieces, each = [], self.backward.products_per_row(node)
-        for chunk in self._budget.chunks(len(rows), self.backward.bytes_per_row(node), each):
-            if pieces and self._budget.is_over:
+        enclose = self.backward.enclose
+        self._narrow(done, node, sets, rows, partial(enclose, node), self.backward.bytes_per_row(node), 1.0)
+        if self._search is not None:
+            self._improve(done, node, self._search)
+
+    def _improve(self, done: int, node: Node, search: SlopeSearch) -> None:
+        """Slopes of their own for the entries whose range still matters."""
+        wanted = self._worthwhile(node).flatten(1) & self._domain.bounded.unsqueeze(1)
+        sets, rows = wanted.nonzero(as_tuple=True)
+        if not len(rows) or self._of_search.is_over:
+            return
+        choices, budget = self._choices.before(node), self._of_search
+        if not choices.choices:
+            return
+
+        def bounds(rows: Tensor, owners: Owners) -> Interval:
+            return search.bounds(self.backward, node, rows, owners, choices, budget)
+
+        needed = self.backward.bytes_per_row(node) * 2 + choices.bytes_per_row()
+        self._narrow(done, node, sets, rows, bounds, needed, 3.0 * search.steps, budget)
+
+    def _narrow(
+        self,
+        done: int,
+        node: Node,
+        sets: Tensor,
+        rows: Tensor,
+        bounds: Callable[[Tensor, Owners], Interval],
+        bytes_each: int,
+        passes: float,
+        limit: Budget | None = None,
+    ) -> None:
+        """Intersect entries of a node with bounds that are found for as many rows as fit, while there is time."""
+        pieces, each, limit = [], passes * self.backward.products_per_row(node), limit or self._budget
+        for chunk in self._budget.chunks(len(rows), bytes_each, each):
+            if pieces and limit.is_over:
                 rows, sets = rows[: chunk.start], sets[: chunk.start]
                 break
-            owners = Owners.of(sets[chunk], len(wanted))
-            pieces.append(self.backward.enclose(node, rows[chunk], owners))
+            owners = Owners.of(sets[chunk], len(self._domain))
+            pieces.append(bounds(rows[chunk], owners))
             self._budget.tell(done + chunk.stop / len(rows), len(self._graph.nodes), "ranges")
         known, place = self._ranges[node], sets * size(node) + rows
         flat = known.reshape(known.lower.numel())

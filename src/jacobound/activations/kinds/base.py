@@ -19,6 +19,7 @@ from torch import Tensor
 from jacobound.activations.calculus import pieces as _pieces
 from jacobound.activations.calculus.pieces import Piece, Turn, choose, tidy
 from jacobound.activations.calculus.stretches import EVERYWHERE, Stretch, defined
+from jacobound.activations.lines.contacts import tangent_points
 from jacobound.activations.lines.envelope import envelope
 from jacobound.activations.lines.offsets import Lines, Slopes, enclosing_lines, shifted
 from jacobound.activations.lines.rules import SlopeRule, parallel
@@ -135,6 +136,14 @@ class Activation:
     def parallel_lines(self, x: Interval) -> Lines:
         """Certified lines of one common slope, that of the chord (Fast-Lin, Weng et al. 2018)."""
         return self._lines(x, parallel)
+
+    def lines_with(self, x: Interval, lower: Tensor, upper: Tensor) -> Lines:
+        """Certified lines on `x` with given slopes below and above, any floats of its shape."""
+
+        def given(curve: _pieces.Curve, moved: Interval) -> Slopes:
+            return Slopes(lower, upper, tangent_points(curve, tidy(moved), lower, upper))
+
+        return self._lines(x, given)
 
     def slope_lines(self, x: Interval) -> Lines:
         """Certified parallel lines around the derivative on `x`, in the sense of `derivative_range`."""
