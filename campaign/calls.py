@@ -144,6 +144,7 @@ TARGETS: dict[str, tuple[Callable[..., Any], tuple[tuple[Make, ...], ...], dict[
     "SeqLip": (jb.SeqLip, (WORDS, METHODS), {}),
     "GreedySeqLip": (jb.GreedySeqLip, (METHODS,), {}),
     "Split": (jb.Split, (METHODS, NUMBERS), {"gap": NUMBERS}),
+    "AlphaCROWN": (jb.AlphaCROWN, (), {"steps": NUMBERS}),
     "SplitNeurons": (jb.SplitNeurons, (METHODS, NUMBERS), {"most": NUMBERS, "gap": NUMBERS}),
     "LipSDP": (jb.LipSDP, (METHODS,), {"tolerance": NUMBERS, "seconds": NUMBERS}),
     "SinglePrecision": (jb.SinglePrecision, (METHODS,), {}),
