@@ -426,3 +426,36 @@ def test_the_command_refuses(line: str, complaint: str, command: Written, tmp_pa
     code, shown, said = command(line)
     assert code == 2 and shown == "" and complaint in said and "Traceback" not in said
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.slow
+def test_certificates_are_checked_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A certificate counts for the result of its own question alone, and not where it proves less."""
+    graph, point = network(), np.full(4, 0.1)
+    results = {radius: jb.lipschitz(graph, jb.Ball(point, radius), jb.RecurJac(), budget=5) for radius in (0.1, 0.2)}
+    results[0.1].save_certificate(tmp_path / "c.json")
+    for radius, result in results.items():
+        (tmp_path / f"{radius}.json").write_text(result.to_json())
+    better = replace(results[0.1], upper=results[0.1].upper * 0.99)
+    (tmp_path / "better.json").write_text(better.to_json())
+
+    def run(*files: str) -> tuple[int, list[str], str]:
+        paths = [str(tmp_path / file) for file in files]
+        more = ["--certificate", str(tmp_path / "c.json"), "-o", str(tmp_path / "page.html")]
+        code = cli.main(["report", *paths, *more])
+        page = check_well_formed((tmp_path / "page.html").read_text(encoding="utf-8")) if code < 2 else None
+        articles = [] if page is None else [one.text for one in page.root.all("article")]
+        return code, articles, capsys.readouterr().err
+
+    code, (small, large, wrong), _ = run("0.1.json", "0.2.json", "better.json")
+    assert (
+        code == 0 and "proved it again" in small and "not compared with a file" in small and "c.json, SHA-256" in small
+    )
+    assert "Not checked by a second program" in large
+    assert code == 1 and "did NOT prove it: weaker numbers for upper" in wrong
+    assert run("0.1.json", "0.2.json")[0] == 0
+    code, _, said = run("0.2.json")
+    assert code == 2 and "another question" in said
+    (tmp_path / "c.json").write_text((tmp_path / "c.json").read_text().replace("0x1.", "0x2.", 1))
+    code, _, said = run("0.1.json")
+    assert code == 2 and "c.json" in said

@@ -11,13 +11,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from jacobound.cli.given.certificates import checks
 from jacobound.cli.given.options import check_target
 from jacobound.cli.shown.summaries import say_answer, say_files
 from jacobound.cli.shown.text import say_fact
 from jacobound.errors import InvalidOptionError, InvalidResultError, JacoboundError, MissingExtraError
-from jacobound.reports.page.sections import Answer, Names, Page
+from jacobound.reports.page.sections import Check, Names, Page
 from jacobound.results.pages import UNUSED, names_given, write_page
 from jacobound.results.reading import results_in
+from jacobound.results.result import Result
 
 LARGEST = 1 << 28  # bytes of a file with results
 
@@ -29,11 +31,13 @@ def report(
     features: Annotated[str | None, Parameter(group="Names")] = None,
     outputs: Annotated[str | None, Parameter(group="Names")] = None,
     image: Annotated[str | None, Parameter(group="Names")] = None,
+    certificate: Annotated[tuple[Path, ...], Parameter(group="Certificates", consume_multiple=True)] = (),
+    model: Annotated[Path | None, Parameter(group="Certificates")] = None,
     debug: Annotated[bool, Parameter(group="Output")] = False,
 ) -> int:
     """Write results as one HTML page without network: the question, what is proved, tables, figures.
 
-    Exit code: 0 when every answer on the page is certified, 1 when one is not, 2 for an error.
+    Exit code: 0 when every answer on the page is certified and no certificate proves less, 1 when not, 2 for an error.
 
     Args:
         results: Files with results: what --json printed, or result.to_json().
@@ -42,6 +46,8 @@ def report(
         features: Names of the inputs between commas, or a text file with one on each line.
         outputs: Names of the network's outputs, likewise.
         image: HEIGHTxWIDTH where the inputs are an image in a row, as 28x28.
+        certificate: Certificates of the results; the independent checker proves them anew, and the page says so.
+        model: The network's file, which the certificates are compared with.
         debug: Show where in the program an error came from.
     """
     if not results:
@@ -50,21 +56,35 @@ def report(
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib", "report")
     names = names_given(_names(features), _names(outputs), _image(image))
-    answers = tuple(answer for file in results for answer in answers_in(file, names))
-    if names != Names() and answers == tuple(answer for file in results for answer in answers_in(file, Names())):
+    if model is not None and not certificate:
+        raise InvalidOptionError("--model is what certificates are compared with; name one with --certificate")
+    found = [(file.name, result) for file in results for result in stored_in(file)]
+    checked: dict[int, Check] = {}
+    for one in certificate:
+        said = checks([result for _, result in found], one, model)
+        checked |= {k: check for k, check in said.items() if check.passed or k not in checked}
+    told = [result.answer(names) for _, result in found]
+    if names != Names() and told == [result.answer() for _, result in found]:
         raise InvalidOptionError(UNUSED)
+    places = zip(told, found, strict=True)
+    answers = tuple(replace(one, source=name, check=checked.get(k)) for k, (one, (name, _)) in enumerate(places))
     write_page(Page(title, answers), output)
     certified = sum(answer.certified for answer in answers)
     say_files(output)
     for answer in answers:
         if not answer.certified:
             say_fact("open:", f"{answer.kind}: {answer.meaning}")
-    say_answer(f"{len(answers)} results, {certified} certified")
-    return 0 if certified == len(answers) else 1
+    refused = [answer for answer in answers if answer.check is not None and not answer.check.passed]
+    for answer in refused:
+        say_fact("refused:", f"{answer.kind}, {answer.source}: the certificate proves weaker numbers")
+    proved = sum(answer.check is not None and answer.check.passed for answer in answers)
+    also = f", {proved} checked by a second program" if certificate else ""
+    say_answer(f"{len(answers)} results, {certified} certified{also}")
+    return 0 if certified == len(answers) and not refused else 1
 
 
-def answers_in(file: Path, names: Names) -> list[Answer]:
-    """The answers that a file holds, which name it.
+def stored_in(file: Path) -> list[Result]:
+    """The results that a file holds.
 
     Raises:
         InvalidResultError: when there are none; names the file.
@@ -74,10 +94,9 @@ def answers_in(file: Path, names: Names) -> list[Answer]:
     if file.stat().st_size > LARGEST:
         raise InvalidResultError(f"{file} has more than {LARGEST >> 20} MiB; make one page of each part")
     try:
-        found = results_in(file.read_bytes())
+        return results_in(file.read_bytes())
     except InvalidResultError as error:
         raise InvalidResultError(f"{file}: {error}") from error
-    return [replace(result.answer(names), source=file.name) for result in found]
 
 
 def _names(text: str | None) -> list[str]:
