@@ -63,7 +63,7 @@ def _said(result: Result, verdict: Verdict, certificate: Path) -> Check:
     words = "every number of this answer" if not missing else f"weaker numbers for {' and '.join(missing)}"
     digest = hashlib.sha256(certificate.read_bytes()).hexdigest()
     return Check(
-        f"jacobound_check {_version()}", not missing, f"{words}; {network}", f"{certificate.name}, SHA-256 {digest}"
+        f"jacobound_check {VERSION}", not missing, f"{words}; {network}", f"{certificate.name}, SHA-256 {digest}"
     )
 
 
