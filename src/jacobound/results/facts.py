@@ -129,7 +129,7 @@ def told_answer(result: Told, names: Names) -> Answer:
     """A result as a page tells it."""
     found, question = result.provenance, result.question
     return Answer(
-        kind=result.told_as,
+        kind=result.told_as or type(result).__name__,
         headline=result.headline(),
         status=result.status.name.lower().replace("_", " "),
         meaning=result.status.value,

@@ -35,7 +35,7 @@ class Result(ABC):
 
     status: Status
     provenance: Provenance
-    told_as: ClassVar[str] = "Result"  # on a page
+    told_as: ClassVar[str] = ""  # on a page; the name of the class where it is empty
 
     @property
     def question(self) -> Question | None:

@@ -89,7 +89,7 @@ def stored_in(file: Path) -> list[Result]:
     Raises:
         InvalidResultError: when there are none; names the file.
     """
-    for module in ("solve", "questions"):  # they bring the kinds of results
+    for module in ("solve", "questions", "verifying.verdict"):  # they bring the kinds of results
         importlib.import_module(f"jacobound.{module}")
     if file.stat().st_size > LARGEST:
         raise InvalidResultError(f"{file} has more than {LARGEST >> 20} MiB; make one page of each part")
