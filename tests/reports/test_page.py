@@ -454,6 +454,15 @@ def test_certificates_are_checked_and_told(tmp_path: Path, capsys: pytest.Captur
     assert "Not checked by a second program" in large
     assert "did NOT prove it: weaker numbers for upper" in wrong
     assert run("0.1.json", "0.2.json")[0] == 0
+    radius = jb.robust_radius(graph, torch.from_numpy(point), budget=2, attack=jb.PGD(1, 2, 1))
+    (tmp_path / "radius.json").write_text(radius.to_json())
+    turned = replace(radius, label=1 - radius.label, targets=1 - radius.targets)
+    (tmp_path / "turned.json").write_text(turned.to_json())
+    radius.save_certificate(tmp_path / "c.json")
+    code, (same, other), _ = run("radius.json", "turned.json")
+    assert "Checked by jacobound_check" in same and "Not checked" in other
+    assert (code == 0) == ("proved it again: radius as told here" in same)
+    results[0.1].save_certificate(tmp_path / "c.json")
     code, _, said = run("0.2.json")
     assert code == 2 and "another question" in said
     (tmp_path / "c.json").write_text((tmp_path / "c.json").read_text().replace("0x1.", "0x2.", 1))

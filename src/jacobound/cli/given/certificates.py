@@ -50,7 +50,9 @@ def checks(results: Sequence[Result], certificate: Path, model: Path | None) -> 
     found = {
         k: _said(result, verdict, certificate)
         for k, result in enumerate(results)
-        if result.question is not None and _same_question(told, arrays, result.question)
+        if result.question is not None
+        and _same_question(told, arrays, result.question)
+        and _same_decisions(told["question"], arrays, result)
     }
     if not found:
         raise InvalidResultError(f"{certificate}: it is about another question than the results; leave it out")
@@ -60,7 +62,9 @@ def checks(results: Sequence[Result], certificate: Path, model: Path | None) -> 
 def _said(result: Result, verdict: Verdict, certificate: Path) -> Check:
     missing = [name for name, claim in verdict.claims.items() if not _proved(getattr(result, name), claim, name)]
     network = verdict.model or "the network is the one in the certificate, not compared with a file"
-    words = "every number of this answer" if not missing else f"weaker numbers for {' and '.join(missing)}"
+    words = (
+        f"{' and '.join(verdict.claims)} as told here" if not missing else f"weaker numbers for {' and '.join(missing)}"
+    )
     digest = hashlib.sha256(certificate.read_bytes()).hexdigest()
     return Check(
         f"jacobound_check {VERSION}", not missing, f"{words}; {network}", f"{certificate.name}, SHA-256 {digest}"
@@ -93,6 +97,14 @@ def _same_question(told: Mapping[str, Any], arrays: Arrays, asked: Question) -> 
     return _equal(arrays, question["rows"], asked.rows) and _same_region(question["region"], arrays, asked.region)
 
 
+def _same_decisions(told: Mapping[str, Any], arrays: Arrays, result: Result) -> bool:
+    """Whether radii are about the same labels and targets; other questions have none."""
+    own = [getattr(result, name, None) for name in ("label", "targets")]
+    if getattr(result, "decided_before", ()):
+        return False
+    return all(_equal(arrays, told[name], values) for name, values in zip(("labels", "targets"), own, strict=True))
+
+
 def _same_region(told: Mapping[str, Any], arrays: Arrays, region: Region) -> bool:
     if isinstance(region, WholeSpace):
         return told == {"kind": "space"}
@@ -112,6 +124,6 @@ def _equal(arrays: Arrays, name: str | None, values: Any) -> bool:
     """Whether an array holds these numbers in row-major order; one number stands for all."""
     if name is None or values is None:
         return name is None and values is None
-    own = torch.as_tensor(values).to(torch.float64).numpy().reshape(-1)
+    own = torch.as_tensor(values).detach().cpu().to(torch.float64).numpy().reshape(-1)
     found = arrays[name].reshape(-1)
     return bool(own.size in (1, found.size) and (found == own).all())
