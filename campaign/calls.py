@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import tempfile
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -48,6 +49,11 @@ def module() -> nn.Module:
 @functools.cache
 def graph() -> jb.Graph:
     return jb.from_torch(module(), torch.zeros(1, 4))
+
+
+@functools.cache
+def answer() -> jb.Result:
+    return jb.bound_output(graph(), jb.Box([-0.1] * 4, [0.1] * 4), jb.IBP())
 
 
 RUBBISH: tuple[Make, ...] = (
@@ -125,6 +131,22 @@ TEXTS: tuple[Make, ...] = (
     lambda: "{}", lambda: "[]", lambda: '{"kind": "OutputBounds", "format": 1, "exact": {}}', lambda: "nowhere.onnx",
     lambda: "(declare-const X_0 Real)(assert (<= X_0 1))(assert (>= X_0 0))",
 )  # fmt: skip
+CLAIMS: tuple[Make, ...] = (
+    lambda: jb.LipschitzAtMost(jb.Ball([0.0] * 4, 0.1), 3), lambda: jb.Monotone(jb.Box([-0.1] * 4, [0.1] * 4), [0]),
+    lambda: jb.Property.classified_as(jb.Box([-0.1] * 4, [0.1] * 4), 1, 3), lambda: jb.Property,
+)  # fmt: skip
+UNSAFE: tuple[Make, ...] = (lambda: [[jb.Inequality.of({0: 1, 2: "-0.5"}, 0)]], lambda: [[]], lambda: [])
+FACTORS: tuple[Make, ...] = (lambda: {0: 1}, lambda: {0: "0.1", 2: -3}, lambda: {1: 0}, lambda: {-1: 1})
+PLACES: tuple[Make, ...] = (lambda: [0, 2], lambda: (), lambda: 0, lambda: [1.5], lambda: range(2))
+LISTS: tuple[Make, ...] = (lambda: [1, 2, 3], lambda: ["0.1", 1, Fraction(1, 3)], lambda: None, lambda: [1])
+RESULTS: tuple[Make, ...] = (answer, answer, lambda: [answer(), answer()], lambda: [])
+
+
+def _page(results: Any, title: Any = "page", features: Any = (), outputs: Any = (), image: Any = None) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "page.html"
+        jb.report(results, path, title=title, features=features, outputs=outputs, image=image)
+
 
 # What is called, and what fits each parameter; positions first, then names.
 TARGETS: dict[str, tuple[Callable[..., Any], tuple[tuple[Make, ...], ...], dict[str, tuple[Make, ...]]]] = {
@@ -182,6 +204,20 @@ TARGETS: dict[str, tuple[Callable[..., Any], tuple[tuple[Make, ...], ...], dict[
             "largest": NUMBERS, "seed": NUMBERS,
         },
     ),
+    "difference": (jb.difference, (GRAPHS, GRAPHS), {}),
+    "Inequality": (jb.Inequality.of, (FACTORS, NUMBERS), {"inputs": FACTORS, "strict": RUBBISH}),
+    "LipschitzAtMost": (jb.LipschitzAtMost, (REGIONS, NUMBERS), {"norm": NORMS, "rows": ROWS}),
+    "Monotone": (
+        jb.Monotone,
+        (REGIONS,),
+        {"increasing": PLACES, "decreasing": PLACES, "rows": ROWS, "negligible": NUMBERS},
+    ),
+    "Property": (jb.Property.never, (REGIONS, UNSAFE), {"outputs": LABELS, "name": WORDS}),
+    "classified_as": (jb.Property.classified_as, (REGIONS, LABELS, LABELS), {}),
+    "within": (jb.Property.within, (REGIONS,), {"lower": LISTS, "upper": LISTS}),
+    "property_from_vnnlib": (jb.Property.from_vnnlib, (TEXTS,), {"shape": (lambda: (1,), lambda: None)}),
+    "verify": (jb.verify, (GRAPHS, CLAIMS), {"budget": BUDGETS}),
+    "report": (_page, (RESULTS,), {"title": WORDS, "features": PLACES, "outputs": PLACES, "image": LABELS}),
     "monotone_features": (
         jb.monotone_features,
         (GRAPHS, REGIONS),
@@ -196,6 +232,7 @@ LIMITED = {
     "robust_radius",
     "stationary_free_radius",
     "monotone_features",
+    "verify",
 }
 LIMITS: tuple[Make, ...] = (lambda: 0.2, lambda: jb.Budget(0.1), lambda: 0, lambda: "30", lambda: jb.CROWN())
 

@@ -19,7 +19,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 from torch import Generator
 
 import jacobound as jb
-from campaign.door_recipes import FOLDED, OF_INTEGERS, OPERATIONS, Drawn, drawn
+from campaign.door_recipes import COMPARING, FOLDED, OF_INTEGERS, OPERATIONS, Drawn, drawn
 from campaign.runner import Tally
 from jacobound.importers.onnx.model.evaluate import FOLDABLE
 
@@ -84,6 +84,9 @@ def base_model(found: Drawn) -> ModelProto:
                   helper.make_node("ReduceSum", ["number"], ["sum"], keepdims=0),
                   helper.make_node("Mul", ["x", "sum"], ["weighted"])]  # fmt: skip
         last = "weighted"
+    elif found.op in COMPARING:
+        nodes.append(_continued(found, names, last))
+        last = "continued"
     elif found.op in OF_INTEGERS:
         nodes += _as_weight(found, last)
         last = "weighted"
@@ -101,6 +104,13 @@ def base_model(found: Drawn) -> ModelProto:
         weights,
     )
     return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", found.version)])
+
+
+def _continued(found: Drawn, names: list[str], last: str) -> NodeProto:
+    """The larger or the smaller of what was compared, or the size of what has the sign: nothing jumps."""
+    if found.op == "Sign":
+        return helper.make_node("Mul", [last, *names], ["continued"])
+    return helper.make_node("Where", [last, *found.random.sample(names, 2)], ["continued"])
 
 
 def _as_weight(found: Drawn, last: str) -> list[NodeProto]:

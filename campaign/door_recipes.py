@@ -518,9 +518,19 @@ def _responses(drawn: Drawn, count: int) -> None:
             drawn.given[attribute] = numbers
 
 
+def _comparison(drawn: Drawn) -> None:
+    """With a number, on either side; the model behind it chooses so that nothing jumps."""
+    if drawn.op != "Sign":
+        drawn.add(drawn.floats())
+        if drawn.chance():
+            drawn.inputs.reverse()
+
+
 def _each(recipe: Recipe, *operations: str) -> dict[str, Recipe]:
     return dict.fromkeys(operations, recipe)
 
+
+COMPARING = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Sign")  # whose results a choice or a factor must take
 
 RECIPES: Mapping[str, Recipe] = {
     **_each(_unary, *(op for family in families() for op in family.onnx)),
@@ -536,6 +546,7 @@ RECIPES: Mapping[str, Recipe] = {
     **_each(_normalising, *(op for op in OPERATIONS if op.endswith("Normalization"))),
     **_each(_plain, "Softmax", "LogSoftmax", "Cast", "CastLike", "Dropout"),
     **_each(_recurrent, "RNN", "GRU", "LSTM"),
+    **_each(_comparison, *COMPARING),
     "Slice": _slices,
     "ScatterND": _scatter_places,
     "Pad": _pads,
@@ -579,7 +590,7 @@ def _folded(drawn: Drawn) -> None:
     values = drawn.floats(2, 3)
     whole = op == "Mod" and drawn.chance()
     drawn.add((values * 4).astype(np.int64) if whole else np.where(np.abs(values) < 0.2, 0, values).astype(np.float32))
-    if op in ("Mod", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"):
+    if op in ("Mod", "Equal"):
         drawn.add(np.array([3, -2, 2], dtype=np.int64 if whole else np.float32))
         if op == "Mod":
             drawn.given["fmod"] = 0 if whole and drawn.chance() else 1

@@ -24,6 +24,7 @@ WHAT = {
     "calls": "random calls of the public interface, with values of right and wrong types: answers or typed errors",
     "interrupts": "calls interrupted at random moments: what they return holds, and no trace is left",
     "results": "results written to JSON and read again: bit for bit the same",
+    "certificates": "certificates of tiny networks, from choices drawn by chance too, as the checker proves them",
     "files": "damaged ONNX, VNN-LIB, npz, npy, csv and image files: typed errors only",
 }
 UNITS = {
@@ -36,6 +37,7 @@ UNITS = {
     "calls": "calls",
     "interrupts": "interrupts",
     "results": "results",
+    "certificates": "networks",
     "files": "files",
 }
 

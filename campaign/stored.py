@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def bits(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value).__name__, [bits(item) for item in value]
     if hasattr(value, "__dataclass_fields__"):
-        return type(value).__name__, {name: bits(getattr(value, name)) for name in value.__dataclass_fields__}
+        told = [one.name for one in fields(value) if one.compare]  # the others are of this process alone
+        return type(value).__name__, {name: bits(getattr(value, name)) for name in told}
     return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from jacobound.errors import InvalidOptionError
@@ -69,6 +70,46 @@ def text(value: Any, what: str) -> str:
     """
     if not isinstance(value, str):
         raise InvalidOptionError(f"{what} must be text, not {shown(value)}")
+    return value
+
+
+def items(value: Any, what: str, example: str) -> list[Any]:
+    """What a list, tuple, array or range holds; text and mappings are none of these.
+
+    Args:
+        example: how it is written, for the message.
+
+    Raises:
+        InvalidOptionError: when it is something else.
+    """
+    try:
+        found = None if isinstance(value, str | bytes | Mapping) else list(value)
+    except Exception:  # the user's own __iter__
+        found = None
+    if found is None:
+        raise InvalidOptionError(f"{what} must be a list such as {example}, not {shown(value)}")
+    return found
+
+
+def places(value: Any, what: str) -> tuple[int, ...]:
+    """Positions among flattened values, from 0; a single one may stand alone.
+
+    Raises:
+        InvalidOptionError: when something is no whole number >= 0.
+    """
+    alone = hasattr(value, "__index__") and not getattr(value, "shape", ())
+    given = [value] if alone else items(value, what, "[0, 2]")
+    return tuple(whole(one, f"an entry of {what}", 0) for one in given)
+
+
+def yes_or_no(value: Any, what: str) -> bool:
+    """True or False.
+
+    Raises:
+        InvalidOptionError: when it is something else.
+    """
+    if not isinstance(value, bool):
+        raise InvalidOptionError(f"{what} must be True or False, not {shown(value)}")
     return value
 
 

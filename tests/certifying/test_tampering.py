@@ -149,8 +149,8 @@ MEANING: dict[str, tuple[str, Damage, type[Exception], str]] = {
     "another question": (
         "jacobian",
         lambda t, a: _set(t, "question", "asks", value="bound_output"),
-        UnprovedError,
-        "claim|shape",
+        UnreadableError,
+        "claim lower has shape",
     ),
     "an unknown name": ("output", lambda t, a: t.update(trust=["upper"]), UnreadableError, "unknown names"),
     "a missing name": ("output", lambda t, a: t.pop("claims"), UnreadableError, "lacks"),

@@ -14,7 +14,17 @@ from campaign.runner import generator_of
 
 # Made by the library, not by users; or plain names of kinds.
 NOT_CALLED = {name for name in jb.__all__ if name.endswith("Bounds")}
-NOT_CALLED |= {"Candidate", "Graph", "LipschitzBound", "MonotoneFeatures", "Provenance", "Question", "Result"}
+NOT_CALLED |= {
+    "Candidate",
+    "Decision",
+    "Graph",
+    "LipschitzBound",
+    "MonotoneFeatures",
+    "Provenance",
+    "Question",
+    "Result",
+    "Verdict",
+}
 NOT_CALLED |= {"RobustRadius", "StationaryFreeRadius", "Status", "CROWN", "IBP", "FastLin", "WholeSpace", "from_torch"}
 
 

@@ -152,7 +152,7 @@ def test_a_small_memory_gives_a_looser_bound_and_says_so() -> None:
     intervals = bound_jacobian(graph, region, FastLip())
     assert torch.allclose(poor.lower, intervals.lower) and torch.allclose(poor.upper, intervals.upper)
     assert bool((poor.lower <= full.lower + 1e-12).all() & (poor.upper >= full.upper - 1e-12).all())
-    assert lipschitz(graph, region, budget=Budget(memory=64)).status is Status.MEMORY_LIMIT
+    assert lipschitz(graph, region, RecurJac(), budget=Budget(memory=64)).status is Status.MEMORY_LIMIT
 
 
 @pytest.mark.parametrize("activation", ("relu", "tanh"))

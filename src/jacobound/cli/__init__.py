@@ -70,15 +70,17 @@ COMMANDS = {
         "Exit code: 0 holds, 3 violated, 1 unknown within the limits, 2 for an error.",
         (
             "jacobound verify net.onnx property.vnnlib --seconds 100",
-            "jacobound verify policy.onnx --input state.csv --radius 0.1 --lipschitz-below 3",
-            "jacobound verify policy.onnx --input state.csv --radius 0.1 --increasing 0,2 --rows 1",
+            "jacobound verify net.onnx --input x.csv --radius 0.1 --increasing 0,2",
         ),
     ),
     "vnncomp": (
         "Decide every instance of a VNN-COMP list within its time-out.",
         "Appends one line per instance to the results and goes on where it was stopped. Exit code: 0 when every "
         "instance was decided, 1 when one was not, 2 for an error.",
-        ("jacobound vnncomp instances.csv --results results.csv --counterexamples found",),
+        (
+            "jacobound vnncomp instances.csv --results results.csv",
+            "jacobound vnncomp instances.csv --results out.csv --counterexamples found",
+        ),
     ),
     "monotone": (
         "Certify which inputs only raise or only lower an output.",

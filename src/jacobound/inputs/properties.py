@@ -19,16 +19,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jacobound.checks import shown
+from jacobound.checks import items, shown, text, whole, yes_or_no
 from jacobound.errors import InvalidOptionError, InvalidRegionError, ShapeError
 from jacobound.graph.units import real_tensor
 from jacobound.inputs.files import name_of
+from jacobound.inputs.grammar import MOST_DIGITS
 from jacobound.inputs.regions import Ball, Box, Region
-from jacobound.inputs.vnnlib import MOST_WORK, Reader
+from jacobound.inputs.vnnlib import MOST_WORK, Reader, fitting
 from jacobound.inputs.vnnlib_linear import Cell, Key, Linear, cells_where, empty, entry, key_of, outward
 from jacobound.inputs.vnnlib_syntax import Form, fail
 from jacobound.stored import stored
 
+ALTERNATIVES = "[[Inequality.of({0: 1}, 3)]]"
 Factors = tuple[tuple[int, int], ...]
 Number = int | float | str | Decimal | Fraction
 Ends = tuple[tuple[tuple[Fraction, int], tuple[Fraction, int]], ...]
@@ -65,13 +67,13 @@ class Inequality:
         Raises:
             InvalidOptionError: when something is no finite number, or all factors are 0.
         """
-        values = [(~k, factor) for k, factor in outputs.items()] + [(k, factor) for k, factor in (inputs or {}).items()]
-        exact = {k: exact_number(factor) for k, factor in values if exact_number(factor)}
-        positions = [*outputs, *(inputs or {})]
-        if not exact or not all(type(k) is int and k >= 0 for k in positions):
-            raise InvalidOptionError("an inequality has a factor other than 0, for values counted from 0")
+        values = [(~k, factor) for k, factor in _factors(outputs, "outputs")]
+        values += _factors({} if inputs is None else inputs, "inputs")
+        exact = {k: factor for k, factor in values if factor}
+        if not exact:
+            raise InvalidOptionError("an inequality has a factor other than 0")
         key, scale = key_of(exact, 0)
-        return _inequality(key, exact_number(bound) / scale, scale < 0, bool(strict))
+        return _inequality(key, exact_number(bound) / scale, scale < 0, yes_or_no(strict, "strict"))
 
     def __str__(self) -> str:
         terms = [(f"Y_{k}", factor) for k, factor in self.outputs] + [(f"X_{k}", factor) for k, factor in self.inputs]
@@ -199,16 +201,18 @@ class Property:
         Raises:
             InvalidRegionError: when the region is of another kind or not bounded.
         """
-        alternatives = tuple(tuple(one) for one in unsafe)
+        given = items(unsafe, "unsafe", ALTERNATIVES)
+        alternatives = tuple(tuple(items(one, "an alternative", "[Inequality.of({0: 1}, 3)]")) for one in given)
         if not all(isinstance(one, Inequality) for one in chain(*alternatives)):
-            raise InvalidOptionError("alternatives are lists of Inequality, such as [[Inequality.of({0: 1}, 3)]]")
-        return cls(tuple(Case(*one, alternatives) for one in _boxes(region)), outputs, name)
+            raise InvalidOptionError(f"alternatives are lists of Inequality, such as {ALTERNATIVES}")
+        outputs = None if outputs is None else whole(outputs, "outputs", 1)
+        return cls(tuple(Case(*one, alternatives) for one in _boxes(region)), outputs, text(name, "name"))
 
     @classmethod
     def classified_as(cls, region: Region, label: int, outputs: int) -> Property:
         """Output `label` is larger than every other one, for all inputs of a region (see `never`)."""
-        if not 0 <= label < outputs:
-            raise InvalidOptionError(f"the label is an output, from 0 to {outputs - 1}, not {shown(label)}")
+        outputs = whole(outputs, "outputs", 2)
+        label = whole(label, "the label", 0, outputs - 1)
         others = [k for k in range(outputs) if k != label]
         unsafe = [[Inequality.of({label: 1, k: -1}, 0)] for k in others]
         return cls.never(region, unsafe, outputs=outputs, name=f"classified as {label}")
@@ -220,11 +224,13 @@ class Property:
         """Outputs stay between bounds, one for each output; None for no bound on that side (see `never`)."""
         if lower is None and upper is None:
             raise InvalidOptionError("Property.within takes lower=, upper= or both: one bound for each output")
-        if lower is not None and upper is not None and len(lower) != len(upper):
-            raise ShapeError(f"{len(lower)} lower and {len(upper)} upper bounds: there is one of each for every output")
-        below = [[Inequality.of({k: 1}, end, strict=True)] for k, end in enumerate(lower or ())]
-        above = [[Inequality.of({k: -1}, -exact_number(end), strict=True)] for k, end in enumerate(upper or ())]
-        return cls.never(region, [*below, *above], outputs=len(upper or lower or ()), name="outputs within bounds")
+        low = None if lower is None else items(lower, "lower", "[0, 1]")
+        high = None if upper is None else items(upper, "upper", "[0, 1]")
+        if low is not None and high is not None and len(low) != len(high):
+            raise ShapeError(f"{len(low)} lower and {len(high)} upper bounds: there is one of each for every output")
+        below = [[Inequality.of({k: 1}, end, strict=True)] for k, end in enumerate(low or ())]
+        above = [[Inequality.of({k: -1}, -exact_number(end), strict=True)] for k, end in enumerate(high or ())]
+        return cls.never(region, [*below, *above], outputs=len(high or low or ()), name="outputs within bounds")
 
     def __str__(self) -> str:
         alternatives = self.cases[0].unsafe
@@ -234,6 +240,12 @@ class Property:
         return f"{self.name}: never {first}{more}{several}"
 
 
+def _factors(given: Any, what: str) -> list[tuple[int, Fraction]]:
+    if not isinstance(given, Mapping):
+        raise InvalidOptionError(f"{what} are factors by position, such as {{0: 1, 3: -1}}, not {shown(given)}")
+    return [(whole(k, f"a position of {what}", 0), exact_number(factor)) for k, factor in given.items()]
+
+
 def exact_number(number: Any) -> Fraction:
     """A finite number as it is.
 
@@ -241,7 +253,11 @@ def exact_number(number: Any) -> Fraction:
         InvalidOptionError: when it is none.
     """
     try:
-        if not isinstance(number, bool):
+        if isinstance(number, Decimal) or (isinstance(number, str) and "/" not in number):
+            number = Decimal(number)
+            if number and not abs(number.adjusted()) < MOST_DIGITS:
+                raise InvalidOptionError(f"{shown(number)} has more than {MOST_DIGITS} digits; floats end before that")
+        if not isinstance(number, bool | complex):
             return Fraction(number if isinstance(number, int | str | Decimal | Fraction) else float(number))
     except (TypeError, ValueError, OverflowError, ZeroDivisionError, InvalidOperation):
         pass
@@ -309,11 +325,7 @@ class _PropertyReader(Reader):
     def made(self, shape: Sequence[int] | None, name: str) -> Property:
         """The property, with alternatives of the same box side by side."""
         declared, outputs = self.in_shape(), self._out_size()
-        wanted = declared if shape is None else tuple(shape)
-        if math.prod(wanted) != math.prod(declared):
-            raise ShapeError(
-                f"the property has inputs of shape {declared}, which do not fit a network that takes {wanted}"
-            )
+        wanted = fitting(shape, declared)
         cases: dict[Ends, list[tuple[Inequality, ...]]] = {}
         known: dict[frozenset[tuple[Any, Any]], Ends] = {}
         for cell in self.product(self.choices, 0) if self.choices else [{}]:

@@ -27,7 +27,7 @@ from jacobound.graph.units import real_tensor, spread
 from jacobound.inputs.domains import Domain, Domains, ball_or_box, moved_ball, rounded_outward
 from jacobound.inputs.exponents import exponent
 from jacobound.inputs.radii import Number, Radii, outward_radius, owned_clip, owned_radius
-from jacobound.inputs.vnnlib import InputSet, read_vnnlib
+from jacobound.inputs.vnnlib import InputSet, fitting, read_vnnlib
 from jacobound.stored import stored
 
 Points = Tensor | np.ndarray | Sequence[float]
@@ -299,13 +299,7 @@ class WholeSpace(Region):
 
 def _boxes(found: InputSet, shape: Sequence[int] | None) -> list[Box]:
     """The boxes of a property in the shape of a network's input."""
-    if not isinstance(shape, list | tuple | None) or not all(type(side) is int and side >= 0 for side in shape or ()):
-        raise ShapeError(f"shape is that of the network's input, such as graph.in_shape, not a {type(shape).__name__}")
-    wanted = found.shape if shape is None else tuple(shape)
-    if math.prod(wanted) != math.prod(found.shape):
-        raise ShapeError(
-            f"the property has inputs of shape {found.shape}, which do not fit a network that takes {wanted}"
-        )
+    wanted = fitting(shape, found.shape)
     ends = ((torch.tensor(end, dtype=torch.float64).reshape(wanted) for end in box) for box in found.boxes)
     return [Box(lower, upper) for lower, upper in ends]
 

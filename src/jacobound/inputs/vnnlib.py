@@ -11,12 +11,13 @@ import math
 import os
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 from math import prod
 
-from jacobound.errors import InvalidRegionError
+from jacobound.errors import InvalidRegionError, ShapeError
 from jacobound.inputs.files import read_file, unpacked
 from jacobound.inputs.vnnlib_linear import (
     COMPARISONS,
@@ -326,3 +327,17 @@ class BoxReader(Reader):
         if not boxes:
             raise InvalidRegionError("no input satisfies the property: its bounds contradict each other")
         return InputSet(shape, tuple(boxes))
+
+
+def fitting(shape: Sequence[int] | None, declared: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a network's input, for a property that declares one; None for the declared one.
+
+    Raises:
+        ShapeError: when it is no shape, or has another number of entries.
+    """
+    if not isinstance(shape, list | tuple | None) or not all(type(side) is int and side >= 0 for side in shape or ()):
+        raise ShapeError(f"shape is that of the network's input, such as graph.in_shape, not a {type(shape).__name__}")
+    wanted = declared if shape is None else tuple(shape)
+    if math.prod(wanted) != math.prod(declared):
+        raise ShapeError(f"the property has inputs of shape {declared}, which do not fit a network that takes {wanted}")
+    return wanted

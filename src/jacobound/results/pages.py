@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from jacobound.checks import items, shown, text
 from jacobound.errors import InvalidOptionError, InvalidResultError, MissingExtraError
 from jacobound.reports.page.sections import Answer, Names, Page
 
@@ -61,7 +62,7 @@ def report(
         answers.append(result.answer(names))
     if names != Names() and answers == [result.answer() for result in several]:
         raise InvalidOptionError(UNUSED)
-    return write_page(Page(str(title), tuple(answers)), path)
+    return write_page(Page(text(title, "title"), tuple(answers)), path)
 
 
 def write_page(page: Page, path: str | os.PathLike[str]) -> Path:
@@ -96,12 +97,13 @@ def names_given(features: Sequence[str], outputs: Sequence[str], image: Sequence
     Raises:
         InvalidOptionError: when they are no names, or the image has no height and width.
     """
-    for what, given in (("features", features), ("outputs", outputs)):
-        if isinstance(given, str | Mapping) or not all(isinstance(name, str) for name in given):
-            raise InvalidOptionError(f"{what} is a list of names, one for each, such as ['speed', 'angle']")
+    features, outputs = (
+        tuple(text(one, f"an entry of {what}") for one in items(given, what, "['speed', 'angle']"))
+        for what, given in (("features", features), ("outputs", outputs))
+    )
     if image is None:
-        return Names(tuple(features), tuple(outputs))
+        return Names(features, outputs)
     sides = tuple(image) if isinstance(image, Sequence) and not isinstance(image, str) else ()
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
-        raise InvalidOptionError(f"image is (height, width), two whole numbers above 0, not {image!r}")
-    return Names(tuple(features), tuple(outputs), (sides[0], sides[1]))
+        raise InvalidOptionError(f"image is (height, width), two whole numbers above 0, not {shown(image)}")
+    return Names(features, outputs, (sides[0], sides[1]))

@@ -11,7 +11,7 @@ from torch import Tensor
 from jacobound.arithmetic.intervals import Interval, concatenated
 from jacobound.errors import InvalidRegionError, UnsupportedOpError
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Affine, Input, Node, size
+from jacobound.graph.nodes import Affine, Elementwise, Input, Node, size
 from jacobound.inputs.domains import Domain
 from jacobound.jacobian.fastlip import FastLip
 from jacobound.method import (
@@ -162,9 +162,15 @@ class Entries(Quantity):
 
 
 def _read(graph: Graph) -> list[Node]:
-    """The nodes whose ranges methods ask for: what activations and functions of vectors read."""
+    """The nodes whose ranges methods ask for: what activations read; all where gates of products read factors too."""
+    if any(not isinstance(node, Input | Affine | Elementwise) or _has_function(node) for node in graph.nodes):
+        return list(graph.nodes)
     readers = (node for node in graph.nodes if not isinstance(node, Input | Affine))
     return list(dict.fromkeys(source for node in readers for source in node.sources))
+
+
+def _has_function(node: Node) -> bool:
+    return getattr(node, "beside", None) is not None
 
 
 def _is_settled(enclosure: JacobianEnclosure, sets: int) -> Tensor:

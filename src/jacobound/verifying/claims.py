@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from jacobound.checks import instance
+from jacobound.checks import instance, places, real
 from jacobound.errors import InvalidOptionError
 from jacobound.given import Rows
 from jacobound.inputs.exponents import Norm, norm_pair
@@ -64,6 +64,8 @@ class Monotone:
 
     def __post_init__(self) -> None:
         instance(self.region, Region, "the region", "give jb.Box(lower, upper) or jb.Ball(point, radius)")
-        named = (*self.increasing, *self.decreasing)
-        if not named or not all(type(k) is int and k >= 0 for k in named):
+        for name in ("increasing", "decreasing"):
+            object.__setattr__(self, name, places(getattr(self, name), name))
+        if not (*self.increasing, *self.decreasing):
             raise InvalidOptionError("a claim about monotone inputs names at least one, by its position from 0")
+        object.__setattr__(self, "negligible", real(self.negligible, "negligible", 0.0))
