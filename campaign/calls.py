@@ -155,7 +155,7 @@ TARGETS: dict[str, tuple[Callable[..., Any], tuple[tuple[Make, ...], ...], dict[
     "Radii": (jb.Radii, (NUMBERS,), {}),
     "Weighted": (jb.Weighted, (NORMS, (*POINTS, *NUMBERS)), {}),
     "Budget": (jb.Budget, (NUMBERS,), {"memory": NUMBERS, "cpu_seconds": NUMBERS, "progress": BUDGETS}),
-    "Sampling": (jb.Sampling, (), {"points": NUMBERS, "steps": NUMBERS, "ascents": NUMBERS, "seed": NUMBERS}),
+    "Sampling": (jb.Sampling, (), dict.fromkeys(("points", "steps", "ascents", "seed", "effort", "rounds"), NUMBERS)),
     "PGD": (jb.PGD, (), {"restarts": NUMBERS, "steps": NUMBERS, "rounds": NUMBERS, "seed": NUMBERS}),
     "RecurJac": (jb.RecurJac, (WORDS, METHODS, WORDS), {}),
     "FastLip": (jb.FastLip, (METHODS,), {}),

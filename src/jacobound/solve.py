@@ -349,7 +349,7 @@ def _below(
         some, first = slice(first, last), last
         if isinstance(columns, Tensor):
             return searched_in_columns(search, columns, plain, domain, norm, budget, upper[some])
-        return search.search(plain, domain, norm, budget, upper[some], None if near is None else near[some])
+        return search.in_rounds(plain, domain, norm, budget, upper[some], None if near is None else near[some])
 
     found = Witness.joined(in_runs(work, domains, plain, budget, search.bytes_per_set(plain)))
     return found.rounded(upper, bool(graph.assumptions))

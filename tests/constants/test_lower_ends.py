@@ -17,6 +17,7 @@ import zoo
 from campaign.lower_ends import Facts, check_lower, reaches
 from exact import rationals
 from jacobound.lower_ends.inner_sets import InnerSets
+from jacobound.lower_ends.sampling import Witness
 from oracles import NORMS, autodiff
 
 INF = math.inf
@@ -192,6 +193,36 @@ def test_the_search_depends_on_its_seed_alone() -> None:
     assert float(single.lower) == pytest.approx(float(first.lower[1]), rel=1e-9)
 
 
+@pytest.mark.slow
+def test_larger_searches_follow_while_a_limited_budget_has_time() -> None:
+    """They only ever gain; without a limit of time, or with none of them, the first search is all there is."""
+    graph, region = deep(3), jb.Ball(torch.ones(3, 20) * torch.tensor([[0.0], [0.5], [1.0]]), 1.0)
+
+    def lower(rounds: int, budget: float | None) -> Tensor:
+        search = jb.Sampling(points=4, steps=4, ascents=1, rounds=rounds)
+        found = jb.lipschitz(graph, region, jb.FastLip(), search=search, budget=budget)
+        assert found.witness is not None
+        for k in range(3):
+            slope = autodiff(graph, found.witness[k : k + 1])[0]
+            assert float(torch.linalg.matrix_norm(slope, 2)) >= float(found.lower[k]) * (1 - 1e-9)
+        return found.lower
+
+    once, again, unlimited = lower(0, 60.0), lower(3, 60.0), lower(3, None)
+    assert torch.equal(once, unlimited)
+    assert bool((again >= once).all()) and float((again / once).max()) > 1.02
+
+
+def test_a_better_witness_is_put_in_its_place() -> None:
+    def witness(*values: float) -> Witness:
+        value = torch.tensor(values, dtype=torch.float64)
+        point = value.unsqueeze(1)
+        return Witness(point, value, -point, tuple(f"reason {x}" for x in values))
+
+    found = witness(1, 2, 3).improved(torch.tensor([0, 2]), witness(1, 5))
+    assert found.value.tolist() == [1, 2, 5] and found.point.flatten().tolist() == [1, 2, 5]
+    assert found.partner.flatten().tolist() == [-1, -2, -5] and found.reason == ("reason 1", "reason 2", "reason 5")
+
+
 def test_steep_places_are_found_that_random_points_miss() -> None:
     """Between 0 and 1 lies one steep stretch, a thousandth of the box wide, and slopes lead towards it."""
     graph = jb.from_layers([[[1000.0], [1000.0]], [[1.0, -1.0]]], [[-371.0, -372.0], [0.0]], activation="relu")
@@ -215,7 +246,14 @@ def test_no_search_says_so_and_wrong_options_are_refused() -> None:
     found = jb.lipschitz(graph, jb.WholeSpace(), jb.AutoLip(), search=None)
     assert float(found.lower) == 0 and found.lower_reason == ("no lower bound was searched for",)
     assert found.witness is None and found.partner is None
-    for wrong in ({"points": -1}, {"steps": -1}, {"ascents": 0}, {"effort": -1.0}, {"effort": math.nan}):
+    for wrong in (
+        {"points": -1},
+        {"steps": -1},
+        {"ascents": 0},
+        {"effort": -1.0},
+        {"effort": math.nan},
+        {"rounds": -1},
+    ):
         with pytest.raises(jb.InvalidOptionError):
             jb.Sampling(**wrong)  # type: ignore[arg-type]
 

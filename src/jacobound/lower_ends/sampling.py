@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -24,6 +25,9 @@ from jacobound.relaxation.ranges import CROWN, IBP
 
 CLOSE = 1 - 1e-6  # share of the upper bound at which there is nothing left to win
 ENOUGH = 1 - 1e-6  # share of an estimate at which a proof is not repeated
+APART = 0.99  # share of the upper end from which on no larger search follows
+GAINED, IDLE = 1 + 1e-3, 6  # what counts as a gain, and how many larger searches without one are enough
+WIDER = 4  # times the points in a larger search, for twice the steps
 TRIED = 3  # points of every set that a proof is tried at
 
 
@@ -50,6 +54,22 @@ class Witness:
         points, values, partners = ([getattr(one, name) for one in runs] for name in ("point", "value", "partner"))
         reasons = tuple(reason for one in runs for reason in one.reason)
         return Witness(torch.cat(points), torch.cat(values), torch.cat(partners), reasons)
+
+    def improved(self, sets: Tensor, others: Witness) -> Witness:
+        """With what others prove of some sets where that is more.
+
+        Args:
+            sets: positions of the sets that `others` is about.
+        """
+        better = others.value > self.value[sets]
+        places = sets[better]
+        point, value, partner = self.point.clone(), self.value.clone(), self.partner.clone()
+        point[places], value[places] = others.point[better], others.value[better]
+        partner[places] = others.partner[better]
+        reason = list(self.reason)
+        for k in flat_indices(better).tolist():
+            reason[int(sets[k])] = others.reason[k]
+        return Witness(point, value, partner, tuple(reason))
 
     def rounded(self, upper: Tensor, assumed: bool) -> Witness:
         """The values in the dtype of upper ends, rounded down.
@@ -92,6 +112,8 @@ class Sampling:
         ascents: how many of the points ascend.
         seed: of the random points.
         effort: multiplications for each set at most: large networks get fewer points and steps.
+        rounds: how many larger searches with other random numbers follow within a budget of limited time, for sets
+            whose two ends are still apart; none follows six that found nothing.
     """
 
     bounds: ClassVar[str] = "lower bounds of constants"
@@ -102,9 +124,10 @@ class Sampling:
     ascents: int = 16
     seed: int = 0
     effort: float = 2.0**32
+    rounds: int = 24
 
     def __post_init__(self) -> None:
-        for name, least in (("points", 0), ("steps", 0), ("ascents", 1)):
+        for name, least in (("points", 0), ("steps", 0), ("ascents", 1), ("rounds", 0)):
             whole(getattr(self, name), f"{name} of a search", least)
         whole(self.seed, "seed of a search", -(1 << 62))
         real(self.effort, "effort of a search", 0.0)
@@ -136,9 +159,43 @@ class Sampling:
         climb.run()
         return _Proofs(climb, self.effort).run()
 
+    def in_rounds(
+        self,
+        graph: Graph,
+        domain: Domain,
+        norm: tuple[float, float],
+        budget: Budget,
+        upper: Tensor,
+        near: Tensor | None = None,
+    ) -> Witness:
+        """The best of one search and of the larger ones that a limited budget has time for; see `search`.
+
+        Hills of a network with kinks are many and steep: where an ascent ends depends on where it began, and one more
+        set of points often gains more than longer ascents.
+        """
+        found = self.search(graph, domain, norm, budget, upper, near)
+        if not (self.points and math.isfinite(budget.limit)):
+            return found
+        larger = replace(
+            self, points=WIDER * self.points, ascents=WIDER * self.ascents, steps=2 * self.steps,
+            effort=2 * WIDER * self.effort,
+        )  # fmt: skip
+        stale = torch.zeros_like(found.value)  # rounds of each set since the last one that gained
+        for k in range(self.rounds):
+            apart = flat_indices((found.value < APART * upper.to(found.value)) & upper.isfinite() & (stale < IDLE))
+            if budget.is_over or not len(apart):
+                break
+            again = replace(larger, seed=self.seed + k).search(
+                graph, domain[apart], norm, budget, upper[apart], found.point[apart].unsqueeze(1)
+            )
+            gained = again.value > found.value[apart] * GAINED
+            stale[apart] = torch.where(gained, 0.0, stale[apart] + 1)
+            found = found.improved(apart, again)
+        return found
+
     def bytes_per_set(self, graph: Graph) -> int:
         """Memory for what is kept of the points of one set, in bytes; work on them is cut to fit."""
-        kept = (self.points + 4 * self.ascents + MOST_CORNERS + 1) * (size(graph.input) + size(graph.output))
+        kept = (WIDER * (self.points + 4 * self.ascents) + MOST_CORNERS + 1) * (size(graph.input) + size(graph.output))
         return 8 * (3 * kept + 4 * sum(map(size, graph.nodes)))
 
 
