@@ -24,7 +24,7 @@ from jacobound.inputs.half_spaces import HalfSpaces
 from jacobound.splitting.best_first import BestFirst
 from jacobound.splitting.branches import Sweeps, is_empty
 from jacobound.splitting.homogeneous import faces, homogenised, is_homogeneous
-from jacobound.splitting.interior import deepest
+from jacobound.splitting.interior import deepest, deepest_of
 from jacobound.splitting.reduced import reduced
 from jacobound.splitting.sought import Constant
 from jacobound.splitting.tree import Limits
@@ -115,6 +115,41 @@ def test_the_deepest_point_or_a_proof_that_there_is_none(seed: int) -> None:
     assert there.depth == pytest.approx(dual / float(there.multipliers @ reach), abs=1e-6)
     assert bool((normals @ there.point + there.depth * reach <= limits + 1e-9).all())
     assert (there.depth > 0) == bool(seed % 2) or dual >= 0
+
+
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_deepest_point_within_a_ball_or_a_proof_that_there_is_none(p: int, seed: int) -> None:
+    """Half-spaces that the box around the ball meets, near its corner, and only sometimes the ball."""
+    generator = torch.Generator().manual_seed(seed)
+    scale = torch.rand(4, generator=generator).double() + 0.5
+    centre = torch.randn(1, 4, generator=generator).double()
+    radius = torch.tensor([0.7]).double()
+    box = Interval(centre - radius * scale, centre + radius * scale)
+    domain = Domain(box, centre, radius, float(p), scale)
+    normals = -torch.rand(5, 4, generator=generator).double() - 0.1  # low values lie towards one corner of the box
+    reach = radius * torch.linalg.vector_norm(normals * scale, 2 if p == 2 else inf, dim=1)
+    beyond = normals @ centre[0] - 1.02 * reach  # below all values over the ball, above some over the box
+    inside = centre[0] + 0.4 * radius * scale / 4 ** (1 / p)
+    for limits in (beyond, normals @ inside + 0.05):
+        there = deepest_of(domain, normals, limits)
+        cut = HalfSpaces(normals.unsqueeze(0), limits.unsqueeze(0))
+        assert deepest(normals, limits, centre[0], radius * scale).depth > 0
+        if limits is beyond:
+            assert is_empty(domain, cut, there.multipliers)
+        else:
+            assert float(torch.linalg.vector_norm((there.point - centre[0]) / scale, p)) <= 0.7 * (1 + 1e-6)
+            assert there.depth > 0 and bool((normals @ there.point < limits).all())
+            assert not is_empty(domain, cut, there.multipliers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("p", [1, 2])
+def test_constants_over_balls_are_exact(p: int) -> None:
+    """Leaves that lie in the box around the ball but not in the ball are dropped with a proof."""
+    graph = drawn(3, 4, "relu")
+    found = jb.lipschitz(graph, jb.Ball([0.1, 0.2, -0.3, 0.05], 1.0, p), jb.SplitNeurons(), budget=jb.Budget())
+    assert float(found.upper) <= float(found.lower) * (1 + 2e-6), found.details[NAME].note
 
 
 def test_a_call_that_is_stopped_returns_what_is_proved() -> None:

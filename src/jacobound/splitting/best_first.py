@@ -17,8 +17,9 @@ from torch import Tensor
 
 from jacobound.arithmetic.intervals import Interval
 from jacobound.budget import Budget, OutOfTimeError, stopping
+from jacobound.inputs.domains import Domain
 from jacobound.splitting.branches import Branch, Sweeps, Swept, is_empty
-from jacobound.splitting.interior import deepest
+from jacobound.splitting.interior import deepest_of
 from jacobound.splitting.tree import OF_PARTS, End, Limits
 
 # Branches that are bounded together when a search begins.
@@ -156,8 +157,7 @@ class BestFirst:
         """Look for a point of a leaf, which proves a lower end; true when the leaf is certainly empty instead."""
         cut = self.sweeps.pieces(swept, place)
         domain = swept.domain[place : place + 1]
-        middle, radius = domain.box.midpoint_and_radius()
-        there = deepest(cut.normals[0], cut.limits[0], middle[0], radius[0])
+        there = deepest_of(domain, cut.normals[0], cut.limits[0])
         if there.depth > 0:
             self.lower = max(self.lower, self.sought.attained(there.point.unsqueeze(0), self.upper, budget))
             return False
@@ -171,9 +171,12 @@ class BestFirst:
         points = []
         for one in branches[:PROBED]:
             if one.normals:
-                box = self.sweeps.reduction.domain.box[0] if one.box is None else one.box
-                middle, radius = box.midpoint_and_radius()
-                points.append(deepest(torch.stack(one.normals), torch.stack(one.limits), middle, radius).point)
+                set_of = (
+                    self.sweeps.reduction.domain
+                    if one.box is None
+                    else Domain(one.box.map(lambda end: end.unsqueeze(0)))
+                )
+                points.append(deepest_of(set_of, torch.stack(one.normals), torch.stack(one.limits)).point)
         if points:
             self.lower = max(self.lower, self.sought.attained(torch.stack(points), self.upper, budget, climbs=True))
 

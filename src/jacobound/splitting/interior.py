@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from jacobound.budget import checkpoint
+from jacobound.inputs.domains import Domain
 
 STEPS = 60
+TANGENTS, ROOM = 40, 1e-9  # planes that stand for a ball at most; how far outside of it a point may count as inside
 REACHED, NEAR = 1e-9, 0.95  # relative gap at which it ends; share of the way to the boundary
 
 
@@ -53,6 +55,36 @@ def deepest(normals: Tensor, limits: Tensor, middle: Tensor, radius: Tensor) -> 
     offset, depth, duals = _solved(scaled, room)
     multipliers[rows] = duals / reach[rows]
     return Deepest(middle + radius * offset, depth, multipliers)
+
+
+def deepest_of(domain: Domain, normals: Tensor, limits: Tensor) -> Deepest:
+    """The deepest point of ``normals x <= limits`` within one set, a box or a ball.
+
+    A ball is cut out of its box by tangents where the points of the problem before lie outside: at a point ``z`` of
+    the sphere with the unit normal ``u`` (l_2), or by the signs of the coordinates (l_1). The multipliers of the
+    half-spaces are those of the last problem, and prove what they prove over the ball itself.
+
+    Args:
+        domain: one bounded set.
+        normals, limits: as for `deepest`.
+    """
+    middle, radius = (one[0] for one in domain.box.map(lambda end: end.flatten(1)).midpoint_and_radius())
+    there = deepest(normals, limits, middle, radius)
+    if domain.centre is None or domain.radius is None:
+        return there
+    centre, reach, count = domain.centre[0].flatten(), float(domain.radius[0]), len(limits)
+    unit = torch.ones_like(centre) if domain.scale is None else domain.scale.flatten()
+    inverse = torch.where(unit > 0, 1 / unit, 0.0)
+    for _ in range(TANGENTS):
+        offset = (there.point - centre) * inverse
+        length = float(torch.linalg.vector_norm(offset, domain.p))
+        if length <= reach * (1 + ROOM) or not there.depth > 0:
+            break
+        normal = (offset.sign() if domain.p == 1 else offset / length) * inverse
+        normals = torch.cat((normals, normal.unsqueeze(0)))
+        limits = torch.cat((limits, (normal @ centre + reach).reshape(1)))
+        there = deepest(normals, limits, middle, radius)
+    return Deepest(there.point, there.depth, there.multipliers[:count])
 
 
 def _solved(matrix: Tensor, room: Tensor) -> tuple[Tensor, float, Tensor]:
