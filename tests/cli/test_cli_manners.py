@@ -51,6 +51,28 @@ def test_every_command_fits_the_screen_and_ends_with_the_answer(command: str, ca
     assert all(line.startswith(" ") for line in lines[last + 1 :])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["bound", "lipschitz", "radius", "monotone"])
+@pytest.mark.parametrize("json_too", [False, True])
+def test_certificates_are_written_and_hold(command: str, json_too: bool, capsys: Capture, tmp_path: Path) -> None:
+    more, file = ("--json",) if json_too else (), tmp_path / "c.json"
+    code, shown, _ = run(capsys, command, NET, *IMAGE, *QUICK[command], "--certificate", file, *more)
+    assert code == 0 and ("c.safetensors" in shown) != json_too
+    if json_too:
+        json.loads(shown)
+    for written in [file, tmp_path / "c.outputs.json"] if command == "bound" else [file]:
+        code, shown, _ = run(capsys, "check", written, "--model", NET)
+        assert code == 0 and shown.startswith("proved")
+
+
+def test_certificates_are_about_one_question(capsys: Capture, tmp_path: Path) -> None:
+    several = ("--radius", "0.001,0.002", "--rows", "3", "--method", "fastlip")
+    code, _, complaint = run(capsys, "lipschitz", NET, *IMAGE, *several, "--certificate", tmp_path / "c.json")
+    assert code == 2 and "one question, not 2" in complaint and not list(tmp_path.iterdir())
+    code, _, complaint = run(capsys, "bound", NET, *IMAGE, *QUICK["bound"], "--certificate", tmp_path / "c.txt")
+    assert code == 2 and ".json" in complaint
+
+
 @pytest.mark.parametrize("command", QUICK)
 def test_every_command_draws(command: str, capsys: Capture, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")

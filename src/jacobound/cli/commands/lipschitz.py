@@ -24,6 +24,7 @@ from jacobound.cli.given.options import (
     ShowOptions,
     WeightOptions,
 )
+from jacobound.cli.given.proving import CertificateOptions
 from jacobound.cli.shown.summaries import CONSTANTS, constants_row, say_answer, say_candidates, say_files, say_status
 from jacobound.cli.shown.text import COMMAND, say, say_fact, say_json
 from jacobound.errors import InvalidRegionError
@@ -56,6 +57,7 @@ def lipschitz(
     meant: ExecutedOptions = ExecutedOptions(),  # noqa: B008
     search: Annotated[Sampling, Parameter(name="*", group="Method")] = Sampling(),  # noqa: B008
     run: RunOptions = RunOptions(),  # noqa: B008
+    proof: CertificateOptions = CertificateOptions(),  # noqa: B008
     show: ShowOptions = ShowOptions(),  # noqa: B008
 ) -> int:
     """Bracket the Lipschitz constant over balls, a VNN-LIB box, or the whole space.
@@ -73,6 +75,7 @@ def lipschitz(
         units: Units of the inputs: distances are |x - point| / UNITS; one number, or one per channel or input.
     """
     show.check()
+    proof.check()
     if everywhere:
         _refuse_places(point, radius, norm, units, show)
     radii = [] if everywhere else wanted_radii(point, radius, norm, units, show.plot)
@@ -80,6 +83,7 @@ def lipschitz(
     graph = run.placed(network.read(net))
     asked = [EVERYWHERE] if everywhere else around_each(point, graph, radii, radius, norm or p, units)
     refuse_figure(asked, show.plot, "constants")
+    proof.check_one(sum(len(one.regions) for one in asked))
     matrix, norms = how.matrix(graph), (weights.of_input(float(p)), weights.of_output(float(q)))
     if not show.json:
         say_network(net, graph)
@@ -95,7 +99,7 @@ def lipschitz(
             return find_constant(graph, region, method, budget=budget, **options).asked_by(COMMAND.get())
 
     found, finished = _found(asked, find, show)
-    _close(found, len(asked), show)
+    _close(found, len(asked), proof, show)
     return INTERRUPTED if not finished else 0 if all(bound.status.certified for bound in found) else 1
 
 
@@ -147,11 +151,13 @@ def _refuse_places(
         )
 
 
-def _close(found: list[LipschitzBound], inputs: int, show: ShowOptions) -> None:
+def _close(found: list[LipschitzBound], inputs: int, proof: CertificateOptions, show: ShowOptions) -> None:
     """Everything that comes after the last radius; the answer last, of several inputs the largest."""
     if found:
         show.draw(joined(found))
+    certified = {"": found[0]} if found else {}
     if show.json:
+        proof.write(certified, quiet=True)
         say_json([bound.to_dict() for bound in found])
         return
     for bound in found if show.verbose else ():
@@ -163,6 +169,7 @@ def _close(found: list[LipschitzBound], inputs: int, show: ShowOptions) -> None:
         errors = ", ".join(rounded_up(float(bound.delta)) for bound in found if bound.delta is not None)
         meaning = f"|F(x) - F(y)| <= constant |x - y| + 2 delta, delta <= {errors}"
         say_fact("executed", f"{found[0].provenance.semantics}: {meaning}")
+    proof.write(certified, quiet=False)
     say_files(show.plot if found else None)
     if found:
         say_status(*(bound.status for bound in found))
