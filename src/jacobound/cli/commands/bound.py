@@ -23,16 +23,16 @@ from jacobound.cli.given.options import (
     Norm,
     PointOptions,
     RunOptions,
-    ShowOptions,
     check_target,
     one_radius,
 )
-from jacobound.cli.given.proving import CertificateOptions
-from jacobound.cli.shown.summaries import centre_values, say_answer, say_files, say_jacobian, say_outputs, say_status
-from jacobound.cli.shown.text import COMMAND, say, say_fact, say_json
+from jacobound.cli.given.proving import AnswerOptions
+from jacobound.cli.shown.summaries import centre_values, say_answer, say_jacobian, say_outputs, say_status
+from jacobound.cli.shown.text import COMMAND, say, say_fact
 from jacobound.inputs.points import Point
 from jacobound.inputs.regions import Region
 from jacobound.results.kinds import JacobianBounds, OutputBounds
+from jacobound.results.result import Result
 from jacobound.solve import bound_jacobian, bound_output
 
 
@@ -50,8 +50,7 @@ def bound(
     meant: ExecutedOptions = ExecutedOptions(),  # noqa: B008
     output: Annotated[Path | None, Parameter(group="Output")] = None,
     run: RunOptions = RunOptions(),  # noqa: B008
-    proof: CertificateOptions = CertificateOptions(),  # noqa: B008
-    show: ShowOptions = ShowOptions(),  # noqa: B008
+    show: AnswerOptions = AnswerOptions(),  # noqa: B008
 ) -> int:
     """Bound the outputs and every Jacobian entry over a ball or a VNN-LIB box.
 
@@ -65,17 +64,15 @@ def bound(
         output: Save all bounds as arrays in this .npz file; of several inputs stacked in front.
     """
     show.check()
-    proof.check()
     if output is not None:
         check_target(output, (".npz",), "--output")
     radii = wanted_radii(point, radius, norm, units)
-    if radius is not None:
-        one_radius(radii, radius)
+    one_radius(radii, radius)
     method, _ = how.jacobian_method(), point.limits
     graph = run.placed(network.read(net))
     asked, matrix = around_each(point, graph, radii, radius, norm or "inf", units), how.matrix(graph)
     refuse_figure(asked, show.plot, "bounds")
-    proof.check_one(len(asked))
+    show.check_one(len(asked))
     places = [one.place for one in asked if one.place is not None]
 
     def find(region: Region) -> tuple[OutputBounds, JacobianBounds]:
@@ -89,17 +86,14 @@ def bound(
     save(output, found)
     if show.plot is not None:
         _draw(show.plot, found[0][1], f"output {names[0]}, {places[0].story}", places[0] if of.places is None else None)
-    certified = {"outputs": found[0][0], "": found[0][1]}
     if show.json:
-        proof.write(certified, quiet=True)
-        say_json(_told(found))
+        show.say_json(_told(found), _certified(found))
     else:
         say_network(net, graph)
         for pair, one, place in zip(found, asked, places, strict=True):
             say_fact("region", one.story)
             _say(*pair, names, centre_values(graph, place.values, matrix), show.most)
-        proof.write(certified, quiet=False)
-        say_files(output, show.plot)
+        show.say_written(_certified(found), output)
         _close(found, places)
     return 0 if all(bounds.status.certified for pair in found for bounds in pair) else 1
 
@@ -113,6 +107,11 @@ def _say(outputs: OutputBounds, jacobian: JacobianBounds, names: list[str], cent
     say("")
     say_jacobian(jacobian, names, most)
     say("")
+
+
+def _certified(found: Sequence[tuple[OutputBounds, JacobianBounds]]) -> dict[str, Result]:
+    """What certificates are written of: the Jacobian under the given name, the outputs beside it."""
+    return {"outputs": found[0][0], "": found[0][1]}
 
 
 def _told(found: Sequence[tuple[OutputBounds, JacobianBounds]]) -> object:

@@ -21,12 +21,11 @@ from jacobound.cli.given.options import (
     Norm,
     PointOptions,
     RunOptions,
-    ShowOptions,
     WeightOptions,
 )
-from jacobound.cli.given.proving import CertificateOptions
-from jacobound.cli.shown.summaries import CONSTANTS, constants_row, say_answer, say_candidates, say_files, say_status
-from jacobound.cli.shown.text import COMMAND, say, say_fact, say_json
+from jacobound.cli.given.proving import AnswerOptions
+from jacobound.cli.shown.summaries import CONSTANTS, constants_row, say_answer, say_candidates, say_status
+from jacobound.cli.shown.text import COMMAND, say, say_fact
 from jacobound.errors import InvalidRegionError
 from jacobound.inputs.exponents import told_norm
 from jacobound.inputs.regions import Region
@@ -57,8 +56,7 @@ def lipschitz(
     meant: ExecutedOptions = ExecutedOptions(),  # noqa: B008
     search: Annotated[Sampling, Parameter(name="*", group="Method")] = Sampling(),  # noqa: B008
     run: RunOptions = RunOptions(),  # noqa: B008
-    proof: CertificateOptions = CertificateOptions(),  # noqa: B008
-    show: ShowOptions = ShowOptions(),  # noqa: B008
+    show: AnswerOptions = AnswerOptions(),  # noqa: B008
 ) -> int:
     """Bracket the Lipschitz constant over balls, a VNN-LIB box, or the whole space.
 
@@ -75,7 +73,6 @@ def lipschitz(
         units: Units of the inputs: distances are |x - point| / UNITS; one number, or one per channel or input.
     """
     show.check()
-    proof.check()
     if everywhere:
         _refuse_places(point, radius, norm, units, show)
     radii = [] if everywhere else wanted_radii(point, radius, norm, units, show.plot)
@@ -83,7 +80,7 @@ def lipschitz(
     graph = run.placed(network.read(net))
     asked = [EVERYWHERE] if everywhere else around_each(point, graph, radii, radius, norm or p, units)
     refuse_figure(asked, show.plot, "constants")
-    proof.check_one(sum(len(one.regions) for one in asked))
+    show.check_one(sum(len(one.regions) for one in asked))
     matrix, norms = how.matrix(graph), (weights.of_input(float(p)), weights.of_output(float(q)))
     if not show.json:
         say_network(net, graph)
@@ -99,12 +96,12 @@ def lipschitz(
             return find_constant(graph, region, method, budget=budget, **options).asked_by(COMMAND.get())
 
     found, finished = _found(asked, find, show)
-    _close(found, len(asked), proof, show)
+    _close(found, len(asked), show)
     return INTERRUPTED if not finished else 0 if all(bound.status.certified for bound in found) else 1
 
 
 def _found(
-    asked: list[Around], find: Callable[[str, Region], LipschitzBound], show: ShowOptions
+    asked: list[Around], find: Callable[[str, Region], LipschitzBound], show: AnswerOptions
 ) -> tuple[list[LipschitzBound], bool]:
     """The results, each told when it is there, and whether nobody stopped the command before the last one."""
     found: list[LipschitzBound] = []
@@ -125,7 +122,7 @@ def _told_regions(asked: list[Around]) -> str:
     return asked[0].story + (f", and the same around {len(asked) - 1} more" if len(asked) > 1 else "")
 
 
-def _each(asked: list[Around], show: ShowOptions) -> Iterator[tuple[str, Region]]:
+def _each(asked: list[Around], show: AnswerOptions) -> Iterator[tuple[str, Region]]:
     """The regions input by input, under its name where there are several."""
     for one in asked:
         if len(asked) > 1 and one.place is not None and not show.json:
@@ -142,7 +139,7 @@ def _say_question(region: str, constant: str, method: object) -> None:
 
 
 def _refuse_places(
-    point: PointOptions, radius: str | None, norm: Norm | None, units: str | None, show: ShowOptions
+    point: PointOptions, radius: str | None, norm: Norm | None, units: str | None, show: AnswerOptions
 ) -> None:
     """Refuse what has no meaning for the whole space."""
     if point != PointOptions() or not radius is norm is units is None or show.plot is not None:
@@ -151,14 +148,12 @@ def _refuse_places(
         )
 
 
-def _close(found: list[LipschitzBound], inputs: int, proof: CertificateOptions, show: ShowOptions) -> None:
+def _close(found: list[LipschitzBound], inputs: int, show: AnswerOptions) -> None:
     """Everything that comes after the last radius; the answer last, of several inputs the largest."""
     if found:
         show.draw(joined(found))
-    certified = {"": found[0]} if found else {}
     if show.json:
-        proof.write(certified, quiet=True)
-        say_json([bound.to_dict() for bound in found])
+        show.say_json([bound.to_dict() for bound in found], dict(zip(("",), found, strict=False)))
         return
     for bound in found if show.verbose else ():
         say(f"\ncandidates{f', radius {bound.radii[0]:g}' if bound.radii else ''}")
@@ -169,9 +164,8 @@ def _close(found: list[LipschitzBound], inputs: int, proof: CertificateOptions, 
         errors = ", ".join(rounded_up(float(bound.delta)) for bound in found if bound.delta is not None)
         meaning = f"|F(x) - F(y)| <= constant |x - y| + 2 delta, delta <= {errors}"
         say_fact("executed", f"{found[0].provenance.semantics}: {meaning}")
-    proof.write(certified, quiet=False)
-    say_files(show.plot if found else None)
     if found:
+        show.say_written({"": found[0]})
         say_status(*(bound.status for bound in found))
         if inputs > 1:
             worst = max(found, key=lambda bound: float(bound.upper))

@@ -10,10 +10,10 @@ from cyclopts import Parameter
 from jacobound.cli.commands.inspect import say_network
 from jacobound.cli.given.around import around_each, refuse_figure, wanted_radii
 from jacobound.cli.given.networks import NetworkOptions
-from jacobound.cli.given.options import REGION, JacobianOptions, PointOptions, RunOptions, ShowOptions, one_radius
-from jacobound.cli.given.proving import CertificateOptions
-from jacobound.cli.shown.summaries import say_answer, say_files, say_rest, say_status
-from jacobound.cli.shown.text import COMMAND, say, say_fact, say_json, say_table
+from jacobound.cli.given.options import REGION, JacobianOptions, PointOptions, RunOptions, one_radius
+from jacobound.cli.given.proving import AnswerOptions
+from jacobound.cli.shown.summaries import say_answer, say_rest, say_status
+from jacobound.cli.shown.text import COMMAND, say, say_fact, say_table
 from jacobound.inputs.regions import Region
 from jacobound.questions import MonotoneFeatures, monotone_features
 from jacobound.words import rounded_down, rounded_up
@@ -31,8 +31,7 @@ def monotone(
     negligible: Annotated[float, Parameter(group="Method")] = 1e-9,
     how: JacobianOptions = JacobianOptions(),  # noqa: B008
     run: RunOptions = RunOptions(),  # noqa: B008
-    proof: CertificateOptions = CertificateOptions(),  # noqa: B008
-    show: ShowOptions = ShowOptions(),  # noqa: B008
+    show: AnswerOptions = AnswerOptions(),  # noqa: B008
 ) -> int:
     """Certify which inputs only raise or only lower an output, over a linf ball or a VNN-LIB box.
 
@@ -46,15 +45,13 @@ def monotone(
         negligible: What a derivative may miss a sign by (the slack), as a share of the input's own scale; 0 is strict.
     """
     show.check()
-    proof.check()
     radii = wanted_radii(point, radius, None, units)
-    if radius is not None:
-        one_radius(radii, radius)
+    one_radius(radii, radius)
     method, _ = how.jacobian_method(), point.limits
     graph = run.placed(network.read(net))
     asked, matrix = around_each(point, graph, radii, radius, "inf", units), how.matrix(graph)
     refuse_figure(asked, show.plot, "features")
-    proof.check_one(len(asked))
+    show.check_one(len(asked))
 
     def find(region: Region) -> MonotoneFeatures:
         with run.budget("monotone") as budget:
@@ -65,8 +62,8 @@ def monotone(
     found = [find(one.regions[0][1]) for one in asked]
     show.draw(found[0])
     if show.json:
-        proof.write({"": found[0]}, quiet=True)
-        say_json([one.to_dict() for one in found] if len(found) > 1 else found[0].to_dict())
+        told = [one.to_dict() for one in found]
+        show.say_json(told if len(told) > 1 else told[0], {"": found[0]})
     else:
         say_network(net, graph)
         for features, one in zip(found, asked, strict=True):
@@ -75,8 +72,7 @@ def monotone(
             say_features(features, how.names(graph), show.most)
             if len(found) > 1:
                 say("")
-        proof.write({"": found[0]}, quiet=False)
-        say_files(show.plot)
+        show.say_written({"": found[0]})
         say_status(*(features.status for features in found))
         for features, one in zip(found, asked, strict=True):
             called = f"{one.place.name}: " if len(found) > 1 and one.place is not None else ""

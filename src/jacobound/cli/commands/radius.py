@@ -11,10 +11,10 @@ from cyclopts import Parameter
 
 from jacobound.cli.commands.inspect import say_network
 from jacobound.cli.given.networks import NetworkOptions
-from jacobound.cli.given.options import REGION, Norm, PointOptions, RunOptions, ShowOptions
-from jacobound.cli.given.proving import CertificateOptions
-from jacobound.cli.shown.summaries import say_answer, say_files, say_rest, say_status
-from jacobound.cli.shown.text import COMMAND, say_fact, say_json, say_table
+from jacobound.cli.given.options import REGION, Norm, PointOptions, RunOptions
+from jacobound.cli.given.proving import AnswerOptions
+from jacobound.cli.shown.summaries import say_answer, say_rest, say_status
+from jacobound.cli.shown.text import COMMAND, say_fact, say_table
 from jacobound.errors import JacoboundError
 from jacobound.inputs.grammar import parse_classes
 from jacobound.inputs.points import Point
@@ -47,8 +47,7 @@ def radius(
     constants: Annotated[int | None, Parameter(group="Method")] = None,
     attack: Annotated[PGD, Parameter(name="*", group="Method")] = PGD(),  # noqa: B008
     run: RunOptions = RunOptions(),  # noqa: B008
-    proof: CertificateOptions = CertificateOptions(),  # noqa: B008
-    show: ShowOptions = ShowOptions(),  # noqa: B008
+    show: AnswerOptions = AnswerOptions(),  # noqa: B008
 ) -> int:
     """Certify the radius within which a classifier's decision can not change, and attack it from outside.
 
@@ -63,7 +62,6 @@ def radius(
         constants: About how many constants the integral takes. [default: 8]
     """
     show.check()
-    proof.check()
     limits, chosen = point.limits, None if targets is None else parse_classes(targets)
     if constants is not None and method in METHODS and issubclass(METHODS[method], OutputMethod):
         raise JacoboundError(
@@ -87,21 +85,14 @@ def radius(
     found = found.asked_by(COMMAND.get())
     show.draw(found)
     if show.json:
-        proof.write({"": found}, quiet=True)
-        say_json(found.to_dict())
+        show.say_json(found.to_dict(), {"": found})
     else:
         say_network(net, graph)
-        _say(
-            found,
-            places,
-            f"l{norm}{'' if limits is None else f', inputs from {limits[0]:g} to {limits[1]:g}'}",
-            show,
-            proof,
-        )
+        _say(found, places, f"l{norm}{'' if limits is None else f', inputs from {limits[0]:g} to {limits[1]:g}'}", show)
     return 0 if found.status.certified else 1
 
 
-def _say(found: RobustRadius, places: list[Point], distance: str, show: ShowOptions, proof: CertificateOptions) -> None:
+def _say(found: RobustRadius, places: list[Point], distance: str, show: AnswerOptions) -> None:
     """Everything below the network."""
     several = len(places) > 1
     say_fact("input", f"{len(places)}, from {places[0].story}" if several else places[0].story)
@@ -112,8 +103,7 @@ def _say(found: RobustRadius, places: list[Point], distance: str, show: ShowOpti
         names = [place.name for place in places]
         files = {name.partition("[")[0] for name in names}
         say_points(found, names if len(files) > 1 else [name.removeprefix(*files) for name in names], show.most)
-    proof.write({"": found}, quiet=False)
-    say_files(show.plot)
+    show.say_written({"": found})
     say_status(found.status)
     say_answer(found.headline())
 

@@ -70,8 +70,7 @@ class ClaimOptions:
                 "what is claimed? Give a .vnnlib file, or --lipschitz-below 3, or --increasing 0,2 and --decreasing 1"
             )
         radii = wanted_radii(point, self.radius, self.norm, self.units)
-        if self.radius is not None:
-            one_radius(radii, self.radius)
+        one_radius(radii, self.radius)
         asked, *others = around_each(point, graph, radii, self.radius, self.norm or "inf", self.units)
         if others:
             raise InvalidOptionError(f"a claim is about one input, not {1 + len(others)}; choose one with --index")

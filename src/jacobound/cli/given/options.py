@@ -365,8 +365,11 @@ def check_target(path: Path, suffixes: tuple[str, ...], option: str) -> None:
         raise JacoboundError(f"{option}: '{path}' can not be written there; make the folder '{path.parent}' first")
 
 
-def one_radius(radii: list[Decimal | Fraction], text: str) -> str:
-    """The one radius of a command that takes one, as the decimal that was given."""
-    if len(radii) != 1:
+def one_radius(radii: list[Decimal | Fraction], text: str | None) -> None:
+    """Refuse several radii where a command takes one; a region that holds its own has none.
+
+    Raises:
+        InvalidRegionError: with what was given.
+    """
+    if text is not None and len(radii) != 1:
         raise InvalidRegionError(f"'{text}' is {len(radii)} radii; this command takes one, lipschitz takes several")
-    return str(radii[0])
