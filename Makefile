@@ -52,7 +52,7 @@ $(DOCUMENTED): $(READY)
 documented: $(DOCUMENTED)
 
 docs: $(DOCUMENTED)  ## run the code of the tutorials and recipes, then build the documentation into docs/_build
-	@OMP_NUM_THREADS=1 $(BIN)/python docs/executed.py docs/recipes.md $(filter-out docs/tutorials/index.md,$(wildcard docs/tutorials/*.md))
+	@OMP_NUM_THREADS=1 $(BIN)/python docs/executed.py docs/recipes.md docs/sweeps.md $(filter-out docs/tutorials/index.md,$(wildcard docs/tutorials/*.md))
 	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 
 bench: $(READY)  ## run the benchmarks

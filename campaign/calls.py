@@ -148,6 +148,11 @@ def _page(results: Any, title: Any = "page", features: Any = (), outputs: Any = 
         jb.report(results, path, title=title, features=features, outputs=outputs, image=image)
 
 
+def _no_plan(plan: Any, **options: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        jb.run_sweep(plan, Path(folder) / "store.sqlite", **options)
+
+
 # What is called, and what fits each parameter; positions first, then names.
 TARGETS: dict[str, tuple[Callable[..., Any], tuple[tuple[Make, ...], ...], dict[str, tuple[Make, ...]]]] = {
     "Ball": (jb.Ball, (POINTS, NUMBERS), {"p": NORMS, "clip": CLIPS, "scale": (*POINTS, *NUMBERS)}),
@@ -217,6 +222,8 @@ TARGETS: dict[str, tuple[Callable[..., Any], tuple[tuple[Make, ...], ...], dict[
     "within": (jb.Property.within, (REGIONS,), {"lower": LISTS, "upper": LISTS}),
     "property_from_vnnlib": (jb.Property.from_vnnlib, (TEXTS,), {"shape": (lambda: (1,), lambda: None)}),
     "verify": (jb.verify, (GRAPHS, CLAIMS), {"budget": BUDGETS}),
+    "load_sweep": (jb.load_sweep, (TEXTS,), {}),
+    "run_sweep": (_no_plan, (TEXTS,), {"workers": NUMBERS, "executor": METHODS, "ray": RUBBISH, "again": RUBBISH}),
     "report": (_page, (RESULTS,), {"title": WORDS, "features": PLACES, "outputs": PLACES, "image": LABELS}),
     "monotone_features": (
         jb.monotone_features,

@@ -71,6 +71,8 @@ LAYERS = (
     "importers",
     "verifying.*",
     "verifying",
+    "sweeps.*",
+    "sweeps",
     "training.*",
     "training",
     "cli.shown.*",

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from jacobound.results.pages import report
     from jacobound.results.question import Question
     from jacobound.solve import JacobianBounds, LipschitzBound, OutputBounds, bound_jacobian, bound_output, lipschitz
+    from jacobound.sweeps import Sweep, load_sweep, run_sweep
     from jacobound.verifying import Decision, LipschitzAtMost, Monotone, Verdict, verify
 
 __all__ = [
@@ -119,6 +120,7 @@ __all__ = [
     "SplitNeurons",
     "StationaryFreeRadius",
     "Status",
+    "Sweep",
     "UnsafeArithmeticError",
     "UnsupportedOpError",
     "Verdict",
@@ -132,9 +134,11 @@ __all__ = [
     "from_onnx",
     "from_torch",
     "lipschitz",
+    "load_sweep",
     "monotone_features",
     "report",
     "robust_radius",
+    "run_sweep",
     "stationary_free_radius",
     "training",
     "verify",
@@ -192,6 +196,7 @@ _HOMES = {
     "SplitNeurons": "methods",
     "StationaryFreeRadius": "questions",
     "Status": "results.kinds",
+    "Sweep": "sweeps",
     "UnsafeArithmeticError": "errors",
     "UnsupportedOpError": "errors",
     "Verdict": "verifying",
@@ -204,9 +209,11 @@ _HOMES = {
     "from_onnx": "importers",
     "from_torch": "importers",
     "lipschitz": "solve",
+    "load_sweep": "sweeps",
     "monotone_features": "questions",
     "report": "results.pages",
     "robust_radius": "questions",
+    "run_sweep": "sweeps",
     "stationary_free_radius": "questions",
     "training": "",
     "verify": "verifying",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from jacobound.errors import InvalidOptionError
@@ -71,6 +72,18 @@ def text(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise InvalidOptionError(f"{what} must be text, not {shown(value)}")
     return value
+
+
+def path(value: Any, what: str) -> Path:
+    """A path of a file, as text or as a path.
+
+    Raises:
+        InvalidOptionError: when it is none.
+    """
+    try:
+        return Path(value)
+    except TypeError:
+        raise InvalidOptionError(f"{what} is a file, as text or as a Path, not {shown(value)}") from None
 
 
 def items(value: Any, what: str, example: str) -> list[Any]:

@@ -82,6 +82,15 @@ COMMANDS = {
             "jacobound vnncomp instances.csv --results out.csv --counterexamples found",
         ),
     ),
+    "sweep": (
+        "Answer all questions of a plan, and keep the answers in one file.",
+        "The same command goes on where it was stopped. Exit code: 0 when every task is answered, 1 when one is not, 2 "
+        "for an error.",
+        (
+            "jacobound sweep plan.toml --store results.sqlite --workers 4",
+            "jacobound sweep plan.toml --store results.sqlite --csv rows.csv",
+        ),
+    ),
     "monotone": (
         "Certify which inputs only raise or only lower an output.",
         f"Over a linf ball or the box of a VNN-LIB property. {EXIT}",

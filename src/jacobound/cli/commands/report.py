@@ -20,6 +20,8 @@ from jacobound.reports.page.sections import Check, Names, Page
 from jacobound.results.pages import UNUSED, names_given, write_page
 from jacobound.results.reading import results_in
 from jacobound.results.result import Result
+from jacobound.sweeps import load_sweep
+from jacobound.sweeps.store import is_store
 
 LARGEST = 1 << 28  # bytes of a file with results
 
@@ -40,7 +42,7 @@ def report(
     Exit code: 0 when every answer on the page is certified and no certificate proves less, 1 when not, 2 for an error.
 
     Args:
-        results: Files with results: what --json printed, or result.to_json().
+        results: Files with results: what --json printed, result.to_json(), or the store of a sweep.
         output: The page, an .html file; it is replaced when it exists.
         title: Title of the page.
         features: Names of the inputs between commas, or a text file with one on each line.
@@ -91,6 +93,8 @@ def stored_in(file: Path) -> list[Result]:
     """
     for module in ("solve", "questions", "verifying.verdict"):  # they bring the kinds of results
         importlib.import_module(f"jacobound.{module}")
+    if is_store(file):
+        return list(load_sweep(file).results())
     if file.stat().st_size > LARGEST:
         raise InvalidResultError(f"{file} has more than {LARGEST >> 20} MiB; make one page of each part")
     try:
