@@ -25,6 +25,7 @@ from exact import (
     special_numbers,
 )
 from jacobound import JacoboundError, ShapeError
+from jacobound.arithmetic import linalg
 from jacobound.arithmetic.linalg import (
     dual_exponent,
     frobenius_norm_upper,
@@ -497,3 +498,34 @@ def test_narrower_intervals_have_smaller_norms(p: float, q: float, generator: to
     middle = torch.randn(3, 4, dtype=torch.float64, generator=generator)
     bounds = [induced_norm_upper(middle - r, middle + r, p, q).item() for r in (0.0, 1e-6, 1e-2, 0.5)]
     assert bounds == sorted(bounds)
+
+
+def test_matrices_together_get_what_they_get_alone() -> None:
+    """Of all sizes of numbers, with zeros, NaN and infinite entries among them; intervals of all widths."""
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((4, 3), (2, 7), (1, 5), (3, 3)):
+        many = torch.randn(12, *shape, generator=generator, dtype=torch.float64)
+        many *= 10.0 ** torch.randint(-200, 100, (12, 1, 1), generator=generator).double()
+        many[3], many[5, 0, 0], many[7, 0, -1] = 0.0, math.nan, math.inf
+        together = linalg.spectral_norms_upper(many)
+        for one, found in zip(many, together, strict=True):
+            torch.testing.assert_close(found, spectral_norm_upper(one), rtol=1e-13, atol=0.0)
+        assert together[3] == 0 and together[5] == math.inf == together[7]
+        width = torch.rand(12, 1, 1, generator=generator, dtype=torch.float64) * many.abs().nan_to_num()
+        width[::4] = 0.0
+        lower, upper = many - width, many + width
+        together = linalg.spectral_norms_upper_interval(lower, upper)
+        for k, found in enumerate(together):
+            alone = linalg.spectral_norm_upper_interval(lower[k], upper[k])
+            torch.testing.assert_close(found, alone, rtol=1e-13, atol=0.0)
+
+
+def test_proofs_together_are_proofs_alone() -> None:
+    generator = torch.Generator().manual_seed(1)
+    factors = torch.randn(10, 4, 4, generator=generator, dtype=torch.float64)
+    many = factors @ factors.mT
+    many[2], many[4, 1, 1], many[6, 0, 0] = -many[2], math.nan, 0.0
+    errors = torch.tensor([0.0, 1e3] * 5, dtype=torch.float64)
+    found = linalg.are_positive_definite(many, errors)
+    assert found.tolist() == [linalg.is_positive_definite(one, e) for one, e in zip(many, errors.tolist(), strict=True)]
+    assert found[0] and not found[1] and not found[2] and not found[4] and not found[6]

@@ -72,7 +72,7 @@ def test_what_a_gram_matrix_loses_grows_with_its_size(monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_every_candidate_is_proved_whatever_the_estimate(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_number_is_proved_whatever_the_estimate(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """An estimate that is a few units too small: none of the numbers that come may be below the norm."""
     roundoff, refused = unit(torch.float64), 0
     for entry in (1.0, 1.5, 1.0 + 2.0**-20):
@@ -81,8 +81,10 @@ def test_every_candidate_is_proved_whatever_the_estimate(size: int, monkeypatch:
         for steps in range(400):
             with monkeypatch.context() as patch:
                 low = (size * entry) ** 2 * (1 - steps * roundoff)
-                patch.setattr(torch.linalg, "eigvalsh", lambda x, low=low: x.new_tensor([low]))
-                found = next(linalg._candidates(matrix, linalg.frobenius_norm_upper(matrix)))
+                patch.setattr(torch.linalg, "eigvalsh", lambda x, low=low: x.new_tensor([[low]] * len(x)))
+                frobenius = linalg.frobenius_norm_upper(matrix).expand(2)
+                found, again = linalg._proved_norms(matrix.expand(2, -1, -1), frobenius)
+            assert torch.equal(found, again)
             assert rational(found.item()) >= norm, steps
             refused += found.item() > size * entry * (1 + 1e-14)
     assert refused, "all estimates were large enough"

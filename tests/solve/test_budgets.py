@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -116,6 +117,15 @@ def test_work_is_given_up_at_the_alarm_alone() -> None:
     checkpoint()
 
 
+@pytest.fixture
+def interrupts_arrive() -> Iterator[None]:
+    """Also where the tests run in the background of a shell, which lets its jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts_arrive")
 def test_a_first_interrupt_ends_a_call_with_what_it_has_and_a_second_one_raises() -> None:
     interrupt = Interrupt()
     with interruptible(interrupt):

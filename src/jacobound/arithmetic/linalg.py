@@ -11,7 +11,6 @@ Jacobians that are only known entry by entry.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import inf, nan, sqrt
 
 import torch
@@ -22,6 +21,7 @@ from jacobound.arithmetic.rounding import down, gamma, inflate, rigorous, tiny, 
 from jacobound.budget import checkpoint
 from jacobound.errors import ShapeError
 
+TOGETHER = 1 << 20  # entries of matrices and Gram matrices that are looked at together
 _DUAL = {1.0: inf, 2.0: 2.0, inf: 1.0}
 
 
@@ -99,16 +99,10 @@ def eigenvectors(matrices: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def spectral_norm_upper(matrix: Tensor) -> Tensor:
-    """Certified upper bound of the largest singular value of an exact float matrix.
-
-    The Gram matrix G of the smaller side is computed with a known error, its largest eigenvalue estimated,
-    and a slightly larger t accepted once ``t^2 I - G`` is proved positive definite. When no t is, the smaller
-    of the Frobenius norm and ``sqrt(norm_1 norm_inf)`` is returned. The relative slack is about 2 n (m + n)
-    units of roundoff at most, in float64: 1e-13 for 20 x 20, 2e-10 for 1024 x 784.
+    """Certified upper bound of the largest singular value of an exact float matrix; see `spectral_norms_upper`.
 
     Args:
-        matrix: shape (m, n), also empty; NaN or infinite entries give +inf. Gradients do not pass, except
-            inside `rounding.unrounded`, where the plain norm is returned.
+        matrix: shape (m, n), also empty.
 
     Returns:
         0-d tensor of the same dtype and device.
@@ -117,56 +111,71 @@ def spectral_norm_upper(matrix: Tensor) -> Tensor:
         ShapeError: unless the matrix has two axes.
     """
     _check_matrix(matrix, "a spectral norm")
-    if matrix.numel() == 0:
-        return matrix.new_zeros(())
+    return spectral_norms_upper(matrix.unsqueeze(0))[0]
+
+
+def spectral_norms_upper(matrices: Tensor) -> Tensor:
+    """Certified upper bounds of the largest singular values of exact float matrices.
+
+    The Gram matrix G of the smaller side is computed with a known error, its largest eigenvalue estimated,
+    and a slightly larger t accepted once ``t^2 I - G`` is proved positive definite. When no t is, the smaller
+    of the Frobenius norm and ``sqrt(norm_1 norm_inf)`` is returned. The relative slack is about 2 n (m + n)
+    units of roundoff at most, in float64: 1e-13 for 20 x 20, 2e-10 for 1024 x 784.
+
+    Args:
+        matrices: shape (N, m, n), also empty; NaN or infinite entries give +inf. Gradients do not pass, except
+            inside `rounding.unrounded`, where the plain norms are returned.
+
+    Returns:
+        Shape (N,), same dtype and device.
+    """
+    if matrices.numel() == 0:
+        return matrices.new_zeros(len(matrices))
     if not rigorous():
-        return torch.linalg.matrix_norm(matrix, 2)
-    if 1 in matrix.shape:
-        return frobenius_norm_upper(matrix.detach())
+        return torch.linalg.matrix_norm(matrices, 2)
+    if 1 in matrices.shape[1:]:
+        return vector_norm_upper(matrices.detach().flatten(1), 2)
     # Cholesky is trusted on CPUs only, so the proof is made there.
-    exact = matrix.detach().to("cpu", torch.float64)
-    if not torch.isfinite(exact).all():
-        return matrix.new_tensor(inf)
-    if not exact.any():
-        return matrix.new_zeros(())
-    unit_size = _power_of_two_below(exact.abs().max())
-    scaled = exact / unit_size
-    frobenius = frobenius_norm_upper(scaled)
-    mixed = up(vector_norm_upper(scaled, 1, dim=0).amax() * vector_norm_upper(scaled, 1, dim=1).amax()).sqrt()
-    proved = next(_candidates(scaled, frobenius), scaled.new_tensor(inf))
-    found = torch.stack((proved, frobenius, inflate(mixed, 2))).amin()
-    return _rounded_up(_scaled_back(found, unit_size), matrix.dtype).to(matrix.device)
+    exact = matrices.detach().to("cpu", torch.float64)
+    finite = torch.isfinite(exact).flatten(1).all(1)
+    exact = torch.where(finite.reshape(-1, 1, 1), exact, 0.0)
+    unit_size = _power_of_two_below(exact.abs().flatten(1).amax(1))
+    scaled = exact / unit_size.reshape(-1, 1, 1)
+    frobenius = vector_norm_upper(scaled.flatten(1), 2)
+    mixed = up(vector_norm_upper(scaled, 1, dim=1).amax(1) * vector_norm_upper(scaled, 1, dim=2).amax(1)).sqrt()
+    found = torch.stack((_proved_norms(scaled, frobenius), frobenius, inflate(mixed, 2))).amin(0)
+    found = torch.where(frobenius == 0, 0.0, _scaled_back(found, unit_size))
+    return _rounded_up(torch.where(finite, found, inf), matrices.dtype).to(matrices.device)
 
 
-def _candidates(matrix: Tensor, frobenius: Tensor) -> Iterator[Tensor]:
-    """Numbers t, each proved to be at least the spectral norm, smallest first (usually one is asked)."""
-    matrix = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    rows, columns = matrix.shape
-    gram = matrix.T @ matrix
+def _proved_norms(matrices: Tensor, frobenius: Tensor) -> Tensor:
+    """Numbers t, each proved to be at least the spectral norm of its matrix; infinite where no proof is found."""
+    matrices = matrices if matrices.shape[1] >= matrices.shape[2] else matrices.mT
+    rows, columns = matrices.shape[1:]
+    gram = matrices.mT @ matrices
     # |G - A^T A| <= gamma |A|^T |A| entry by entry, whose norm is at most that of the Frobenius norm squared.
-    error = float(inflate(gamma(rows + 2, gram) * frobenius * frobenius, 4)) + columns * underflow(rows, gram)
-    estimate = float(eigenvalues(gram)[-1].clamp(min=tiny(gram.dtype)))
+    error = inflate(gamma(rows + 2, gram) * frobenius * frobenius, 4) + columns * underflow(rows, gram)
+    estimate = eigenvalues(gram)[:, -1].clamp(min=tiny(gram.dtype))
     slack = 2 * gamma(columns + 4, gram) * columns + 2 * error / estimate
-    while slack < 1e-2:
-        bound = gram.new_tensor(sqrt(estimate) * (1 + slack))
-        diagonal = down(down(bound * bound) - gram.diagonal())
-        if is_positive_definite(-gram.tril(-1) + torch.diag(diagonal), error):
-            yield bound
-        slack *= 8
+    proved, left = torch.full_like(frobenius, inf), (slack < 1e-2).nonzero().squeeze(1)
+    while len(left):  # usually once
+        checkpoint()
+        bound = estimate[left].sqrt() * (1 + slack[left])
+        diagonal = down(down(bound * bound).unsqueeze(1) - gram[left].diagonal(dim1=1, dim2=2))
+        certain = are_positive_definite(-gram[left].tril(-1) + torch.diag_embed(diagonal), error[left])
+        proved[left[certain]] = bound[certain]
+        left = left[~certain]
+        slack[left] *= 8
+        left = left[slack[left] < 1e-2]
+    return proved
 
 
 def is_positive_definite(matrix: Tensor, error: float = 0.0) -> bool:
     """Prove that a symmetric matrix, and all symmetric ones near it, are positive definite.
 
-    True means: every symmetric H with ``||H - S||_2 <= error`` has only positive eigenvalues, where S is the
-    exact symmetric matrix whose lower triangle is that of `matrix`. False means nothing: no proof was found.
-
-    Method: Rump (2006): Cholesky in floating point succeeds on the matrix whose diagonal was lowered by
-    `psd_upper_shift` plus `error`. Holds for any order of classical sums, on CPUs.
-
     Args:
         matrix: shape (n, n); the upper triangle is not read. An empty matrix is positive definite.
-        error: non-negative bound of a perturbation in the 2-norm.
+        error: non-negative bound of a perturbation in the 2-norm; see `are_positive_definite`.
 
     Raises:
         ShapeError: unless the matrix is square.
@@ -174,63 +183,97 @@ def is_positive_definite(matrix: Tensor, error: float = 0.0) -> bool:
     _check_matrix(matrix, "a definiteness proof")
     if matrix.shape[0] != matrix.shape[1]:
         raise ShapeError(f"a definiteness proof needs a square matrix, not shape {tuple(matrix.shape)}")
-    lower = matrix.detach().to("cpu", torch.float64).tril()
-    size = len(lower)
-    diagonal = lower.diagonal()
-    if size == 0:
-        return error >= 0
-    if not (torch.isfinite(lower).all() and (diagonal > 0).all() and error >= 0):
-        return False
-    unit_size = _power_of_two_below(diagonal.max())
-    lower, diagonal = lower / unit_size, diagonal / unit_size  # now every diagonal entry is below 2
-    if not torch.isfinite(lower).all():
-        return False  # an entry above the diagonal's size by 2^1022: not definite
-    shift = psd_upper_shift(diagonal) + up(torch.as_tensor(error, dtype=torch.float64) / unit_size)
-    shifted = torch.diagonal_scatter(lower, down(diagonal - up(shift)))
+    return bool(are_positive_definite(matrix.unsqueeze(0), torch.tensor([error], dtype=torch.float64))[0])
+
+
+def are_positive_definite(matrices: Tensor, errors: Tensor) -> Tensor:
+    """Prove that symmetric matrices, and all symmetric ones near them, are positive definite.
+
+    True means: every symmetric H with ``||H - S||_2 <= error`` has only positive eigenvalues, where S is the
+    exact symmetric matrix whose lower triangle is that of the matrix. False means nothing: no proof was found.
+
+    Method: Rump (2006): Cholesky in floating point succeeds on the matrix whose diagonal was lowered by
+    `psd_upper_shift` plus `error`. Holds for any order of classical sums, on CPUs.
+
+    Args:
+        matrices: shape (N, n, n); the upper triangles are not read.
+        errors: not negative, shape (N,).
+
+    Returns:
+        bool, shape (N,).
+    """
+    lower = matrices.detach().to("cpu", torch.float64).tril()
+    errors = errors.detach().to("cpu", torch.float64)
+    diagonal = lower.diagonal(dim1=1, dim2=2)
+    if lower.shape[1] == 0:
+        return errors >= 0
+    usable = torch.isfinite(lower).flatten(1).all(1) & (diagonal > 0).all(1) & (errors >= 0)
+    unit_size = _power_of_two_below(diagonal.amax(1))
+    lower, diagonal = lower / unit_size.reshape(-1, 1, 1), diagonal / unit_size.unsqueeze(1)  # now all below 2
+    # An entry above the diagonal's size by 2^1022: not definite.
+    usable &= torch.isfinite(lower).flatten(1).all(1)
+    shift = psd_upper_shift(diagonal) + up(errors / unit_size)
+    shifted = torch.diagonal_scatter(lower, down(diagonal - up(shift).unsqueeze(1)), dim1=1, dim2=2)
+    shifted = torch.where(usable.reshape(-1, 1, 1), shifted, torch.eye(lower.shape[1], dtype=torch.float64))
     factor, info = torch.linalg.cholesky_ex(shifted)
-    return bool(info == 0) and bool(torch.isfinite(factor).all())
+    return usable & (info == 0) & torch.isfinite(factor).flatten(1).all(1)
 
 
 def psd_upper_shift(diagonal: Tensor) -> Tensor:
     """How negative the smallest eigenvalue can be when Cholesky of a matrix with this diagonal has succeeded.
 
     Args:
-        diagonal: shape (n,), positive entries below 2, float64.
+        diagonal: shape (*batch, n), positive entries below 2, float64.
 
     Returns:
-        0-d, rounded up: ``gamma_{n+3} / (1 - gamma_{n+3}) trace`` and an underflow term, which also covers
+        Shape (*batch,), rounded up: ``gamma_{n+3} / (1 - gamma_{n+3}) trace`` and an underflow term, which also covers
         entries that vanished when the matrix was scaled.
     """
-    size = len(diagonal)
+    size = diagonal.shape[-1]
     factor = gamma(size + 3, diagonal)
-    trace = inflate(diagonal.sum(), size)
+    trace = inflate(diagonal.sum(-1), size)
     return inflate(trace * (factor / (1 - factor)), 4) + 8 * (size + 1) * (size + 2) * tiny(diagonal.dtype)
 
 
 def spectral_norm_upper_interval(lower: Tensor, upper: Tensor) -> Tensor:
-    """Certified upper bound of the spectral norm over all matrices between two, entry by entry.
-
-    The smaller of ``||middle||_2 + ||radius||_2`` and ``||max(|lower|, |upper|)||_2``: the first is better
-    for narrow intervals with entries of both signs, the second for wide ones.
+    """Certified upper bound of the spectral norm over all matrices between two; see `spectral_norms_upper_interval`.
 
     Args:
-        lower, upper: shape (m, n); NaN or infinite entries give +inf.
+        lower, upper: shape (m, n).
 
     Returns:
         0-d tensor of the same dtype and device.
     """
     _check_matrix(lower, "a spectral norm")
-    interval = Interval(lower, upper)
-    if not interval.is_finite():
-        return lower.new_tensor(inf)
+    return spectral_norms_upper_interval(lower.unsqueeze(0), upper.unsqueeze(0))[0]
+
+
+def spectral_norms_upper_interval(lower: Tensor, upper: Tensor) -> Tensor:
+    """Certified upper bounds of the spectral norms over all matrices between two, entry by entry.
+
+    The smaller of ``||middle||_2 + ||radius||_2`` and ``||max(|lower|, |upper|)||_2``: the first is better
+    for narrow intervals with entries of both signs, the second for wide ones.
+
+    Args:
+        lower, upper: shape (N, m, n); NaN or infinite entries give +inf.
+
+    Returns:
+        Shape (N,), same dtype and device.
+    """
+    finite = (torch.isfinite(lower) & torch.isfinite(upper)).flatten(1).all(1)
+    wide = finite.reshape(-1, 1, 1)
+    interval = Interval(torch.where(wide, lower, 0.0), torch.where(wide, upper, 0.0))
     middle, radius = interval.midpoint_and_radius()
-    around = spectral_norm_upper(middle)
-    if not radius.any():
-        return around
-    largest = spectral_norm_upper(interval.magnitude())
-    if around >= largest:
-        return largest
-    return torch.minimum(largest, up(around + spectral_norm_upper(radius)))
+    found = spectral_norms_upper(middle)
+    spread = radius.flatten(1).any(1).nonzero().squeeze(1)
+    if len(spread):
+        around, largest = found[spread], spectral_norms_upper(interval.magnitude()[spread])
+        near = (around < largest).nonzero().squeeze(1)
+        sums = largest.clone()
+        if len(near):
+            sums[near] = up(around[near] + spectral_norms_upper(radius[spread[near]]))
+        found = found.index_put((spread,), torch.minimum(largest, sums))
+    return torch.where(finite, found, inf)
 
 
 def induced_norm_upper(lower: Tensor, upper: Tensor, p: float, q: float) -> Tensor:
@@ -280,14 +323,16 @@ def induced_norm_upper(lower: Tensor, upper: Tensor, p: float, q: float) -> Tens
 
 
 def _spectral_norms(lower: Tensor, upper: Tensor) -> Tensor:
-    """`spectral_norm_upper_interval` of every matrix of a batch, shape (*batch,)."""
-    batch = lower.shape[:-2]
-    pairs = zip(lower.reshape(-1, *lower.shape[-2:]), upper.reshape(-1, *upper.shape[-2:]), strict=True)
+    """`spectral_norms_upper_interval` of every matrix of a batch, shape (*batch,), as many together as are small."""
+    batch, sides = lower.shape[:-2], lower.shape[-2:]
+    lower, upper = lower.reshape(-1, *sides), upper.reshape(-1, *sides)
+    together = max(1, TOGETHER // (sides.numel() + min(sides) ** 2))
     found = []
-    for pair in pairs:
+    for start in range(0, len(lower), together):
         checkpoint()
-        found.append(spectral_norm_upper_interval(*pair))
-    return torch.stack(found).reshape(batch) if found else lower.new_zeros(batch)
+        some = slice(start, start + together)
+        found.append(spectral_norms_upper_interval(lower[some], upper[some]))
+    return torch.cat(found).reshape(batch) if found else lower.new_zeros(batch)
 
 
 def _known_exponent(p: float) -> float:

@@ -54,8 +54,8 @@ SECONDS = 10.0
 OF_RANGES = 0.35
 # The same behind products, where slopes are ranges of values and intervals alone blow up.
 OF_GATED_RANGES = 0.6
-# Branch and bound pays with so many unstable neurons, or inputs, at most; parts of each set that are bounded.
-FEW_UNSTABLE, FEW_INPUTS, PARTS = 64, 8, 256
+# Branch and bound pays with so many unstable neurons, or inputs, at most.
+FEW_UNSTABLE, FEW_INPUTS = 64, 8
 # Certified norms are improved only where their product is at most so many times the best constant.
 HOPEFUL = 100.0
 EVERYWHERE = " over the whole space"
@@ -174,13 +174,13 @@ class _Plan:
                 self._ask_whole_space(AutoLip(), self.budget.within(self.budget.remaining))
 
     def _split(self) -> None:
-        """Branch and bound, where a few hundred parts are likely to tell something."""
+        """Branch and bound, where it is likely to tell something, for most of the time that is left."""
         unstable = max((int(part.unstable.max()) for part in self.found.values()), default=0)
         if unstable and not self._is_gated and not self.graph.assumptions:
             if unstable <= FEW_UNSTABLE:
-                self._ask(SplitNeurons(most=PARTS), 0.7)
+                self._ask(SplitNeurons(), 0.7)
             elif size(self.graph.input) <= FEW_INPUTS:
-                self._ask(Split(most=2 * PARTS), 0.7)
+                self._ask(Split(), 0.7)
                 found = self.found[Split.__name__]  # what it knows of the whole set stands there already
                 self.found[Split.__name__] = replace(found, known={Split.__name__: found.known[Split.__name__]})
 
