@@ -129,8 +129,8 @@ def private_copy() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         root = Path(name)
         for folder in ("src", "tests", "campaign"):
-            ignored = shutil.ignore_patterns("__pycache__", "results", "*.egg-info")
-            shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
+            left_out = ["__pycache__", "*.egg-info"] + ["results"] * (folder == "campaign")
+            shutil.copytree(REPOSITORY / folder, root / folder, ignore=shutil.ignore_patterns(*left_out))
         shutil.copy(REPOSITORY / "pyproject.toml", root)
         yield root
 

@@ -302,3 +302,10 @@ def test_tables_stand_between_two_comments() -> None:
     assert report.with_tables(found, "| new |") == found
     with pytest.raises(ValueError, match="once"):
         report.with_tables("nothing", "x")
+
+
+def test_the_copy_that_mistakes_are_made_in_has_every_source() -> None:
+    with mutants.private_copy() as root:
+        for folder in ("src", "tests"):
+            ours = {file.relative_to(REPOSITORY) for file in (REPOSITORY / folder).rglob("*.py")}
+            assert {file.relative_to(root) for file in (root / folder).rglob("*.py")} == ours
