@@ -25,7 +25,7 @@ from jacobound.errors import (
     UnsupportedOpError,
 )
 from jacobound.graph.graph import Graph
-from jacobound.graph.nodes import Elementwise, Vector, size
+from jacobound.graph.nodes import Vector, size
 from jacobound.inputs.domains import Domain
 from jacobound.inputs.regions import WholeSpace
 from jacobound.jacobian.affine.linear_slopes import LinearSlopes, smooth
@@ -41,12 +41,10 @@ from jacobound.method import (
     Query,
 )
 from jacobound.method.candidates import Candidates, Norm, converted, failed, norm_of, products_through
-from jacobound.methods.costs import entries_are_hopeful, is_gated, recursion_is_cheap
+from jacobound.methods.costs import entries_are_hopeful, few_bend_everywhere, is_gated, recursion_is_cheap
 from jacobound.relaxation.ranges import CROWN, IBP
 from jacobound.results.kinds import Candidate, Status
-from jacobound.splitting.homogeneous import is_homogeneous
 from jacobound.splitting.neurons import SplitNeurons
-from jacobound.splitting.reduced import is_reducible
 from jacobound.splitting.split import Split
 
 SECONDS = 10.0
@@ -163,7 +161,7 @@ class _Plan:
             self._ask(LipSDP(), 0.7 if self.norm == (2, 2) else 0.95)  # pairs know other norms by conversion only
             if bounded:
                 self._split()
-            elif self._can_split_everywhere():
+            elif few_bend_everywhere(self.graph, FEW_UNSTABLE):
                 self._ask(SplitNeurons(), 0.7)
         if bounded and self._whole_space_may_win():
             if begins_with_convolution(self.graph):
@@ -187,12 +185,6 @@ class _Plan:
                 self._ask(Split(), 0.7)
                 found = self.found[Split.__name__]  # what it knows of the whole set stands there already
                 self.found[Split.__name__] = replace(found, known={Split.__name__: found.known[Split.__name__]})
-
-    def _can_split_everywhere(self) -> bool:
-        """Whether few neurons can bend, and at 0 alone, so that every ray is bounded at once."""
-        graph = SplitNeurons().form(self.graph)
-        neurons = sum(size(node) for node in graph.nodes if isinstance(node, Elementwise))
-        return neurons <= FEW_UNSTABLE and not graph.assumptions and is_reducible(graph) and is_homogeneous(graph)
 
     def _ask_whole_space(self, method: Method, share: Budget) -> None:
         """A constant that holds everywhere: one for all regions, and products of norms are never lost."""

@@ -14,6 +14,8 @@ from jacobound.graph.nodes import Affine, Elementwise, Input, size
 from jacobound.jacobian.recursion.groups import only
 from jacobound.jacobian.recursion.operations import interval_operations, recursion_operations
 from jacobound.method import Facts, is_unstable
+from jacobound.splitting.homogeneous import is_homogeneous
+from jacobound.splitting.reduced import is_reducible
 
 # What is expected to take less than this part of a call's time comes to its end however slow the machine is.
 CHEAP = 0.15
@@ -56,3 +58,10 @@ def recursion_is_cheap(expanded: Graph, ranges: Facts, sets: int, budget: Budget
     if is_gated(expanded):  # many small blocks, of which every pair is a step
         operations += sets * SECONDS_OF_A_PAIR * PRODUCTS * len(slopes) ** 2 / 2
     return operations <= CHEAP * budget.of_call * PRODUCTS
+
+
+def few_bend_everywhere(graph: Graph, most: int) -> bool:
+    """Whether at most so many neurons bend, and at 0 alone: then all rays of the whole space are bounded at once."""
+    graph = graph.expanded() if graph.expands else graph
+    neurons = sum(size(node) for node in graph.nodes if isinstance(node, Elementwise))
+    return neurons <= most and not graph.assumptions and is_reducible(graph) and is_homogeneous(graph)
