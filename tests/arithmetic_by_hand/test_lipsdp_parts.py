@@ -248,7 +248,7 @@ def test_products_of_norms_stand_in_where_nothing_was_proved(
     graph = network((3, 4, 2), 1)
     (domain,), _ = Ball(torch.zeros(3), 0.1).domains(graph)
     found = LipSDP().constant(Query(graph, domain, Budget(), (2.0, 2.0)))
-    if status is Status.MEMORY_LIMIT or INF in values:
+    if (status is not Status.CERTIFIED and not values) or INF in values:
         assert set(found.details) == {"products of norms"} and not found.certificates
         assert float(found.value) == float(
             AutoLip().constant(Query(graph, domain, Budget(), (2.0, 2.0), ranges=lifted(found.ranges))).value

@@ -27,6 +27,7 @@ from jacobound.certificates.frequencies.proof import stacked_constant
 from jacobound.certificates.frequencies.search import Joined
 from jacobound.certificates.frequencies.stacks import Stacked, stacked
 from jacobound.certificates.layered.chain import LayeredChain, layered_chain
+from jacobound.certificates.layered.proof import through_layer
 from jacobound.graph.derivative import derivative
 from jacobound.inputs.regions import Region
 from jacobound.method import Query, facts_of_one
@@ -154,6 +155,14 @@ def test_no_choice_of_slopes_is_above(name: str, seed: int) -> None:
     local = constant(graph, ball)
     assert reached(layered_chain(*slopes_over(graph, ball)), Generator().manual_seed(seed), 4) <= local * (1 + 1e-9)
     assert local <= found * (1 + 1e-3)
+
+
+def test_a_layer_behind_which_no_neuron_is_unstable_keeps_nothing() -> None:
+    """Where all slopes are known there is no form to move, whatever the error of the layer is."""
+    moved = through_layer(torch.zeros(0, 0).double(), torch.zeros(3, 0).double(), 1e-12)
+    assert moved.shape == (3, 3) and float(moved.abs().max()) < 1e-150
+    graph = drawn("dense tail", 2)
+    assert 0 <= constant(graph, Ball(torch.zeros(graph.input.shape), 0.1)) <= constant(graph, WholeSpace()) * (1 + 1e-3)
 
 
 @pytest.mark.parametrize("strides", [(2, 2), (3, 1), (1, 3), (2, 1, 2), (2, 3)])

@@ -54,6 +54,9 @@ def bound(
     return (LipSDP() if method is None else method).constant(Query(graph, domain, budget or Budget(), norm))
 
 
+PRODUCTS = ("gates", "attentions", "quotients")  # of values that grow without limit, and so do their slopes
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("region", REGIONS)
 def test_no_jacobian_of_a_region_is_larger(kind: str, region: str) -> None:
@@ -76,7 +79,8 @@ def test_no_jacobian_of_a_region_is_larger(kind: str, region: str) -> None:
         assert not float(found.value) < attained * (1 - 1e-9), (k, norm)
         assert found.status.certified == (float(found.value) < INF)
         finite += found.status.certified
-    assert finite or region == "huge"
+    unbounded = region in ("whole_space", "half_infinite") and kind in PRODUCTS
+    assert finite or region == "huge" or unbounded
 
 
 @pytest.mark.parametrize("norm", [(2.0, 2.0), (INF, INF), (INF, 2.0), (2.0, 1.0)])

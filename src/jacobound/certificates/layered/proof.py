@@ -124,7 +124,7 @@ def through_layer(form: Tensor, matrix: Tensor, error: float) -> Tensor:
     size, weight = form.abs(), matrix.abs()
     spread = weight @ (size @ weight.sum(0))  # row sums of |W| |Y| |W'|
     doubt = inflate(spread * gamma(2 * columns + 6, spread), 2 * columns + rows + 6)
-    if error:
+    if error and columns:  # of no columns there is no form to move
         length = vector_norm_upper(matrix.flatten(), 2)
         largest = inflate(size.sum(1), columns).amax()
         extra = inflate(largest * (2 * length + error) * error, 6)
