@@ -273,3 +273,13 @@ def test_decimals_are_rounded_out_of_the_box_and_points_into_it() -> None:
         for x in (float(low) - 1, float(high) + 1, float(low), float(high)):
             inside, same = case.enclosing(torch.tensor([[x]], dtype=torch.float64))
             assert Fraction(low) <= Fraction(float(inside)) <= Fraction(high) and inside == same
+
+
+def test_a_property_may_be_named_by_its_file(hat: jb.Graph, tmp_path: Path) -> None:
+    text = vnnlib("(assert (>= Y_0 1.001))", 2)
+    file = tmp_path / "property.vnnlib"
+    file.write_text(text)
+    for named in (file, str(file), text):
+        assert jb.verify(hat, named, budget=2.0).decision is jb.Decision.HOLDS
+    with pytest.raises(jb.InvalidRegionError, match="absent"):
+        jb.verify(hat, tmp_path / "absent.vnnlib")

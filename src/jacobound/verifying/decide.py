@@ -35,7 +35,7 @@ NAMED = "it takes a Property (Property.from_vnnlib(path)), LipschitzAtMost(...) 
 
 def verify(
     graph: Graph,
-    claim: Property | LipschitzAtMost | Monotone,
+    claim: Property | LipschitzAtMost | Monotone | str | os.PathLike[str],
     *,
     budget: Limit | None = None,
     model: str | os.PathLike[str] | None = None,
@@ -49,7 +49,7 @@ def verify(
 
     Args:
         graph: the network.
-        claim: what is claimed.
+        claim: what is claimed; of a path the VNN-LIB property in that file.
         budget: time, memory and progress, or seconds; None gives 60 seconds.
         model: the ONNX file that the graph was imported from: a witness is then run in onnxruntime too, and the
             verdict says what that computes (`Verdict.engine`).
@@ -61,6 +61,8 @@ def verify(
     """
     graph, budget = graph_given(graph), budget_given(budget)
     budget = Budget(SECONDS) if budget is None else budget
+    if isinstance(claim, str | os.PathLike):
+        claim = Property.from_vnnlib(claim, graph.in_shape)
     if isinstance(claim, LipschitzAtMost):
         return verify_constant(graph, claim, budget)
     if isinstance(claim, Monotone):
