@@ -19,7 +19,7 @@ are at least 0 and lower ones at most 0, so every added offset moves a bound out
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import inf
 
@@ -41,6 +41,9 @@ from jacobound.jacobian.rounding_weights import defect_weights
 from jacobound.method import Budget, Deferred, Facts, JacobianEnclosure, flat_indices
 from jacobound.operators.base import positions
 from jacobound.results.kinds import Status
+
+# Columns that are pushed together: neighbours in an image, that reach few neurons between them.
+TOGETHER = 128
 
 # Sums over outputs are merged for at most so many directions at once, each of which costs what one output does.
 MOST_ROWS = 8
@@ -248,7 +251,7 @@ class Recursion:
         count = price.shape[2]
         each = 8 * self._sets * self._outputs * max(1, core.neurons + self._outputs) * core.graph.example.element_size()
         pieces = []
-        for chunk in self._free.chunks(count, each):
+        for chunk in _narrow(self._free.chunks(count, each)):
             if self._budget.is_over:
                 self.late = True
                 pieces.append(known.map(lambda end, rest=chunk.start: end[..., rest:]))
@@ -314,14 +317,19 @@ class Recursion:
         for block in core.blocks:
             if block not in pending:
                 continue
-            tangents, added = self._through(block, pending.pop(block))
+            before = pending.pop(block)
+            # Tangents that are exactly zero stay so: they cost no error and no offset.
+            reached = (before != 0).flatten(0, -2).any(0).nonzero().squeeze(1)
+            before = before[..., reached]
+            tangents, added = self._through(block, before, reached)
             offset = torch.stack((up(offset[:, 0] + added[:, 0]), down(offset[:, 1] + added[:, 1])), 1)
             if rigorous():
-                cost = (tangents.abs() @ self._price_of(block)[:, None, :, :, None]).squeeze(4)
+                cost = (tangents.abs() @ self._price_of(block)[..., reached][:, None, :, :, None]).squeeze(4)
                 error = up(error + inflate(cost, tangents.shape[-1] + 1))
             for (target, source), matrix in core.transfer.items():
                 if source is not block:
                     continue
+                matrix = matrix[:, reached]
                 if target is output:
                     total = total + (tangents @ matrix.mT[:, None, :, :, None]).squeeze(4)
                 else:
@@ -335,9 +343,9 @@ class Recursion:
         """Tangents at the output as (N, 1, outputs, columns)."""
         return value.squeeze(4) if own else value[:, :, 0].mT
 
-    def _through(self, block: Node, before: Tensor) -> tuple[Tensor, Tensor]:
+    def _through(self, block: Node, before: Tensor, reached: Tensor) -> tuple[Tensor, Tensor]:
         """Relax one block: new tangents (N, 2, outputs, columns, neurons), upper chain first, and offsets."""
-        lines = self._lines[block]
+        lines = _picked(self._lines[block], reached)
         positive = before > 0
         up_slope, low_slope = lines.upper_slope.unsqueeze(2), lines.lower_slope.unsqueeze(2)
         over, under = before[:, 0], before[:, -1]
@@ -368,6 +376,18 @@ class Recursion:
         total = sum(behind, self._core.graph.example.new_full((1,), float(self._outputs)))
         floor = underflow(self._terms, total) * total * (len(self._core.blocks) + 1)
         return floor.reshape(-1, 1, 1, 1)
+
+
+def _narrow(chunks: Iterable[slice]) -> Iterator[slice]:
+    """The same columns, few at a time: neighbours in an image reach few neurons together."""
+    for chunk in chunks:
+        for start in range(chunk.start, chunk.stop, TOGETHER):
+            yield slice(start, min(start + TOGETHER, chunk.stop))
+
+
+def _picked(lines: ProductLines, entries: Tensor) -> ProductLines:
+    ends = (lines.lower_slope, lines.lower_offset, lines.upper_slope, lines.upper_offset)
+    return ProductLines(*(end[..., entries] for end in ends))
 
 
 def times(x: Tensor, matrix: Tensor) -> Tensor:
