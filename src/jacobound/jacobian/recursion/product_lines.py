@@ -33,6 +33,13 @@ class ProductLines:
     upper_slope: Tensor
     upper_offset: Tensor
 
+    def of(self, neurons: Tensor | None) -> ProductLines:
+        """The lines of some neurons, given by their places; None for all."""
+        if neurons is None:
+            return self
+        ends = (self.lower_slope, self.lower_offset, self.upper_slope, self.upper_offset)
+        return ProductLines(*(end[..., neurons] for end in ends))
+
 
 ProductRelaxation = Callable[[Interval, Interval, Tensor], ProductLines]
 

@@ -19,7 +19,7 @@ are at least 0 and lower ones at most 0, so every added offset moves a bound out
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import inf
 
@@ -43,7 +43,7 @@ from jacobound.operators.base import positions
 from jacobound.results.kinds import Status
 
 # Columns that are pushed together: neighbours in an image, that reach few neurons between them.
-TOGETHER = 128
+TOGETHER, SPARSE = 128, 0.5  # where less than this share of the tangents is not zero
 
 # Sums over outputs are merged for at most so many directions at once, each of which costs what one output does.
 MOST_ROWS = 8
@@ -250,8 +250,8 @@ class Recursion:
         price = self._price_of(start)
         count = price.shape[2]
         each = 8 * self._sets * self._outputs * max(1, core.neurons + self._outputs) * core.graph.example.element_size()
-        pieces = []
-        for chunk in _narrow(self._free.chunks(count, each)):
+        pieces, sparse = [], self._is_sparse(start)
+        for chunk in self._free.chunks(count, max(each, self._free.memory // TOGETHER) if sparse else each):
             if self._budget.is_over:
                 self.late = True
                 pieces.append(known.map(lambda end, rest=chunk.start: end[..., rest:]))
@@ -261,10 +261,16 @@ class Recursion:
                 for (target, source), matrix in core.transfer.items()
                 if source is start
             }
-            pieces.append(self._push(first, price[..., chunk]))
+            pieces.append(self._push(first, price[..., chunk], sparse=sparse))
             self._budget.tell(chunk.stop, count, "Jacobian columns")
         sets = max(len(piece.lower) for piece in pieces)
         return concatenated([piece.map(lambda end: end.expand(sets, -1, -1)) for piece in pieces], 2).intersect(known)
+
+    def _is_sparse(self, start: Node) -> bool:
+        """Whether most columns of a start reach few neurons each, as through convolutions."""
+        matrices = [matrix for (_, source), matrix in self._core.transfer.items() if source is start]
+        count = sum(matrix.numel() for matrix in matrices)
+        return sum(int((matrix != 0).sum()) for matrix in matrices) < SPARSE * count
 
     def along(self, directions: Tensor) -> Interval:
         """Certified range of ``sum_k J[j, k] directions[n, j, k]``, one direction per set and output, (N, outputs)."""
@@ -298,13 +304,16 @@ class Recursion:
         self._price[start] = price
         return price
 
-    def _push(self, first: Mapping[Node, Tensor], price: Tensor, own: bool = False) -> Interval:
+    def _push(
+        self, first: Mapping[Node, Tensor], price: Tensor, *, own: bool = False, sparse: bool = False
+    ) -> Interval:
         """Push tangents to the outputs and relax at every unstable neuron on the way.
 
         Args:
             first: tangents before each later block and at the output, (N or 1, outputs or 1, columns, neurons).
             price: error of each column, shape (N or 1, outputs, columns).
             own: the output entry of `first` has shape (N, outputs, columns, 1), already one value per output.
+            sparse: whether neurons that no tangent reaches are left out; what is exactly zero costs no error.
 
         Returns:
             Interval of shape (N, outputs, columns).
@@ -318,18 +327,19 @@ class Recursion:
             if block not in pending:
                 continue
             before = pending.pop(block)
-            # Tangents that are exactly zero stay so: they cost no error and no offset.
-            reached = (before != 0).flatten(0, -2).any(0).nonzero().squeeze(1)
-            before = before[..., reached]
-            tangents, added = self._through(block, before, reached)
+            reached = (before != 0).flatten(0, -2).any(0).nonzero().squeeze(1) if sparse else None
+            if reached is not None:
+                before = before[..., reached]
+            tangents, added = self._through(before, self._lines[block].of(reached))
             offset = torch.stack((up(offset[:, 0] + added[:, 0]), down(offset[:, 1] + added[:, 1])), 1)
             if rigorous():
-                cost = (tangents.abs() @ self._price_of(block)[..., reached][:, None, :, :, None]).squeeze(4)
+                price = self._price_of(block) if reached is None else self._price_of(block)[..., reached]
+                cost = (tangents.abs() @ price[:, None, :, :, None]).squeeze(4)
                 error = up(error + inflate(cost, tangents.shape[-1] + 1))
             for (target, source), matrix in core.transfer.items():
                 if source is not block:
                     continue
-                matrix = matrix[:, reached]
+                matrix = matrix if reached is None else matrix[:, reached]
                 if target is output:
                     total = total + (tangents @ matrix.mT[:, None, :, :, None]).squeeze(4)
                 else:
@@ -343,9 +353,8 @@ class Recursion:
         """Tangents at the output as (N, 1, outputs, columns)."""
         return value.squeeze(4) if own else value[:, :, 0].mT
 
-    def _through(self, block: Node, before: Tensor, reached: Tensor) -> tuple[Tensor, Tensor]:
+    def _through(self, before: Tensor, lines: ProductLines) -> tuple[Tensor, Tensor]:
         """Relax one block: new tangents (N, 2, outputs, columns, neurons), upper chain first, and offsets."""
-        lines = _picked(self._lines[block], reached)
         positive = before > 0
         up_slope, low_slope = lines.upper_slope.unsqueeze(2), lines.lower_slope.unsqueeze(2)
         over, under = before[:, 0], before[:, -1]
@@ -376,18 +385,6 @@ class Recursion:
         total = sum(behind, self._core.graph.example.new_full((1,), float(self._outputs)))
         floor = underflow(self._terms, total) * total * (len(self._core.blocks) + 1)
         return floor.reshape(-1, 1, 1, 1)
-
-
-def _narrow(chunks: Iterable[slice]) -> Iterator[slice]:
-    """The same columns, few at a time: neighbours in an image reach few neurons together."""
-    for chunk in chunks:
-        for start in range(chunk.start, chunk.stop, TOGETHER):
-            yield slice(start, min(start + TOGETHER, chunk.stop))
-
-
-def _picked(lines: ProductLines, entries: Tensor) -> ProductLines:
-    ends = (lines.lower_slope, lines.lower_offset, lines.upper_slope, lines.upper_offset)
-    return ProductLines(*(end[..., entries] for end in ends))
 
 
 def times(x: Tensor, matrix: Tensor) -> Tensor:
