@@ -330,7 +330,7 @@ class Recursion:
             reached = (before != 0).flatten(0, -2).any(0).nonzero().squeeze(1) if sparse else None
             if reached is not None:
                 before = before[..., reached]
-            tangents, added = self._through(before, self._lines[block].of(reached))
+            tangents, added = self._through(block, before, reached)
             offset = torch.stack((up(offset[:, 0] + added[:, 0]), down(offset[:, 1] + added[:, 1])), 1)
             if rigorous():
                 price = self._price_of(block) if reached is None else self._price_of(block)[..., reached]
@@ -353,8 +353,9 @@ class Recursion:
         """Tangents at the output as (N, 1, outputs, columns)."""
         return value.squeeze(4) if own else value[:, :, 0].mT
 
-    def _through(self, before: Tensor, lines: ProductLines) -> tuple[Tensor, Tensor]:
+    def _through(self, block: Node, before: Tensor, reached: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Relax one block: new tangents (N, 2, outputs, columns, neurons), upper chain first, and offsets."""
+        lines = self._lines[block].of(reached)
         positive = before > 0
         up_slope, low_slope = lines.upper_slope.unsqueeze(2), lines.lower_slope.unsqueeze(2)
         over, under = before[:, 0], before[:, -1]
