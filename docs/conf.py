@@ -24,7 +24,6 @@ myst_heading_anchors = 4
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"jacobound {VERSION}"
-html_static_path = ["_static"]
 html_show_sourcelink = False
 
 autodoc_member_order = "bysource"
